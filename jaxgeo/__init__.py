@@ -1,0 +1,25 @@
+"""jaxgeo: networks trained by the geometry of their outputs."""
+
+import importlib.metadata
+
+from jaxgeo import linalg as linalg, theory as theory
+from jaxgeo.costs import L2 as L2, AbstractCost as AbstractCost, SumOfSquares as SumOfSquares
+from jaxgeo.flows import (
+    AbstractFlow as AbstractFlow,
+    AdaptedFlow as AdaptedFlow,
+    OutputFlow as OutputFlow,
+    OverparametrizedFlow as OverparametrizedFlow,
+    RankAdaptiveFlow as RankAdaptiveFlow,
+    StandardFlow as StandardFlow,
+    UnderparametrizedFlow as UnderparametrizedFlow,
+)
+from jaxgeo.integrate import (
+    RESULTS as RESULTS,
+    FlowSolution as FlowSolution,
+    OutputController as OutputController,
+    solve_flow as solve_flow,
+)
+from jaxgeo.linalg.lift import lift as lift
+from jaxgeo.problem import Problem as Problem, residual_problem as residual_problem, supervised as supervised
+
+__version__ = importlib.metadata.version("jaxgeo")

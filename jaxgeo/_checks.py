@@ -1,0 +1,53 @@
+"""Checks of concrete values, made before anything is compiled."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+def is_concrete(tree: PyTree) -> bool:
+    """Whether no leaf of `tree` is being traced, so that its values can be read."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def is_trainable_leaf(leaf: Any) -> bool:
+    """Whether a leaf is a real floating-point array, which is what a flow can move."""
+    return eqx.is_array(leaf) and np.issubdtype(jax.dtypes.canonicalize_dtype(leaf.dtype), np.floating)
+
+
+def check_finite(name: str, tree: PyTree) -> None:
+    """Raise if a floating-point leaf of `tree` holds NaN or infinity; traced leaves are let through.
+
+    **Raises:** `ValueError` with the name, the count and the first position.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.core.Tracer) or not eqx.is_inexact_array_like(leaf):
+            continue
+        bad = ~np.isfinite(np.asarray(leaf))
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"`{name}` has {int(bad.sum())} NaN or infinite entries, the first at index {where}; "
+                "remove or fill these samples first."
+            )
+
+
+def leading_size(name: str, tree: PyTree[Array]) -> int:
+    """The common length of the leading axis of every array in `tree`, at least 1.
+
+    **Raises:** `ValueError` if there is no array, an array has no leading axis, the lengths differ or are 0.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array_like(leaf)]
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if not shapes or any(len(shape) == 0 for shape in shapes):
+        raise ValueError(f"`{name}` must be arrays with a leading sample axis; got shapes {shapes}.")
+    sizes = {shape[0] for shape in shapes}
+    if len(sizes) > 1:
+        raise ValueError(f"`{name}` must agree on the number of samples; got leading sizes {sorted(sizes)}.")
+    (size,) = sizes
+    if size == 0:
+        raise ValueError(f"`{name}` is empty (0 samples); pass at least one sample.")
+    return size

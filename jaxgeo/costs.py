@@ -1,0 +1,166 @@
+"""Costs on output space: C(x) and its output gradient. The factor 1/N of (1.7) lives here and nowhere else."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
+
+from jaxgeo._checks import check_finite, is_concrete, leading_size
+
+
+class AbstractCost(eqx.Module):
+    """A cost C(x) of the outputs x of all N samples, x of shape (N, Q)."""
+
+    @abc.abstractmethod
+    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        """C(x)."""
+
+    @abc.abstractmethod
+    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        """∇ₓC, the Euclidean gradient in output space."""
+
+    @abc.abstractmethod
+    def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        """How far the outputs are from minimising C, in units of the outputs: the scale of step-size errors."""
+
+    @property
+    @abc.abstractmethod
+    def num_samples(self) -> int:
+        """N, the number by which the cost divides: the unit of flow time."""
+
+    @abc.abstractmethod
+    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
+        """All rows as outputs in the shape that this cost takes; `ValueError` if they do not fit."""
+
+
+class L2(AbstractCost):
+    """C = |x − y|² / 2N, with ∇ₓC = (x − y)/N.
+
+    Paper: (1.7), (1.20)
+
+    **Arguments:**
+
+    - `targets`: y, floating point, of shape (N,), (N, Q) or (N, …); stored as (N, Q).
+
+    **Raises:** `ValueError` if the targets are empty, not floating point, or not finite.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> cost = jg.L2(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> float(cost(jnp.zeros((2, 2))))
+    0.5
+
+    ```
+    """
+
+    targets: Float[Array, "N Q"]
+
+    def __init__(self, targets: ArrayLike):
+        targets = jnp.asarray(targets)
+        if not jnp.issubdtype(targets.dtype, jnp.floating):
+            raise ValueError(
+                f"`targets` must be real floating-point numbers; got dtype {targets.dtype}. Convert them with "
+                "`.astype(float)`, or pass class labels through `L2.from_labels(labels)`."
+            )
+        num_samples = leading_size("targets", targets)
+        check_finite("targets", targets)
+        self.targets = targets.reshape(num_samples, -1)
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Int[ArrayLike, " N"],
+        class_vectors: Float[ArrayLike, "classes Q"] | None = None,
+        *,
+        num_classes: int | None = None,
+    ) -> "L2":
+        """The cost with targets y_ω(j), j = 1…N.
+
+        Paper: (1.1), (1.2)
+
+        **Arguments:**
+
+        - `labels`: ω, the class of each sample, integers in [0, number of classes).
+        - `class_vectors`: the target vector of each class, one a row; one-hot vectors by default.
+        - `num_classes`: number of one-hot classes; by default one more than the largest label.
+
+        **Raises:** `ValueError` if the labels are not integers or one lies outside the classes.
+
+        ```python
+        >>> import jaxgeo as jg, numpy as np
+        >>> jg.L2.from_labels(np.array([0, 2])).targets.tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+
+        ```
+        """
+        labels = jnp.asarray(labels)
+        if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"`labels` must be a vector of integers; got shape {labels.shape}, dtype {labels.dtype}."
+            )
+        leading_size("labels", labels)
+        if class_vectors is None:
+            if num_classes is None:
+                num_classes = int(labels.max()) + 1
+            class_vectors = jnp.eye(num_classes)
+        class_vectors = jnp.asarray(class_vectors)
+        if class_vectors.ndim != 2:
+            raise ValueError(f"`class_vectors` must have shape (classes, Q); got {class_vectors.shape}.")
+        if is_concrete(labels):
+            outside = (np.asarray(labels) < 0) | (np.asarray(labels) >= class_vectors.shape[0])
+            if outside.any():
+                first = int(np.argmax(outside))
+                raise ValueError(
+                    f"`labels[{first}]` is {int(labels[first])}, outside the {class_vectors.shape[0]} classes; "
+                    f"labels must lie in [0, {class_vectors.shape[0]})."
+                )
+        return cls(class_vectors[labels])
+
+    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        return 0.5 * jnp.sum(self.deviation(outputs) ** 2) / self.num_samples
+
+    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.deviation(outputs) / self.num_samples
+
+    def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return outputs - self.targets.astype(outputs.dtype)
+
+    @property
+    def num_samples(self) -> int:
+        return self.targets.shape[0]
+
+    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
+        if rows.size != self.targets.size:
+            raise ValueError(
+                f"outputs and `targets` must have the same shape; the network gives Q={rows.size // self.num_samples} "
+                f"numbers a sample, the targets have Q={self.targets.shape[1]}."
+            )
+        return rows.reshape(self.targets.shape)
+
+
+class SumOfSquares(AbstractCost):
+    """C = |x|² / 2N for rows that are residuals already, however many.
+
+    Paper: (1.7) with y = 0
+
+    **Arguments:**
+
+    - `num_samples`: N, the number of points the residuals belong to.
+    """
+
+    num_samples: int = eqx.field(static=True)  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        return 0.5 * jnp.sum(outputs**2) / self.num_samples
+
+    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return outputs / self.num_samples
+
+    def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return outputs
+
+    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
+        return rows.reshape(-1, 1)

@@ -1,0 +1,76 @@
+"""Step sizes by the error in output space."""
+
+from collections.abc import Callable
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.problem import Problem
+
+Scalar = Float[Array, ""] | float
+
+
+class OutputController(dfx.AbstractAdaptiveStepSizeController):
+    """A PID controller that measures the error of a step where the flow lives: in the outputs.
+
+    With θ̂ the error estimate of the ODE solver, the error of a step is |D θ̂|, and it must stay below
+    `atol + rtol · |deviation|`, where the deviation of an L2 cost is x − y; |·| is the root mean square. So a
+    relative tolerance bounds what the orbit loses of its law per step, at any cost however small. θ has
+    no scale of its own: many parameters move freely along ker D.
+
+    **Arguments:**
+
+    - `rtol`, `atol`: tolerances, relative to the deviation and in units of the outputs.
+    - `pid`: the controller proper, whose own tolerances and norm are replaced.
+    """
+
+    rtol: Scalar
+    atol: Scalar
+    norm: Callable[[PyTree], Scalar]
+    pid: dfx.PIDController
+    frozen: PyTree
+
+    def __init__(self, rtol: Scalar, atol: Scalar, pid: dfx.PIDController | None = None, frozen: PyTree = None):
+        self.rtol = rtol
+        self.atol = atol
+        self.norm = optx.rms_norm
+        if pid is None:
+            pid = dfx.PIDController(rtol, atol)
+        self.pid = eqx.tree_at(lambda pid: (pid.rtol, pid.atol), pid, (rtol, atol))
+        self.frozen = frozen
+
+    def wrap(self, direction: int | Array) -> "OutputController":
+        return eqx.tree_at(lambda self: self.pid, self, self.pid.wrap(direction))
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        problem: Problem = args
+        if dt0 is None:
+            # A hundredth of the time in which the deviation would vanish at its present speed.
+            velocity = func(terms, t0, y0, args)
+            outputs, speed = jax.jvp(self._outputs(problem), (y0,), (velocity,))
+            deviation = self.norm(problem.loss.deviation(outputs))
+            dt0 = jnp.minimum(0.01 * deviation / jnp.maximum(self.norm(speed), jnp.finfo(speed.dtype).tiny), t1 - t0)
+        size = self.norm(y0)
+        return self.pid.init(terms, t0, t1, size, dt0, args, func, error_order)
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        if y_error is None:
+            raise ValueError(
+                "this ODE solver gives no error estimate, which `OutputController` needs; pass "
+                "`stepsize_controller=diffrax.ConstantStepSize()` with `dt0`, or a solver such as `diffrax.Tsit5()`."
+            )
+        problem: Problem = args
+        before = self.norm(problem.loss.deviation(self._outputs(problem)(y0)))
+        outputs, error = jax.jvp(self._outputs(problem), (y1_candidate,), (y_error,))
+        after = self.norm(problem.loss.deviation(outputs))
+        size = self.norm(error)
+        # A velocity that could not be solved for arrives as NaN or inf: infinite error, so the step is retried.
+        size = jnp.where(jnp.isfinite(size) & jnp.isfinite(after), size, jnp.inf)
+        return self.pid.adapt_step_size(t0, t1, before, after, args, size, error_order, controller_state)
+
+    def _outputs(self, problem: Problem) -> Callable[[PyTree], Float[Array, "N Q"]]:
+        return lambda trainable: problem.outputs(eqx.combine(trainable, self.frozen))

@@ -1,0 +1,133 @@
+"""D = ∂x/∂θ as a linear operator: products by one linearisation, the matrix by per-sample Jacobians."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.problem import Block, Params, Problem
+
+
+class Jacobian(lx.AbstractLinearOperator):
+    """D: parameter velocities (a pytree like the trainable part of params) → output velocities (N, Q).
+
+    Paper: (1.17)
+
+    `mv` is a JVP and `T.mv` a VJP of the same linearisation, made once here. `outputs` is x[θ], a by-product.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([1.0, 2.0]), jg.L2(jnp.zeros(2)))
+    >>> problem.jacobian(jnp.array(3.0)).as_matrix().tolist()
+    [[1.0], [2.0]]
+
+    ```
+    """
+
+    problem: Problem
+    trainable: PyTree
+    frozen: PyTree
+    outputs: Float[Array, "N Q"]
+    linear: lx.FunctionLinearOperator
+
+    def __init__(self, problem: Problem, params: Params):
+        self.problem = problem
+        self.trainable, self.frozen = problem.partition(params)
+        # TF32 matrix products inside the user's network would limit D to about 5e-4.
+        with jax.default_matmul_precision("highest"):
+            self.outputs, tangents = jax.linearize(self._outputs, self.trainable)
+            self.linear = lx.FunctionLinearOperator(tangents, self.in_structure())
+
+    def _outputs(self, trainable: PyTree) -> Float[Array, "N Q"]:
+        return self.problem.outputs(eqx.combine(trainable, self.frozen))
+
+    def mv(self, vector: PyTree) -> Float[Array, "N Q"]:
+        return self.linear.mv(vector)
+
+    def transpose(self) -> lx.FunctionLinearOperator:
+        return self.linear.transpose()
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return jax.eval_shape(lambda: self.trainable)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.outputs.shape, self.outputs.dtype)
+
+    def unravel(self, vector: Float[Array, " K"]) -> PyTree:
+        """A vector of K numbers, in the order of the columns of D, as a pytree like the trainable parameters."""
+        return ravel_pytree(self.trainable)[1](vector)
+
+    def embed(self, velocity: PyTree) -> Params:
+        """A velocity of the trainable part as one of params: zero at frozen arrays, None at what is no array."""
+        still = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else None, self.frozen)
+        return eqx.combine(velocity, still)
+
+    def as_matrix(
+        self, *, mode: Literal["auto", "forward", "reverse"] = "auto", chunk_size: int | None = None
+    ) -> Float[Array, "QN K"]:
+        """D as one array, by `vmap` over samples of `jax.jacfwd` or `jax.jacrev`.
+
+        **Arguments:**
+
+        - `mode`: forward costs K products a sample and reverse Q; "auto" takes the cheaper.
+        - `chunk_size`: samples differentiated at a time; all at once by default.
+        """
+        with jax.default_matmul_precision("highest"):
+            return jnp.concatenate([self._rows(block, mode, chunk_size) for block in self.problem.blocks])
+
+    def _rows(self, block: Block, mode: str, chunk_size: int | None) -> Float[Array, "rows K"]:
+        flat, unravel = ravel_pytree(self.trainable)
+
+        def outputs(theta: Float[Array, " K"], sample: PyTree) -> Float[Array, " Q"]:
+            return block.rows(eqx.combine(unravel(theta), self.frozen), sample)
+
+        if mode == "auto":
+            num_outputs = jax.eval_shape(outputs, flat, block.sample()).size
+            # A VJP costs about two JVPs: it also forms the gradient of every leaf.
+            mode = "forward" if flat.size <= 2 * num_outputs else "reverse"
+        derivative = {"forward": jax.jacfwd, "reverse": jax.jacrev}[mode](outputs)
+        if chunk_size is None:
+            rows = jax.vmap(derivative, in_axes=(None, 0))(flat, block.inputs)
+        else:
+            rows = jax.lax.map(lambda sample: derivative(flat, sample), block.inputs, batch_size=chunk_size)
+        return rows.reshape(-1, flat.size)
+
+
+@lx.linearise.register
+def _(operator: Jacobian) -> Jacobian:
+    return operator
+
+
+@lx.materialise.register
+def _(operator: Jacobian) -> lx.PyTreeLinearOperator:
+    rows = jax.vmap(operator.unravel)(operator.as_matrix())
+    shape = operator.outputs.shape
+    return lx.PyTreeLinearOperator(
+        jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), rows), operator.out_structure()
+    )
+
+
+@lx.conj.register
+def _(operator: Jacobian) -> Jacobian:
+    return operator
+
+
+def _never(operator: Jacobian) -> bool:
+    return False
+
+
+for _property in (
+    lx.is_symmetric,
+    lx.is_diagonal,
+    lx.is_tridiagonal,
+    lx.has_unit_diagonal,
+    lx.is_lower_triangular,
+    lx.is_upper_triangular,
+    lx.is_positive_semidefinite,
+    lx.is_negative_semidefinite,
+):
+    _property.register(Jacobian)(_never)
