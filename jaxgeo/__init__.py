@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from jaxgeo import linalg as linalg, theory as theory
+from jaxgeo import geometry as geometry, linalg as linalg, theory as theory
 from jaxgeo.costs import L2 as L2, AbstractCost as AbstractCost, SumOfSquares as SumOfSquares
 from jaxgeo.flows import (
     AbstractFlow as AbstractFlow,
@@ -13,6 +13,7 @@ from jaxgeo.flows import (
     StandardFlow as StandardFlow,
     UnderparametrizedFlow as UnderparametrizedFlow,
 )
+from jaxgeo.geometry.rank import RankReport as RankReport, rank_report as rank_report
 from jaxgeo.integrate import (
     RESULTS as RESULTS,
     FlowSolution as FlowSolution,
