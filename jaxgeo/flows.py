@@ -10,8 +10,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.lift import default_solver
-from jaxgeo.linalg.solvers import QR, SVD, AbstractLiftSolver, GramCholesky
+from jaxgeo.linalg.solvers import QR, SVD, AbstractLiftSolver, Auto, GramCholesky
 from jaxgeo.problem import Params, Problem
 
 Time = float | Float[Array, ""]
@@ -84,8 +83,9 @@ class AbstractLiftedFlow(AbstractFlow):
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
-        solver = default_solver(jacobian) if self.solver is None else self.solver
-        return solver.solve(jacobian, -jacobian.problem.loss.gradient(jacobian.outputs))
+        solver = Auto() if self.solver is None else self.solver
+        velocity, _ = solver.solve(jacobian, -jacobian.problem.loss.gradient(jacobian.outputs))
+        return velocity
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
         return num_params >= num_rows

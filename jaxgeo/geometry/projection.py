@@ -3,8 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from jaxgeo.linalg.lift import default_solver
-from jaxgeo.linalg.solvers import AbstractLiftSolver
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.problem import Params, Problem
 
 
@@ -30,9 +29,10 @@ def horizontal_projection(
     ```
     """
     jacobian = problem.jacobian(params)
-    solver = default_solver(jacobian) if solver is None else solver
+    solver = Auto() if solver is None else solver
     moved, _ = problem.partition(velocity)
-    return jacobian.embed(solver.solve(jacobian, jacobian.mv(moved)))
+    solution, _ = solver.solve(jacobian, jacobian.mv(moved))
+    return jacobian.embed(solution)
 
 
 @eqx.filter_jit
@@ -57,5 +57,6 @@ def output_projection(
     ```
     """
     jacobian = problem.jacobian(params)
-    solver = default_solver(jacobian) if solver is None else solver
-    return jacobian.mv(solver.solve(jacobian, velocity))
+    solver = Auto() if solver is None else solver
+    solution, _ = solver.solve(jacobian, velocity)
+    return jacobian.mv(solution)
