@@ -2,8 +2,16 @@
 
 import importlib.metadata
 
-from jaxgeo import geometry as geometry, linalg as linalg, theory as theory
-from jaxgeo.costs import L2 as L2, AbstractCost as AbstractCost, SumOfSquares as SumOfSquares
+from jaxgeo import geometry as geometry, linalg as linalg, metrics as metrics, theory as theory
+from jaxgeo.costs import (
+    L2 as L2,
+    AbstractCost as AbstractCost,
+    Huber as Huber,
+    SampleWeighted as SampleWeighted,
+    SoftmaxCrossEntropy as SoftmaxCrossEntropy,
+    SumOfSquares as SumOfSquares,
+    WeightedL2 as WeightedL2,
+)
 from jaxgeo.flows import (
     AbstractFlow as AbstractFlow,
     AdaptedFlow as AdaptedFlow,

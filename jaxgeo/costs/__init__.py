@@ -1,4 +1,14 @@
 """Costs on output space: C(x) and its output gradient. The factor 1/N of (1.7) lives here and nowhere else."""
 
 from jaxgeo.costs.base import AbstractCost as AbstractCost
+from jaxgeo.costs.factors import (
+    AbstractFactor as AbstractFactor,
+    DiagonalFactor as DiagonalFactor,
+    SoftmaxFactor as SoftmaxFactor,
+    TriangularFactor as TriangularFactor,
+    WeightedFactor as WeightedFactor,
+)
+from jaxgeo.costs.huber import Huber as Huber
+from jaxgeo.costs.softmax import SoftmaxCrossEntropy as SoftmaxCrossEntropy
 from jaxgeo.costs.squares import L2 as L2, SumOfSquares as SumOfSquares
+from jaxgeo.costs.weighted import SampleWeighted as SampleWeighted, WeightedL2 as WeightedL2

@@ -3,11 +3,17 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxgeo.costs.factors import AbstractFactor
 
 
 class AbstractCost(eqx.Module):
-    """A cost C(x) of the outputs x of all N samples, x of shape (N, Q)."""
+    """A cost C(x) of the outputs x of all N samples, x of shape (N, Q).
+
+    Usually a mean Σ_j c_j(x_j)/N; whatever C divides by is `total_weight`.
+    """
 
     @abc.abstractmethod
     def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
@@ -29,3 +35,24 @@ class AbstractCost(eqx.Module):
     @abc.abstractmethod
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
         """All rows as outputs in the shape that this cost takes; `ValueError` if they do not fit."""
+
+    @property
+    @abc.abstractmethod
+    def total_weight(self) -> int | Float[Array, ""]:
+        """The number by which C divides: N, or the sum of the weights where samples have weights."""
+
+    @abc.abstractmethod
+    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        """c_j, the cost of each sample (of each row of `outputs`) before C divides by `total_weight`."""
+
+    @abc.abstractmethod
+    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        """c_j(x) − c_j(x′), without the cancellation that the difference of two costs suffers near a minimum."""
+
+    @abc.abstractmethod
+    def curvature(self, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
+        """L with LᵀL = total_weight · ∂²C/∂x², or a positive definite majorant of it; None for the identity."""
+
+    def decrease(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        """C(x) − C(x′), summed sample by sample."""
+        return jnp.sum(self.decreases(outputs, new_outputs)) / self.total_weight

@@ -72,9 +72,7 @@ class L2(AbstractCost):
         """
         labels = jnp.asarray(labels)
         if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(
-                f"`labels` must be a vector of integers; got shape {labels.shape}, dtype {labels.dtype}."
-            )
+            raise ValueError(f"`labels` must be a vector of integers; got shape {labels.shape}, dtype {labels.dtype}.")
         leading_size("labels", labels)
         if class_vectors is None:
             if num_classes is None:
@@ -114,6 +112,20 @@ class L2(AbstractCost):
             )
         return rows.reshape(self.targets.shape)
 
+    @property
+    def total_weight(self) -> int:
+        return self.num_samples
+
+    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        return 0.5 * jnp.sum(self.deviation(outputs) ** 2, axis=1)
+
+    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        total = self.deviation(outputs) + self.deviation(new_outputs)
+        return 0.5 * jnp.sum((outputs - new_outputs) * total, axis=1)
+
+    def curvature(self, outputs: Float[Array, "N Q"]) -> None:
+        return None
+
 
 class SumOfSquares(AbstractCost):
     """C = |x|² / 2N for rows that are residuals already, however many.
@@ -138,3 +150,17 @@ class SumOfSquares(AbstractCost):
 
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
         return rows.reshape(-1, 1)
+
+    @property
+    def total_weight(self) -> int:
+        return self.num_samples
+
+    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        return 0.5 * jnp.sum(self.deviation(outputs) ** 2, axis=1)
+
+    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        total = self.deviation(outputs) + self.deviation(new_outputs)
+        return 0.5 * jnp.sum((outputs - new_outputs) * total, axis=1)
+
+    def curvature(self, outputs: Float[Array, "N Q"]) -> None:
+        return None

@@ -1,0 +1,83 @@
+"""The Huber cost: squares for small deviations, absolute values for outliers."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from jaxgeo._checks import is_concrete
+from jaxgeo.costs.base import AbstractCost
+from jaxgeo.costs.factors import DiagonalFactor
+from jaxgeo.costs.squares import L2
+
+
+class Huber(AbstractCost):
+    """C = Σ h(x − y) / N with h(r) = r²/2 for |r| ≤ δ, and δ(|r| − δ/2) beyond.
+
+    The second derivative of h is 0 beyond δ, where a step by it would be without bound. `curvature` is therefore
+    h′(r)/r = min(1, δ/|r|), the curvature of the parabola that touches h at ±r from above: a full step in this metric
+    is one of iteratively reweighted least squares, and never raises the cost where outputs are linear in θ.
+
+    **Arguments:**
+
+    - `targets`: y, as for `L2`.
+    - `threshold`: δ > 0, in the unit of the outputs.
+
+    **Raises:** `ValueError` as for `L2`, and if `threshold` is not positive.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> cost = jg.Huber(jnp.array([0.0, 0.0]), 1.0)
+    >>> float(cost(jnp.array([[1.0], [3.0]])))
+    1.5
+
+    ```
+    """
+
+    squares: L2
+    threshold: float | Float[Array, ""]
+
+    def __init__(self, targets: ArrayLike, threshold: float | Float[Array, ""] = 1.0):
+        if is_concrete(threshold) and not threshold > 0:
+            raise ValueError(f"`threshold` must be positive; got {threshold}.")
+        self.squares = L2(targets)
+        self.threshold = threshold
+
+    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        return jnp.sum(self.values(outputs)) / self.num_samples
+
+    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        threshold = jnp.asarray(self.threshold, outputs.dtype)
+        return jnp.clip(self.deviation(outputs), -threshold, threshold) / self.num_samples
+
+    def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.squares.deviation(outputs)
+
+    @property
+    def num_samples(self) -> int:
+        return self.squares.num_samples
+
+    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
+        return self.squares.arrange(rows)
+
+    @property
+    def total_weight(self) -> int:
+        return self.num_samples
+
+    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        return jnp.sum(self._penalty(self.deviation(outputs)), axis=1)
+
+    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        threshold = jnp.asarray(self.threshold, outputs.dtype)
+        old, new = self.deviation(outputs), self.deviation(new_outputs)
+        inside = (jnp.abs(old) <= threshold) & (jnp.abs(new) <= threshold)
+        exact = 0.5 * (outputs - new_outputs) * (old + new)
+        return jnp.sum(jnp.where(inside, exact, self._penalty(old) - self._penalty(new)), axis=1)
+
+    def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalFactor:
+        threshold = jnp.asarray(self.threshold, outputs.dtype)
+        return DiagonalFactor(jnp.sqrt(threshold / jnp.maximum(jnp.abs(self.deviation(outputs)), threshold)))
+
+    def _penalty(self, deviation: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        threshold = jnp.asarray(self.threshold, deviation.dtype)
+        small = jnp.minimum(jnp.abs(deviation), threshold)
+        return small * (jnp.abs(deviation) - 0.5 * small)

@@ -1,0 +1,125 @@
+"""Cross-entropy of a softmax, for classification."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
+
+from jaxgeo._checks import is_concrete
+from jaxgeo.costs.base import AbstractCost
+from jaxgeo.costs.factors import SoftmaxFactor
+from jaxgeo.costs.squares import L2
+
+
+class SoftmaxCrossEntropy(AbstractCost):
+    """C = −Σ_j y_j·log p_j / N, with p_j = softmax(x_j) and class probabilities y_j.
+
+    ∇ₓC = (p − y)/N, and the curvature diag(p) − ppᵀ, which is both the Hessian and the Fisher information.
+
+    **Arguments:**
+
+    - `targets`: y, of shape (N, Q) with Q ≥ 2, each row ≥ 0 and of sum 1; one-hot, or smoothed.
+
+    **Raises:** `ValueError` as for `L2`, and if the rows are no probabilities.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> cost = jg.SoftmaxCrossEntropy(jnp.eye(2))
+    >>> round(float(cost(jnp.zeros((2, 2)))), 6)
+    0.693147
+
+    ```
+    """
+
+    squares: L2
+
+    def __init__(self, targets: ArrayLike):
+        self.squares = L2(targets)
+        shape = self.squares.targets.shape
+        if shape[1] < 2:
+            raise ValueError(f"`targets` must have a column for each of at least 2 classes; got shape {shape}.")
+        if is_concrete(self.squares.targets):
+            values = np.asarray(self.squares.targets)
+            sums = values.sum(axis=1)
+            if (values < 0).any() or np.abs(sums - 1).max() > 1e-3:
+                worst = int(np.argmax(np.abs(sums - 1)))
+                raise ValueError(
+                    f"each row of `targets` must be class probabilities; row {worst} is {values[worst]}, of sum "
+                    f"{sums[worst]}. Pass integer labels through `SoftmaxCrossEntropy.from_labels`."
+                )
+
+    @classmethod
+    def from_labels(
+        cls, labels: Int[ArrayLike, " N"], *, num_classes: int | None = None, smoothing: float = 0.0
+    ) -> "SoftmaxCrossEntropy":
+        """The cost for integer labels.
+
+        **Arguments:**
+
+        - `labels`: the class of each sample, in [0, `num_classes`).
+        - `num_classes`: by default one more than the largest label; needed under `jit`.
+        - `smoothing`: the probability spread evenly over all classes. With 0 the cost has no minimiser.
+
+        ```python
+        >>> import jaxgeo as jg, numpy as np
+        >>> jg.SoftmaxCrossEntropy.from_labels(np.array([0, 1]), smoothing=0.5).targets.tolist()
+        [[0.75, 0.25], [0.25, 0.75]]
+
+        ```
+        """
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"`smoothing` must lie in [0, 1); got {smoothing}.")
+        one_hot = L2.from_labels(labels, num_classes=num_classes).targets
+        return cls((1 - smoothing) * one_hot + smoothing / one_hot.shape[1])
+
+    @property
+    def targets(self) -> Float[Array, "N Q"]:
+        """y, the class probabilities."""
+        return self.squares.targets
+
+    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        return jnp.sum(self.values(outputs)) / self.num_samples
+
+    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.deviation(outputs) / self.num_samples
+
+    def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        """p − y, in units of probability."""
+        exponentials, largest, others = self._exponentials(outputs)
+        total = 1 + others
+        targets = self.targets.astype(outputs.dtype)
+        # 1 − p of the likeliest class is others/total, without cancellation.
+        return jnp.where(largest, (1 - targets) - others / total, exponentials / total - targets)
+
+    @property
+    def num_samples(self) -> int:
+        return self.squares.num_samples
+
+    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
+        return self.squares.arrange(rows)
+
+    @property
+    def total_weight(self) -> int:
+        return self.num_samples
+
+    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        _, _, others = self._exponentials(outputs)
+        shifted = outputs - jnp.max(outputs, axis=1, keepdims=True)
+        targets = self.targets.astype(outputs.dtype)
+        # Σy = 1, and a class of probability 0 must not turn an infinite logit into NaN.
+        return jnp.log1p(others[:, 0]) - jnp.sum(jnp.where(targets > 0, targets * shifted, 0), axis=1)
+
+    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        return self.values(outputs) - self.values(new_outputs)
+
+    def curvature(self, outputs: Float[Array, "N Q"]) -> SoftmaxFactor:
+        """As L is divided by, p is kept above the dtype's eps."""
+        exponentials, _, others = self._exponentials(outputs)
+        probabilities = jnp.maximum(exponentials / (1 + others), jnp.finfo(outputs.dtype).eps)
+        return SoftmaxFactor(probabilities / jnp.sum(probabilities, axis=1, keepdims=True))
+
+    def _exponentials(self, outputs: Float[Array, "N Q"]) -> tuple[Array, Array, Array]:
+        """exp(x − max x), which entry is the (first) maximum, and the sum over all others, of shape (N, 1)."""
+        exponentials = jnp.exp(outputs - jnp.max(outputs, axis=1, keepdims=True))
+        largest = jnp.arange(outputs.shape[1])[None, :] == jnp.argmax(outputs, axis=1)[:, None]
+        return exponentials, largest, jnp.sum(jnp.where(largest, 0, exponentials), axis=1, keepdims=True)

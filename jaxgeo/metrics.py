@@ -1,0 +1,109 @@
+"""Metrics on output space: which lengths the adapted gradient is steepest in."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from jaxgeo._checks import check_finite, is_concrete
+from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, TriangularFactor
+from jaxgeo.costs.weighted import check_weights
+
+
+class AbstractMetric(eqx.Module):
+    """A metric g on output space, the same for no two costs or samples if need be: g = LᵀL.
+
+    The adapted gradient for it is lifted through LD instead of D: the velocity v = −g⁻¹∇ₓC becomes (LD)⁺Lv.
+
+    Paper: Section 2.3, the metric of (N, g)
+    """
+
+    @abc.abstractmethod
+    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
+        """L for every sample; None for the identity."""
+
+
+class Euclidean(AbstractMetric):
+    """g = 1: the source's own choice, in which L2 is a round bowl."""
+
+    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> None:
+        return None
+
+
+class CostHessian(AbstractMetric):
+    """g = N ∂²C/∂x²: generalized Gauss–Newton, and for cross-entropy the natural gradient of Fisher's metric.
+
+    In this metric every cost is a round bowl to second order, so that a full step is a Newton step of the outputs.
+    Equal to `Euclidean` for L2.
+
+    ```python
+    >>> import jax, jax.numpy as jnp, jaxgeo as jg
+    >>> cost = jg.WeightedL2(jnp.zeros(2), jnp.array([4.0, 9.0]))
+    >>> outputs = jnp.ones((2, 1))
+    >>> factor = jg.metrics.CostHessian().factor(cost, outputs)
+    >>> jax.vmap(lambda factor, row: factor(row))(factor, outputs).tolist()
+    [[2.0], [3.0]]
+
+    ```
+    """
+
+    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
+        return cost.curvature(outputs)
+
+
+class Weighted(AbstractMetric):
+    """g = diag(weights), the same for every sample.
+
+    **Arguments:**
+
+    - `weights`: positive, of shape (Q,).
+
+    **Raises:** `ValueError` if a weight is not positive and finite.
+    """
+
+    weights: Float[Array, " Q"]
+
+    def __init__(self, weights: ArrayLike):
+        self.weights = check_weights(weights)
+        if self.weights.ndim != 1 or (is_concrete(self.weights) and (np.asarray(self.weights) <= 0).any()):
+            raise ValueError(f"`weights` must be Q positive numbers; got {self.weights}.")
+
+    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> DiagonalFactor:
+        _check_size(self.weights.shape[0], outputs)
+        return DiagonalFactor(jnp.broadcast_to(jnp.sqrt(self.weights).astype(outputs.dtype), outputs.shape))
+
+
+class MatrixMetric(AbstractMetric):
+    """g = a symmetric positive definite matrix, the same for every sample.
+
+    **Arguments:**
+
+    - `matrix`: g, of shape (Q, Q).
+
+    **Raises:** `ValueError` if it is not square, symmetric, finite and positive definite.
+    """
+
+    upper: Float[Array, "Q Q"]
+
+    def __init__(self, matrix: Float[ArrayLike, "Q Q"]):
+        matrix = jnp.asarray(matrix)
+        check_finite("matrix", matrix)
+        if is_concrete(matrix) and not np.allclose(matrix, matrix.T):
+            raise ValueError("`matrix` must be symmetric.")
+        self.upper = jnp.linalg.cholesky(matrix).T
+        if is_concrete(self.upper) and not np.isfinite(np.asarray(self.upper)).all():
+            lowest = float(np.linalg.eigvalsh(np.asarray(matrix))[0])
+            raise ValueError(f"`matrix` must be positive definite; its smallest eigenvalue is {lowest}.")
+
+    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> TriangularFactor:
+        _check_size(self.upper.shape[0], outputs)
+        upper = self.upper.astype(outputs.dtype)
+        return TriangularFactor(jnp.broadcast_to(upper, (outputs.shape[0], *upper.shape)))
+
+
+def _check_size(size: int, outputs: Array) -> None:
+    if size != outputs.shape[1]:
+        raise ValueError(f"the metric is for Q={size} outputs a sample; the network gives Q={outputs.shape[1]}.")
