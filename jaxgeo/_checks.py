@@ -4,8 +4,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
+from numpy.typing import ArrayLike
 
 
 def is_concrete(tree: PyTree) -> bool:
@@ -15,7 +17,18 @@ def is_concrete(tree: PyTree) -> bool:
 
 def is_trainable_leaf(leaf: Any) -> bool:
     """Whether a leaf is a real floating-point array, which is what a flow can move."""
-    return eqx.is_array(leaf) and np.issubdtype(jax.dtypes.canonicalize_dtype(leaf.dtype), np.floating)
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def as_array(name: str, value: ArrayLike) -> Array:
+    """`value` as an array.
+
+    **Raises:** `ValueError` with the name if it holds something else than numbers, or is ragged.
+    """
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers; got {type(value).__name__}: {error}") from error
 
 
 def check_finite(name: str, tree: PyTree) -> None:
@@ -26,7 +39,9 @@ def check_finite(name: str, tree: PyTree) -> None:
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.core.Tracer) or not eqx.is_inexact_array_like(leaf):
             continue
-        bad = ~np.isfinite(np.asarray(leaf))
+        leaf = np.asarray(leaf)
+        # NumPy knows no finiteness of bfloat16 and its like, all of which float32 can hold.
+        bad = ~np.isfinite(leaf if leaf.dtype.kind in "fc" else leaf.astype(np.float32))
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 from numpy.typing import ArrayLike
 
-from jaxgeo._checks import check_finite, is_trainable_leaf, leading_size
+from jaxgeo._checks import as_array, check_finite, is_trainable_leaf, leading_size
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Block(eqx.Module):
         leading_size("inputs", inputs)
         check_finite("inputs", inputs)
         self.apply = apply
-        self.inputs = jax.tree.map(jnp.asarray, inputs)
+        self.inputs = jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs)
         self.scale = scale
 
     @property
@@ -119,29 +119,7 @@ class Problem(eqx.Module):
 
         **Raises:** `ValueError` if no leaf is trainable, or a leaf chosen as trainable is complex or integer.
         """
-        trainable, frozen = eqx.partition(params, self.trainable)
-        leaves = jax.tree.leaves(trainable)
-        if not leaves:
-            kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if eqx.is_array(leaf)})
-            raise ValueError(
-                "`params` has no trainable leaf: a flow moves real floating-point arrays; got "
-                + (f"only dtypes {', '.join(kinds)}" if kinds else "no arrays")
-                + " (after freezing, if any). Convert integers with `.astype(float)`; split complex parameters "
-                "into real and imaginary parts."
-            )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
-            if not is_trainable_leaf(leaf):
-                raise ValueError(
-                    f"`params{jax.tree_util.keystr(path)}` is marked trainable but is not a real floating-point "
-                    f"array: got {getattr(leaf, 'dtype', type(leaf).__name__)}. Freeze it through `trainable`."
-                )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
-            if self.trainable is is_trainable_leaf and eqx.is_array(leaf) and jnp.iscomplexobj(leaf):
-                raise ValueError(
-                    f"`params{jax.tree_util.keystr(path)}` is complex ({leaf.dtype}); split it into real and "
-                    "imaginary parts, or freeze it on purpose through `trainable`."
-                )
-        return trainable, frozen
+        return partition(params, self.trainable)
 
     @eqx.filter_jit
     def outputs(self, params: Params) -> Float[Array, "N Q"]:
@@ -179,6 +157,39 @@ class Problem(eqx.Module):
         jax.eval_shape(lambda theta: self.outputs(eqx.combine(theta, params)), trainable)
 
 
+def partition(params: Params, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
+    """Split `params` as `Problem.partition` does, by a function leaf → bool or a pytree prefix of bools."""
+    try:
+        trainable, frozen = eqx.partition(params, is_trainable)
+    except ValueError as error:
+        raise ValueError(
+            f"`trainable` must be a function leaf → bool, or a pytree of bools shaped like `params` or its upper "
+            f"part: {error}"
+        ) from error
+    if not jax.tree.leaves(trainable):
+        kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if eqx.is_array(leaf)})
+        raise ValueError(
+            "`params` has no trainable leaf: a flow moves real floating-point arrays; got "
+            + (f"only dtypes {', '.join(kinds)}" if kinds else "no arrays")
+            + " (after freezing, if any). Convert integers with `.astype(float)`; split complex parameters "
+            "into real and imaginary parts."
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
+        if not is_trainable_leaf(leaf):
+            raise ValueError(
+                f"`params{jax.tree_util.keystr(path)}` is marked trainable but is not a real floating-point "
+                f"array: got {leaf.dtype if eqx.is_array(leaf) else type(leaf).__name__}. Freeze it through "
+                "`trainable`."
+            )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
+        if is_trainable is is_trainable_leaf and eqx.is_array(leaf) and jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"`params{jax.tree_util.keystr(path)}` is complex ({leaf.dtype}); split it into real and "
+                "imaginary parts, or freeze it on purpose through `trainable`."
+            )
+    return trainable, frozen
+
+
 def supervised(
     model: PyTree, inputs: PyTree, targets: ArrayLike | AbstractCost, *, trainable: PyTree = is_trainable_leaf
 ) -> tuple[Problem, PyTree]:
@@ -207,13 +218,13 @@ def supervised(
 
     ```
     """
-    params, static = eqx.partition(model, trainable)
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params) if is_trainable_leaf(leaf)]
-    if dtypes:
-        dtype = jnp.result_type(*dtypes)
-        inputs = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, dtype) if eqx.is_inexact_array_like(leaf) else jnp.asarray(leaf), inputs
-        )
+    params, static = partition(model, trainable)
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    leading_size("inputs", inputs)
+    inputs = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs),
+    )
     cost = targets if isinstance(targets, AbstractCost) else L2(targets)
     problem = Problem(ModelApply(static), inputs, cost)
     problem.check(params)

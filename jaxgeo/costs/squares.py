@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from jaxgeo._checks import check_finite, is_concrete, leading_size
+from jaxgeo._checks import as_array, check_finite, is_concrete, leading_size
 from jaxgeo.costs.base import AbstractCost
 
 
@@ -33,7 +33,7 @@ class L2(AbstractCost):
     targets: Float[Array, "N Q"]
 
     def __init__(self, targets: ArrayLike):
-        targets = jnp.asarray(targets)
+        targets = as_array("targets", targets)
         if not jnp.issubdtype(targets.dtype, jnp.floating):
             raise ValueError(
                 f"`targets` must be real floating-point numbers; got dtype {targets.dtype}. Convert them with "
@@ -61,7 +61,8 @@ class L2(AbstractCost):
         - `class_vectors`: the target vector of each class, one a row; one-hot vectors by default.
         - `num_classes`: number of one-hot classes; by default one more than the largest label.
 
-        **Raises:** `ValueError` if the labels are not integers or one lies outside the classes.
+        **Raises:** `ValueError` if the labels are not integers or one lies outside the classes, or if the class
+        vectors are not floating point or not finite.
 
         ```python
         >>> import jaxgeo as jg, numpy as np
@@ -70,17 +71,23 @@ class L2(AbstractCost):
 
         ```
         """
-        labels = jnp.asarray(labels)
+        labels = as_array("labels", labels)
         if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(f"`labels` must be a vector of integers; got shape {labels.shape}, dtype {labels.dtype}.")
         leading_size("labels", labels)
         if class_vectors is None:
             if num_classes is None:
-                num_classes = int(labels.max()) + 1
+                if not is_concrete(labels):
+                    raise ValueError("`num_classes` must be given where `labels` are traced, as inside `jax.jit`.")
+                num_classes = max(int(labels.max()) + 1, 1)
             class_vectors = jnp.eye(num_classes)
-        class_vectors = jnp.asarray(class_vectors)
-        if class_vectors.ndim != 2:
-            raise ValueError(f"`class_vectors` must have shape (classes, Q); got {class_vectors.shape}.")
+        class_vectors = as_array("class_vectors", class_vectors)
+        if class_vectors.ndim != 2 or not jnp.issubdtype(class_vectors.dtype, jnp.floating):
+            raise ValueError(
+                "`class_vectors` must be floating-point numbers of shape (classes, Q); got shape "
+                f"{class_vectors.shape}, dtype {class_vectors.dtype}."
+            )
+        check_finite("class_vectors", class_vectors)
         if is_concrete(labels):
             outside = (np.asarray(labels) < 0) | (np.asarray(labels) >= class_vectors.shape[0])
             if outside.any():

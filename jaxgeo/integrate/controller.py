@@ -49,11 +49,13 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         problem: Problem = args
         if dt0 is None:
-            # A hundredth of the time in which the deviation would vanish at its present speed.
+            # A hundredth of the time in which the deviation would vanish at its present speed; in output space that
+            # time is N, which also serves where there is nothing to measure.
             velocity = func(terms, t0, y0, args)
             outputs, speed = jax.jvp(self._outputs(problem), (y0,), (velocity,))
-            deviation = self.norm(problem.loss.deviation(outputs))
-            dt0 = jnp.minimum(0.01 * deviation / jnp.maximum(self.norm(speed), jnp.finfo(speed.dtype).tiny), t1 - t0)
+            dt0 = 0.01 * self.norm(problem.loss.deviation(outputs)) / self.norm(speed)
+            usable = jnp.isfinite(dt0) & (dt0 > 0)
+            dt0 = jnp.minimum(jnp.where(usable, dt0, 0.01 * problem.num_samples), t1 - t0)
         size = self.norm(y0)
         return self.pid.init(terms, t0, t1, size, dt0, args, func, error_order)
 

@@ -6,13 +6,14 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo import theory
 from jaxgeo._checks import is_concrete
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import OutputController
+from jaxgeo.integrate.events import CostReached, DownwardCrossing, Stalled
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.problem import Params, Problem
@@ -48,15 +49,18 @@ def solve_flow(
     - `problem`, `flow`, `params`: what to train, along which flow, from where.
     - `s1`: flow time to stop at, in the unit in which the cost decays as e^{-2s/N}. At least one of `s1` and
         `cost_tol` is needed; with both, whichever comes first.
-    - `cost_tol`: cost to stop at. The moment is found by a root finder inside the last step.
+    - `cost_tol`: cost to stop at. The moment is found by bisection inside the last step. A flow that has no law
+        may never get there: it is also stopped where its cost has all but ceased to fall.
     - `solver`: a diffrax solver; `diffrax.Tsit5()` by default.
     - `rtol`, `atol`: tolerances of the error of a step in output space, relative to the deviation x − y and in
         units of the outputs; by default 1e-6 in float64, 1e-3 in float32, and (practically) 0.
     - `stepsize_controller`: any diffrax controller, in place of `jaxgeo.OutputController(rtol, atol)`.
     - `dt0`: the first step; chosen from the speed of the outputs by default.
-    - `save_at`: flow times at which to record, in place of every accepted step. Steps are clipped to land on
-        them, so that what is recorded is not interpolated.
-    - `record`: a function `(s, params, problem)` of more to record beside the cost, such as test accuracy.
+    - `save_at`: increasing flow times at which to record, in place of every accepted step. Steps of an adaptive
+        controller are clipped to land on them, so that what is recorded is not interpolated. Times that lie
+        beyond the end where that is set by `cost_tol` are dropped.
+    - `record`: a function `(s, params, problem)` of more to record beside the cost, such as test accuracy; the
+        numbers come back as floating point.
     - `max_steps`, `adjoint`, `progress_meter`: as for `diffrax.diffeqsolve`.
     - `rank_check`: whether to make sure first that D has the rank at `params` that `flow` needs.
     - `throw`: raise if the integration fails; otherwise see `result`.
@@ -75,47 +79,44 @@ def solve_flow(
 
     ```
     """
+    _check_times(s1, cost_tol, dt0, save_at)
     problem.check(params)
     trainable, frozen = problem.partition(params)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
-    cost0 = problem.cost(params)
-    _check_stop(s1, cost_tol)
     rows, size = problem.num_rows(params), problem.num_params(params)
     required = flow.required_rank(rows, size)
     if rank_check and required is not None and is_concrete((params, problem)):
         check_rank(problem.jacobian(params), required)
 
-    stopping_time = None if cost_tol is None else theory.stopping_time(cost0, cost_tol, problem.num_samples)
-    if s1 is None:
-        # The law says when the tolerance is reached; what follows it does not need more than a few per cent longer.
-        s1 = 1.05 * stopping_time if flow.follows_law(rows, size) else jnp.inf
+    cost0 = problem.cost(params)
+    end, stopping_time = _end(problem, cost0, s1, cost_tol, flow.follows_law(rows, size))
     # A float64 time would promote float32 parameters.
-    s1 = jnp.asarray(s1, dtype)
-    if is_concrete(cost0) and cost_tol is not None and cost0 <= cost_tol:
-        s1 = jnp.zeros((), dtype)
-
-    solver = dfx.Tsit5() if solver is None else solver
+    end = jnp.asarray(end, dtype)
     eps = float(jnp.finfo(dtype).eps)
     if rtol is None:
         rtol = 1e-6 if eps < 1e-10 else 1e-3
     if stepsize_controller is None:
-        stepsize_controller = OutputController(rtol, eps * rtol if atol is None else atol, frozen=frozen)
+        # Steps this short mean that no step at all is good enough: the velocity is not finite or jumps.
+        pid = dfx.PIDController(rtol, 0.0, dtmin=1e-10 * problem.num_samples, force_dtmin=False)
+        stepsize_controller = OutputController(rtol, eps * rtol if atol is None else atol, pid, frozen=frozen)
     if save_at is not None:
-        save_at = jnp.asarray(save_at, dtype)
-        stepsize_controller = dfx.ClipStepSizeController(stepsize_controller, step_ts=save_at)
+        save_at = _within(jnp.asarray(save_at, dtype), end)
+        if isinstance(stepsize_controller, dfx.AbstractAdaptiveStepSizeController):
+            stepsize_controller = dfx.ClipStepSizeController(stepsize_controller, step_ts=save_at)
     observe = _Observe(frozen, record)
     event = None
     if cost_tol is not None:
-        # Round-off in x − y limits how well log C is defined, the more so the smaller the cost.
-        noise = 100 * eps * jnp.maximum(1.0, 1 / jnp.sqrt(jnp.asarray(cost_tol, dtype)))
-        finder = optx.Newton(rtol=eps**0.5, atol=eps**0.5 + noise)
-        event = dfx.Event(_CostReached(frozen, jnp.asarray(cost_tol, dtype)), finder, direction=False)
+        events = [CostReached(frozen, jnp.asarray(cost_tol, dtype))]
+        if not flow.follows_law(rows, size):
+            # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
+            events.append(Stalled(flow, frozen, (10 * rtol) ** 2))
+        event = dfx.Event(events, DownwardCrossing(rtol=4 * eps), direction=False)
 
     solution = dfx.diffeqsolve(
         dfx.ODETerm(_Field(flow, frozen)),
-        solver,
+        dfx.Tsit5() if solver is None else solver,
         t0=jnp.zeros((), dtype),
-        t1=s1,
+        t1=end,
         dt0=None if dt0 is None else jnp.asarray(dt0, dtype),
         y0=trainable,
         args=problem,
@@ -134,19 +135,27 @@ def solve_flow(
         throw=False,
         progress_meter=dfx.NoProgressMeter() if progress_meter is None else progress_meter,
     )
-    final, recorded = solution.ys
-    s, (costs, records) = solution.ts[1], recorded
-    result = RESULTS.promote(solution.result)
-    if cost_tol is not None:
-        reached = (result == RESULTS.event_occurred) | (cost0 <= cost_tol)
-        missed = (result == RESULTS.successful) & ~reached
-        result = RESULTS.where(missed, RESULTS.cost_tol_not_reached, result)
-        result = RESULTS.where(reached, RESULTS.successful, result)
+    final, (costs, records) = solution.ys
+    final_s, s = solution.ts
+    final = jax.tree.map(lambda leaf: leaf[0], final)
+    result = _result(solution, cost0, cost_tol)
     if throw:
-        final = result.error_if(final, result != RESULTS.successful)
+        final = _raise_unless_successful(final, result)
+    final = eqx.combine(final, frozen)
     s, costs, records = _trim(s, costs, records)
-    final = eqx.combine(jax.tree.map(lambda leaf: leaf[0], final), frozen)
-    return FlowSolution(final, s, costs, problem.num_samples, stopping_time, records, result, solution.stats)
+    return FlowSolution(
+        params=final,
+        s=s,
+        costs=costs,
+        num_samples=problem.num_samples,
+        initial_cost=cost0,
+        final_s=final_s[0],
+        final_cost=problem.cost(final),
+        stopping_time=stopping_time,
+        records=records,
+        result=result,
+        stats=solution.stats,
+    )
 
 
 class _Field(eqx.Module):
@@ -167,31 +176,77 @@ class _Observe(eqx.Module):
 
     def __call__(self, s: Scalar, trainable: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree]:
         params = eqx.combine(trainable, self.frozen)
-        return problem.cost(params), None if self.record is None else self.record(s, params, problem)
+        cost = problem.cost(params)
+        # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.
+        records = None if self.record is None else self.record(s, params, problem)
+        return cost, jax.tree.map(
+            lambda leaf: leaf if eqx.is_inexact_array(leaf) else jnp.asarray(leaf, cost.dtype), records
+        )
 
 
-class _CostReached(eqx.Module):
-    """Zero where the cost is `cost_tol`; nearly linear in s, which is what the root finder likes."""
-
-    frozen: PyTree
-    cost_tol: Float[Array, ""]
-
-    def __call__(self, t, y, args, **kwargs) -> Float[Array, ""]:
-        del t, kwargs
-        return jnp.log(args.cost(eqx.combine(y, self.frozen)) / self.cost_tol)
-
-
-def _check_stop(s1: Scalar | None, cost_tol: Scalar | None) -> None:
+def _check_times(s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: Array | None) -> None:
     if s1 is None and cost_tol is None:
         raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
-    for name, value in (("s1", s1), ("cost_tol", cost_tol)):
-        if value is not None and is_concrete(value) and not value > 0:
-            raise ValueError(f"`{name}` must be positive; got {value}.")
+    for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):
+        if value is not None and is_concrete(value) and not 0 < value < jnp.inf:
+            raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+    if save_at is None or not is_concrete(save_at):
+        return
+    times = np.asarray(save_at)
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"`save_at` must be a vector of flow times; got shape {times.shape}.")
+    if not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all()):
+        raise ValueError(f"`save_at` must be increasing and not negative; got {save_at}.")
+    if s1 is not None and is_concrete(s1) and times[-1] > s1:
+        raise ValueError(f"`save_at` must not go beyond `s1`={s1}; got {times[-1]}.")
+
+
+def _end(
+    problem: Problem, cost0: Float[Array, ""], s1: Scalar | None, cost_tol: Scalar | None, law: bool
+) -> tuple[Scalar, Float[Array, ""] | None]:
+    """When to stop at the latest, and s_ε."""
+    if cost_tol is None:
+        assert s1 is not None
+        return s1, None
+    stopping_time = theory.stopping_time(cost0, cost_tol, problem.num_samples)
+    if s1 is None:
+        # The law says when the tolerance is reached; what follows it needs little longer than that.
+        s1 = 1.05 * stopping_time + 0.1 * problem.num_samples if law else jnp.inf
+    return jnp.where(cost0 <= cost_tol, 0, s1), stopping_time
+
+
+def _within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " times"]:
+    """Those of the times that come before the end; where that is not known yet, the others moved to the end."""
+    if is_concrete((save_at, end)):
+        return save_at[save_at <= end]
+    return jnp.minimum(save_at, end)
+
+
+def _result(solution: dfx.Solution, cost0: Float[Array, ""], cost_tol: Scalar | None) -> RESULTS:
+    result = RESULTS.promote(solution.result)
+    result = RESULTS.where(result == RESULTS.dt_min_reached, RESULTS.step_size_vanished, result)
+    if cost_tol is None:
+        return result
+    stopped = result == RESULTS.event_occurred
+    ended = result == RESULTS.successful
+    result = RESULTS.where(stopped, RESULTS.stalled, result)
+    result = RESULTS.where(ended, RESULTS.cost_tol_not_reached, result)
+    reached = (stopped & solution.event_mask[0]) | (cost0 <= cost_tol)
+    return RESULTS.where(reached, RESULTS.successful, result)
+
+
+def _raise_unless_successful(final: PyTree, result: RESULTS) -> PyTree:
+    failed = result != RESULTS.successful
+    if is_concrete(failed) and failed.ndim == 0:
+        if failed:
+            raise RuntimeError(f"{RESULTS[result]} With `throw=False` the part that was integrated is returned.")
+        return final
+    return result.error_if(final, failed)
 
 
 def _trim(s: Float[Array, " times"], costs: Float[Array, " times"], records: PyTree) -> tuple[Array, Array, PyTree]:
-    """Drop the unused places of the record, which diffrax fills with infinity."""
+    """Drop the unused places of the record, which diffrax fills with infinity, and moments recorded twice."""
     if not is_concrete(s):
         return s, costs, records
-    used = jnp.isfinite(s)
+    used = jnp.isfinite(s) & (jnp.diff(s, prepend=-1) > 0)
     return jax.tree.map(lambda leaf: leaf[used], (s, costs, records))
