@@ -133,7 +133,7 @@ class Problem(eqx.Module):
     @eqx.filter_jit
     def cost(self, params: Params) -> Float[Array, ""]:
         """C(x[θ])."""
-        return self.loss(self.outputs(params))
+        return self.loss(self.outputs(params))  # pyright: ignore[reportCallIssue]
 
     def jacobian(self, params: Params) -> "Jacobian":
         """D = ∂x/∂θ at `params`, a lineax operator.
@@ -154,7 +154,7 @@ class Problem(eqx.Module):
         """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing."""
         trainable, _ = self.partition(params)
         check_finite("params", trainable)
-        jax.eval_shape(lambda theta: self.outputs(eqx.combine(theta, params)), trainable)
+        eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
 
 
 def partition(params: Params, is_trainable: PyTree) -> tuple[PyTree, PyTree]:

@@ -1,5 +1,6 @@
 """When an integration stops: at a given cost, or where the cost no longer falls."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -60,7 +61,7 @@ class DownwardCrossing(optx.AbstractRootFinder):
 
     rtol: float
     atol: float = 0.0
-    norm = staticmethod(optx.max_norm)
+    norm: Callable[[PyTree], Float[Array, ""]] = optx.max_norm
 
     def init(self, fn, y, args, options: dict[str, Any], f_struct, aux_struct, tags) -> BracketState:
         del fn, args, f_struct, aux_struct, tags

@@ -1,13 +1,15 @@
 """`solve_flow`: train by integrating a flow with a diffrax solver."""
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
+from numpy.typing import ArrayLike
 
 from jaxgeo import theory
 from jaxgeo._checks import is_concrete
@@ -34,7 +36,7 @@ def solve_flow(
     atol: float | None = None,
     stepsize_controller: dfx.AbstractStepSizeController | None = None,
     dt0: Scalar | None = None,
-    save_at: Float[Array, " times"] | None = None,
+    save_at: ArrayLike | None = None,
     record: Record | None = None,
     max_steps: int = 4096,
     adjoint: dfx.AbstractAdjoint | None = None,
@@ -48,7 +50,7 @@ def solve_flow(
 
     - `problem`, `flow`, `params`: what to train, along which flow, from where.
     - `s1`: flow time to stop at, in the unit in which the cost decays as e^{-2s/N}. At least one of `s1` and
-        `cost_tol` is needed; with both, whichever comes first.
+        `cost_tol` is needed; with both, whichever comes first, and `result` says which.
     - `cost_tol`: cost to stop at. The moment is found by bisection inside the last step. A flow that has no law
         may never get there: it is also stopped where its cost has all but ceased to fall.
     - `solver`: a diffrax solver; `diffrax.Tsit5()` by default.
@@ -106,7 +108,7 @@ def solve_flow(
     observe = _Observe(frozen, record)
     event = None
     if cost_tol is not None:
-        events = [CostReached(frozen, jnp.asarray(cost_tol, dtype))]
+        events: list[CostReached | Stalled] = [CostReached(frozen, jnp.asarray(cost_tol, dtype))]
         if not flow.follows_law(rows, size):
             # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
             events.append(Stalled(flow, frozen, (10 * rtol) ** 2))
@@ -135,12 +137,18 @@ def solve_flow(
         throw=False,
         progress_meter=dfx.NoProgressMeter() if progress_meter is None else progress_meter,
     )
+    assert solution.ys is not None
+    assert solution.ts is not None
     final, (costs, records) = solution.ys
     final_s, s = solution.ts
     final = jax.tree.map(lambda leaf: leaf[0], final)
     result = _result(solution, cost0, cost_tol)
     if throw:
-        final = _raise_unless_successful(final, result)
+        # Coming to the end of an `s1` that was asked for is no failure, although the result tells.
+        accepted = result == RESULTS.successful
+        if s1 is not None:
+            accepted = accepted | (result == RESULTS.cost_tol_not_reached)
+        final = _raise_unless(accepted, final, result)
     final = eqx.combine(final, frozen)
     s, costs, records = _trim(s, costs, records)
     return FlowSolution(
@@ -164,7 +172,7 @@ class _Field(eqx.Module):
     flow: AbstractFlow
     frozen: PyTree
 
-    def __call__(self, s: Scalar, trainable: PyTree, problem: Problem) -> PyTree:
+    def __call__(self, s: Any, trainable: PyTree, problem: Problem) -> PyTree:
         return self.flow.velocity(s, problem.jacobian(eqx.combine(trainable, self.frozen)))
 
 
@@ -174,7 +182,7 @@ class _Observe(eqx.Module):
     frozen: PyTree
     record: Record | None
 
-    def __call__(self, s: Scalar, trainable: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree]:
+    def __call__(self, s: Any, trainable: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree]:
         params = eqx.combine(trainable, self.frozen)
         cost = problem.cost(params)
         # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.
@@ -184,7 +192,7 @@ class _Observe(eqx.Module):
         )
 
 
-def _check_times(s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: Array | None) -> None:
+def _check_times(s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: ArrayLike | None) -> None:
     if s1 is None and cost_tol is None:
         raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
     for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):
@@ -223,25 +231,25 @@ def _within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Arr
 
 
 def _result(solution: dfx.Solution, cost0: Float[Array, ""], cost_tol: Scalar | None) -> RESULTS:
-    result = RESULTS.promote(solution.result)
+    result: Any = RESULTS.promote(solution.result)
     result = RESULTS.where(result == RESULTS.dt_min_reached, RESULTS.step_size_vanished, result)
-    if cost_tol is None:
+    if cost_tol is None or solution.event_mask is None:
         return result
     stopped = result == RESULTS.event_occurred
     ended = result == RESULTS.successful
     result = RESULTS.where(stopped, RESULTS.stalled, result)
     result = RESULTS.where(ended, RESULTS.cost_tol_not_reached, result)
     reached = (stopped & solution.event_mask[0]) | (cost0 <= cost_tol)
-    return RESULTS.where(reached, RESULTS.successful, result)
+    successful: Any = RESULTS.successful
+    return RESULTS.where(reached, successful, result)
 
 
-def _raise_unless_successful(final: PyTree, result: RESULTS) -> PyTree:
-    failed = result != RESULTS.successful
-    if is_concrete(failed) and failed.ndim == 0:
-        if failed:
+def _raise_unless(accepted: Bool[Array, "..."], final: PyTree, result: RESULTS) -> PyTree:
+    if is_concrete(accepted):
+        if not accepted:
             raise RuntimeError(f"{RESULTS[result]} With `throw=False` the part that was integrated is returned.")
         return final
-    return result.error_if(final, failed)
+    return result.error_if(final, ~accepted)
 
 
 def _trim(s: Float[Array, " times"], costs: Float[Array, " times"], records: PyTree) -> tuple[Array, Array, PyTree]:
