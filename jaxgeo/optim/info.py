@@ -1,0 +1,78 @@
+"""What an optimizer reports about a step, with a fixed schema, so that a state can be a scan carry."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgeo.linalg.solvers import LiftInfo
+
+
+class DirectionInfo(NamedTuple):
+    """A direction that was computed, before its size is decided elsewhere.
+
+    - `cost`: C on the batch.
+    - `predicted`: by how much C falls in a full step (learning rate 1), by the linearised outputs.
+    - `damping`: relative to trace(DDᵀ)/QN; 0 for none.
+    - `outcome`, `rank`, `residual`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
+    """
+
+    cost: Float[Array, ""]
+    predicted: Float[Array, ""]
+    damping: Float[Array, ""]
+    outcome: Int[Array, ""]
+    rank: Int[Array, ""]
+    residual: Float[Array, ""]
+
+
+class StepInfo(NamedTuple):
+    """A step that was tried on its batch.
+
+    - `cost`: C on the batch, at the parameters that the step started from.
+    - `new_cost`: C on the batch where the step ends; equal to `cost` if it was rejected.
+    - `predicted`: by how much C should have fallen, by the linearised outputs.
+    - `gain_ratio`: by how much it did, in units of that; computed from output differences, so that it keeps its
+        meaning at costs near round-off. Of the last trial, also of a rejected one; −∞ where that was not finite.
+    - `damping`: relative to trace(DDᵀ)/QN; 0 for none.
+    - `fraction`: how much of the computed step was taken; less than 1 after a cap or halvings, 0 if rejected.
+    - `norm`: length of the update in parameter space.
+    - `accepted`: whether the parameters move.
+    - `outcome`, `rank`, `residual`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
+    """
+
+    cost: Float[Array, ""]
+    new_cost: Float[Array, ""]
+    predicted: Float[Array, ""]
+    gain_ratio: Float[Array, ""]
+    damping: Float[Array, ""]
+    fraction: Float[Array, ""]
+    norm: Float[Array, ""]
+    accepted: Bool[Array, ""]
+    outcome: Int[Array, ""]
+    rank: Int[Array, ""]
+    residual: Float[Array, ""]
+
+
+def empty_direction(dtype: jnp.dtype) -> DirectionInfo:
+    """Before the first update."""
+    zero = jnp.zeros((), dtype)
+    integer = jnp.zeros((), jnp.int32)
+    return DirectionInfo(zero, zero, zero, integer, integer - 1, zero)
+
+
+def empty_step(dtype: jnp.dtype) -> StepInfo:
+    """Before the first update."""
+    zero = jnp.zeros((), dtype)
+    integer = jnp.zeros((), jnp.int32)
+    return StepInfo(zero, zero, zero, zero, zero, zero, zero, jnp.zeros((), bool), integer, integer - 1, zero)
+
+
+def of_lift(lift: LiftInfo, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
+    """`outcome`, `rank` and `residual` in the dtypes of a state."""
+    return lift.outcome.astype(jnp.int32), lift.rank.astype(jnp.int32), lift.residual.astype(dtype)
+
+
+def gain_ratio(decrease: Float[Array, ""], predicted: Float[Array, ""], finite: Bool[Array, ""]) -> Float[Array, ""]:
+    """decrease / predicted; 0 where nothing was predicted, −∞ where the trial was not finite."""
+    ratio = jnp.where(predicted > 0, decrease / jnp.where(predicted > 0, predicted, 1), 0)
+    return jnp.where(finite, ratio, -jnp.inf)

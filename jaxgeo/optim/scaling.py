@@ -1,0 +1,34 @@
+"""Scales of the parameters, for problems whose parameters differ by orders of magnitude."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.optim.linearisation import Linearisation
+
+
+class ColumnScaling(eqx.Module):
+    """Moré's scaling: each parameter in units of 1 / the largest norm its column of D has had so far.
+
+    Makes Levenberg–Marquardt independent of the units of the parameters. Used where K < QN and K ≤ `max_params`: there
+    D is small enough to be built for its column norms, and no single column can be traded for others, as it can
+    in a network with more parameters than outputs.
+
+    Paper: J. J. Moré, The Levenberg–Marquardt algorithm: implementation and theory (1978), Section 6
+    """
+
+    max_params: int = eqx.field(static=True, default=1024)
+
+    def init(self, size: int, dtype: jnp.dtype) -> Float[Array, " K"]:
+        """No norm seen yet; empty where K is too large."""
+        return jnp.zeros((size if size <= self.max_params else 0,), dtype)
+
+    def __call__(self, linear: Linearisation, largest: Float[Array, " K"]) -> tuple[Linearisation, Float[Array, " K"]]:
+        """The linearisation in scaled parameters, and the largest norms so far."""
+        jacobian = linear.jacobian
+        if largest.size != jacobian.in_size() or jacobian.in_size() >= jacobian.out_size():
+            return linear, largest
+        norms = jnp.linalg.norm(jacobian.as_matrix(), axis=0).astype(largest.dtype)
+        largest = jnp.maximum(largest, jnp.where(jnp.isfinite(norms), norms, 0))
+        scale: PyTree = jacobian.unravel(1 / jnp.where(largest > 0, largest, 1))
+        return linear.scaled(scale), largest

@@ -1,0 +1,141 @@
+"""From the arguments of an optax `update` to the problem of this step."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import is_trainable_leaf
+from jaxgeo.costs import L2, AbstractCost, SampleWeighted
+from jaxgeo.problem import Problem
+
+CostOfTargets = Callable[[Any], AbstractCost]
+
+
+class Batch(eqx.Module):
+    """The extra arguments of an `update` that say what is trained on."""
+
+    problem: Problem | None = None
+    inputs: PyTree = None
+    targets: PyTree = None
+    weights: PyTree = None
+    full_params: PyTree = None
+
+
+class Source(eqx.Module):
+    """How a transformation makes problems from batches.
+
+    **Arguments:**
+
+    - `apply`: the network, `apply(params, x_j)` for one sample; None where every update is given `problem=`.
+    - `cost`: from targets to a cost: a class such as `jaxgeo.L2`, or a function of the targets.
+    - `trainable`: as for `jaxgeo.Problem`.
+    """
+
+    apply: Callable[[PyTree, PyTree], Array] | None = None
+    cost: CostOfTargets = L2
+    trainable: PyTree = is_trainable_leaf
+
+    def dtype(self, params: PyTree) -> jnp.dtype:
+        """The dtype of the trainable parameters, in which a state keeps its numbers."""
+        return jnp.result_type(*jax.tree.leaves(self.partition(params)))
+
+    def size(self, params: PyTree) -> int:
+        """K, the number of trainable numbers."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.partition(params)))
+
+    def partition(self, params: PyTree) -> PyTree:
+        """The trainable part of `params`, None elsewhere; `ValueError` if that is nothing."""
+        trainable = eqx.filter(params, self.trainable)
+        if not jax.tree.leaves(trainable):
+            raise ValueError(
+                "`params` has no trainable leaf: pass real floating-point arrays to `init`, such as "
+                "`eqx.filter(model, eqx.is_inexact_array)` of an Equinox model."
+            )
+        return trainable
+
+    def __call__(self, params: PyTree, batch: Batch) -> tuple[Problem, PyTree]:
+        """The problem of this step, and params in full.
+
+        **Raises:** `ValueError` if params, or what to train on, was not given.
+        """
+        if params is None:
+            raise ValueError(
+                "`params` is missing: a lift depends on where it is made; call `tx.update(grads, state, params, …)`."
+            )
+        full, trainable = fill(params, batch.full_params, self.trainable)
+        if batch.problem is not None:
+            problem = batch.problem
+            if batch.inputs is not None or batch.targets is not None:
+                raise ValueError("pass either `problem=` or `inputs=` and `targets=`, not both.")
+            if batch.weights is not None:
+                weighted = SampleWeighted(problem.loss, batch.weights)
+                problem = eqx.tree_at(lambda problem: problem.loss, problem, weighted)
+            return problem, full
+        if batch.inputs is None or batch.targets is None:
+            missing = " and ".join(f"`{name}=`" for name in ("inputs", "targets") if _get(batch, name) is None)
+            raise ValueError(
+                f"{missing} missing: this transformation differentiates the outputs of the network, so it needs the "
+                "batch: `tx.update(grads, state, params, inputs=xb, targets=yb)`, or `problem=problem`."
+            )
+        if self.apply is None:
+            raise ValueError(
+                "`inputs=` and `targets=` need the network: make the transformation with `apply`, a function "
+                "`apply(params, x_j)` of one sample; or pass `problem=problem` to `update`."
+            )
+        cost = self.cost(batch.targets)
+        if batch.weights is not None:
+            cost = SampleWeighted(cost, batch.weights)
+        return Problem(self.apply, batch.inputs, cost, trainable=trainable), full
+
+
+def _get(batch: Batch, name: str) -> PyTree:
+    return {"inputs": batch.inputs, "targets": batch.targets}[name]
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def fill(params: PyTree, full_params: PyTree, trainable: PyTree) -> tuple[PyTree, PyTree]:
+    """`params` with what `optax.masked` took out put back from `full_params`, frozen; and what is trainable."""
+    if not any(_is_masked(node) for node in jax.tree.leaves(params, is_leaf=_is_masked)):
+        return params, trainable
+    if full_params is None:
+        raise ValueError(
+            "`params` has leaves that `optax.masked` took out, without which the network cannot be evaluated; pass "
+            "`full_params=params` to `update`, or freeze leaves through `trainable` instead of masking them."
+        )
+
+    def choose(kept: Any, original: Any) -> Any:
+        return original if _is_masked(kept) else kept
+
+    def mark(kept: Any, original: Any) -> Any:
+        return jax.tree.map(lambda _: False, original) if _is_masked(kept) else chosen(kept)
+
+    chosen = cast(Callable[[Any], bool], trainable) if callable(trainable) else is_trainable_leaf
+    full = jax.tree.map(choose, params, full_params, is_leaf=_is_masked)
+    return full, jax.tree.map(mark, params, full_params, is_leaf=_is_masked)
+
+
+def like(params: PyTree, updates: PyTree, velocity: PyTree) -> PyTree:
+    """A velocity of the full parameters as an update: masked and absent where `params` or `updates` are."""
+
+    def choose(kept: Any, value: Any) -> Any:
+        return kept if _is_masked(kept) else value
+
+    velocity = jax.tree.map(choose, params, velocity, is_leaf=lambda node: node is None or _is_masked(node))
+
+    def drop(update: Any, value: Any) -> Any:
+        return None if update is None else value
+
+    return jax.tree.map(drop, updates, velocity, is_leaf=lambda node: node is None)
+
+
+def scalar(value: float | Float[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
+    """A strongly typed scalar, as a state needs it to keep its type from step to step."""
+    return jnp.asarray(value, dtype)
