@@ -13,7 +13,11 @@ class AbstractCost(eqx.Module):
     """A cost C(x) of the outputs x of all N samples, x of shape (N, Q).
 
     Usually a mean Σ_j c_j(x_j)/N; whatever C divides by is `total_weight`.
+
+    - `num_samples`: N, the number of samples and the unit of flow time; a field or a property.
     """
+
+    num_samples: eqx.AbstractVar[int]
 
     @abc.abstractmethod
     def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
@@ -26,11 +30,6 @@ class AbstractCost(eqx.Module):
     @abc.abstractmethod
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         """How far the outputs are from minimising C, in units of the outputs: the scale of step-size errors."""
-
-    @property
-    @abc.abstractmethod
-    def num_samples(self) -> int:
-        """N, the number by which the cost divides: the unit of flow time."""
 
     @abc.abstractmethod
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:

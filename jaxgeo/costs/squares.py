@@ -144,7 +144,7 @@ class SumOfSquares(AbstractCost):
     - `num_samples`: N, the number of points the residuals belong to.
     """
 
-    num_samples: int = eqx.field(static=True)  # pyright: ignore[reportIncompatibleMethodOverride]
+    num_samples: int = eqx.field(static=True)
 
     def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
         return 0.5 * jnp.sum(outputs**2) / self.num_samples
