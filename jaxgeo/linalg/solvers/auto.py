@@ -4,8 +4,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
-from jaxgeo.linalg.solvers.cholesky import GramCholesky
 from jaxgeo.linalg.solvers.dense import QR
+from jaxgeo.linalg.solvers.rows import GramCholesky
 
 
 class Auto(AbstractLiftSolver):

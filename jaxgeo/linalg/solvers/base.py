@@ -1,4 +1,4 @@
-"""What every solver of the lift has in common: its interface, its report, and the Gram matrix."""
+"""What every solver of the lift has in common: its interface and its report."""
 
 import abc
 from typing import NamedTuple
@@ -6,18 +6,20 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 
 Damping = float | Float[Array, ""] | None
 
+SOLVED, DAMPED, DECOMPOSED, FAILED = range(4)
+
 
 class LiftInfo(NamedTuple):
     """How a lift went. Arrays only and always the same ones, so that it can be carried through a scan.
 
-    - `outcome`: 0 solved; 1 solved again with damping; 2 by an eigendecomposition or least squares after a
-        factorisation failed; 3 not solved, the velocity is not finite.
+    - `outcome`: 0 solved; 1 solved again with damping; 2 by an eigendecomposition or singular values after a
+        factorisation failed; 3 not solved, as D or the velocity is not finite: the lift is then 0.
     - `rank`: numerical rank of D where the solver knows it, else −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
     """
@@ -36,29 +38,32 @@ class AbstractLiftSolver(eqx.Module):
     ) -> tuple[PyTree, LiftInfo]:
         """θ̇ = Dᵀ(DDᵀ + λ)⁻¹v with λ = damping · trace(DDᵀ)/QN, and D⁺v without damping.
 
-        **Returns:** θ̇ as a pytree like the trainable parameters, and how it went.
+        **Returns:** θ̇ as a pytree like the trainable parameters, and how it went. θ̇ is finite always: where
+        D or v is not, it is 0 and the outcome 3.
         """
 
 
-def gram_matrix(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
-    """G = DDᵀ, formed in `dtype` from factors in the parameters' dtype."""
-    matrix = jacobian.as_matrix().astype(dtype)
-    return jax.lax.dot_general(matrix, matrix, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
-
-
-def relative_residual(jacobian: Jacobian, solution: PyTree, velocity: Float[Array, "N Q"]) -> Float[Array, ""]:
-    """|Dθ̇ − v| / |v|, and 0 for v = 0."""
-    return relative_norm(jacobian.mv(solution) - velocity, velocity)
+def conclude(
+    jacobian: Jacobian, solution: PyTree, velocity: Float[Array, "N Q"], outcome: Int[Array, ""], rank: Int[Array, ""]
+) -> tuple[PyTree, LiftInfo]:
+    """The solution with its report; 0 and the outcome 3 in place of a solution that is not finite."""
+    finite = is_finite((solution, velocity))
+    # `where` on both sides: a NaN that is only selected away comes back in the gradient.
+    solution = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), solution)
+    residual = relative_norm(jacobian.mv(solution) - velocity, velocity)
+    outcome = jnp.where(finite, outcome, FAILED).astype(jnp.int32)
+    residual = jnp.where(jnp.isfinite(residual), residual, jnp.ones_like(residual))
+    return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual)
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:
     """|error| / |scale|, and 0 where the scale is 0; nothing overflows or underflows on the way."""
     largest = jnp.max(jnp.abs(scale))
-    unit = jnp.where(largest > 0, largest, 1)
+    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
     ratio = jnp.linalg.norm(jnp.ravel(error / unit)) / jnp.linalg.norm(jnp.ravel(scale / unit))
     return jnp.where(largest == 0, jnp.zeros_like(ratio), ratio)
 
 
-def is_finite(tree: PyTree) -> Array:
+def is_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether every number in `tree` is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

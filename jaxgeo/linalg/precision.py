@@ -1,0 +1,85 @@
+"""float64 for a few steps of a computation that is otherwise float32, without switching x64 on for the program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def is_available(dtype: jnp.dtype) -> bool:
+    """Whether arrays of `dtype` can be made as things stand: float64 needs x64."""
+    return jax.dtypes.canonicalize_dtype(dtype) == dtype
+
+
+def in_dtype(fun: Callable[..., Any], dtype: jnp.dtype) -> Callable[..., Any]:
+    """`fun`, run where it can make arrays of `dtype`; arguments and results are pytrees of arrays.
+
+    `jax.enable_x64` acts while a function is traced. `vmap` of something traced before (a jitted function, the body
+    of a scan) applies batching rules afterwards, outside the context, and some of them make float32 of what was
+    float64, which XLA then refuses. So the function's own batching rule enters the context again. Derivatives do
+    not pass through: take them by a rule of their own, as `jaxgeo.linalg.solvers.inverse` does.
+
+    Code of users should not run inside: an array that it makes in the default dtype would be float64 there.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxgeo.linalg.precision import in_dtype
+    >>> def total(x):
+    ...     return jnp.sum(x.astype(jnp.float64)).astype(x.dtype)
+    >>> jax.vmap(jax.jit(in_dtype(total, jnp.dtype("float64"))))(jnp.ones((2, 3), jnp.float32)).tolist()
+    [3.0, 3.0]
+
+    ```
+    """
+    return fun if is_available(dtype) else _in_float64(fun)
+
+
+def _in_float64(fun: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        with jax.enable_x64(True):
+            return fun(*args)
+
+    call = jax.custom_batching.custom_vmap(run)
+
+    @call.def_vmap
+    def _(axis_size: int, in_batched: Any, *args: Any) -> tuple[Any, Any]:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        out = _in_float64(jax.vmap(fun, in_axes=axes, axis_size=axis_size))(*args)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call
+
+
+def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
+    """`jax.lax.cond`, for a rare and dear `true` branch: under `vmap` it still runs only if some member needs it.
+
+    `jax.lax.cond` of a batched predicate computes both branches always.
+    """
+
+    def run(predicate: jax.Array, *operands: Any) -> Any:
+        return jax.lax.cond(predicate, true, false, *operands)
+
+    call = jax.custom_batching.custom_vmap(run)
+
+    @call.def_vmap
+    def _(axis_size: int, in_batched: Any, predicate: jax.Array, *operands: Any) -> tuple[Any, Any]:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched[1:]))
+        usual = jax.vmap(false, in_axes=axes, axis_size=axis_size)
+        if not in_batched[0]:
+            rare = jax.vmap(true, in_axes=axes, axis_size=axis_size)
+            out = cond_any(predicate, rare, usual, *operands)
+            return out, jax.tree.map(lambda _: True, out)
+
+        def either(predicate: jax.Array, *operands: Any) -> Any:
+            chosen = jax.vmap(true, in_axes=axes, axis_size=axis_size)(*operands)
+            return jax.tree.map(
+                lambda yes, no: jnp.where(predicate.reshape(-1, *[1] * (yes.ndim - 1)), yes, no),
+                chosen,
+                usual(*operands),
+            )
+
+        out = cond_any(jnp.any(predicate), either, lambda _, *operands: usual(*operands), predicate, *operands)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call(predicate, *operands)

@@ -1,0 +1,65 @@
+"""Which singular values of D count: a smooth filter for flows, a hard cut-off for diagnostics."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class AbstractCutoff(eqx.Module):
+    """The share of each singular direction of D that is solved for."""
+
+    rcond: eqx.AbstractVar[float | None]
+
+    @abc.abstractmethod
+    def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
+        """Factors in [0, 1] on 1/σ, for `ratios` σ/σ_max; `floor` is the round-off in them, used without `rcond`."""
+
+    @abc.abstractmethod
+    def full(self, floor: float) -> float:
+        """The ratio from which the factor is 1."""
+
+
+class HardCutoff(AbstractCutoff):
+    """Count σ > rcond · σ_max, and leave out the others.
+
+    The velocity of a flow jumps where a singular value crosses the cut-off; for diagnostics.
+
+    **Arguments:**
+
+    - `rcond`: by default the round-off in σ/σ_max.
+    """
+
+    rcond: float | None = None
+
+    def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
+        return (ratios > self.full(floor)).astype(ratios.dtype)
+
+    def full(self, floor: float) -> float:
+        return floor if self.rcond is None else self.rcond
+
+
+class SmoothCutoff(AbstractCutoff):
+    """Leave out σ < rcond · σ_max, count σ > width · rcond · σ_max in full, and go smoothly (C²) in between.
+
+    Above the transition the lift is D⁺v exactly, below it directions of mere round-off are left out exactly, and the
+    velocity of a flow stays continuous when D loses rank: an adaptive step passes through without collapsing.
+
+    **Arguments:**
+
+    - `rcond`: by default the round-off in σ/σ_max.
+    - `width`: of the transition, as a ratio.
+    """
+
+    rcond: float | None = None
+    width: float = 10.0
+
+    def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
+        low = floor if self.rcond is None else self.rcond
+        tiny = jnp.finfo(ratios.dtype).tiny
+        position = jnp.clip(jnp.log(jnp.maximum(ratios, tiny) / low) / jnp.log(self.width), 0, 1)
+        return position**3 * (10 - 15 * position + 6 * position**2)
+
+    def full(self, floor: float) -> float:
+        return (floor if self.rcond is None else self.rcond) * self.width

@@ -1,0 +1,191 @@
+"""A symmetric positive semidefinite matrix, factored so that a failure is noticed and answered in the program."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxgeo.linalg.precision import cond_any, in_dtype
+from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
+
+
+class Factor(NamedTuple):
+    """(A/t + μ)⁻¹, or the filtered pseudo-inverse of A/t, with t = trace(A)/n: what it takes to apply it.
+
+    - `matrix`: the lower Cholesky factor of A/t + μ, or eigenvectors of A as columns.
+    - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept.
+    - `spectral`: which of the two it is.
+    - `scale`: t, or 1 for A = 0, in the parameters' dtype.
+    - `outcome`, `rank`: as in `LiftInfo`.
+    - `trusted`: whether A/t + μ is well enough conditioned for this factor.
+    """
+
+    matrix: Float[Array, "n n"]
+    weights: Float[Array, " n"]
+    share: Float[Array, " n"]
+    spectral: Bool[Array, ""]
+    scale: Float[Array, ""]
+    outcome: Int[Array, ""]
+    rank: Int[Array, ""]
+    trusted: Bool[Array, ""]
+
+
+def apply(factor: Factor, rhs: PyTree) -> PyTree:
+    """The inverse times `rhs`, a pytree of n numbers."""
+    flat, unravel = jax.flatten_util.ravel_pytree(rhs)
+    return unravel(in_dtype(_apply, factor.matrix.dtype)(factor, flat))
+
+
+def complement(factor: Factor, rhs: PyTree) -> PyTree:
+    """The part of `rhs` in the directions that are left out; 0 for a Cholesky factor, which leaves out none."""
+    flat, unravel = jax.flatten_util.ravel_pytree(rhs)
+    return unravel(in_dtype(_complement, factor.matrix.dtype)(factor, flat))
+
+
+def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def spectral(factor: Factor, rhs: Array) -> Array:
+        return factor.matrix @ (factor.weights * (factor.matrix.T @ rhs))
+
+    def triangular(factor: Factor, rhs: Array) -> Array:
+        return jax.scipy.linalg.cho_solve((factor.matrix, True), rhs)
+
+    vector = rhs.astype(factor.matrix.dtype)
+    return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
+
+
+def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    vector = rhs.astype(factor.matrix.dtype)
+    kept = factor.matrix @ (factor.share * (factor.matrix.T @ vector))
+    return jnp.where(factor.spectral, vector - kept, jnp.zeros_like(kept)).astype(rhs.dtype)
+
+
+class Factorise(eqx.Module):
+    """Cholesky factorisation of A/t + μ with its condition number measured, and what answers a failure.
+
+    With damping (μ given), a factorisation that fails is done once more with more of it, and if that fails too
+    by eigenvalues. Without, eigenvalues and the cut-off answer at once: damping would stay short of directions
+    that can be reached, and give out in those that cannot. Only where n exceeds `max_decomposition`, so that
+    eigenvalues take too long, is the answer a little damping.
+
+    **Arguments:**
+
+    - `cutoff`: which singular values √λ count when eigenvalues are used.
+    - `floor`: the round-off in √(λ/λ_max).
+    - `rescue`: whether to answer failures here; if not, see `Factor.trusted`.
+    """
+
+    cutoff: AbstractCutoff
+    floor: float = eqx.field(static=True)
+    max_decomposition: int = eqx.field(static=True)
+    rescue: bool = eqx.field(static=True, default=True)
+
+    def __call__(
+        self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
+    ) -> tuple[Factor, Bool[Array, ""]]:
+        """The factor, and whether A is finite; `out` has the dtype of the results."""
+        n, dtype = len(gram), gram.dtype
+        mean = jnp.trace(gram) / n
+        finite = jnp.isfinite(jnp.sum(gram))
+        scale = jnp.where((mean > 0) & finite, mean, 1)
+        gram = jnp.where(finite, gram / scale, 0)
+        damped = shift is not None
+        shift = jnp.zeros((), dtype) if shift is None else shift.astype(dtype)
+        scale = scale.astype(out.dtype)
+
+        factor = self.cholesky(gram, shift, scale, SOLVED, damped)
+        if self.rescue:
+            factor = cond_any(~factor.trusted, self.second if damped else self.last, _keep, factor, gram, shift, scale)
+        return factor, finite
+
+    def cholesky(self, gram: Array, shift: Array, scale: Array, outcome: int, damped: bool) -> Factor:
+        n, dtype = len(gram), gram.dtype
+        diagonal = jnp.arange(n)
+        lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
+        smallest, largest = extreme_eigenvalues(lower)
+        # The estimate of the smallest eigenvalue lies above it, hence the 4.
+        least = n * float(jnp.finfo(dtype).eps) if damped else 4 * self.cutoff.full(self.floor) ** 2
+        trusted = jnp.isfinite(smallest) & (smallest > least * largest)
+        ones = jnp.ones(n, dtype)
+        rank = jnp.asarray(-1 if damped else n, jnp.int32)
+        return Factor(lower, ones, ones, jnp.zeros((), bool), scale, jnp.asarray(outcome, jnp.int32), rank, trusted)
+
+    def second(self, factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
+        """More damping, by a little more than the round-off of a Cholesky factorisation."""
+        eps = float(jnp.finfo(gram.dtype).eps)
+        more = shift + 10 * len(gram) ** 0.5 * eps * jnp.linalg.norm(gram)
+        retried = self.cholesky(gram, jnp.where(more > 0, more, 1), scale, DAMPED, True)
+        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, gram, shift, scale)
+
+    def last(self, factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
+        n, dtype = len(gram), gram.dtype
+        if n > self.max_decomposition:
+            more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(gram)
+            return self.cholesky(gram, jnp.where(more > 0, more, 1), scale, DAMPED, True)
+        return decompose(gram, shift, scale, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
+
+
+def _keep(factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
+    return factor
+
+
+def decompose(
+    gram: Float[Array, "n n"],
+    shift: Float[Array, ""],
+    scale: Float[Array, ""],
+    cutoff: AbstractCutoff,
+    floor: float,
+    outcome: Int[Array, ""],
+) -> Factor:
+    """The filtered (pseudo-)inverse of A/t + μ by the eigenvalues of A/t.
+
+    Paper: (4.1)–(4.3)
+    """
+    values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+    sound = jnp.isfinite(jnp.sum(vectors)) & jnp.isfinite(jnp.sum(values))
+    values = jnp.where(sound, jnp.maximum(values, 0), 0)
+    vectors = jnp.where(sound, vectors, 0)
+    return spectral_factor(vectors, jnp.sqrt(values), shift, scale, cutoff, floor, outcome)
+
+
+def spectral_factor(
+    vectors: Float[Array, "n n"],
+    singular: Float[Array, " n"],
+    shift: Float[Array, ""],
+    scale: Float[Array, ""],
+    cutoff: AbstractCutoff,
+    floor: float,
+    outcome: Int[Array, ""],
+) -> Factor:
+    """The factor from eigenvectors and the square roots of the eigenvalues of A/t.
+
+    With damping the cut-off is left to it: 1/(λ + μ), with μ at least at round-off.
+    """
+    largest = jnp.max(singular)
+    share = cutoff(singular / jnp.where(largest > 0, largest, 1), floor)
+    least = jnp.where(largest > 0, (floor * largest) ** 2, 1)
+    damped = 1 / (singular**2 + jnp.maximum(shift, least))
+    kept = share / jnp.where(share > 0, singular**2, 1)
+    weights = jnp.where(shift > 0, damped, kept)
+    rank = jnp.sum(share > 0.5, dtype=jnp.int32)
+    return Factor(vectors, weights, share, jnp.ones((), bool), scale, outcome, rank, jnp.ones((), bool))
+
+
+def extreme_eigenvalues(lower: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Estimates of the smallest and largest eigenvalue of LLᵀ, from above and from below, by power iterations."""
+
+    def step(_: int, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        low, high, _, _ = carry
+        low = jax.scipy.linalg.cho_solve((lower, True), low)
+        high = lower @ (lower.T @ high)
+        shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
+        return low / shrink, high / grow, 1 / shrink, grow
+
+    # Any fixed vector that favours no direction will do.
+    start = jnp.asarray(np.random.default_rng(0).standard_normal(len(lower)) / len(lower) ** 0.5, lower.dtype)
+    one = jnp.ones((), lower.dtype)
+    _, _, smallest, largest = jax.lax.fori_loop(0, 5, step, (start, start, one, one))
+    return smallest, largest

@@ -1,0 +1,120 @@
+"""Derivatives through a factored solve: by products with D, to any order, without differentiating a factorisation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.solvers.factor import Factor, apply, complement
+
+
+class RowOperator(eqx.Module):
+    """A = DDᵀ/t on output velocities (N, Q)."""
+
+    jacobian: Jacobian
+    scale: Float[Array, ""]
+
+    def mv(self, rows: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.jacobian.mv(jax.tree.map(lambda leaf: leaf / self.scale, self.jacobian.T.mv(rows)))
+
+
+class ColumnOperator(eqx.Module):
+    """A = DᵀD/t on parameter velocities."""
+
+    jacobian: Jacobian
+    scale: Float[Array, ""]
+
+    def mv(self, vector: PyTree) -> PyTree:
+        return self.jacobian.T.mv(self.jacobian.mv(vector) / self.scale)
+
+
+Operator = RowOperator | ColumnOperator
+
+
+@eqx.filter_custom_jvp
+def inverse(operator: Operator, factor: Factor, shift: Float[Array, ""] | None, rhs: PyTree) -> PyTree:
+    """x = (A + μ)⁻¹ rhs, or without μ the pseudo-inverse of A times rhs, by a factor of A.
+
+    Differentiable in the operator, μ and rhs, in both modes and repeatedly. Without μ the rule is that of the
+    pseudo-inverse at a fixed rank, with H the factored inverse and C the projector on the directions left out:
+
+        dx = H(d rhs − dA x) + H H dA C rhs + C dA H x
+    """
+    return _linear(apply, factor, rhs)
+
+
+@inverse.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
+    operator, factor, shift, rhs = primals
+    t_operator, _, t_shift, t_rhs = tangents
+
+    def tangent_mv(vector: PyTree) -> PyTree:
+        return eqx.filter_jvp(lambda operator: operator.mv(vector), (operator,), (t_operator,))[1]
+
+    def solve(vector: PyTree) -> PyTree:
+        return inverse(operator, factor, shift, vector)
+
+    def leave_out(vector: PyTree) -> PyTree:
+        value = _linear(complement, factor, vector)
+        carrier = jax.tree.map(
+            lambda all, kept: jnp.where(factor.spectral, all - kept, jnp.zeros_like(all)),
+            vector,
+            operator.mv(solve(vector)),
+        )
+        return attach(value, carrier)
+
+    x = solve(rhs)
+    parts = [] if t_rhs is None else [t_rhs]
+    others = []
+    if _is_perturbed(t_operator):
+        parts.append(jax.tree.map(jnp.negative, tangent_mv(x)))
+        if shift is None:
+            parts.append(solve(tangent_mv(leave_out(rhs))))
+            others.append(leave_out(tangent_mv(solve(x))))
+    if t_shift is not None:
+        parts.append(jax.tree.map(lambda leaf: -t_shift * leaf, x))
+    if not parts:
+        return x, jax.tree.map(jnp.zeros_like, x)
+    total = jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), *parts)
+    return x, jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), solve(total), *others)
+
+
+def _is_perturbed(tangent: PyTree) -> bool:
+    return len(jax.tree.leaves(tangent)) > 0
+
+
+def _linear(function, factor: Factor, rhs: PyTree) -> PyTree:
+    """`function(factor, rhs)`, known to be linear in rhs and symmetric, so that it has derivatives in rhs."""
+    factor = jax.lax.stop_gradient(factor)
+    return jax.lax.custom_linear_solve(lambda y: y, rhs, lambda _, y: function(factor, y), symmetric=True)
+
+
+@jax.custom_jvp
+def attach(value: PyTree, carrier: PyTree) -> PyTree:
+    """`value`, with the derivative of `carrier`, which is the same quantity computed less precisely."""
+    return value
+
+
+@attach.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
+    return attach(*primals), tangents[1]
+
+
+@eqx.filter_custom_jvp
+def trace_ratio(jacobian: Jacobian, total: Float[Array, ""]) -> Float[Array, ""]:
+    """trace(DDᵀ)/total, where `total` is that very trace: 1, with the derivative of the trace."""
+    return jnp.ones_like(total)
+
+
+@trace_ratio.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    jacobian, total = primals
+    t_jacobian, _ = tangents
+    one = jnp.ones_like(total)
+    if not _is_perturbed(t_jacobian):
+        return one, jnp.zeros_like(one)
+    _, tangent = eqx.filter_jvp(lambda jacobian: jnp.sum(jacobian.as_matrix() ** 2), (jacobian,), (t_jacobian,))
+    # Of the second and higher derivatives of the ratio only those through `tangent` are kept, which is exact, as
+    # the total does not move.
+    return one, tangent / jax.lax.stop_gradient(total)

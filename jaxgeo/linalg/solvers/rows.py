@@ -1,0 +1,121 @@
+"""The lift on the side of the rows: by a factorisation of G = DDᵀ, of size QN, whatever K is."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.precision import cond_any, in_dtype
+from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
+from jaxgeo.linalg.solvers.dense import dense_lift
+from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose
+from jaxgeo.linalg.solvers.sides import finish_rows, freeze, gram_dtype, gram_floor, refined_lift, relative_shift
+
+
+def gram_matrix(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
+    """G = DDᵀ, formed in `dtype` from factors in the parameters' dtype."""
+    # The network is traced outside: its constants must not turn into float64.
+    return in_dtype(_Product(dtype), dtype)(jacobian.as_matrix())
+
+
+class _Product(eqx.Module):
+    dtype: jnp.dtype = eqx.field(static=True)
+
+    def __call__(self, matrix: Float[Array, "QN K"]) -> Float[Array, "QN QN"]:
+        matrix = matrix.astype(self.dtype)
+        return jnp.matmul(matrix, matrix.T, precision=jax.lax.Precision.HIGHEST)
+
+
+class GramCholesky(AbstractLiftSolver):
+    """D⁺v = Dᵀ(DDᵀ)⁻¹v by a Cholesky factorisation of G = DDᵀ. For K ≥ QN, and with damping for any.
+
+    Paper: (1.23), (2.2)
+
+    cond(G) = cond(D)². Three things answer that. Without damping G is formed and factored in float64, where
+    the products of float32 factors are exact, without x64 being switched on globally. The solution is refined
+    against v − Dθ̇, by products with D, until that no longer halves, which takes the error from cond(D)²·eps
+    towards cond(D)·eps. And the condition number is measured from the factor: where D has lost rank, or lies
+    beyond what G resolves (cond(D) about 1e6), eigenvalues of G and a smooth cut-off take over.
+
+    **Arguments:**
+
+    - `refinements`: at most how often to refine, each one JVP, one VJP and two triangular solves.
+    - `gram_dtype`: in which to form and factor G; by default float64, and with damping the parameters' dtype.
+    - `cutoff`: of the eigenvalues, where they are needed.
+    - `dense_fallback`: answer a failure by QR and singular values of the dense D in place of eigenvalues of G.
+    - `max_decomposition`: QN up to which eigenvalues are affordable; above, a failure is answered by damping.
+    """
+
+    refinements: int = eqx.field(static=True, default=4)
+    gram_dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+    cutoff: AbstractCutoff = SmoothCutoff()
+    dense_fallback: bool = eqx.field(static=True, default=False)
+    max_decomposition: int = eqx.field(static=True, default=4096)
+
+    def solve(
+        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
+    ) -> tuple[PyTree, LiftInfo]:
+        dtype = gram_dtype(jacobian, damping, self.gram_dtype)
+        still, aim = freeze((jacobian, velocity))
+        shift = freeze(relative_shift(jacobian, damping, rows=True))
+        dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
+        factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition, rescue=not dense)
+        factor, _ = in_dtype(factorise, dtype)(gram_matrix(still, dtype), shift, jnp.ones((), aim.dtype))
+        dynamic, static = eqx.partition(still, eqx.is_array)
+
+        def usual(factor: Factor, dynamic: PyTree, aim: Array, shift: Array | None) -> tuple[Factor, PyTree]:
+            return factor, refined_lift(eqx.combine(dynamic, static), factor, shift, aim, self.refinements)
+
+        def rescue(factor: Factor, dynamic: PyTree, aim: Array, shift: Array | None) -> tuple[Factor, PyTree]:
+            jacobian = eqx.combine(dynamic, static)
+            found, value = dense_lift(jacobian, aim, shift, self.cutoff, dtype, triangular=False)
+            return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
+
+        if dense:
+            factor, value = cond_any(~factor.trusted, rescue, usual, factor, dynamic, aim, shift)
+        else:
+            factor, value = usual(factor, dynamic, aim, shift)
+        return finish_rows(jacobian, velocity, damping, factor, value)
+
+
+class GramEigh(AbstractLiftSolver):
+    """D⁺v = Dᵀh(DDᵀ)v by the eigenvalues of G = DDᵀ, h the filtered inverse. For D of any rank.
+
+    Paper: (4.1)–(4.3)
+
+    Eigenvalues of G are squares: singular values of D below about 1e-7 of the largest are lost in float64.
+
+    **Arguments:**
+
+    - `cutoff`: which singular values count: `SmoothCutoff()` for flows, `HardCutoff()` for diagnostics.
+    - `gram_dtype`: as for `GramCholesky`.
+    """
+
+    cutoff: AbstractCutoff = SmoothCutoff()
+    gram_dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+
+    def solve(
+        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
+    ) -> tuple[PyTree, LiftInfo]:
+        dtype = gram_dtype(jacobian, damping, self.gram_dtype)
+        still, aim = freeze((jacobian, velocity))
+        shift = freeze(relative_shift(jacobian, damping, rows=True))
+        decompose_gram = _Decompose(self.cutoff, gram_floor(jacobian, dtype))
+        factor = in_dtype(decompose_gram, dtype)(gram_matrix(still, dtype), shift, jnp.ones((), aim.dtype))
+        value = refined_lift(still, factor, shift, aim, 1)
+        return finish_rows(jacobian, velocity, damping, factor, value)
+
+
+class _Decompose(eqx.Module):
+    cutoff: AbstractCutoff
+    floor: float = eqx.field(static=True)
+
+    def __call__(self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]) -> Factor:
+        mean = jnp.trace(gram) / len(gram)
+        finite = jnp.isfinite(jnp.sum(gram))
+        scale = jnp.where((mean > 0) & finite, mean, 1)
+        shift = jnp.zeros((), gram.dtype) if shift is None else shift.astype(gram.dtype)
+        gram = jnp.where(finite, gram / scale, 0)
+        return decompose(gram, shift, scale.astype(out.dtype), self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))

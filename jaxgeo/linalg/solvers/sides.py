@@ -1,0 +1,124 @@
+"""The two sides on which a lift can be solved: QN rows or K columns. Round-off, refinement, derivatives."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
+from jaxgeo.linalg.solvers.factor import Factor, apply
+from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, attach, inverse, trace_ratio
+
+
+def freeze(tree: PyTree) -> PyTree:
+    """The same without derivatives: what a factorisation is made from."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def relative_shift(jacobian: Jacobian, damping: Damping, rows: bool) -> Float[Array, ""] | None:
+    """μ = λ/t for the mean eigenvalue t on that side; λ = damping · trace(DDᵀ)/QN."""
+    if damping is None:
+        return None
+    size, count = jacobian.out_size(), jacobian.in_size()
+    return jnp.asarray(damping, jacobian.outputs.dtype) * (1.0 if rows else count / size)
+
+
+def gram_dtype(jacobian: Jacobian, damping: Damping, choice: jnp.dtype | None) -> jnp.dtype:
+    """In which dtype to form and factor: float64, or with damping the parameters' own."""
+    if choice is not None:
+        return jnp.dtype(choice)
+    return jnp.dtype(jnp.float64) if damping is None else jnp.dtype(jacobian.outputs.dtype)
+
+
+def data_floor(jacobian: Jacobian) -> float:
+    """Round-off in σ/σ_max that comes with D itself: eps · √max(QN, K), as in `numerical_rank`."""
+    size = max(jacobian.out_size(), jacobian.in_size())
+    return float(jnp.finfo(jacobian.outputs.dtype).eps) * size**0.5
+
+
+def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
+    """Round-off in σ/σ_max of singular values taken from a Gram matrix in `dtype`: a square root of its own."""
+    size = min(jacobian.out_size(), jacobian.in_size())
+    return max(data_floor(jacobian), (4 * float(jnp.finfo(dtype).eps) * size**0.5) ** 0.5)
+
+
+class _Iterate(NamedTuple):
+    """A lift θ̇ and its ψ, with the defect v − Dθ̇ − λψ and its size relative to v, now and before."""
+
+    count: Int[Array, ""]
+    solution: PyTree
+    psi: Float[Array, "N Q"]
+    defect: Float[Array, "N Q"]
+    size: Float[Array, ""]
+    before: Float[Array, ""]
+
+
+def refined_lift(
+    jacobian: Jacobian,
+    factor: Factor,
+    shift: Float[Array, ""] | None,
+    velocity: Float[Array, "N Q"],
+    refinements: int,
+) -> PyTree:
+    """Dᵀψ, refined against v − Dθ̇ − λψ as long as that halves.
+
+    Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
+    """
+    eps = float(jnp.finfo(velocity.dtype).eps)
+    transpose = jacobian.T
+
+    def correct(rows: Array) -> tuple[Array, PyTree]:
+        psi = apply(factor, rows)
+        return psi, jax.tree.map(lambda leaf: leaf / factor.scale, transpose.mv(psi))
+
+    def measure(solution: PyTree, psi: Array) -> tuple[Array, Array]:
+        defect = velocity - jacobian.mv(solution)
+        defect = defect if shift is None else defect - shift * psi
+        return defect, relative_norm(defect, velocity)
+
+    def go_on(now: _Iterate) -> Array:
+        return (now.count < refinements) & (now.size > 4 * eps) & (now.size < now.before / 2)
+
+    def step(now: _Iterate) -> _Iterate:
+        psi, solution = correct(now.defect)
+        psi = now.psi + psi
+        solution = jax.tree.map(jnp.add, now.solution, solution)
+        defect, size = measure(solution, psi)
+        new = _Iterate(now.count + 1, solution, psi, defect, size, now.size)
+        better = size < now.size
+        kept = now._replace(count=new.count, before=now.size)
+        return jax.tree.map(lambda new, kept: jnp.where(better, new, kept), new, kept)
+
+    psi, solution = correct(velocity)
+    if refinements == 0:
+        return solution
+    defect, size = measure(solution, psi)
+    start = _Iterate(jnp.zeros((), jnp.int32), solution, psi, defect, size, jnp.full_like(size, jnp.inf))
+    return jax.lax.while_loop(go_on, step, start).solution
+
+
+def finish_rows(
+    jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping, factor: Factor, value: PyTree
+) -> tuple[PyTree, LiftInfo]:
+    """The lift `value`, with its derivative by a factor of G and its report."""
+    shift = relative_shift(jacobian, damping, rows=True)
+    if shift is not None:
+        shift = shift * trace_ratio(jacobian, factor.scale * jacobian.out_size())
+    psi = inverse(RowOperator(jacobian, factor.scale), factor, shift, velocity)
+    carrier = jax.tree.map(lambda leaf: leaf / factor.scale, jacobian.T.mv(psi))
+    return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
+
+
+def finish_columns(
+    jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping, factor: Factor, value: PyTree
+) -> tuple[PyTree, LiftInfo]:
+    """The lift `value`, with its derivative by a factor of DᵀD and its report."""
+    shift = relative_shift(jacobian, damping, rows=False)
+    if shift is not None:
+        shift = shift * trace_ratio(jacobian, factor.scale * jacobian.in_size())
+    solution = inverse(ColumnOperator(jacobian, factor.scale), factor, shift, jacobian.T.mv(velocity))
+    carrier = jax.tree.map(lambda leaf: leaf / factor.scale, solution)
+    return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
