@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from jaxgeo import geometry as geometry, linalg as linalg, metrics as metrics, theory as theory
+from jaxgeo import geometry as geometry, linalg as linalg, metrics as metrics, optim as optim, theory as theory
 from jaxgeo.costs import (
     L2 as L2,
     AbstractCost as AbstractCost,

@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
 
 from jaxgeo.linalg.jacobian import Jacobian
 
@@ -30,7 +31,7 @@ def damping_for_length(jacobian: Jacobian, velocity: Float[Array, "N Q"], length
         slope = -jnp.sum(lift**2 / (values**2 + shift)) / jnp.where(size > 0, size, 1)
         return size, slope
 
-    def newton(_: int, shift: Float[Array, ""]) -> Float[Array, ""]:
+    def newton(_: Int[ArrayLike, ""], shift: Float[Array, ""]) -> Float[Array, ""]:
         size, slope = measure(shift)
         step = (wanted - size) / slope * size / wanted
         return jnp.where((size > wanted) & jnp.isfinite(step), shift + step, shift)

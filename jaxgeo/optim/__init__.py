@@ -1,0 +1,13 @@
+"""Flows as optax transformations: drop-in optimizers."""
+
+from jaxgeo.optim.damping import GainRatioDamping as GainRatioDamping
+from jaxgeo.optim.info import DirectionInfo as DirectionInfo, StepInfo as StepInfo
+from jaxgeo.optim.interpolation import linear_interpolation as linear_interpolation
+from jaxgeo.optim.levenberg_marquardt import adapted_levenberg_marquardt as adapted_levenberg_marquardt
+from jaxgeo.optim.momentum import adapted_momentum as adapted_momentum
+from jaxgeo.optim.scaling import ColumnScaling as ColumnScaling
+from jaxgeo.optim.transforms import (
+    adapted_gradient_descent as adapted_gradient_descent,
+    scale_by_adapted_metric as scale_by_adapted_metric,
+)
+from jaxgeo.optim.trust_region import TrustRegion as TrustRegion

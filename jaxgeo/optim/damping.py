@@ -18,33 +18,31 @@ def value_at(value: Value, count: Int[Array, ""], dtype: jnp.dtype) -> Float[Arr
 class GainRatioDamping(eqx.Module):
     """Damping by how well the linearised outputs predicted the last step.
 
-    Relative: λ = damping · trace(DDᵀ)/QN. After a step that gained `good` or more of what was predicted, the damping
-    is divided by `decrease`, the next time by its square, and so on: far from round-off nothing but the curvature
-    of the network limits the step, and the last steps are undamped Newton steps, which converge quadratically. After
-    a poor or rejected step it is multiplied by `increase`, growing likewise.
+    Relative: λ = damping · trace(DDᵀ)/QN. The error of the prediction, |1 − gain ratio|, is about proportional to the
+    length of the step, and that to 1/λ where λ matters; so the damping is multiplied by |1 − gain ratio| / `error`,
+    as an ODE solver chooses its steps. Far from round-off nothing but the curvature of the network limits a step,
+    and the last steps are undamped Newton steps, which converge quadratically.
 
     **Arguments:**
 
     - `initial`: damping of the first step.
-    - `good`, `poor`: gain ratios from which the damping falls, and below which it rises.
-    - `decrease`, `increase`: the first factors of a run of good or bad steps.
-    - `minimum`, `maximum`: bounds.
+    - `error`: relative error of the prediction to aim at.
+    - `decrease`, `increase`: the largest factors by which the damping falls and rises.
+    - `minimum`, `maximum`: bounds of the damping.
     """
 
     initial: float | Float[Array, ""] = 1e-3
-    good: float = 0.75
-    poor: float = 0.25
-    decrease: float = 4.0
-    increase: float = 4.0
+    error: float = 0.3
+    decrease: float = 1e3
+    increase: float = 10.0
     minimum: float = 1e-30
     maximum: float = 1e10
 
-    def update(
-        self, damping: Float[Array, ""], run: Float[Array, ""], ratio: Float[Array, ""], accepted: Bool[Array, ""]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The next damping, and the next length of the run of good (positive) or bad (negative) steps."""
-        good = accepted & (ratio >= self.good)
-        bad = ~accepted | (ratio < self.poor)
-        run = jnp.where(good, jnp.maximum(run, 0) + 1, jnp.where(bad, jnp.minimum(run, 0) - 1, jnp.zeros_like(run)))
-        factor = jnp.where(good, self.decrease**-run, jnp.where(bad, self.increase**-run, 1))
-        return jnp.clip(damping * factor, self.minimum, self.maximum), run
+    def update(self, damping: Float[Array, ""], ratio: Float[Array, ""], accepted: Bool[Array, ""]) -> Float[Array, ""]:
+        """The damping of the next step."""
+        wrong = jnp.where(jnp.isfinite(ratio), jnp.abs(1 - ratio), jnp.inf)
+        factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
+        # A step that gained a quarter or more was long enough, but not too long.
+        taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
+        factor = jnp.where(accepted, taken, jnp.maximum(factor, 2))
+        return jnp.clip(damping * factor, self.minimum, self.maximum)

@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo.linalg.solvers import LiftInfo
+from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
 class DirectionInfo(NamedTuple):
@@ -76,3 +78,32 @@ def gain_ratio(decrease: Float[Array, ""], predicted: Float[Array, ""], finite: 
     """decrease / predicted; 0 where nothing was predicted, −∞ where the trial was not finite."""
     ratio = jnp.where(predicted > 0, decrease / jnp.where(predicted > 0, predicted, 1), 0)
     return jnp.where(finite, ratio, -jnp.inf)
+
+
+def step_info(
+    linear: Linearisation,
+    trial: Trial,
+    fraction: Float[Array, ""],
+    accepted: Bool[Array, ""],
+    damping: Float[Array, ""],
+    lift: LiftInfo,
+    dtype: jnp.dtype,
+) -> StepInfo:
+    """The report of a trial whose step was set to zero if it was rejected."""
+    predicted = linear.predicted_decrease(linear.rescale(trial.tried))
+    ratio = gain_ratio(trial.decrease, predicted, trial.finite)
+    norm = optax.global_norm(trial.step)
+    outcome, rank, residual = of_lift(lift, dtype)
+    return StepInfo(
+        cost=linear.cost.astype(dtype),
+        new_cost=trial.cost.astype(dtype),
+        predicted=predicted.astype(dtype),
+        gain_ratio=ratio.astype(dtype),
+        damping=damping.astype(dtype),
+        fraction=fraction.astype(dtype),
+        norm=jnp.asarray(norm, dtype),
+        accepted=accepted,
+        outcome=outcome,
+        rank=rank,
+        residual=residual,
+    )

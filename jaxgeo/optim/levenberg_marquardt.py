@@ -14,11 +14,12 @@ from jaxgeo.costs import L2
 from jaxgeo.linalg.solvers import QR, AbstractLiftSolver, Auto
 from jaxgeo.linalg.trust_region import damping_for_length
 from jaxgeo.metrics import AbstractMetric, CostHessian
+from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.damping import GainRatioDamping
-from jaxgeo.optim.info import StepInfo, empty_step, gain_ratio, of_lift
+from jaxgeo.optim.info import StepInfo, empty_step, gain_ratio, step_info
 from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.scaling import ColumnScaling
-from jaxgeo.optim.source import Batch, CostOfTargets, Source, like
+from jaxgeo.optim.source import CostOfTargets, Source
 from jaxgeo.optim.trust_region import TrustRegion
 from jaxgeo.problem import Problem
 
@@ -28,14 +29,13 @@ class LevenbergMarquardtState(NamedTuple):
 
     count: Int[Array, ""]
     damping: Float[Array, ""]
-    run: Float[Array, ""]
     radius: Float[Array, ""]
     largest: Float[Array, " K"]
     linesearch: PyTree
     info: StepInfo
 
 
-class LevenbergMarquardt(eqx.Module):
+class LevenbergMarquardt(AbstractTransformation):
     """See `adapted_levenberg_marquardt`."""
 
     source: Source
@@ -48,20 +48,23 @@ class LevenbergMarquardt(eqx.Module):
     linesearch: optax.GradientTransformationExtraArgs | None
     least_gain: float = 1e-4
 
+    @property
+    def problems(self) -> Source:
+        return self.source
+
     def init(self, params: PyTree) -> LevenbergMarquardtState:
         dtype = self.source.dtype(params)
         zero = jnp.zeros((), dtype)
         largest = self.scaling.init(self.source.size(params), dtype)
         search = () if self.linesearch is None else self.linesearch.init(self.source.partition(params))
         damping = jnp.asarray(self.damping.initial, dtype)
-        return LevenbergMarquardtState(
-            jnp.zeros((), jnp.int32), damping, zero, zero, largest, search, empty_step(dtype)
-        )
+        return LevenbergMarquardtState(zero_count(), damping, zero, largest, search, empty_step(dtype))
 
     @eqx.filter_jit
     def step(
-        self, state: LevenbergMarquardtState, params: PyTree, problem: Problem
+        self, updates: PyTree, state: LevenbergMarquardtState, params: PyTree, problem: Problem
     ) -> tuple[PyTree, LevenbergMarquardtState]:
+        del updates
         dtype = state.damping.dtype
         linear, largest = self.scaling(Linearisation(problem, params, self.metric), state.largest)
         few = linear.scale is not None
@@ -73,7 +76,7 @@ class LevenbergMarquardt(eqx.Module):
             damping = damping_for_length(linear.jacobian, -linear.residual, radius)
         velocity, lift = solver.solve(linear.jacobian, -linear.residual, damping)
         if self.acceleration is not None:
-            velocity = self._accelerate(solver, linear, velocity, damping)
+            velocity = self._accelerate(solver, linear, velocity, damping, self.acceleration)
         step, search = self._search(state.linesearch, linear, linear.unscale(velocity))
         if self.linesearch is not None:
             velocity = linear.rescale(step)
@@ -87,28 +90,22 @@ class LevenbergMarquardt(eqx.Module):
             radius = self.trust_region.update(
                 radius, length, ratio, linear.slope(velocity), trial.decrease, held, trial.finite
             )
-            next_damping, run = damping.astype(dtype), state.run
+            next_damping = damping.astype(dtype)
         else:
-            next_damping, run = self.damping.update(state.damping, state.run, ratio.astype(dtype), accepted)
-        step = jax.tree.map(lambda leaf: jnp.where(accepted, leaf, jnp.zeros_like(leaf)), step)
-        cost = linear.cost
-        info = StepInfo(
-            cost.astype(dtype),
-            jnp.where(accepted, trial.cost, cost).astype(dtype),
-            predicted.astype(dtype),
-            ratio.astype(dtype),
-            damping.astype(dtype),
-            accepted.astype(dtype),
-            optax.global_norm(step).astype(dtype),
-            accepted,
-            *of_lift(lift, dtype),
-        )
-        count = optax.safe_increment(state.count)
-        state = LevenbergMarquardtState(count, next_damping, run, radius.astype(dtype), largest, search, info)
-        return linear.embed(step), state
+            next_damping = self.damping.update(state.damping, ratio.astype(dtype), accepted)
+        trial = trial.taken_if(accepted, linear)
+        info = step_info(linear, trial, accepted.astype(dtype), accepted, damping, lift, dtype)
+        count = next_count(state.count)
+        state = LevenbergMarquardtState(count, next_damping, radius.astype(dtype), largest, search, info)
+        return linear.embed(trial.step), state
 
     def _accelerate(
-        self, solver: AbstractLiftSolver, linear: Linearisation, velocity: PyTree, damping: Float[Array, ""]
+        self,
+        solver: AbstractLiftSolver,
+        linear: Linearisation,
+        velocity: PyTree,
+        damping: Float[Array, ""],
+        limit: float,
     ) -> PyTree:
         """velocity + half the geodesic acceleration, where that is small beside it."""
         jacobian = linear.jacobian
@@ -123,7 +120,7 @@ class LevenbergMarquardt(eqx.Module):
 
         _, curvature = jax.jvp(speed, (start,), (velocity,))
         correction, _ = solver.solve(jacobian, -0.5 * curvature, damping)
-        small = 2 * optax.global_norm(correction) <= self.acceleration * optax.global_norm(velocity)
+        small = 2 * optax.global_norm(correction) <= limit * optax.global_norm(velocity)
         return jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, correction)
 
     def _search(self, state: PyTree, linear: Linearisation, step: PyTree) -> tuple[PyTree, PyTree]:
@@ -137,24 +134,6 @@ class LevenbergMarquardt(eqx.Module):
         if linear.scale is not None:
             gradient = jax.tree.map(jnp.divide, gradient, linear.scale)
         return self.linesearch.update(step, state, linear.trainable, value=linear.cost, grad=gradient, value_fn=cost)
-
-    def update(
-        self,
-        updates: PyTree,
-        state: LevenbergMarquardtState,
-        params: PyTree = None,
-        *,
-        problem: Problem | None = None,
-        inputs: PyTree = None,
-        targets: PyTree = None,
-        weights: PyTree = None,
-        full_params: PyTree = None,
-        **extra_args: object,
-    ) -> tuple[PyTree, LevenbergMarquardtState]:
-        del extra_args
-        this, full = self.source(params, Batch(problem, inputs, targets, weights, full_params))
-        step, state = self.step(state, full, this)
-        return like(params, updates, step), state
 
 
 def adapted_levenberg_marquardt(
@@ -170,7 +149,49 @@ def adapted_levenberg_marquardt(
     linesearch: optax.GradientTransformationExtraArgs | None = None,
     trainable: PyTree = is_trainable_leaf,
 ) -> optax.GradientTransformationExtraArgs:
-    """Damped adapted steps that are tried before they are taken."""
+    """Damped adapted steps, each tried before it is taken: the optimizer for the lowest cost without any tuning.
+
+    θ ← θ − Dᵀ(DDᵀ + λ)⁻¹(x − y) for L2, and the same in the cost's own metric for other costs. A step is taken if the
+    cost falls; otherwise the update is zero, parameters and all but the damping stay as they are. One update makes one
+    solve. How much it is damped follows from the last gain ratio, the decrease of the cost in units of what the
+    linearised outputs predicted, summed from output differences so that it means something down to round-off:
+
+    - for K ≥ QN, or K > 1024, by `damping`;
+    - for K < QN with few parameters, as MINPACK does: the length of the step is bounded by `trust_region` with each
+      parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude.
+
+    Meant for one batch, the whole data, at every update; for minibatches see `adapted_momentum`. The incoming
+    gradients only give the form of the updates: pass zeros to save their computation, and chain what changes
+    gradients after this transformation.
+
+    **Arguments:**
+
+    - `apply`, `cost`, `metric`, `trainable`: as for `scale_by_adapted_metric`.
+    - `solver`: of the lift; by default QR of D where `scaling` applies, else `jaxgeo.linalg.Auto()`.
+    - `damping`, `trust_region`, `scaling`: the policies above.
+    - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
+        0.75; one more solve a step. None (the default) for not.
+    - `linesearch`: an optax transformation that takes `value`, `grad` and `value_fn`, such as
+        `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried.
+
+    **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg, optax
+    >>> def decay(params, t):
+    ...     return params["size"] * jnp.exp(-params["rate"] * t)
+    >>> t = jnp.linspace(0.0, 1.0, 8)
+    >>> tx = jg.optim.adapted_levenberg_marquardt(decay)
+    >>> params = {"rate": jnp.array(1.0), "size": jnp.array(1.0)}
+    >>> state = tx.init(params)
+    >>> for _ in range(8):
+    ...     updates, state = tx.update(params, state, params, inputs=t, targets=5 * jnp.exp(-3 * t))
+    ...     params = optax.apply_updates(params, updates)
+    >>> {name: round(float(value), 6) for name, value in params.items()}
+    {'rate': 3.0, 'size': 5.0}
+
+    ```
+    """
     transformation = LevenbergMarquardt(
         Source(apply, cost, trainable),
         CostHessian() if metric is None else metric,
@@ -181,4 +202,4 @@ def adapted_levenberg_marquardt(
         acceleration,
         linesearch,
     )
-    return optax.GradientTransformationExtraArgs(transformation.init, transformation.update)
+    return transformation.as_optax()

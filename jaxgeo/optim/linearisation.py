@@ -115,7 +115,13 @@ class Linearisation(eqx.Module):
         decrease = jnp.where(jnp.abs(decrease) > noise, decrease, by_slopes)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))
-        return Trial(step, loss(outputs), decrease, finite)
+        return Trial(step, step, loss(outputs), decrease, finite)
+
+    def restrict(self, tree: PyTree) -> PyTree:
+        """What a pytree like params has at the trainable leaves."""
+        return jax.tree.map(
+            lambda kept, value: None if kept is None else value, self.trainable, tree, is_leaf=lambda x: x is None
+        )
 
     def embed(self, step: PyTree) -> PyTree:
         """A step of the trainable part as one of params: zero at frozen arrays."""
@@ -124,12 +130,23 @@ class Linearisation(eqx.Module):
 
 
 class Trial(eqx.Module):
-    """A step that was tried: the cost it leads to, and C before − C after."""
+    """A step that was tried, and what is taken of it: the cost it leads to, and C before − C after.
 
+    - `tried`, `step`: equal, until `taken_if` sets a rejected step to zero.
+    - `finite`: whether the step and its cost are.
+    """
+
+    tried: PyTree
     step: PyTree
     cost: Float[Array, ""]
     decrease: Float[Array, ""]
     finite: Bool[Array, ""]
+
+    def taken_if(self, accepted: Bool[Array, ""], linear: Linearisation) -> "Trial":
+        """The same trial, with a step of zero and the cost of no step unless it is accepted."""
+        step = jax.tree.map(lambda leaf: jnp.where(accepted, leaf, jnp.zeros_like(leaf)), self.step)
+        cost = jnp.where(accepted, self.cost, linear.cost)
+        return Trial(self.tried, step, cost, self.decrease, self.finite)
 
 
 class FactoredApply(eqx.Module):
@@ -178,3 +195,27 @@ def shifted(problem: Problem, origin: PyTree, frozen: PyTree, scale: PyTree) -> 
 
 def _with(problem: Problem, blocks: tuple[Block, ...], loss: object) -> Problem:
     return eqx.tree_at(lambda problem: (problem.blocks, problem.loss), problem, (blocks, loss))
+
+
+def shorten(linear: Linearisation, step: PyTree, max_growth: float) -> tuple[Trial, Float[Array, ""]]:
+    """The step, halved until the cost it leads to is finite and at most `max_growth` times that here.
+
+    **Returns:** the last trial and the fraction of the step that it took; after 30 halvings a step of 0.
+    """
+    one = jnp.ones((), linear.outputs.dtype)
+    limit = max_growth * linear.cost + jnp.finfo(one.dtype).tiny
+
+    def attempt(fraction: Float[Array, ""]) -> Trial:
+        return linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, step))
+
+    def unbounded(carry: tuple[Float[Array, ""], Trial]) -> Bool[Array, ""]:
+        fraction, trial = carry
+        return ~(trial.finite & (trial.cost <= limit)) & (fraction > 2.0**-30)
+
+    def halve(carry: tuple[Float[Array, ""], Trial]) -> tuple[Float[Array, ""], Trial]:
+        fraction = carry[0] / 2
+        return fraction, attempt(fraction)
+
+    fraction, trial = jax.lax.while_loop(unbounded, halve, (one, attempt(one)))
+    good = trial.finite & (trial.cost <= limit)
+    return eqx.tree_at(lambda trial: trial.finite, trial.taken_if(good, linear), good), jnp.where(good, fraction, 0)

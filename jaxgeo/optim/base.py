@@ -1,0 +1,62 @@
+"""What the optimizers have in common: the extra arguments of their updates."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from jaxgeo.optim.source import Batch, Source, like
+from jaxgeo.problem import Problem
+
+
+class AbstractTransformation(eqx.Module):
+    """An optax transformation that makes a `Problem` of each batch."""
+
+    @property
+    @abc.abstractmethod
+    def problems(self) -> Source:
+        """How problems are made from batches."""
+
+    @abc.abstractmethod
+    def init(self, params: PyTree) -> Any:
+        """The state before the first step."""
+
+    @abc.abstractmethod
+    def step(self, updates: PyTree, state: Any, params: PyTree, problem: Problem) -> tuple[PyTree, Any]:
+        """The update for the full parameters, and the next state."""
+
+    def update(
+        self,
+        updates: PyTree,
+        state: Any,
+        params: PyTree = None,
+        *,
+        problem: Problem | None = None,
+        inputs: PyTree = None,
+        targets: PyTree = None,
+        weights: PyTree = None,
+        full_params: PyTree = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, Any]:
+        """optax's `update` with the batch as extra arguments; others are ignored, as optax asks."""
+        del extra_args
+        this, full = self.problems(params, Batch(problem, inputs, targets, weights, full_params))
+        step, state = self.step(updates, state, full, this)
+        return like(params, updates, step), state
+
+    def as_optax(self) -> optax.GradientTransformationExtraArgs:
+        # optax types the `update` of all transformations as one without keyword arguments.
+        return optax.GradientTransformationExtraArgs(self.init, self.update)  # pyright: ignore[reportArgumentType]
+
+
+def zero_count() -> Int[Array, ""]:
+    """The number of the first step."""
+    return jnp.zeros((), jnp.int32)
+
+
+def next_count(count: Int[Array, ""]) -> Int[Array, ""]:
+    """One more, up to the largest integer."""
+    return jnp.asarray(optax.safe_increment(count))

@@ -1,0 +1,116 @@
+"""Steps along the straight line from the outputs to their targets."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxgeo._checks import is_trainable_leaf
+from jaxgeo.costs import L2
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.metrics import AbstractMetric, CostHessian
+from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
+from jaxgeo.optim.info import StepInfo, empty_step, step_info
+from jaxgeo.optim.linearisation import Linearisation
+from jaxgeo.optim.source import CostOfTargets, Source
+from jaxgeo.problem import Problem
+
+
+class InterpolationState(NamedTuple):
+    """State of `linear_interpolation`; `remaining` steps lead to the end of the line, 1 at the end itself."""
+
+    count: Int[Array, ""]
+    remaining: Float[Array, ""]
+    info: StepInfo
+
+
+class LinearInterpolation(AbstractTransformation):
+    """See `linear_interpolation`."""
+
+    source: Source
+    num_steps: int
+    metric: AbstractMetric
+    solver: AbstractLiftSolver
+
+    @property
+    def problems(self) -> Source:
+        return self.source
+
+    def init(self, params: PyTree) -> InterpolationState:
+        dtype = self.source.dtype(params)
+        remaining = jnp.asarray(self.num_steps, dtype)
+        return InterpolationState(zero_count(), remaining, empty_step(dtype))
+
+    @eqx.filter_jit
+    def step(
+        self, updates: PyTree, state: InterpolationState, params: PyTree, problem: Problem
+    ) -> tuple[PyTree, InterpolationState]:
+        del updates
+        dtype = state.remaining.dtype
+        linear = Linearisation(problem, params, self.metric)
+        fraction = 1 / state.remaining.astype(linear.outputs.dtype)
+        velocity, lift = self.solver.solve(linear.jacobian, -linear.residual, None)
+        trial = linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity))
+        accepted = trial.finite & (trial.decrease > 0)
+        trial = trial.taken_if(accepted, linear)
+        fraction = jnp.where(accepted, fraction, 0)
+        zero = jnp.zeros((), linear.outputs.dtype)
+        info = step_info(linear, trial, fraction, accepted, zero, lift, dtype)
+        remaining = jnp.where(accepted, jnp.maximum(state.remaining - 1, 1), jnp.minimum(2 * state.remaining, 1e6))
+        return linear.embed(trial.step), InterpolationState(next_count(state.count), remaining, info)
+
+
+def linear_interpolation(
+    num_steps: int = 8,
+    apply: Callable[[PyTree, PyTree], Array] | None = None,
+    *,
+    cost: CostOfTargets = L2,
+    metric: AbstractMetric | None = None,
+    solver: AbstractLiftSolver | None = None,
+    trainable: PyTree = is_trainable_leaf,
+) -> optax.GradientTransformationExtraArgs:
+    """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
+
+    Paper: arXiv 2408.01517, dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other
+
+    With `remaining` steps to go the outputs move by (y − x)/remaining; after `num_steps` updates they are where
+    Newton's method converges quadratically, and every further update is a full step. For K ≥ QN and D of full rank
+    a handful of solves reaches round-off. A step that would raise the cost is not taken and `remaining` doubles, so
+    that the next one is half as long. The incoming gradients only give the form of the updates.
+
+    **Arguments:**
+
+    - `num_steps`: steps on the line, at least 1.
+    - the others: as for `scale_by_adapted_metric`, and the same extra arguments of `update`.
+
+    **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
+
+    **Raises:** `ValueError` if `num_steps` < 1.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> tx = jg.optim.linear_interpolation(2, lambda slope, x: slope * x)
+    >>> slope = jnp.array(0.0)
+    >>> state = tx.init(slope)
+    >>> for _ in range(2):
+    ...     updates, state = tx.update(slope, state, slope, inputs=jnp.array([2.0]), targets=jnp.array([2.0]))
+    ...     slope = slope + updates
+    ...     print(float(slope))
+    0.5
+    1.0
+
+    ```
+    """
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1; got {num_steps}.")
+    transformation = LinearInterpolation(
+        Source(apply, cost, trainable),
+        num_steps,
+        CostHessian() if metric is None else metric,
+        Auto() if solver is None else solver,
+    )
+    return transformation.as_optax()

@@ -1,0 +1,143 @@
+"""Adapted steps with momentum, for minibatches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxgeo._checks import is_concrete, is_trainable_leaf
+from jaxgeo.costs import L2
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.metrics import AbstractMetric, CostHessian
+from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
+from jaxgeo.optim.damping import Value, value_at
+from jaxgeo.optim.info import StepInfo, empty_step, step_info
+from jaxgeo.optim.linearisation import Linearisation, shorten
+from jaxgeo.optim.source import CostOfTargets, Source, like
+from jaxgeo.problem import Problem
+
+# Above it, what momentum keeps along ker D, 1/(1 − μ) times what comes in, is no longer an average of few batches.
+LARGEST_MOMENTUM = 0.99
+
+
+class MomentumState(NamedTuple):
+    """State of `adapted_momentum`; `velocity` is φ."""
+
+    count: Int[Array, ""]
+    velocity: PyTree
+    info: StepInfo
+
+
+class AdaptedMomentum(AbstractTransformation):
+    """See `adapted_momentum`."""
+
+    source: Source
+    learning_rate: Value
+    momentum: Value
+    metric: AbstractMetric
+    solver: AbstractLiftSolver
+    damping: Value
+    norm_cap: float | Float[Array, ""]
+    max_growth: float
+
+    @property
+    def problems(self) -> Source:
+        return self.source
+
+    def init(self, params: PyTree) -> MomentumState:
+        velocity = jax.tree.map(jnp.zeros_like, eqx.filter(params, is_trainable_leaf))
+        return MomentumState(zero_count(), velocity, empty_step(self.source.dtype(params)))
+
+    @eqx.filter_jit
+    def step(
+        self, updates: PyTree, state: MomentumState, params: PyTree, problem: Problem
+    ) -> tuple[PyTree, MomentumState]:
+        del updates
+        dtype = state.info.cost.dtype
+        linear = Linearisation(problem, params, self.metric)
+        work = linear.outputs.dtype
+        momentum = jnp.clip(value_at(self.momentum, state.count, work), 0, LARGEST_MOMENTUM)
+        damping = value_at(self.damping, state.count, work)
+        kept = jax.tree.map(lambda leaf: momentum.astype(leaf.dtype) * leaf, linear.restrict(state.velocity))
+        missing = -linear.residual - linear.jacobian.mv(kept)
+        correction, lift = self.solver.solve(linear.jacobian, missing, damping)
+        velocity = jax.tree.map(jnp.add, kept, correction)
+        rate = value_at(self.learning_rate, state.count, work)
+        length = rate * optax.global_norm(velocity).astype(work)
+        cap = jnp.asarray(self.norm_cap, work)
+        capped = rate * jnp.where(length > cap, cap / jnp.where(length > cap, length, 1), 1)
+        step = jax.tree.map(lambda leaf: capped.astype(leaf.dtype) * leaf, velocity)
+        trial, fraction = shorten(linear, step, self.max_growth)
+        fraction = fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
+        # A velocity that a cap or a halving had to hold back is not kept at its full length.
+        velocity = jax.tree.map(
+            lambda leaf: jnp.where(trial.finite, fraction.astype(leaf.dtype) * leaf, jnp.zeros_like(leaf)), velocity
+        )
+        info = step_info(linear, trial, fraction, trial.finite, damping, lift, dtype)
+        velocity = like(state.velocity, state.velocity, linear.embed(velocity))
+        return linear.embed(trial.step), MomentumState(next_count(state.count), velocity, info)
+
+
+def adapted_momentum(
+    learning_rate: Value,
+    apply: Callable[[PyTree, PyTree], Array] | None = None,
+    *,
+    momentum: Value = 0.9,
+    cost: CostOfTargets = L2,
+    metric: AbstractMetric | None = None,
+    solver: AbstractLiftSolver | None = None,
+    damping: Value = 1e-3,
+    norm_cap: float | Float[Array, ""] = 1.0,
+    max_growth: float = 2.0,
+    trainable: PyTree = is_trainable_leaf,
+) -> optax.GradientTransformationExtraArgs:
+    """Adapted steps that keep what earlier batches said wherever the present one says nothing (SPRING).
+
+    φ ← μφ + Dᵀ(DDᵀ + λ)⁻¹(v − μDφ), θ ← θ + ηφ, with v = −(x − y) for L2: the velocity closest to μφ that moves the
+    present outputs by v. The momentum is replaced, not added to, along the directions that this batch decides;
+    on a full batch the fixed points are those of the adapted flow. The incoming gradients only give the form of the
+    updates: chain what changes gradients after it.
+
+    Paper: beyond the source; G. Goldshlager, N. Abrahamsen, L. Lin, arXiv 2401.10190
+
+    **Arguments:**
+
+    - `learning_rate`: η in units of N, as for `adapted_gradient_descent`.
+    - `momentum`: μ in [0, 0.99], a number or an optax schedule.
+    - `damping`: λ relative to trace(DDᵀ)/QN, a number or an optax schedule.
+    - `norm_cap`: the longest update, in parameter space.
+    - the others: as for `adapted_gradient_descent`, and the same extra arguments of `update`.
+
+    **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
+
+    **Raises:** `ValueError` if `momentum` is a number outside [0, 0.99], or `norm_cap` is not positive.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> tx = jg.optim.adapted_momentum(0.5, lambda slope, x: slope * x, damping=0.0)
+    >>> slope = jnp.array(0.0)
+    >>> updates, state = tx.update(slope, tx.init(slope), slope, inputs=jnp.array([2.0]), targets=jnp.array([2.0]))
+    >>> float(updates)
+    0.5
+
+    ```
+    """
+    if not callable(momentum) and is_concrete(momentum) and not 0 <= float(momentum) <= LARGEST_MOMENTUM:
+        raise ValueError(f"`momentum` must lie in [0, {LARGEST_MOMENTUM}]; got {momentum}.")
+    if is_concrete(norm_cap) and not norm_cap > 0:
+        raise ValueError(f"`norm_cap` must be positive; got {norm_cap}.")
+    transformation = AdaptedMomentum(
+        Source(apply, cost, trainable),
+        learning_rate,
+        momentum,
+        CostHessian() if metric is None else metric,
+        Auto() if solver is None else solver,
+        damping,
+        norm_cap,
+        max_growth,
+    )
+    return transformation.as_optax()
