@@ -51,7 +51,7 @@ def check_finite(name: str, tree: PyTree) -> None:
             )
 
 
-def leading_size(name: str, tree: PyTree[Array]) -> int:
+def leading_size(name: str, tree: PyTree) -> int:
     """The common length of the leading axis of every array in `tree`, at least 1.
 
     **Raises:** `ValueError` if there is no array, an array has no leading axis, the lengths differ or are 0.

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 from numpy.typing import ArrayLike
 
 from jaxgeo._checks import as_array, check_finite, is_concrete, leading_size
@@ -46,7 +46,7 @@ class L2(AbstractCost):
     @classmethod
     def from_labels(
         cls,
-        labels: Int[ArrayLike, " N"],
+        labels: Integer[ArrayLike, " N"],
         class_vectors: Float[ArrayLike, "classes Q"] | None = None,
         *,
         num_classes: int | None = None,
@@ -79,8 +79,8 @@ class L2(AbstractCost):
             if num_classes is None:
                 if not is_concrete(labels):
                     raise ValueError("`num_classes` must be given where `labels` are traced, as inside `jax.jit`.")
-                num_classes = max(int(labels.max()) + 1, 1)
-            class_vectors = jnp.eye(num_classes)
+                num_classes = max(int(np.asarray(labels).max()) + 1, 1)
+            class_vectors = np.eye(num_classes)
         class_vectors = as_array("class_vectors", class_vectors)
         if class_vectors.ndim != 2 or not jnp.issubdtype(class_vectors.dtype, jnp.floating):
             raise ValueError(
@@ -93,7 +93,7 @@ class L2(AbstractCost):
             if outside.any():
                 first = int(np.argmax(outside))
                 raise ValueError(
-                    f"`labels[{first}]` is {int(labels[first])}, outside the {class_vectors.shape[0]} classes; "
+                    f"`labels[{first}]` is {int(np.asarray(labels)[first])}, outside the {class_vectors.shape[0]} classes; "
                     f"labels must lie in [0, {class_vectors.shape[0]})."
                 )
         return cls(class_vectors[labels])
