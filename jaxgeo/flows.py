@@ -7,10 +7,13 @@ Each flow is called as `flow(s, params, problem)`, which is diffrax's `(t, y, ar
 import abc
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers import QR, SVD, AbstractLiftSolver, Auto, GramCholesky
+from jaxgeo.linalg.solvers import QR, AbstractLiftSolver, Auto, GramCholesky
+from jaxgeo.linalg.solvers.base import FAILED
 from jaxgeo.problem import Params, Problem
 
 Time = float | Float[Array, ""]
@@ -84,8 +87,10 @@ class AbstractLiftedFlow(AbstractFlow):
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
         solver = Auto() if self.solver is None else self.solver
-        velocity, _ = solver.solve(jacobian, -jacobian.problem.loss.gradient(jacobian.outputs))
-        return velocity
+        velocity, info = solver.solve(jacobian, -jacobian.problem.loss.gradient(jacobian.outputs))
+        # A trial stage of an ODE step may lie where D is not finite. An adaptive step is retried on NaN, and would
+        # take a zero velocity for an answer.
+        return jax.tree.map(lambda leaf: jnp.where(info.outcome == FAILED, jnp.nan, leaf), velocity)
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
         return num_params >= num_rows
@@ -132,7 +137,7 @@ class AdaptedFlow(AbstractLiftedFlow):
 
     **Arguments:**
 
-    - `solver`: how to solve for D⁺v; by default chosen by K and QN.
+    - `solver`: how to solve for D⁺v; `jaxgeo.linalg.Auto()` by default.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -154,14 +159,16 @@ class RankAdaptiveFlow(AbstractLiftedFlow):
 
     Paper: (4.5)
 
-    Equal to `AdaptedFlow` at full rank, and dearer: a singular value decomposition of D for each velocity.
+    Equal to `AdaptedFlow` at full rank, whose solver it shares; it only makes no demand on the rank. Where singular
+    values of D fall below round-off they are left out by a smooth filter, so that the field stays continuous:
+    the flow neither stalls nor jumps as rank is lost. Record `jaxgeo.linalg.rank_record` to see it.
 
     **Arguments:**
 
-    - `solver`: by default `SVD()`; `SVD(rcond)` sets the cut-off on singular values.
+    - `solver`: how to solve; `Auto()` by default. Its `cutoff` decides which singular values count.
     """
 
-    solver: AbstractLiftSolver = SVD()
+    solver: AbstractLiftSolver = Auto()
 
     def required_rank(self, num_rows: int, num_params: int) -> None:
         return None

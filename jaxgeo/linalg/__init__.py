@@ -2,11 +2,20 @@
 
 from jaxgeo.linalg.jacobian import Jacobian as Jacobian
 from jaxgeo.linalg.lift import lift as lift, lift_gradient as lift_gradient
+from jaxgeo.linalg.rank import RankRecord as RankRecord, rank_record as rank_record
 from jaxgeo.linalg.solvers import (
+    CG as CG,
+    LSMR as LSMR,
     QR as QR,
     SVD as SVD,
     AbstractLiftSolver as AbstractLiftSolver,
     Auto as Auto,
+    DenseCholesky as DenseCholesky,
     GramCholesky as GramCholesky,
+    GramEigh as GramEigh,
+    HardCutoff as HardCutoff,
     LiftInfo as LiftInfo,
+    NormalCholesky as NormalCholesky,
+    Nystrom as Nystrom,
+    SmoothCutoff as SmoothCutoff,
 )

@@ -1,13 +1,15 @@
 """The horizontal lift: an output velocity v, lifted to the parameter velocity D⁺v."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
-from jaxgeo.linalg.solvers.base import Damping, is_finite, relative_residual
+from jaxgeo.linalg.solvers.base import Damping
+from jaxgeo.linalg.solvers.iterative import mean_eigenvalue
 from jaxgeo.problem import Params, Problem
 
 
@@ -46,30 +48,46 @@ def lift(
     return jacobian.embed(solution)
 
 
+@eqx.filter_jit
 def lift_gradient(
     jacobian: Jacobian, gradient: PyTree, damping: Damping, solver: AbstractLiftSolver | None = None
 ) -> tuple[PyTree, LiftInfo]:
     """(DᵀD + λ)⁻¹g for a gradient g in parameter space, λ = damping · trace(DDᵀ)/QN; (DᵀD)⁺g without damping.
 
-    For g = Dᵀw it is the (damped) lift of w.
+    Paper: (5.14), (5.18)
+
+    g is split into Dᵀw, with w = D⁺ᵀg, and a rest g⊥ in ker D; then it is the (damped) lift of w, and g⊥/λ. So
+    for g = Dᵀw it equals the lift of w, and no small λ divides a difference of nearly equal terms.
+
+    **Arguments:**
+
+    - `gradient`: g, a pytree like the trainable parameters.
+    - `damping`, `solver`: as for `lift`.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a @ x, jnp.diag(jnp.array([1.0, 2.0])), jg.L2(jnp.zeros(2)))
+    >>> direction, _ = jg.linalg.lift_gradient(problem.jacobian(jnp.zeros(2)), jnp.array([1.0, 4.0]), None)
+    >>> direction.round(12).tolist()
+    [1.0, 1.0]
+
+    ```
     """
-    del solver
-    matrix = jacobian.as_matrix()
-    flat = ravel_pytree(gradient)[0]
-    u, values, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    keep = values > 2 * max(matrix.shape) * float(jnp.finfo(matrix.dtype).eps) * values[0]
-    coefficients = vt @ flat
-    if damping is None:
-        solution = vt.T @ jnp.where(keep, coefficients / jnp.where(keep, values**2, 1), 0)
-    else:
-        shift = jnp.asarray(damping, matrix.dtype) * jnp.sum(values**2) / len(matrix)
-        outside = flat - vt.T @ coefficients
-        # What round-off leaves outside range(Dᵀ) must not be divided by λ.
-        floor = 10 * jnp.finfo(matrix.dtype).eps * jnp.linalg.norm(flat)
-        outside = jnp.where(jnp.linalg.norm(outside) > floor, outside, 0)
-        solution = vt.T @ (coefficients / (values**2 + shift)) + outside / shift
-    solution = jacobian.unravel(solution)
-    outcome = jnp.where(is_finite(solution), 0, 3)
-    target = (u @ jnp.where(keep, coefficients / jnp.where(keep, values, 1), 0)).reshape(jacobian.outputs.shape)
-    residual = relative_residual(jacobian, solution, target)
-    return solution, LiftInfo(outcome, jnp.sum(keep, dtype=outcome.dtype), residual)
+    solver = Auto() if solver is None else solver
+    # D⁺ is linear, and its transpose is what differentiation gives.
+    _, pull_back = jax.vjp(lambda rows: solver.solve(jacobian, rows)[0], jnp.zeros_like(jacobian.outputs))
+    (rows,) = pull_back(gradient)
+    solution, info = solver.solve(jacobian, rows, damping)
+    if damping is None or jacobian.in_size() <= jacobian.out_size():
+        return solution, info
+    rest = jax.tree.map(jnp.subtract, gradient, jacobian.T.mv(rows))
+    # What round-off leaves there must not be divided by λ.
+    floor = 64 * float(jnp.finfo(rows.dtype).eps) * _norm(gradient)
+    outside = _norm(rest) > floor
+    scale = 1 / (jnp.asarray(damping, rows.dtype) * mean_eigenvalue(jacobian))
+    solution = jax.tree.map(lambda leaf, rest: leaf + jnp.where(outside, scale * rest, 0), solution, rest)
+    return solution, info
+
+
+def _norm(tree: PyTree) -> Float[Array, ""]:
+    return jnp.linalg.norm(ravel_pytree(tree)[0])

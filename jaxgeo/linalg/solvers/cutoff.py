@@ -53,7 +53,7 @@ class SmoothCutoff(AbstractCutoff):
     """
 
     rcond: float | None = None
-    width: float = 10.0
+    width: float = 4.0
 
     def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
         low = floor if self.rcond is None else self.rcond

@@ -1,5 +1,8 @@
 """The lift by a factorisation of the dense D, whose condition number is not squared."""
 
+import enum
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,14 @@ from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, D
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.factor import Factor, extreme_eigenvalues, spectral_factor
 from jaxgeo.linalg.solvers.sides import data_floor, finish_columns, finish_rows, freeze, gram_dtype, relative_shift
+
+
+class Attempt(enum.Enum):
+    """What is tried before singular values."""
+
+    NOTHING = enum.auto()
+    QR = enum.auto()
+    CHOLESKY = enum.auto()
 
 
 class QR(AbstractLiftSolver):
@@ -33,7 +44,30 @@ class QR(AbstractLiftSolver):
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        return _solve(jacobian, velocity, damping, self.cutoff, self.dtype, triangular=True)
+        return _solve(jacobian, velocity, damping, self.cutoff, self.dtype, Attempt.QR)
+
+
+class DenseCholesky(AbstractLiftSolver):
+    """D⁺v by a Cholesky factorisation of the smaller of DDᵀ and DᵀD, with the dense D at hand. For D of full rank.
+
+    Paper: (1.23), (5.2)
+
+    Several times cheaper than `QR` where D is far from square. All of it, the refinement and the product with Dᵀ
+    too, is done in float64 without damping, so that float32 parameters get their velocity to round-off up to
+    cond(D) about 1e6, which products with D in float32 cannot give. Beyond that, singular values take over.
+
+    **Arguments:**
+
+    - `cutoff`, `dtype`: as for `QR`.
+    """
+
+    cutoff: AbstractCutoff = SmoothCutoff()
+    dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+
+    def solve(
+        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
+    ) -> tuple[PyTree, LiftInfo]:
+        return _solve(jacobian, velocity, damping, self.cutoff, self.dtype, Attempt.CHOLESKY)
 
 
 class SVD(AbstractLiftSolver):
@@ -53,7 +87,7 @@ class SVD(AbstractLiftSolver):
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        return _solve(jacobian, velocity, damping, self.cutoff, self.dtype, triangular=False)
+        return _solve(jacobian, velocity, damping, self.cutoff, self.dtype, Attempt.NOTHING)
 
 
 def _solve(
@@ -62,11 +96,11 @@ def _solve(
     damping: Damping,
     cutoff: AbstractCutoff,
     choice: jnp.dtype | None,
-    triangular: bool,
+    attempt: Attempt,
 ) -> tuple[PyTree, LiftInfo]:
     rows = jacobian.in_size() >= jacobian.out_size()
     still, aim, shift = freeze((jacobian, velocity, relative_shift(jacobian, damping, rows)))
-    factor, value = dense_lift(still, aim, shift, cutoff, gram_dtype(jacobian, damping, choice), triangular)
+    factor, value = dense_lift(still, aim, shift, cutoff, gram_dtype(jacobian, damping, choice), attempt)
     finish = finish_rows if rows else finish_columns
     return finish(jacobian, velocity, damping, factor, value)
 
@@ -77,18 +111,18 @@ def dense_lift(
     shift: Float[Array, ""] | None,
     cutoff: AbstractCutoff,
     dtype: jnp.dtype,
-    triangular: bool,
+    attempt: Attempt,
 ) -> tuple[Factor, PyTree]:
     """The lift by the dense D, and the factor of the Gram matrix on the smaller side that comes with it.
 
     **Arguments:**
 
     - `shift`: μ in units of the mean eigenvalue on that side; None for D⁺v.
-    - `triangular`: try the triangular factor before singular values.
+    - `attempt`: what to try before singular values.
     """
     # The network is traced outside: its constants must not turn into float64.
     matrix = jacobian.as_matrix()
-    factorise = _Factorise(cutoff, data_floor(jacobian), dtype, triangular)
+    factorise = _Factorise(cutoff, data_floor(jacobian), dtype, attempt)
     factor, flat = in_dtype(factorise, dtype)(matrix, velocity.reshape(-1), shift)
     return factor, jacobian.unravel(flat)
 
@@ -97,7 +131,7 @@ class _Factorise(eqx.Module):
     cutoff: AbstractCutoff
     floor: float = eqx.field(static=True)
     dtype: jnp.dtype = eqx.field(static=True)
-    triangular: bool = eqx.field(static=True)
+    attempt: Attempt = eqx.field(static=True)
 
     def __call__(
         self, matrix: Float[Array, "n K"], rhs: Float[Array, " n"], shift: Float[Array, ""] | None
@@ -113,45 +147,87 @@ class _Factorise(eqx.Module):
         mean = jnp.sum(tall**2) / side
         root = jnp.where(mean > 0, jnp.sqrt(mean), 1)
         tall, root = tall / root, root * unit
-        if shift is not None:
-            corner = jnp.sqrt(shift.astype(self.dtype)) * jnp.eye(side, dtype=self.dtype)
-            tall = jnp.concatenate([tall, corner])
-        q, r = jnp.linalg.qr(tall)
-        parts = q[:length], r, rhs.astype(self.dtype), root, (root**2).astype(rhs.dtype)
-        outcome = DECOMPOSED if self.triangular else SOLVED
-        decomposed = _SingularValues(self.cutoff, self.floor, wide, shift is not None, outcome)
-        if self.triangular:
-            usual = _triangle(*parts, self.cutoff, self.floor, wide, shift is not None)
-            factor, solution = cond_any(~usual[0].trusted, _Rescue(decomposed), lambda usual, _: usual, usual, parts)
+        damped = shift is not None
+        shift = jnp.zeros((), self.dtype) if shift is None else shift.astype(self.dtype)
+        parts = _Parts(tall, rhs.astype(self.dtype), shift, root, (root**2).astype(rhs.dtype))
+        outcome = SOLVED if self.attempt is Attempt.NOTHING else DECOMPOSED
+        decomposed = _SingularValues(self.cutoff, self.floor, wide, damped, outcome)
+        if self.attempt is Attempt.NOTHING:
+            factor, solution = decomposed((), parts)
         else:
-            factor, solution = decomposed(*parts)
+            attempt = _triangle if self.attempt is Attempt.QR else _cholesky
+            usual = attempt(parts, self.cutoff, self.floor, wide, damped)
+            factor, solution = cond_any(~usual[0].trusted, decomposed, _keep, usual, parts)
         return factor, solution.astype(rhs.dtype)
 
 
-def _triangle(
-    q: Float[Array, "length side"],
-    r: Float[Array, "side side"],
-    rhs: Float[Array, " n"],
-    root: Float[Array, ""],
-    scale: Float[Array, ""],
-    cutoff: AbstractCutoff,
-    floor: float,
-    wide: bool,
-    damped: bool,
-) -> tuple[Factor, Float[Array, " K"]]:
-    """The lift and the factor from D = √t · RᵀQᵀ (wide) or √t · QR, for R well enough conditioned."""
-    side = len(r)
-    smallest, largest = extreme_eigenvalues(r.T)
-    full = side * float(jnp.finfo(r.dtype).eps) if damped else 2 * cutoff.full(floor)
-    trusted = jnp.isfinite(smallest) & (smallest > full**2 * largest)
-    ones = jnp.ones(side, r.dtype)
+class _Parts(NamedTuple):
+    """The taller of D and Dᵀ over √t, v, μ, √t, and t in the dtype of the result."""
+
+    tall: Float[Array, "length side"]
+    rhs: Float[Array, " n"]
+    shift: Float[Array, ""]
+    root: Float[Array, ""]
+    scale: Float[Array, ""]
+
+    def qr(self, damped: bool) -> tuple[Float[Array, "length side"], Float[Array, "side side"]]:
+        """Q and R of the tall matrix, with √μ below it where there is damping."""
+        length, side = self.tall.shape
+        if not damped:
+            return jnp.linalg.qr(self.tall)
+        corner = jnp.sqrt(self.shift) * jnp.eye(side, dtype=self.tall.dtype)
+        q, r = jnp.linalg.qr(jnp.concatenate([self.tall, corner]))
+        return q[:length], r
+
+
+def _keep(usual: tuple[Factor, Array], parts: _Parts) -> tuple[Factor, Array]:
+    return usual
+
+
+def _triangular_factor(lower: Array, least: float, scale: Array, damped: bool) -> Factor:
+    """A factor LLᵀ, trusted if the ratio of its extreme eigenvalues is above `least`."""
+    smallest, largest = extreme_eigenvalues(lower)
+    side = len(lower)
+    trusted = jnp.isfinite(smallest) & (smallest > least * largest)
+    ones = jnp.ones(side, lower.dtype)
     rank = jnp.asarray(-1 if damped else side, jnp.int32)
-    factor = Factor(r.T, ones, ones, jnp.zeros((), bool), scale, jnp.asarray(SOLVED, jnp.int32), rank, trusted)
+    return Factor(lower, ones, ones, jnp.zeros((), bool), scale, jnp.asarray(SOLVED, jnp.int32), rank, trusted)
+
+
+def _triangle(
+    parts: _Parts, cutoff: AbstractCutoff, floor: float, wide: bool, damped: bool
+) -> tuple[Factor, Float[Array, " K"]]:
+    q, r = parts.qr(damped)
+    eps = float(jnp.finfo(r.dtype).eps)
+    factor = _triangular_factor(r.T, (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2, parts.scale, damped)
     if wide:
-        solution = q @ jax.scipy.linalg.solve_triangular(r, rhs, trans="T")
+        solution = q @ jax.scipy.linalg.solve_triangular(r, parts.rhs, trans="T")
     else:
-        solution = jax.scipy.linalg.solve_triangular(r, q.T @ rhs)
-    return factor, solution / root
+        solution = jax.scipy.linalg.solve_triangular(r, q.T @ parts.rhs)
+    return factor, solution / parts.root
+
+
+def _cholesky(
+    parts: _Parts, cutoff: AbstractCutoff, floor: float, wide: bool, damped: bool
+) -> tuple[Factor, Float[Array, " K"]]:
+    tall, rhs = parts.tall, parts.rhs
+    eps, side = float(jnp.finfo(tall.dtype).eps), tall.shape[1]
+    gram = jnp.matmul(tall.T, tall, precision=jax.lax.Precision.HIGHEST)
+    lower = jax.lax.linalg.cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype), symmetrize_input=False)
+    # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
+    least = side * eps if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
+    factor = _triangular_factor(lower, least, parts.scale, damped)
+    solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
+    psi = jnp.zeros_like(rhs)
+    for _ in range(4):
+        if wide:
+            defect = rhs - tall.T @ solution - parts.shift * psi
+            step = jax.scipy.linalg.cho_solve((lower, True), defect)
+            psi, solution = psi + step, solution + tall @ step
+        else:
+            defect = tall.T @ (rhs - tall @ solution) - parts.shift * solution
+            solution = solution + jax.scipy.linalg.cho_solve((lower, True), defect)
+    return factor, solution / parts.root
 
 
 class _SingularValues(eqx.Module):
@@ -163,14 +239,9 @@ class _SingularValues(eqx.Module):
     damped: bool = eqx.field(static=True)
     outcome: int = eqx.field(static=True)
 
-    def __call__(
-        self,
-        q: Float[Array, "length side"],
-        r: Float[Array, "side side"],
-        rhs: Float[Array, " n"],
-        root: Float[Array, ""],
-        scale: Float[Array, ""],
-    ) -> tuple[Factor, Float[Array, " K"]]:
+    def __call__(self, usual: PyTree, parts: _Parts) -> tuple[Factor, Float[Array, " K"]]:
+        q, r = parts.qr(self.damped)
+        rhs, root, scale = parts.rhs, parts.root, parts.scale
         left, values, right = jnp.linalg.svd(r)
         sound = jnp.isfinite(jnp.sum(values)) & jnp.isfinite(jnp.sum(right)) & jnp.isfinite(jnp.sum(left))
         left, values, right = (jnp.where(sound, array, 0) for array in (left, values, right))
@@ -184,14 +255,3 @@ class _SingularValues(eqx.Module):
         gain = factor.weights * values
         solution = q @ (left @ (gain * (right @ rhs))) if self.wide else right.T @ (gain * (left.T @ (q.T @ rhs)))
         return factor, solution / root
-
-
-class _Rescue(eqx.Module):
-    """By singular values, whatever was found before."""
-
-    decomposed: _SingularValues
-
-    def __call__(
-        self, usual: tuple[Factor, Float[Array, " K"]], parts: tuple[Array, ...]
-    ) -> tuple[Factor, Float[Array, " K"]]:
-        return self.decomposed(*parts)

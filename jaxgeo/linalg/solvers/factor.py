@@ -177,7 +177,7 @@ def spectral_factor(
 def extreme_eigenvalues(lower: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Estimates of the smallest and largest eigenvalue of LLᵀ, from above and from below, by power iterations."""
 
-    def step(_: int, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         low, high, _, _ = carry
         low = jax.scipy.linalg.cho_solve((lower, True), low)
         high = lower @ (lower.T @ high)

@@ -9,7 +9,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
-from jaxgeo.linalg.solvers.dense import dense_lift
+from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
 from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose
 from jaxgeo.linalg.solvers.sides import finish_rows, freeze, gram_dtype, gram_floor, refined_lift, relative_shift
 
@@ -70,7 +70,7 @@ class GramCholesky(AbstractLiftSolver):
 
         def rescue(factor: Factor, dynamic: PyTree, aim: Array, shift: Array | None) -> tuple[Factor, PyTree]:
             jacobian = eqx.combine(dynamic, static)
-            found, value = dense_lift(jacobian, aim, shift, self.cutoff, dtype, triangular=False)
+            found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64), Attempt.NOTHING)
             return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
 
         if dense:

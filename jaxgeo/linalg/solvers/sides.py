@@ -40,9 +40,15 @@ def data_floor(jacobian: Jacobian) -> float:
 
 
 def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
-    """Round-off in σ/σ_max of singular values taken from a Gram matrix in `dtype`: a square root of its own."""
+    """Round-off in σ/σ_max where the lift is solved through a Gram matrix in `dtype` and products with D.
+
+    The Gram matrix resolves a square root of its own round-off. And where ψ is of size |v|/σ², Dᵀψ has errors of
+    eps·σ_max/σ² in the parameters' dtype, which refinement only removes for σ/σ_max above a square root of eps.
+    """
     size = min(jacobian.out_size(), jacobian.in_size())
-    return max(data_floor(jacobian), (4 * float(jnp.finfo(dtype).eps) * size**0.5) ** 0.5)
+    formed = (4 * float(jnp.finfo(dtype).eps) * size**0.5) ** 0.5
+    projected = float(jnp.finfo(jacobian.outputs.dtype).eps) ** 0.5
+    return max(data_floor(jacobian), formed, projected)
 
 
 class _Iterate(NamedTuple):
