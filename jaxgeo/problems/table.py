@@ -1,0 +1,135 @@
+"""A table in a CSV file, read with the standard library."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxgeo.problems.names import did_you_mean
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text cells with named columns.
+
+    - `path`: where it was read from. `names`: the columns. `rows`: the cells.
+    - `lines`: the line of the file on which each row ends, for messages.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column; `ValueError` with the nearest name if there is none of this name."""
+        if name not in self.names:
+            raise ValueError(
+                f"{self.path.name} has no column {name!r}{did_you_mean(name, self.names)} "
+                f"Its columns: {_shorten(self.names)}."
+            )
+        index = self.names.index(name)
+        return [row[index] for row in self.rows]
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """A column as numbers; `ValueError` with the line if a cell is empty, NaN or infinite, or text."""
+        cells = self.column(name)
+        values = np.array([to_number(cell) for cell in cells], np.float64)
+        missing = [i for i, cell in enumerate(cells) if is_missing(cell)]
+        text = [i for i, cell in enumerate(cells) if np.isnan(values[i]) and not is_missing(cell)]
+        if text:
+            raise ValueError(
+                f"column {name!r} of {self.path.name} holds text: {cells[text[0]]!r} on line {self.lines[text[0]]} "
+                f"({len(text)} of {len(cells)} cells); leave it out with --drop {quote(name)}, or replace it by numbers."
+            )
+        if missing or not np.isfinite(values).all():
+            bad = missing or [int(np.argmax(~np.isfinite(values)))]
+            found = repr(cells[bad[0]]) if cells[bad[0]].strip() else "empty"
+            raise ValueError(
+                f"column {name!r} of {self.path.name} has missing or infinite values, the first ({found}) on line "
+                f"{self.lines[bad[0]]}; fill in or remove {_rows(int((~np.isfinite(values)).sum()))}, or leave the "
+                f"column out with --drop {quote(name)}."
+            )
+        return values
+
+
+def read_table(path: Path | str) -> Table:
+    """Read a CSV file whose first line names the columns; the separator may be a comma, semicolon or tab.
+
+    **Raises:** `ValueError`, in one line that says what to do, if the file is missing, empty, not UTF-8 text,
+    has no header, a nameless or doubled column, or rows of different lengths.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {what}; pass the path of a CSV file.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            separator = max(",;\t", key=header.count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator)
+            lines, rows = [], []
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    lines.append(reader.line_num)
+                    rows.append(row)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as a CSV file in UTF-8.") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a readable CSV file ({error}); save it again as CSV.") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    if len(rows) < 2:
+        raise ValueError(f"{path} has no rows of data; the first line must name the columns, and rows must follow.")
+    names = tuple(name.strip() for name in rows[0])
+    _check_header(path, names)
+    for row, line in zip(rows[1:], lines[1:], strict=True):
+        if len(row) != len(names):
+            raise ValueError(
+                f"{path}, line {line} has {len(row)} cells, but the header names {len(names)} columns; every row "
+                "must have the same number (quote text that contains the separator)."
+            )
+    return Table(path, names, rows[1:], lines[1:])
+
+
+def to_number(cell: str) -> float:
+    """The number in a cell, NaN if there is none."""
+    try:
+        # Python reads "1_000" as a number; in a table it is text.
+        return float("nan") if "_" in cell else float(cell)
+    except ValueError:
+        return float("nan")
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell says that there is no value."""
+    return cell.strip().lower() in ("", "nan", "na", "n/a", "null", "none", "?")
+
+
+def quote(name: str) -> str:
+    """A column name as one types it in a shell."""
+    return name if name.replace("_", "").replace("-", "").isalnum() else f"'{name}'"
+
+
+def _check_header(path: Path, names: tuple[str, ...]) -> None:
+    if all(not np.isnan(to_number(name)) for name in names):
+        raise ValueError(f"the first line of {path} holds only numbers; add a first line that names the columns.")
+    if "" in names:
+        raise ValueError(
+            f"column {names.index('') + 1} of {path} has no name (a row index?); name it in the first line, or remove it."
+        )
+    doubled = [name for name in names if names.count(name) > 1]
+    if doubled:
+        raise ValueError(f"{path} has more than one column {doubled[0]!r}; give each column its own name.")
+
+
+def _shorten(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:12])
+    return f"{shown}, … ({len(names)} in all)" if len(names) > 12 else shown
+
+
+def _rows(count: int) -> str:
+    return "this row" if count == 1 else f"these {count} rows"

@@ -1,0 +1,94 @@
+"""The folder of a run, written so that an interruption leaves each file whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from jaxgeo.problems import Network, Task
+from jaxgeo.training.config import Config
+
+
+class RunFolder:
+    """Where a run is kept: `config.toml`, `network.json`, `parameters.eqx`, `metrics.jsonl`, `summary.json`.
+
+    Each file is written under another name first and then renamed. Nothing is pickled, so that opening a folder
+    from elsewhere runs no code.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, *, fresh_name: bool) -> "RunFolder":
+        """Make a new folder.
+
+        **Arguments:**
+
+        - `fresh_name`: take `path`-2, `path`-3, … if `path` is in use, rather than raise.
+
+        **Raises:** `ValueError` if the folder is in use or cannot be written.
+        """
+        chosen, number = path, 2
+        while fresh_name and _in_use(chosen):
+            chosen, number = path.with_name(f"{path.name}-{number}"), number + 1
+        if _in_use(chosen):
+            raise ValueError(f"{chosen} is in use already; choose another folder with --out, or remove it.")
+        try:
+            chosen.mkdir(parents=True, exist_ok=True)
+            probe = chosen / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {chosen} ({error.strerror}); choose another folder with --out."
+            ) from None
+        return cls(chosen)
+
+    def save_settings(self, config: Config, task: Task, sizes: tuple[int, ...]) -> None:
+        """Write what does not change during the run."""
+        self.write_text("config.toml", config.to_toml())
+        scalings = {
+            name: {"names": list(s.names), "mean": s.mean.tolist(), "scale": s.scale.tolist()}
+            for name, s in (("inputs", task.inputs), ("outputs", task.outputs))
+        }
+        network = {
+            "sizes": list(sizes),
+            "activation": "tanh",
+            "dtype": config.precision,
+            "kind": task.kind.value,
+            **scalings,
+        }
+        self.write_text("network.json", json.dumps(network, indent=1, ensure_ascii=False))
+
+    def save_parameters(self, network: Network) -> None:
+        """Write the network's weights in NumPy's format, through `eqx.tree_serialise_leaves`."""
+        target = self.path / "parameters.eqx"
+        partial = target.with_name(".parameters.eqx.part")
+        with partial.open("wb") as file:
+            eqx.tree_serialise_leaves(file, jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array)))
+        os.replace(partial, target)
+
+    def save_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write the metrics, one JSON object a line."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def save_summary(self, summary: dict[str, Any]) -> None:
+        """Write what the run found."""
+        self.write_text("summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file in the folder, all or nothing."""
+        target = self.path / name
+        target.parent.mkdir(exist_ok=True)
+        partial = target.with_name(f".{target.name}.part")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, target)
+
+
+def _in_use(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
