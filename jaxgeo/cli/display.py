@@ -24,7 +24,8 @@ def show_setup(console: Console, setup: Setup) -> None:
     }
     if setup.report is not None:
         facts["D"] = (
-            f"rank {setup.report.rank} of {min(setup.num_rows, setup.num_params)}, cond(DDᵀ) = {setup.report.condition:.3g}"
+            f"rank {setup.report.rank} of {min(setup.num_rows, setup.num_params)}, "
+            f"cond(DDᵀ) = {setup.report.condition:.3g}"
         )
     facts["flow"] = f"{setup.config.flow}, until the cost is {setup.config.tol:g} of C(0) = {setup.cost0:.4g}"
     if setup.stopping_time is None:

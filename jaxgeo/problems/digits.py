@@ -29,7 +29,7 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
     total = len(data.data)
     if not 10 <= num_samples <= total - 10:
         raise ValueError(
-            f"`samples` must lie in [10, {total - 10}], to leave digits for training and for testing; got {num_samples}."
+            f"the number of samples must lie in [10, {total - 10}], so that some are held out; got {num_samples}."
         )
     order = np.random.default_rng(seed).permutation(total)
     train, test = order[:num_samples], order[num_samples:]

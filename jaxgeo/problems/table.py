@@ -42,7 +42,7 @@ class Table:
         if text:
             raise ValueError(
                 f"column {name!r} of {self.path.name} holds text: {cells[text[0]]!r} on line {self.lines[text[0]]} "
-                f"({len(text)} of {len(cells)} cells); leave it out with --drop {quote(name)}, or replace it by numbers."
+                f"({len(text)} of {len(cells)} cells); leave it out with --drop {quote(name)}, or make it numbers."
             )
         if missing or not np.isfinite(values).all():
             bad = missing or [int(np.argmax(~np.isfinite(values)))]
@@ -118,9 +118,7 @@ def _check_header(path: Path, names: tuple[str, ...]) -> None:
     if all(not np.isnan(to_number(name)) for name in names):
         raise ValueError(f"the first line of {path} holds only numbers; add a first line that names the columns.")
     if "" in names:
-        raise ValueError(
-            f"column {names.index('') + 1} of {path} has no name (a row index?); name it in the first line, or remove it."
-        )
+        raise ValueError(f"column {names.index('') + 1} of {path} has no name (a row index?); name or remove it.")
     doubled = [name for name in names if names.count(name) > 1]
     if doubled:
         raise ValueError(f"{path} has more than one column {doubled[0]!r}; give each column its own name.")

@@ -76,8 +76,8 @@ def table_task(
             )
     if not 2 <= num_samples <= total - 1:
         raise ValueError(
-            f"{file} has {total} rows, {available} of them for training; --samples must lie in [2, {max(2, total - 1)}], "
-            f"got {num_samples}. At least 3 rows are needed."
+            f"cannot train on {num_samples} of the {total} rows of {file}; at least 2 are needed, and 1 held out. "
+            "Choose another --samples, or add rows."
         )
     order = np.random.default_rng(seed).permutation(total)
     train, test = order[:num_samples], order[num_samples:]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import tomllib
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Config:
     @classmethod
     def from_toml(cls, text: str) -> "Config":
         """The settings in `text`; `ValueError` if it is not TOML or its names are not those of a run."""
-        fields = tomllib.loads(text)
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in tomllib.loads(text).items()
+        }
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(f"not the settings of a run ({error}).") from None

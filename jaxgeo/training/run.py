@@ -47,8 +47,8 @@ class Run:
         values = np.asarray(rows, np.float64)
         if values.ndim != 2 or values.shape[1] != len(self.inputs.names):
             raise ValueError(
-                f"`rows` must have shape (rows, {len(self.inputs.names)}), with the features "
-                f"{', '.join(self.inputs.names[:12])}{', …' if len(self.inputs.names) > 12 else ''}; got {values.shape}."
+                f"`rows` must have shape (rows, {len(self.inputs.names)}), with the features in the order of "
+                f"`inputs.names`; got {values.shape}."
             )
         if not np.isfinite(values).all():
             raise ValueError("`rows` has NaN or infinite entries; fill them in first.")

@@ -92,7 +92,7 @@ def train(
 
     **Returns:** the summary, which is in the folder as `summary.json` as well.
     """
-    config, problem, count = setup.config, setup.problem, setup.problem.num_samples
+    config, problem = setup.config, setup.problem
     began, offset, steps = time.monotonic(), 0.0, 0
     rows: list[dict[str, Any]] = []
     outcome, message, params = Outcome.INTERRUPTED, "", setup.params
@@ -221,8 +221,9 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
     if score and score[-1] > 1.05 * min(score):
         best = rows[score.index(min(score))]
         found.append(
-            f"The held-out error was smallest, {min(score):.4g}, at s/N = {best['s_over_N']:.2f} and is {score[-1]:.4g} "
-            f"at the end: the network has begun to fit noise. --tol {best['cost'] / setup.cost0:.1g} stops there."
+            f"The held-out error was smallest, {min(score):.4g}, at s/N = {best['s_over_N']:.2f}, and is "
+            f"{score[-1]:.4g} at the end: the network has begun to fit noise. "
+            f"--tol {best['cost'] / setup.cost0:.1g} stops there."
         )
     if len(setup.task.test_inputs) < 30:
         found.append(f"Only {len(setup.task.test_inputs)} rows are held out: their score is a rough estimate.")

@@ -1,0 +1,144 @@
+"""Tables in CSV files: what is read, and what is refused in one line that says what to do."""
+
+import numpy as np
+import pytest
+
+from jaxgeo.problems import Kind, Scaling, choose_hidden, digits, read_table, table_task
+from jaxgeo.problems.network import count_params
+
+GOOD = "a,b,y\n" + "".join(f"{i},{i * i % 7},{0.5 * i}\n" for i in range(10))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, encoding="utf-8"):
+        path = tmp_path / "data.csv"
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write
+
+
+def test_regression_is_standardised_by_the_training_rows(write):
+    task = table_task(read_table(write(GOOD)), "y", seed=3)
+    assert task.kind is Kind.REGRESSION
+    assert (len(task.train_inputs), len(task.test_inputs)) == (8, 2)
+    np.testing.assert_allclose(task.train_inputs.mean(axis=0), 0, atol=1e-14)
+    np.testing.assert_allclose(task.train_inputs.std(axis=0), 1)
+    np.testing.assert_allclose(task.train_targets.std(), 1)
+    a = np.concatenate([task.inputs.invert(x)[:, 0] for x in (task.train_inputs, task.test_inputs)])
+    y = np.concatenate([task.outputs.invert(t)[:, 0] for t in (task.train_targets, task.test_targets)])
+    assert sorted(a) == pytest.approx(list(range(10)))
+    np.testing.assert_allclose(y, 0.5 * a)
+    constant = np.full(2, task.outputs.mean[0])
+    assert task.baseline == pytest.approx(np.sqrt(np.mean((y[8:] - constant) ** 2)))
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "classes"),
+    [
+        ("cat dog cat dog cat dog", Kind.CLASSIFICATION, ("cat", "dog")),
+        ("10 2 10 2 10 2", Kind.CLASSIFICATION, ("2", "10")),
+        ("1.5 2.5 1.5 2.5 3.5 4.5", Kind.REGRESSION, ("y",)),
+        (" ".join(str(i) for i in range(30)), Kind.REGRESSION, ("y",)),
+    ],
+)
+def test_the_kind_is_read_off_the_target(write, cells, kind, classes):
+    rows = "".join(f"{i},{cell}\n" for i, cell in enumerate(cells.split()))
+    task = table_task(read_table(write("a,y\n" + rows)), "y")
+    assert (task.kind, task.outputs.names) == (kind, classes)
+
+
+def test_classes_go_with_their_rows(write):
+    rows = "".join(f"{i},{'odd' if i % 2 else 'even'}\n" for i in range(10))
+    task = table_task(read_table(write("a,y\n" + rows)), "y")
+    a = task.inputs.invert(task.train_inputs)[:, 0].round().astype(int)
+    assert [task.outputs.names[i] for i in task.train_targets.argmax(axis=1)] == ["odd" if i % 2 else "even" for i in a]
+    favourite = task.train_targets.sum(axis=0).argmax()
+    assert task.baseline == np.mean(task.test_targets[:, favourite])
+
+
+def test_the_kind_can_be_forced_and_columns_dropped(write):
+    text = "a,name,y\n" + "".join(f"{i},x{i},{i % 3}\n" for i in range(12))
+    task = table_task(read_table(write(text)), "y", kind=Kind.REGRESSION, drop=["name"])
+    assert task.kind is Kind.REGRESSION
+    assert task.inputs.names == ("a",)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_and_a_byte_order_mark(write, separator):
+    table = read_table(write("\ufeff" + GOOD.replace(",", separator) + "\n\n"))
+    assert table.names == ("a", "b", "y")
+    assert len(table.rows) == 10
+
+
+def test_many_rows_are_held_to_a_thousand_outputs(write):
+    text = "a,y\n" + "".join(f"{i},{i + 0.5}\n" for i in range(2000))
+    task = table_task(read_table(write(text)), "y")
+    assert task.num_rows == 1000
+    assert len(task.test_inputs) == 1000
+    assert any("--samples" in note for note in task.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "parts"),
+    [
+        ("", "y", ["no rows"]),
+        ("a,y\n", "y", ["no rows"]),
+        (GOOD, "Y1", ["no column 'Y1'", "did you mean 'y'"]),
+        ("a,y\n1,2\n1,2,3\n", "y", ["line 3", "3 cells", "2 columns"]),
+        ("a,b,y\n1,x,2\n2,z,3\n4,u,2\n", "y", ["'b'", "text", "'x'", "line 2", "--drop b"]),
+        ("a,b c,y\n1,x,2\n2,z,3\n4,u,2\n", "y", ["--drop 'b c'"]),
+        ("a,y\n1,2\n,3\n4,5\n", "y", ["'a'", "empty", "line 3", "this row"]),
+        ("a,y\n1,2\nNaN,3\nnan,5\n", "y", ["'a'", "NaN", "line 3", "these 2 rows"]),
+        ("a,y\n1,2\ninf,3\n4,5\n", "y", ["'a'", "infinite", "'inf'", "line 3"]),
+        ("a,y\n1,2\n3,\n4,5\n", "y", ["target 'y'", "missing", "line 3"]),
+        ("1,2\n3,4\n5,6\n", "2", ["only numbers", "names the columns"]),
+        (",a,y\n0,1,2\n1,3,4\n", "y", ["column 1", "no name"]),
+        ("a,a,y\n0,1,2\n1,3,4\n", "y", ["more than one column 'a'"]),
+        ("y\n1\n2\n3\n", "y", ["no columns besides"]),
+        ("a,y\n1,2.5\n2,2.5\n3,2.5\n4,2.5\n", "y", ["one and the same value"]),
+        ("a,y\n1,u\n2,u\n3,u\n", "y", ["one class, 'u'"]),
+        ("a,y\n1,u\n2,v\n3,w\n", "y", ["3 classes in 3 rows"]),
+        ("a,y\n1,1.5\n2,2.5\n", "y", ["cannot train on"]),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line(write, text, target, parts):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at below
+        table_task(read_table(write(text)), target)
+    message = str(caught.value)
+    assert [part for part in parts if part not in message] == [], message
+    assert "\n" not in message
+
+
+def test_a_missing_file_a_folder_and_another_encoding(tmp_path, write):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_table(tmp_path)
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_table(write("a,y\n1,é\n", encoding="latin-1"))
+
+
+def test_scaling_of_a_constant_column_is_finite_and_inverts():
+    scaling = Scaling.fit(("a", "b"), np.array([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]]))
+    assert scaling.constant == ("a",)
+    rows = np.array([[0.3, 2.0]])
+    np.testing.assert_allclose(scaling.invert(scaling.apply(rows)), rows)
+
+
+def test_digits_are_split_without_overlap_and_reproducibly():
+    one, two, other = digits(50, 1), digits(50, 1), digits(50, 2)
+    np.testing.assert_array_equal(one.train_inputs, two.train_inputs)
+    assert not np.array_equal(one.train_inputs, other.train_inputs)
+    assert len(one.train_inputs) + len(one.test_inputs) == 1797
+    assert (one.train_inputs.min(), one.train_inputs.max()) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="must lie in"):
+        digits(1797)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "rows"), [(1, 1, 10), (64, 10, 3000), (5, 3, 20000)])
+def test_the_chosen_network_is_overparametrized(inputs, outputs, rows):
+    a, b = choose_hidden(inputs, outputs, rows)
+    assert count_params((inputs, a, b, outputs)) >= 4 * rows
+    assert a == 64 or count_params((inputs, a - 32, b - 32, outputs)) < 4 * rows
