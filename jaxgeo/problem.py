@@ -148,7 +148,7 @@ class Problem(eqx.Module):
         """G = DDᵀ at `params`, a lineax operator that never holds D."""
         from jaxgeo.linalg.gram import Gram
 
-        return Gram(self, params)
+        return Gram(self.jacobian(params))
 
     def check(self, params: Params) -> None:
         """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing."""

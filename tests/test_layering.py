@@ -21,6 +21,8 @@ ROOMS = {
     "linalg.precision": 4,
     "linalg.jacobian": 4,
     "linalg.tracing": 5,
+    "linalg.factors": 5,
+    "linalg.plan": 6,
     "linalg.gram": 6,
     "linalg.solvers": 7,
     "linalg.spectrum": 7,

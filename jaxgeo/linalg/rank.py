@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgeo.linalg.precision import in_dtype
-from jaxgeo.linalg.solvers.rows import gram_matrix
 from jaxgeo.linalg.solvers.sides import data_floor, gram_floor
 from jaxgeo.problem import Params, Problem
 
@@ -54,7 +53,7 @@ def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -
     if jacobian.out_size() * jacobian.in_size() <= 2**24:
         return in_dtype(_Judge(data_floor(jacobian), squared=False), double)(jacobian.as_matrix(), gradient)
     judge = _Judge(gram_floor(jacobian, double), squared=True)
-    return in_dtype(judge, double)(gram_matrix(jacobian, double), gradient)
+    return in_dtype(judge, double)(Gram(jacobian).as_matrix(double), gradient)
 
 
 class _Judge(eqx.Module):
@@ -79,7 +78,7 @@ class _Judge(eqx.Module):
         gap = jnp.where(ends[rank] > 0, smallest / jnp.where(ends[rank] > 0, ends[rank], 1), jnp.inf)
         aim = gradient.astype(jnp.float64)
         aim = aim / jnp.where(jnp.max(jnp.abs(aim)) > 0, jnp.max(jnp.abs(aim)), 1)
-        lost = aim - vectors @ (kept * (vectors.T @ aim))
+        lost = aim - vectors @ jnp.where(kept, vectors.T @ aim, 0)
         size = jnp.sum(aim**2)
         outside = jnp.where(size > 0, jnp.sum(lost**2) / jnp.where(size > 0, size, 1), 0)
         return RankRecord(rank, *(value.astype(gradient.dtype) for value in (smallest, gap, outside)))

@@ -13,5 +13,4 @@ from jaxgeo.linalg.solvers.iterative import CG as CG, LSMR as LSMR, Nystrom as N
 from jaxgeo.linalg.solvers.rows import (
     GramCholesky as GramCholesky,
     GramEigh as GramEigh,
-    gram_matrix as gram_matrix,
 )

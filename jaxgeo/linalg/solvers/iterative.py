@@ -7,6 +7,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
 from jaxgeo.linalg.solvers.sides import freeze
@@ -43,7 +44,7 @@ class Nystrom(eqx.Module):
         sketch = sketch + noise * test
         core = test.T @ sketch
         values, vectors = jnp.linalg.eigh((core + core.T) / 2)
-        root = vectors / jnp.sqrt(jnp.maximum(values, noise / 2))
+        root = vectors / jnp.sqrt(jnp.maximum(values, noise / 2))[None, :]
         basis, singular, _ = jnp.linalg.svd(sketch @ root, full_matrices=False)
         values = jnp.maximum(singular**2 - noise, 0)
         shift = jnp.maximum(shift, noise)
@@ -158,14 +159,5 @@ class _Damped(eqx.Module):
 
 
 def mean_eigenvalue(jacobian: Jacobian) -> Float[Array, ""]:
-    """trace(DDᵀ)/QN, one row of D at a time."""
-    shape, dtype = jacobian.outputs.shape, jacobian.outputs.dtype
-    size = jacobian.out_size()
-
-    def square(index: Array) -> Array:
-        unit = jnp.zeros(size, dtype).at[index].set(1)
-        return sum(
-            (jnp.sum(leaf**2) for leaf in jax.tree.leaves(jacobian.T.mv(unit.reshape(shape)))), jnp.zeros((), dtype)
-        )
-
-    return jnp.mean(jax.lax.map(square, jnp.arange(size), batch_size=min(16, size)))
+    """trace(DDᵀ)/QN, without DDᵀ."""
+    return Gram(jacobian).trace() / jacobian.out_size()

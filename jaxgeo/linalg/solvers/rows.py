@@ -1,10 +1,10 @@
 """The lift on the side of the rows: by a factorisation of G = DDᵀ, of size QN, whatever K is."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
@@ -12,20 +12,6 @@ from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
 from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose
 from jaxgeo.linalg.solvers.sides import finish_rows, freeze, gram_dtype, gram_floor, refined_lift, relative_shift
-
-
-def gram_matrix(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
-    """G = DDᵀ, formed in `dtype` from factors in the parameters' dtype."""
-    # The network is traced outside: its constants must not turn into float64.
-    return in_dtype(_Product(dtype), dtype)(jacobian.as_matrix())
-
-
-class _Product(eqx.Module):
-    dtype: jnp.dtype = eqx.field(static=True)
-
-    def __call__(self, matrix: Float[Array, "QN K"]) -> Float[Array, "QN QN"]:
-        matrix = matrix.astype(self.dtype)
-        return jnp.matmul(matrix, matrix.T, precision=jax.lax.Precision.HIGHEST)
 
 
 class GramCholesky(AbstractLiftSolver):
@@ -62,7 +48,7 @@ class GramCholesky(AbstractLiftSolver):
         shift = freeze(relative_shift(jacobian, damping, rows=True))
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
         factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition, rescue=not dense)
-        factor, _ = in_dtype(factorise, dtype)(gram_matrix(still, dtype), shift, jnp.ones((), aim.dtype))
+        factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype), shift, jnp.ones((), aim.dtype))
         dynamic, static = eqx.partition(still, eqx.is_array)
 
         def usual(factor: Factor, dynamic: PyTree, aim: Array, shift: Array | None) -> tuple[Factor, PyTree]:
@@ -103,7 +89,7 @@ class GramEigh(AbstractLiftSolver):
         still, aim = freeze((jacobian, velocity))
         shift = freeze(relative_shift(jacobian, damping, rows=True))
         decompose_gram = _Decompose(self.cutoff, gram_floor(jacobian, dtype))
-        factor = in_dtype(decompose_gram, dtype)(gram_matrix(still, dtype), shift, jnp.ones((), aim.dtype))
+        factor = in_dtype(decompose_gram, dtype)(Gram(still).as_matrix(dtype), shift, jnp.ones((), aim.dtype))
         value = refined_lift(still, factor, shift, aim, 1)
         return finish_rows(jacobian, velocity, damping, factor, value)
 
