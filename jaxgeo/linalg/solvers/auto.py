@@ -70,7 +70,9 @@ class Auto(AbstractLiftSolver):
         if rows * columns <= self.max_entries and 4 * dense <= memory:
             return Choice(DenseCholesky(self.cutoff), f"D, {rows} × {columns}, takes {_bytes(dense)} in {dtype}")
         if not wide and 4 * dense <= memory and damping is None:
-            return Choice(DenseCholesky(self.cutoff), f"K < QN, and D takes {_bytes(dense)} of {_bytes(memory)}")
+            return Choice(
+                DenseCholesky(self.cutoff), f"K < QN, and D, {rows} × {columns}, takes {_bytes(dense)} in {dtype}"
+            )
         if factored <= memory:
             reason = f"D has {rows} × {columns} entries; {name}, {side} × {side}, takes {_bytes(factored)} to factor"
             if wide:

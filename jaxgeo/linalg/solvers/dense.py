@@ -158,7 +158,7 @@ class _Factorise(eqx.Module):
             attempt = _triangle if self.attempt is Attempt.QR else _cholesky
             usual = attempt(parts, self.cutoff, self.floor, wide, damped)
             factor, solution = cond_any(~usual[0].trusted, decomposed, _keep, usual, parts)
-        return factor, solution.astype(rhs.dtype)
+        return factor, jnp.where(sound, solution, jnp.nan).astype(rhs.dtype)
 
 
 class _Parts(NamedTuple):

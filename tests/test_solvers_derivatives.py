@@ -1,0 +1,119 @@
+"""Derivatives through a lift, forward and reverse, against finite differences: full rank, fixed lost rank, damping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxgeo as jg
+from jaxgeo.linalg import CG, LSMR, QR, SVD, Auto, DenseCholesky, GramCholesky, GramEigh, NormalCholesky, SmoothCutoff
+
+SOLVERS = [QR(), SVD(), SVD(SmoothCutoff()), DenseCholesky(), GramEigh(), LSMR(rtol=1e-14)]
+FULL = [Auto(), *SOLVERS, GramCholesky(), CG(rtol=1e-13, preconditioner=None)]
+
+
+def name(solver):
+    return type(solver).__name__
+
+
+class Curved:
+    """Two layers, so that D depends on θ; duplicated samples lose rank wherever θ is."""
+
+    def __init__(self, num_samples, hidden, *, duplicates=0):
+        rng = np.random.default_rng(3)
+        inputs = rng.standard_normal((num_samples, 2))
+        if duplicates:
+            inputs[-duplicates:] = inputs[:duplicates]
+        self.problem = jg.Problem(
+            lambda p, x: p["v"] @ jnp.tanh(p["w"] @ x), jnp.asarray(inputs), jg.L2(jnp.zeros((num_samples, 1)))
+        )
+        params = {
+            "w": jnp.asarray(rng.standard_normal((hidden, 2))),
+            "v": jnp.asarray(rng.standard_normal((1, hidden))),
+        }
+        self.flat, self.unravel = ravel_pytree(params)
+        self.velocity = jnp.asarray(rng.standard_normal((num_samples, 1)))
+        self.direction = jnp.asarray(rng.standard_normal(self.flat.shape))
+        self.turn = jnp.asarray(rng.standard_normal(self.velocity.shape))
+
+    def lift(self, solver, damping=None):
+        @jax.jit
+        def function(step):
+            jacobian = self.problem.jacobian(self.unravel(self.flat + step * self.direction))
+            scale = None if damping is None else damping * (1 + step)
+            return ravel_pytree(solver.solve(jacobian, self.velocity + step * self.turn, scale)[0])[0]
+
+        return function
+
+
+def check(function, rtol):
+    """Forward, reverse, and both at once, against central differences of an order that leaves 1e-9."""
+    h = 1e-3
+    differences = (8 * (function(h) - function(-h)) - (function(2 * h) - function(-2 * h))) / (12 * h)
+    value, forward = jax.jvp(function, (0.0,), (1.0,))
+    np.testing.assert_allclose(value, function(0.0), rtol=1e-12, atol=1e-12)
+    weights = jnp.cos(jnp.arange(value.size, dtype=value.dtype))
+    reverse = jax.grad(lambda step: function(step) @ weights)(0.0)
+    scale = np.linalg.norm(differences)
+    assert scale > 0.1
+    assert np.linalg.norm(forward - differences) < rtol * scale
+    assert abs(reverse - forward @ weights) < 1e-8 * scale
+
+
+@pytest.mark.parametrize("solver", FULL, ids=name)
+def test_full_rank_with_more_parameters_than_outputs(solver):
+    check(Curved(4, 4).lift(solver), 1e-6)
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, NormalCholesky()], ids=name)
+def test_full_rank_with_fewer_parameters_than_outputs(solver):
+    check(Curved(9, 2).lift(solver), 1e-6)
+
+
+@pytest.mark.parametrize("solver", [Auto(), *SOLVERS, GramCholesky()], ids=name)
+@pytest.mark.parametrize(("num_samples", "hidden"), [(5, 4), (12, 2)], ids=["K > QN", "K < QN"])
+def test_lost_rank(solver, num_samples, hidden):
+    check(Curved(num_samples, hidden, duplicates=2 if hidden == 4 else 6).lift(solver), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "solver", [Auto(), QR(), GramCholesky(), GramEigh(), CG(rtol=1e-13), LSMR(rtol=1e-14)], ids=name
+)
+def test_damping_and_what_it_is_relative_to(solver):
+    check(Curved(4, 4).lift(solver, damping=0.1), 1e-6)
+
+
+@pytest.mark.parametrize("solver", [QR(), NormalCholesky()], ids=name)
+def test_damping_with_fewer_parameters(solver):
+    check(Curved(9, 2).lift(solver, damping=0.1), 1e-6)
+
+
+@pytest.mark.parametrize(("solver", "duplicates"), [(DenseCholesky(), 0), (GramCholesky(), 0), (SVD(), 2)], ids=str)
+def test_second_derivatives(solver, duplicates):
+    function = Curved(5 if duplicates else 4, 4, duplicates=duplicates).lift(solver)
+    slope = jax.jit(jax.jacfwd(function))
+    h = 1e-3
+    differences = (8 * (slope(h) - slope(-h)) - (slope(2 * h) - slope(-2 * h))) / (12 * h)
+    second = jax.jacfwd(slope)(0.0)
+    assert np.linalg.norm(second - differences) < 1e-5 * np.linalg.norm(differences)
+
+
+def test_through_a_scan_of_steps_and_a_batch_of_starts():
+    curved = Curved(4, 4)
+    flow = jg.AdaptedFlow()
+
+    def end(start):
+        def step(flat, _):
+            return flat + 0.1 * ravel_pytree(flow(0.0, curved.unravel(flat), curved.problem))[0], None
+
+        return jax.lax.scan(step, start, length=3)[0]
+
+    starts = jnp.stack([curved.flat, curved.flat + 0.1])
+    batched = jax.vmap(jax.grad(lambda start: jnp.sum(end(start))))(starts)
+    single = jax.grad(lambda start: jnp.sum(end(start)))(starts[1])
+    np.testing.assert_allclose(batched[1], single, rtol=1e-9)
+    h = 1e-5
+    unit = h * curved.direction
+    differences = jnp.sum(end(starts[1] + unit) - end(starts[1] - unit)) / (2 * h)
+    assert abs(single @ curved.direction - differences) < 1e-6 * abs(differences)
