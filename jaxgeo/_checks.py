@@ -7,8 +7,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
-from numpy.typing import ArrayLike
 
 
 def is_concrete(tree: PyTree) -> bool:

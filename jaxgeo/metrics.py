@@ -5,8 +5,8 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from jaxgeo._checks import check_finite, is_concrete
 from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, TriangularFactor

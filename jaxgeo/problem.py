@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
-from numpy.typing import ArrayLike
 
 from jaxgeo._checks import as_array, check_finite, is_trainable_leaf, leading_size
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares

@@ -1,8 +1,8 @@
 """Closed forms of the source. Imports nothing else of jaxgeo, so that they can judge it."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 
 def cost_at(s: Float[ArrayLike, "..."], cost0: Float[ArrayLike, ""], num_samples: int) -> Float[Array, "..."]:

@@ -1,8 +1,8 @@
 """The Huber cost: squares for small deviations, absolute values for outliers."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from jaxgeo._checks import is_concrete
 from jaxgeo.costs.base import AbstractCost

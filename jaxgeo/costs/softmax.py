@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
-from numpy.typing import ArrayLike
 
 from jaxgeo._checks import is_concrete
 from jaxgeo.costs.base import AbstractCost

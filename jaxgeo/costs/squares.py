@@ -3,8 +3,8 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
-from numpy.typing import ArrayLike
 
 from jaxgeo._checks import as_array, check_finite, is_concrete, leading_size
 from jaxgeo.costs.base import AbstractCost
@@ -93,8 +93,8 @@ class L2(AbstractCost):
             if outside.any():
                 first = int(np.argmax(outside))
                 raise ValueError(
-                    f"`labels[{first}]` is {int(np.asarray(labels)[first])}, outside the {class_vectors.shape[0]} classes; "
-                    f"labels must lie in [0, {class_vectors.shape[0]})."
+                    f"`labels[{first}]` is {int(np.asarray(labels)[first])}, outside the {class_vectors.shape[0]} "
+                    f"classes; labels must lie in [0, {class_vectors.shape[0]})."
                 )
         return cls(class_vectors[labels])
 

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
-from numpy.typing import ArrayLike
 
 from jaxgeo import theory
 from jaxgeo._checks import is_concrete

@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
-from numpy.typing import ArrayLike
 
 from jaxgeo.linalg.jacobian import Jacobian
 

@@ -4,8 +4,9 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 
 class Kind(enum.Enum):

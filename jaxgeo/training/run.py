@@ -9,8 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from jaxgeo.problems import Kind, Network, Scaling
 from jaxgeo.training.config import Config
