@@ -60,6 +60,9 @@ class Problem(eqx.Module):
     - `cost`: a cost on outputs of shape (N, Q), such as `jaxgeo.L2(targets)`.
     - `trainable`: which leaves of params the flows move: a function leaf → bool, or a pytree prefix of
         params holding bools. By default every real floating-point array. All other leaves stay untouched.
+    - `per_sample`: pass False for a network that couples the samples, as batch normalisation does: then `apply(params,
+        inputs)` is given all samples at once and gives (N, Q) outputs. To the linear algebra such a batch is one
+        sample with NQ outputs, which costs N times the backward passes.
 
     **Raises:** `ValueError` if inputs are empty, not finite, or not as many as the cost's samples.
 
@@ -86,6 +89,7 @@ class Problem(eqx.Module):
         cost: AbstractCost,
         *,
         trainable: PyTree = is_trainable_leaf,
+        per_sample: bool = True,
     ):
         block = Block(apply, inputs)
         if block.num_samples != cost.num_samples:
@@ -93,6 +97,8 @@ class Problem(eqx.Module):
                 f"`inputs` and `targets` must have the same number of samples; got {block.num_samples} inputs and "
                 f"{cost.num_samples} targets."
             )
+        if not per_sample:
+            block = Block(apply, jax.tree.map(lambda leaf: leaf[None], block.inputs))
         self.blocks = (block,)
         self.loss = cost
         self.trainable = trainable
@@ -154,7 +160,16 @@ class Problem(eqx.Module):
         """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing."""
         trainable, _ = self.partition(params)
         check_finite("params", trainable)
-        eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
+        try:
+            eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
+        except NameError as error:
+            # JAX's error for a collective, such as a mean over the batch, outside the axis it names.
+            if "axis name" not in str(error):
+                raise
+            raise ValueError(
+                f"the network couples its samples, as batch normalisation does ({error}), but is evaluated one sample "
+                "at a time. Pass `per_sample=False` and a function of all samples at once, or freeze its statistics."
+            ) from error
 
 
 def partition(params: Params, is_trainable: PyTree) -> tuple[PyTree, PyTree]:

@@ -1,9 +1,17 @@
 """The structured G against the dense D Dᵀ, and its plan."""
 
+import equinox as eqx
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import lineax as lx
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES
 
+import jaxgeo as jg
 from jaxgeo.linalg.gram import Gram
 
 
@@ -17,3 +25,209 @@ def test_structured_equals_dense(name, key):
     scale = np.abs(expected).max()
     np.testing.assert_allclose(gram.as_matrix(), expected, rtol=0, atol=1e-12 * scale)
     np.testing.assert_allclose(gram.diagonal().reshape(-1), np.diag(expected), rtol=0, atol=1e-12 * scale)
+
+
+def wide_problem(key, num_samples=61, dtype=jnp.float64):
+    model = eqx.nn.MLP(4, 10, 16, 2, activation=jnp.tanh, key=key, dtype=dtype)
+    return jg.supervised(model, jr.normal(key, (num_samples, 4), dtype), jnp.zeros((num_samples, 10), dtype))
+
+
+@pytest.mark.parametrize("memory", [None, 2 * 610**2 * 8 + 300_000], ids=["held", "computed again"])
+def test_blocks_of_samples(memory, key):
+    problem, params = wide_problem(key)
+    gram = Gram(problem.jacobian(params), memory=memory)
+    plan = gram.plan()
+    assert plan.stored == (memory is None)
+    assert plan.bytes <= plan.budget
+    dense = np.asarray(gram.jacobian.as_matrix())
+    expected = dense @ dense.T
+    np.testing.assert_allclose(gram.as_matrix(), expected, rtol=0, atol=1e-12 * expected.max())
+    assert plan.block_samples[0] < 61
+
+
+def test_many_blocks_of_a_residual_problem(key):
+    problem, params = ARCHITECTURES["blocks_that_share_some_leaves"](key)
+    jacobian = problem.jacobian(params)
+    dense = np.asarray(jacobian.as_matrix())
+    gram = Gram(jacobian, memory=7000)
+    assert not gram.plan().stored
+    assert max(gram.plan().block_samples) == 1
+    np.testing.assert_allclose(gram.as_matrix(), dense @ dense.T, rtol=0, atol=1e-12 * np.abs(dense @ dense.T).max())
+
+
+def test_what_cannot_fit_is_refused(key):
+    problem, params = wide_problem(key)
+    gram = Gram(problem.jacobian(params), memory=10**6)
+    with pytest.raises(MemoryError, match="610 rows in float64 needs 5.678 MiB.*`memory`"):
+        gram.as_matrix()
+    with pytest.raises(MemoryError, match="fewer samples"):
+        gram.plan()
+
+
+def test_float64_products_of_float32_factors(key):
+    problem, params = wide_problem(key, 40, jnp.float32)
+    matrix = np.asarray(Gram(problem.jacobian(params)).as_matrix(jnp.dtype("float64")))
+    assert matrix.dtype == np.float64
+    values = np.linalg.eigvalsh(matrix)
+    # A Gram matrix of float32 numbers, up to the round-off of float64: float32 products would give about −1e-6.
+    assert values[0] > -1e-12 * values[-1]
+    dense = np.asarray(problem.jacobian(params).as_matrix(), np.float64)
+    np.testing.assert_allclose(matrix, dense @ dense.T, rtol=0, atol=1e-5 * values[-1])
+
+
+def test_plan_says_what_is_done(key):
+    problem, params = ARCHITECTURES["convolution"](key)
+    plan = problem.gram(params).plan()
+    assert [leaf.route for leaf in plan.leaves] == ["materialised", "materialised", "factored"]
+    assert plan.leaves[2].name == ".layers[4].weight + .layers[4].bias"
+    problem, params = ARCHITECTURES["leaves_used_in_odd_ways"](key)
+    routes = {leaf.name: (leaf.route, leaf.uses) for leaf in problem.gram(params).plan().leaves}
+    assert routes["['w']"] == ("vjp", 0)
+    assert routes["['split'][4:8, 0:4]"][1] == 1
+    text = str(problem.gram(params).plan())
+    assert "['scale']" in text
+    assert "MiB at the peak" in text
+
+
+def test_no_array_as_large_as_the_jacobian(key):
+    model = eqx.nn.MLP(8, 2, 64, 3, activation=jnp.tanh, key=key)
+    problem, params = jg.supervised(model, jr.normal(key, (16, 8)), jnp.zeros((16, 2)))
+    traced = jax.make_jaxpr(lambda params: problem.gram(params).as_matrix())(eqx.filter(params, eqx.is_array))
+    num_entries = problem.num_params(params) * 32
+    sizes = [int(np.prod(aval.shape)) for aval in all_avals(traced.jaxpr)]
+    assert len(sizes) > 50
+    assert max(sizes) < num_entries / 20
+
+
+def all_avals(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield from (var.aval for var in eqn.outvars)
+        for value in eqn.params.values():
+            if hasattr(value, "jaxpr"):
+                yield from all_avals(value.jaxpr)
+            elif hasattr(value, "eqns"):
+                yield from all_avals(value)
+
+
+def test_second_call_does_not_trace_again(key):
+    traces = []
+
+    def apply(params, x):
+        traces.append(1)
+        return jnp.tanh(params @ x)
+
+    problem = jg.Problem(apply, jr.normal(key, (5, 3)), jg.L2(jnp.zeros((5, 2))))
+    lift = eqx.filter_jit(lambda params, velocity: jg.lift(problem, params, velocity, damping=1e-3))
+    params, velocity = jr.normal(key, (2, 3)), jnp.ones((5, 2))
+    lift(params, velocity)
+    count = len(traces)
+    assert count > 0
+    lift(params + 1, velocity)
+    assert len(traces) == count
+
+
+def test_gram_is_a_linear_operator(key):
+    problem, params = ARCHITECTURES["mlp"](key)
+    gram = problem.gram(params)
+    assert lx.is_positive_semidefinite(gram)
+    assert lx.is_symmetric(gram.T)
+    vector = jr.normal(key, gram.jacobian.outputs.shape)
+    matrix = gram.as_matrix()
+    np.testing.assert_allclose(gram.mv(vector).reshape(-1), matrix @ vector.reshape(-1), rtol=1e-11)
+    np.testing.assert_allclose(gram.trace(), jnp.trace(matrix), rtol=1e-12)
+    np.testing.assert_allclose(lx.materialise(gram).mv(vector), gram.mv(vector), rtol=1e-11)
+
+
+def test_batch_coupled_network(key):
+    def normalised(params, inputs):
+        hidden = inputs @ params["w"]
+        hidden = (hidden - hidden.mean(0, keepdims=True)) / jnp.sqrt(hidden.var(0, keepdims=True) + 1e-5)
+        return jnp.tanh(hidden) @ params["v"]
+
+    params = {"w": jr.normal(key, (3, 6)), "v": jr.normal(key, (6, 2))}
+    inputs = jr.normal(key, (7, 3))
+    problem = jg.Problem(normalised, inputs, jg.L2(jnp.zeros((7, 2))), per_sample=False)
+    outputs = normalised(params, inputs)
+    np.testing.assert_allclose(problem.outputs(params), outputs, rtol=1e-12)
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    dense = np.asarray(jax.jacrev(lambda flat: normalised(unravel(flat), inputs))(flat)).reshape(14, -1)
+    np.testing.assert_allclose(problem.jacobian(params).as_matrix(), dense, atol=1e-12)
+    np.testing.assert_allclose(problem.gram(params).as_matrix(), dense @ dense.T, atol=1e-11)
+    velocity = -problem.loss.gradient(outputs)
+    moved = problem.jacobian(params).mv(jg.lift(problem, params, velocity))
+    np.testing.assert_allclose(moved, velocity, atol=1e-8)
+
+
+def test_a_collective_over_the_batch_is_noticed(key):
+    def apply(params, x):
+        y = params @ x
+        return y - jax.lax.pmean(y, "batch")
+
+    problem = jg.Problem(apply, jr.normal(key, (5, 3)), jg.L2(jnp.zeros((5, 2))))
+    with pytest.raises(ValueError, match="couples its samples.*per_sample=False"):
+        problem.check(jnp.ones((2, 3)))
+
+
+LAYERS = st.sampled_from(["dense", "tied", "scale", "residual", "attend", "normalise", "square", "scan", "checkpoint"])
+
+
+def layer(kind, index, params, x):
+    """One random layer on (positions, width)."""
+    w, v = params["w"][index], params["v"][index][None]
+    match kind:
+        case "dense":
+            return jnp.tanh(x @ w.T + v)
+        case "tied":
+            return jnp.tanh(x @ w) @ w.T
+        case "scale":
+            return x * jnp.exp(v) + v
+        case "residual":
+            return x + jnp.sin(x @ params["shared"])
+        case "attend":
+            return jax.nn.softmax(x @ w @ x.T / 2) @ x
+        case "normalise":
+            return v * (x - x.mean()) / jnp.sqrt(x.var() + 0.1)
+        case "square":
+            return jax.vmap(lambda row: jax.grad(lambda r: jnp.sum((w @ r) ** 3))(row))(x) / 5
+        case "scan":
+            return jax.lax.scan(lambda x, m: (jnp.tanh(x @ m), None), x, params["w"][:2])[0]
+        case "checkpoint":
+            return jax.checkpoint(lambda x: jnp.tanh(x @ params["shared"] + v))(x)
+    raise AssertionError(kind)
+
+
+def check_random_network(kinds, positions, seed):
+    width = 3
+    keys = jr.split(jr.key(seed), 4)
+    params = {
+        "w": jr.normal(keys[0], (5, width, width)),
+        "v": jr.normal(keys[1], (5, width)) / 3,
+        "shared": jr.normal(keys[2], (width, width)),
+    }
+
+    def apply(params, x):
+        for index, kind in enumerate(kinds):
+            x = layer(kind, index, params, x)
+        return x.sum(0)[:2]
+
+    inputs = jr.normal(keys[3], (3, positions, width))
+    jacobian = jg.Problem(apply, inputs, jg.L2(jnp.zeros((3, 2)))).jacobian(params)
+    dense = np.asarray(jacobian.as_matrix())
+    expected = dense @ dense.T
+    np.testing.assert_allclose(Gram(jacobian).as_matrix(), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+ARCHITECTURE = (st.lists(LAYERS, min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 1000))
+
+
+@hypothesis.settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@hypothesis.given(*ARCHITECTURE)
+def test_random_networks(kinds, positions, seed):
+    check_random_network(kinds, positions, seed)
+
+
+@pytest.mark.slow
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@hypothesis.given(*ARCHITECTURE)
+def test_many_random_networks(kinds, positions, seed):
+    check_random_network(kinds, positions, seed)
