@@ -92,7 +92,7 @@ def step_info(
     """The report of a trial whose step was set to zero if it was rejected."""
     predicted = linear.predicted_decrease(linear.rescale(trial.tried))
     ratio = gain_ratio(trial.decrease, predicted, trial.finite)
-    norm = optax.global_norm(trial.step)
+    norm = optax.tree.norm(trial.step)
     outcome, rank, residual = of_lift(lift, dtype)
     return StepInfo(
         cost=linear.cost.astype(dtype),

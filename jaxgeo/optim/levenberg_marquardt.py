@@ -71,7 +71,7 @@ class LevenbergMarquardt(AbstractTransformation):
         solver = (QR() if few else Auto()) if self.solver is None else self.solver
         damping, radius = state.damping.astype(linear.outputs.dtype), state.radius.astype(linear.outputs.dtype)
         if few:
-            start = optax.global_norm(linear.rescale(linear.trainable))
+            start = optax.tree.norm(linear.rescale(linear.trainable))
             radius = jnp.where(state.count == 0, self.trust_region.first(start), radius)
             damping = damping_for_length(linear.jacobian, -linear.residual, radius)
         velocity, lift = solver.solve(linear.jacobian, -linear.residual, damping)
@@ -85,7 +85,7 @@ class LevenbergMarquardt(AbstractTransformation):
         ratio = gain_ratio(trial.decrease, predicted, trial.finite)
         accepted = trial.finite & (ratio >= self.least_gain)
         if few:
-            length = optax.global_norm(velocity)
+            length = optax.tree.norm(velocity)
             held = length > 0.9 * radius
             radius = self.trust_region.update(
                 radius, length, ratio, linear.slope(velocity), trial.decrease, held, trial.finite
@@ -120,7 +120,7 @@ class LevenbergMarquardt(AbstractTransformation):
 
         _, curvature = jax.jvp(speed, (start,), (velocity,))
         correction, _ = solver.solve(jacobian, -0.5 * curvature, damping)
-        small = 2 * optax.global_norm(correction) <= limit * optax.global_norm(velocity)
+        small = 2 * optax.tree.norm(correction) <= limit * optax.tree.norm(velocity)
         return jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, correction)
 
     def _search(self, state: PyTree, linear: Linearisation, step: PyTree) -> tuple[PyTree, PyTree]:

@@ -67,7 +67,7 @@ class AdaptedMomentum(AbstractTransformation):
         correction, lift = self.solver.solve(linear.jacobian, missing, damping)
         velocity = jax.tree.map(jnp.add, kept, correction)
         rate = value_at(self.learning_rate, state.count, work)
-        length = rate * optax.global_norm(velocity).astype(work)
+        length = rate * optax.tree.norm(velocity).astype(work)
         cap = jnp.asarray(self.norm_cap, work)
         capped = rate * jnp.where(length > cap, cap / jnp.where(length > cap, length, 1), 1)
         step = jax.tree.map(lambda leaf: capped.astype(leaf.dtype) * leaf, velocity)

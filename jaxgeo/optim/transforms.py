@@ -71,7 +71,7 @@ class AdaptedMetric(AbstractTransformation):
             extra, _ = lift_gradient(linear.jacobian, rest, damping, self.solver)
             return jax.tree.map(lambda a, b: a + weight * b, main, extra)
 
-        differs = optax.global_norm(rest) > 1e3 * jnp.finfo(dtype).eps * optax.global_norm(own)
+        differs = optax.tree.norm(rest) > 1e3 * jnp.finfo(dtype).eps * optax.tree.norm(own)
         direction = jax.lax.cond(differs, whole, lambda rest: main, rest)
         return direction, jnp.zeros((), dtype) if damping is None else damping, lift
 
