@@ -70,3 +70,29 @@ def critical_cost(orthogonal_gradient: Float[ArrayLike, "N Q"], num_samples: int
     - `num_samples`: N.
     """
     return num_samples / 2 * jnp.sum(jnp.asarray(orthogonal_gradient) ** 2)
+
+
+def num_steps(
+    cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], learning_rate: Float[ArrayLike, ""]
+) -> Float[Array, ""]:
+    """log(ε/C(0)) / 2log(1 − η), rounded up: Euler steps of flow time ηN until the cost reaches ε = `tol`.
+
+    Paper: (2.18) for (1.11) by Euler's method, where each step multiplies x − y by 1 − η
+
+    Exact for outputs linear in θ, and to first order in η otherwise.
+
+    **Arguments:**
+
+    - `learning_rate`: η in (0, 1], the step in units of N.
+
+    ```python
+    >>> import jaxgeo as jg
+    >>> float(jg.theory.num_steps(1.0, 0.25 ** 5, 0.5))
+    5.0
+
+    ```
+    """
+    needed = jnp.log(cost0 / jnp.asarray(tol)) / (-2 * jnp.log1p(-jnp.asarray(learning_rate)))
+    # A whole number of steps must not become one more by round-off.
+    eps = jnp.finfo(needed.dtype).eps
+    return jnp.maximum(jnp.ceil(needed * (1 - 8 * eps)), 0)

@@ -73,10 +73,12 @@ class LevenbergMarquardt(AbstractTransformation):
         if few:
             start = optax.tree.norm(linear.rescale(linear.trainable))
             radius = jnp.where(state.count == 0, self.trust_region.first(start), radius)
-            damping = damping_for_length(linear.jacobian, -linear.residual, radius)
-        velocity, lift = solver.solve(linear.jacobian, -linear.residual, damping)
+            shift = damping = damping_for_length(linear.jacobian, -linear.residual, radius)
+        else:
+            shift = linear.relative(damping)
+        velocity, lift = solver.solve(linear.jacobian, -linear.residual, shift)
         if self.acceleration is not None:
-            velocity = self._accelerate(solver, linear, velocity, damping, self.acceleration)
+            velocity = self._accelerate(solver, linear, velocity, shift, self.acceleration)
         step, search = self._search(state.linesearch, linear, linear.unscale(velocity))
         if self.linesearch is not None:
             velocity = linear.rescale(step)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo._checks import is_trainable_leaf
-from jaxgeo.costs import AbstractFactor, SumOfSquares
+from jaxgeo.costs import AbstractFactor, SampleWeighted, SumOfSquares
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.problem import Block, Problem
@@ -63,6 +63,16 @@ class Linearisation(eqx.Module):
         """What C divides by."""
         weight = self.problem.loss.total_weight
         return weight if isinstance(weight, int) else weight.astype(self.outputs.dtype)
+
+    def relative(self, damping: Float[Array, ""]) -> Float[Array, ""]:
+        """A damping relative to the mean of the diagonal of DDᵀ, as one relative to trace(DDᵀ)/rows.
+
+        They differ where samples of weight 0, such as padding, have rows of 0.
+        """
+        loss = self.problem.loss
+        if not isinstance(loss, SampleWeighted):
+            return damping
+        return damping / jnp.mean((loss.weights > 0).astype(damping.dtype))
 
     @property
     def cost(self) -> Float[Array, ""]:

@@ -64,7 +64,7 @@ class AdaptedMomentum(AbstractTransformation):
         damping = value_at(self.damping, state.count, work)
         kept = jax.tree.map(lambda leaf: momentum.astype(leaf.dtype) * leaf, linear.restrict(state.velocity))
         missing = -linear.residual - linear.jacobian.mv(kept)
-        correction, lift = self.solver.solve(linear.jacobian, missing, damping)
+        correction, lift = self.solver.solve(linear.jacobian, missing, linear.relative(damping))
         velocity = jax.tree.map(jnp.add, kept, correction)
         rate = value_at(self.learning_rate, state.count, work)
         length = rate * optax.tree.norm(velocity).astype(work)

@@ -60,7 +60,8 @@ class AdaptedMetric(AbstractTransformation):
         solve. Only a gradient that differs by more than round-off needs a second one, for the difference.
         """
         dtype = linear.outputs.dtype
-        damping = None if self.damping is None else value_at(self.damping, count, dtype)
+        value = None if self.damping is None else value_at(self.damping, count, dtype)
+        damping = None if value is None else linear.relative(value)
         own = linear.gradient
         ours = jax.tree.map(lambda mine, given: mine if given is None else given.astype(mine.dtype), own, gradient)
         rest = jax.tree.map(jnp.subtract, ours, own)
@@ -73,7 +74,7 @@ class AdaptedMetric(AbstractTransformation):
 
         differs = optax.tree.norm(rest) > 1e3 * jnp.finfo(dtype).eps * optax.tree.norm(own)
         direction = jax.lax.cond(differs, whole, lambda rest: main, rest)
-        return direction, jnp.zeros((), dtype) if damping is None else damping, lift
+        return direction, jnp.zeros((), dtype) if value is None else value, lift
 
     @eqx.filter_jit
     def step(

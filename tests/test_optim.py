@@ -1,0 +1,423 @@
+"""What optax asks of a transformation, asked of each of ours, and what each is for on problems with known answers."""
+
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxgeo as jg
+from jaxgeo.linalg import QR, SVD, Auto
+
+KEY = jax.random.key(3)
+
+
+def network(params, x):
+    hidden = jnp.tanh(params["w"] @ x + params["b"])
+    return params["scale"] * (params["v"] @ hidden) + jnp.sum(params["none"])
+
+
+def parameters(dtype=jnp.float64):
+    k1, k2 = jax.random.split(KEY)
+    return {
+        "w": jax.random.normal(k1, (8, 2), dtype),
+        "b": jnp.zeros(8, dtype),
+        "v": jax.random.normal(k2, (2, 8), dtype) / 3,
+        "scale": jnp.ones((), dtype),
+        "none": jnp.zeros((0, 3), dtype),
+    }
+
+
+def batch(dtype=jnp.float64, size=5):
+    inputs = jnp.asarray(np.linspace(-1, 1, 2 * size).reshape(size, 2), dtype)
+    return {"inputs": inputs, "targets": jnp.sin(3 * inputs)}
+
+
+def gradient(params, inputs, targets):
+    return jax.grad(lambda p: jg.Problem(network, inputs, jg.L2(targets)).cost(p))(params)
+
+
+def metric(apply=network, solver=QR(), **options):
+    options = {"damping": 1e-6} | options
+    return optax.chain(jg.optim.scale_by_adapted_metric(apply, solver=solver, **options), optax.scale(-0.5))
+
+
+def descent(apply=network, solver=QR(), **options):
+    return jg.optim.adapted_gradient_descent(0.5, apply, damping=1e-6, solver=solver, **options)
+
+
+def marquardt(apply=network, solver=QR(), **options):
+    return jg.optim.adapted_levenberg_marquardt(apply, solver=solver, **options)
+
+
+def momentum(apply=network, solver=QR(), **options):
+    return jg.optim.adapted_momentum(0.5, apply, momentum=0.5, solver=solver, **options)
+
+
+def interpolation(apply=network, solver=QR(), **options):
+    return jg.optim.linear_interpolation(3, apply, solver=solver, **options)
+
+
+# QR compiles faster than the default solver, which the first test uses.
+MAKERS = [metric, descent, marquardt, momentum, interpolation]
+each = pytest.mark.parametrize("make", MAKERS)
+
+
+def types(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
+
+
+@each
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_scanned_loop_keeps_types_and_lowers_the_cost(make, dtype):
+    params, data = parameters(dtype), batch(dtype)
+    tx = make(solver=Auto())
+    state = tx.init(params)
+
+    @jax.jit
+    def train(params, state):
+        def body(carry, _):
+            params, state = carry
+            updates, state = tx.update(gradient(params, **data), state, params, unknown=1, **data)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(body, (params, state), None, length=12)[0]
+
+    after, last = train(params, state)
+    assert types(after) == types(params)
+    assert types(last) == types(state)
+    cost = jg.Problem(network, data["inputs"], jg.L2(data["targets"])).cost
+    assert cost(after) < 1e-2 * cost(params)
+
+
+@each
+def test_the_second_call_compiles_nothing(make):
+    traces = []
+
+    def counted(params, x):
+        traces.append(1)
+        return network(params, x)
+
+    params, tx = parameters(), make(counted)
+    state = tx.init(params)
+    for size in range(3):
+        data = batch()
+        data["targets"] = data["targets"] + size
+        _, state = tx.update(params, state, params, **data)
+        if size == 0:
+            first = len(traces)
+    assert len(traces) == first
+
+
+@each
+def test_vmap_over_an_ensemble_is_a_loop_over_it(make):
+    members = [jax.tree.map(lambda leaf, s=s: s * leaf, parameters()) for s in (1.0, 0.7)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    tx, data = make(), batch()
+
+    def one(params):
+        updates, state = tx.update(gradient(params, **data), tx.init(params), params, **data)
+        return updates, state
+
+    together, _ = jax.jit(jax.vmap(one))(stacked)
+    for index, member in enumerate(members):
+        alone, _ = one(member)
+        part = jax.tree.map(lambda leaf, index=index: leaf[index], together)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), part, alone)
+
+
+@each
+def test_missing_arguments_are_named(make):
+    params, tx = parameters(), make()
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="`params` is missing"):
+        tx.update(params, state, **batch())
+    with pytest.raises(ValueError, match="`inputs=` and `targets=` missing"):
+        tx.update(params, state, params)
+    with pytest.raises(ValueError, match="`targets=` missing"):
+        tx.update(params, state, params, inputs=batch()["inputs"])
+    problem = jg.Problem(network, batch()["inputs"], jg.L2(batch()["targets"]))
+    with pytest.raises(ValueError, match="not both"):
+        tx.update(params, state, params, problem=problem, **batch())
+    with pytest.raises(ValueError, match="`apply`"):
+        make(None).update(params, state, params, **batch())
+    with pytest.raises(ValueError, match="trainable"):
+        tx.init({"n": jnp.arange(3)})
+
+
+@each
+def test_a_problem_and_its_batch_give_the_same_update(make):
+    params, data = parameters(), batch()
+    tx = make()
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    grads = gradient(params, **data)
+    direct, _ = tx.update(grads, tx.init(params), params, problem=problem)
+    batched, _ = tx.update(grads, tx.init(params), params, **data)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), direct, batched)
+
+
+@each
+def test_padding_with_weight_zero_changes_nothing(make):
+    params, data = parameters(), batch()
+    tx = make(solver=SVD())
+    alone, state = tx.update(gradient(params, **data), tx.init(params), params, **data)
+    padded = {name: jnp.concatenate([value, jnp.full((2, 2), 7.0)]) for name, value in data.items()}
+    weights = jnp.array([1.0] * 5 + [0.0] * 2)
+    grads = gradient(params, **data)
+    update, padded_state = tx.update(grads, tx.init(params), params, weights=weights, **padded)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), update, alone)
+    np.testing.assert_allclose(_info(padded_state).cost, _info(state).cost, rtol=1e-12)
+
+
+def _info(state):
+    return state[0].info if type(state) is tuple else state.info
+
+
+@each
+def test_frozen_and_masked_leaves_stay(make):
+    params, data = parameters(), batch()
+    keep = {"w": True, "b": True, "v": True, "scale": False, "none": True}
+    grads = gradient(params, **data)
+    frozen = make(trainable=keep)
+    expected, _ = frozen.update(grads, frozen.init(params), params, **data)
+    assert expected["scale"] == 0
+    masked = optax.masked(make(), keep)
+    state = masked.init(params)
+    with pytest.raises(ValueError, match="full_params"):
+        masked.update(grads, state, params, **data)
+    updates, _ = masked.update(grads, state, params, full_params=params, **data)
+    for name in ("w", "b", "v"):
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-10)
+    assert updates["scale"] == grads["scale"]
+
+
+def test_equinox_gradients_without_arrays_at_frozen_leaves():
+    model = eqx.nn.MLP(2, 2, 4, 1, key=KEY)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    data = batch()
+    tx = jg.optim.adapted_levenberg_marquardt(lambda params, x: eqx.combine(params, static)(x))
+    updates, _ = tx.update(params, tx.init(params), params, **data)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+@each
+def test_a_hopeless_step_leaves_parameters_finite(make):
+    def exploding(params, x):
+        return jnp.exp(jnp.exp(params * x))
+
+    params = jnp.array([1.0])
+    tx = make(exploding)
+    state = tx.init(params)
+    data = {"inputs": jnp.array([1.0, 1.1]), "targets": jnp.array([1e80, 1e9])}
+    for _ in range(4):
+        updates, state = tx.update(jax.grad(lambda p: exploding(p, 1.0)[0])(params) * 0, state, params, **data)
+        params = optax.apply_updates(params, updates)
+    if _info(state)._fields == jg.optim.StepInfo._fields:
+        assert jnp.isfinite(params).all()
+        assert jnp.isfinite(_info(state).new_cost)
+
+
+# --- the direction and the Euler step --------------------------------------------------------------------------
+
+
+def linear_network(params, x):
+    return params["a"] @ x + params["b"]
+
+
+@pytest.mark.parametrize("size", [3, 9], ids=["over", "under"])
+def test_a_full_step_solves_a_linear_problem(size):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(size, 4)))
+    y = jnp.asarray(np.random.default_rng(1).normal(size=(size, 1)))
+    params = {"a": jnp.ones((1, 4)), "b": jnp.zeros(1)}
+    problem = jg.Problem(linear_network, x, jg.L2(y))
+    tx = jg.optim.adapted_gradient_descent(1.0)
+    updates, state = tx.update(jax.grad(problem.cost)(params), tx.init(params), params, problem=problem)
+    new = optax.apply_updates(params, updates)
+    matrix = np.concatenate([x, np.ones((size, 1))], axis=1)
+    start = np.concatenate([params["a"].ravel(), params["b"]])
+    expected = start + np.linalg.pinv(matrix) @ (np.asarray(y)[:, 0] - matrix @ start)
+    np.testing.assert_allclose(np.concatenate([new["a"].ravel(), new["b"]]), expected, atol=1e-12)
+    np.testing.assert_allclose(state.info.gain_ratio, 1, rtol=1e-10)
+
+
+def test_small_steps_follow_the_flow_to_first_order():
+    params, data = parameters(), batch(size=4)
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    start = problem.outputs(params)
+    expected = jg.theory.outputs_at(0.5 * 4, start, data["targets"], 4)
+    errors = []
+    for count in (8, 16, 32):
+        tx = jg.optim.adapted_gradient_descent(0.5 / count)
+        theta, state = params, tx.init(params)
+        for _ in range(count):
+            updates, state = tx.update(jax.grad(problem.cost)(theta), state, theta, problem=problem)
+            theta = optax.apply_updates(theta, updates)
+        errors.append(float(jnp.linalg.norm(problem.outputs(theta) - expected)))
+    ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    assert (np.abs(ratios - 2) < 0.25).all(), (errors, ratios)
+
+
+def dense(problem, params):
+    return np.asarray(problem.jacobian(params).as_matrix())
+
+
+def flat(tree):
+    return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
+
+
+@pytest.mark.parametrize("size", [4, 40], ids=["over", "under"])
+def test_any_gradient_gets_the_metric_form(size):
+    params, data = parameters(), batch(size=size)
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    own = jax.grad(problem.cost)(params)
+    changed = jax.tree.map(lambda g, p: 0.3 * g + 0.01 * p, own, params)
+    tx = jg.optim.scale_by_adapted_metric(damping=1e-2)
+    d = dense(problem, params)
+    shift = 1e-2 * np.sum(d**2) / len(d)
+    for grads in (own, changed):
+        direction, state = tx.update(grads, tx.init(params), params, problem=problem)
+        expected = size * np.linalg.solve(d.T @ d + shift * np.eye(d.shape[1]), flat(grads))
+        np.testing.assert_allclose(flat(direction), expected, rtol=1e-7, atol=1e-9)
+        assert state.info.damping == 1e-2
+
+
+def test_descent_is_the_chain_of_direction_and_rate():
+    params, data = parameters(), batch()
+    grads = gradient(params, **data)
+    schedule = optax.exponential_decay(0.2, 1, 0.5)
+    one = jg.optim.adapted_gradient_descent(schedule, network)
+    two = optax.chain(jg.optim.scale_by_adapted_metric(network), optax.scale_by_learning_rate(schedule))
+    s1, s2 = one.init(params), two.init(params)
+    for _ in range(2):
+        u1, s1 = one.update(grads, s1, params, **data)
+        u2, s2 = two.update(grads, s2, params, **data)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), u1, u2)
+
+
+def test_composes_with_the_rest_of_optax():
+    params, data = parameters(), batch()
+    grads = gradient(params, **data)
+    tx = optax.chain(
+        optax.clip_by_global_norm(0.1), metric(damping=1e-3), optax.add_decayed_weights(1e-4), optax.scale(0.1)
+    )
+    updates, _ = tx.update(grads, tx.init(params), params, **data)
+    assert optax.tree.norm(updates) > 0
+    cost = jg.Problem(network, data["inputs"], jg.L2(data["targets"])).cost
+    # The line search expects a descent direction, so the sign comes first.
+    tx = optax.chain(
+        jg.optim.scale_by_adapted_metric(network, damping=1e-3, solver=QR()),
+        optax.scale(-1.0),
+        optax.scale_by_backtracking_linesearch(10),
+    )
+    updates, _ = tx.update(grads, tx.init(params), params, value=cost(params), grad=grads, value_fn=cost, **data)
+    assert cost(optax.apply_updates(params, updates)) < cost(params)
+
+    injected = optax.inject_hyperparams(jg.optim.adapted_gradient_descent, static_args=("apply", "cost", "solver"))
+    tx = injected(learning_rate=0.25, apply=network, damping=1e-3, solver=QR())
+    updates, state = tx.update(grads, tx.init(params), params, **data)
+    state.hyperparams["learning_rate"] = jnp.array(0.5)
+    twice, _ = tx.update(grads, state, params, **data)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(2 * a, b, rtol=1e-9, atol=1e-14), updates, twice)
+
+    several = optax.MultiSteps(jg.optim.adapted_gradient_descent(0.5, network, damping=1e-3, solver=QR()), 2)
+    state = several.init(params)
+    first, state = several.update(grads, state, params, **data)
+    second, state = several.update(grads, state, params, **data)
+    assert optax.tree.norm(first) == 0
+    assert optax.tree.norm(second) > 0
+
+    safe = optax.apply_if_finite(jg.optim.scale_by_adapted_metric(network, damping=1e-3, solver=QR()), 3)
+    updates, state = safe.update(grads, safe.init(params), params, **data)
+    assert optax.tree.norm(updates) > 0
+
+
+def test_a_huge_learning_rate_is_cut_down():
+    params, data = parameters(), batch()
+    tx = jg.optim.adapted_gradient_descent(1e6, network, damping=1e-6)
+    updates, state = tx.update(gradient(params, **data), tx.init(params), params, **data)
+    assert 0 < state.info.fraction < 1
+    assert state.info.new_cost <= 2 * state.info.cost
+    assert jnp.isfinite(optax.tree.norm(updates))
+
+
+def test_the_number_of_steps_is_known_beforehand():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)))
+    params = {"a": jnp.zeros((1, 4)), "b": jnp.zeros(1)}
+    problem = jg.Problem(linear_network, x, jg.L2(jnp.ones((3, 1))))
+    count = jg.theory.num_steps(problem.cost(params), 1e-6, 0.3)
+    tx = jg.optim.adapted_gradient_descent(0.3)
+    state, costs = tx.init(params), []
+    for _ in range(int(count)):
+        updates, state = tx.update(jax.grad(problem.cost)(params), state, params, problem=problem)
+        params = optax.apply_updates(params, updates)
+        costs.append(float(problem.cost(params)))
+    assert costs[-1] <= 1e-6 < costs[-2]
+
+
+# --- momentum, interpolation ---------------------------------------------------------------------------------
+
+
+def test_momentum_is_the_nearest_velocity_that_moves_the_outputs():
+    params, data = parameters(), batch(size=4)
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    tx = jg.optim.adapted_momentum(0.1, momentum=0.8, damping=0.0, norm_cap=100.0, solver=QR())
+    state = tx.init(params)
+    velocity = np.zeros(flat(params).size)
+    for _ in range(3):
+        updates, state = tx.update(params, state, params, problem=problem)
+        d = dense(problem, params)
+        residual = flat(problem.outputs(params) - data["targets"])
+        kept = 0.8 * velocity
+        velocity = kept + np.linalg.pinv(d) @ (-residual - d @ kept)
+        np.testing.assert_allclose(flat(updates), 0.1 * velocity, atol=1e-10)
+        params = optax.apply_updates(params, updates)
+
+
+def test_momentum_stands_still_where_the_flow_does():
+    params, data = parameters(), batch(size=4)
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    tx = jg.optim.adapted_momentum(0.7, momentum=0.9, damping=1e-3)
+    state = tx.init(params)
+    for _ in range(150):
+        updates, state = tx.update(params, state, params, problem=problem)
+        params = optax.apply_updates(params, updates)
+    assert problem.cost(params) < 1e-20
+    assert optax.tree.norm(updates) < 1e-4
+
+
+def test_momentum_is_bounded():
+    with pytest.raises(ValueError, match="momentum"):
+        jg.optim.adapted_momentum(0.1, momentum=1.0)
+    params, data = parameters(), batch()
+    tx = jg.optim.adapted_momentum(1.0, network, norm_cap=1e-3)
+    updates, state = tx.update(params, tx.init(params), params, **data)
+    np.testing.assert_allclose(optax.tree.norm(updates), 1e-3, rtol=1e-9)
+    assert state.info.fraction < 1
+
+
+def test_interpolation_walks_the_line_and_ends_in_round_off():
+    params, data = parameters(), batch(size=4)
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    tx = jg.optim.linear_interpolation(8)
+    state, start, costs = tx.init(params), problem.cost(params), []
+    for _ in range(13):
+        updates, state = tx.update(params, state, params, problem=problem)
+        params = optax.apply_updates(params, updates)
+        costs.append(float(problem.cost(params) / start))
+    line = (1 - np.arange(1, 8) / 8) ** 2
+    np.testing.assert_allclose(costs[:7], line, rtol=0.3)
+    assert costs[-1] < 1e-28
+
+
+@pytest.mark.parametrize("factor", [1e-5, 1e5])
+def test_a_change_of_units_of_the_outputs_changes_nothing(factor):
+    """Scaling outputs, targets and the metric alike gives the same update."""
+    params, data = parameters(), batch(size=4)
+    cost = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    scaled = jg.Problem(lambda params, x: factor * network(params, x), data["inputs"], jg.L2(factor * data["targets"]))
+    tx = jg.optim.adapted_levenberg_marquardt()
+    one, _ = tx.update(params, tx.init(params), params, problem=cost)
+    two, _ = tx.update(params, tx.init(params), params, problem=scaled)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12), one, two)
