@@ -1,5 +1,11 @@
 """Strict numerics for every test and doctest: float64, no silent promotion of dtypes or ranks."""
 
+import os
+
+# Before SciPy is loaded: JAX's Cholesky runs on its OpenBLAS, whose threads wait for one another in a busy loop. With
+# two test processes on two cores that makes a factorisation of milliseconds one of a second.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import pytest
 

@@ -242,7 +242,7 @@ def test_smooth_cutoff_is_continuous_and_exact_outside_its_transition(velocity):
 
 def test_auto_says_what_it_picks_and_why():
     sizes = {
-        (Auto(), (4, 9)): "DenseCholesky",
+        (Auto(), (4, 9)): "GramCholesky",
         (Auto(max_entries=0), (4, 9)): "GramCholesky",
         (Auto(max_entries=0), (9, 4)): "DenseCholesky",
         (Auto(memory=1000), (20, 4)): "NormalCholesky",

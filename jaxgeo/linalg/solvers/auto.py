@@ -55,7 +55,7 @@ class Auto(AbstractLiftSolver):
         >>> import jax.numpy as jnp, jaxgeo as jg
         >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
         >>> print(jg.linalg.Auto().choose(problem.jacobian(jnp.zeros(2))))
-        DenseCholesky: D, 2 × 2, takes 32 B in float64
+        GramCholesky: DDᵀ, 2 × 2, takes 128 B to factor, and is formed without D
 
         ```
         """
@@ -67,6 +67,10 @@ class Auto(AbstractLiftSolver):
         # The matrix, its factor, and what eigenvectors take where they are needed.
         factored = dtype.itemsize * side**2 * 4
         name = "DDᵀ" if wide else "DᵀD"
+        if wide and jacobian.outputs.dtype == dtype and factored <= memory:
+            # Products with D are in this dtype already, so holding D would gain nothing while DDᵀ can be factored.
+            reason = f"{name}, {side} × {side}, takes {_bytes(factored)} to factor, and is formed without D"
+            return Choice(GramCholesky(cutoff=self.cutoff, dense_fallback=4 * dense <= memory), reason)
         if rows * columns <= self.max_entries and 4 * dense <= memory:
             return Choice(DenseCholesky(self.cutoff), f"D, {rows} × {columns}, takes {_bytes(dense)} in {dtype}")
         if not wide and 4 * dense <= memory and damping is None:
