@@ -1,0 +1,227 @@
+"""One damped lift: the structured Gram matrix against gradients, a dense Jacobian and other libraries."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+import jaxgeo as jg
+from benchmarks.harness import environment, measure, peak_memory_mib, run_cases
+from jaxgeo.linalg import GramCholesky
+
+DAMPING = 1e-3
+
+
+class MLP(eqx.Module):
+    """tanh between dense layers of the given widths."""
+
+    layers: list[eqx.nn.Linear]
+
+    def __init__(self, widths: Sequence[int], dtype: Any):
+        keys = jr.split(jr.key(0), len(widths))
+        self.layers = [
+            eqx.nn.Linear(first, second, key=key, dtype=dtype)
+            for first, second, key in zip(widths, widths[1:], keys, strict=False)
+        ]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers[:-1]:
+            x = jnp.tanh(layer(x))
+        return self.layers[-1](x)
+
+
+def network(widths: Sequence[int], num_samples: int, dtype: Any = jnp.float32) -> tuple[jg.Problem, Any]:
+    keys = jr.split(jr.key(1), 2)
+    inputs = jr.normal(keys[0], (num_samples, widths[0]), dtype)
+    targets = jr.normal(keys[1], (num_samples, widths[-1]), dtype)
+    return jg.supervised(MLP(widths, dtype), inputs, targets)
+
+
+def poisson(width: int | Sequence[int], interior: int, boundary: int, dtype: Any) -> tuple[jg.Problem, Any]:
+    """The 5-D Poisson residual −Δu = π²u*, u* = Σ cos(πx_i), with the Laplacian by nested JVPs."""
+    widths = [width] * 3 if isinstance(width, int) else width
+    params, static = eqx.partition(MLP([5, *widths, 1], dtype), eqx.is_array)
+
+    def solution(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.cos(jnp.pi * x))
+
+    def u(params: Any, x: jax.Array) -> jax.Array:
+        return eqx.combine(params, static)(x)[0]
+
+    def inside(params: Any, x: jax.Array) -> jax.Array:
+        def along(v: jax.Array) -> jax.Array:
+            return jax.jvp(lambda x: jax.jvp(functools.partial(u, params), (x,), (v,))[1], (x,), (v,))[1]
+
+        return -jnp.sum(jax.vmap(along)(jnp.eye(5, dtype=dtype))) - jnp.pi**2 * solution(x)
+
+    keys = jr.split(jr.key(1), 2)
+    points = jr.uniform(keys[0], (interior, 5), dtype)
+    edge = jr.uniform(keys[1], (boundary, 5), dtype).at[:, 0].set(0)
+    blocks = [(inside, points, 1.0), (lambda params, x: u(params, x) - solution(x), edge, 1.0)]
+    return jg.residual_problem(blocks), params
+
+
+def our_calls(problem: jg.Problem, params: Any, *, dense: bool = True) -> dict[str, Callable[[], Any]]:
+    """A plain gradient, the lift through the structured Gram matrix, and the same step through a dense D."""
+    velocity = -problem.loss.gradient(problem.outputs(params))
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda params: problem.cost(params)))
+
+    @eqx.filter_jit
+    def structured(params: Any, velocity: jax.Array) -> Any:
+        return jg.lift(problem, params, velocity, GramCholesky(refinements=0), damping=DAMPING)
+
+    @eqx.filter_jit
+    def through_dense(params: Any, velocity: jax.Array) -> jax.Array:
+        matrix = problem.jacobian(params).as_matrix()
+        gram = matrix @ matrix.T
+        n = len(gram)
+        gram = gram.at[jnp.arange(n), jnp.arange(n)].add(DAMPING * jnp.trace(gram) / n)
+        psi = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), velocity.reshape(-1))
+        return matrix.T @ psi
+
+    calls = {"gradient": lambda: gradient(params), "jaxgeo": lambda: structured(params, velocity)}
+    if dense:
+        calls["dense Jacobian"] = lambda: through_dense(params, velocity)
+    return calls
+
+
+def rival_calls(problem: jg.Problem, params: Any) -> dict[str, Callable[[], Any]]:
+    """One damped Gauss–Newton step of each other library that is installed, in its own recommended form."""
+    static = problem.blocks[0].apply.static
+    inputs, targets = problem.blocks[0].inputs, problem.loss.targets
+    calls: dict[str, Callable[[], Any]] = {}
+
+    def predict(params: Any, inputs: jax.Array) -> jax.Array:
+        return jax.vmap(eqx.combine(params, static))(inputs)
+
+    def residual(params: Any) -> jax.Array:
+        return (predict(params, inputs) - targets).reshape(-1)
+
+    if importlib.util.find_spec("nlls_gram"):
+        import nlls_gram
+
+        def row(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+            return eqx.combine(params, static)(x) - y
+
+        rows = nlls_gram.vmap_rows(row, in_axes=(None, 0, 0))
+        solver = nlls_gram.LevenbergMarquardt(
+            lambda params: rows(params, inputs, targets).reshape(-1),
+            init_damping=DAMPING,
+            geodesic_acceleration=False,
+            cache_jacobian=False,
+        )
+        state = solver.init(params)
+        update = jax.jit(solver.update)
+        calls["nlls-gram"] = lambda: update(params, state)[0]
+    if importlib.util.find_spec("somax"):
+        import somax
+
+        method = somax.make("egn_mse", predict_fn=predict, lam0=DAMPING)
+        method_state = method.init(params)
+        step = jax.jit(method.step)
+        batch = {"x": inputs, "y": targets}
+        calls["somax egn_mse"] = lambda: step(params, batch, method_state, jr.key(0))[0]
+    if importlib.util.find_spec("jaxopt"):
+        import jaxopt
+
+        newton = jaxopt.GaussNewton(residual_fun=residual, maxiter=1)
+        newton_state = newton.init_state(params)
+        newton_update = jax.jit(newton.update)
+        calls["jaxopt GaussNewton"] = lambda: newton_update(params, newton_state)[0]
+    return calls
+
+
+def describe(problem: jg.Problem, params: Any) -> dict[str, Any]:
+    """Sizes, and the plan of the structured Gram matrix with the flops that it predicts."""
+    plan = problem.gram(params).plan()
+    return {
+        "N": problem.num_samples,
+        "QN": problem.num_rows(params),
+        "K": problem.num_params(params),
+        "dtype": str(jax.tree.leaves(params)[0].dtype),
+        "damping": DAMPING,
+        "plan": [vars(leaf) for leaf in plan.leaves],
+        "predicted_gflop": sum(leaf.flops for leaf in plan.leaves) / 1e9,
+        "environment": environment(),
+    }
+
+
+def case_a() -> dict[str, Any]:
+    """MLP 64-256-256-256-1, N = 512, float32, with the rivals."""
+    problem, params = network([64, 256, 256, 256, 1], 512)
+    return describe(problem, params) | {"rows": measure(our_calls(problem, params) | rival_calls(problem, params), 15)}
+
+
+def case_b() -> dict[str, Any]:
+    """MLP 64-256-256-256-10, N = 256: against the Cholesky factorisation of a 2560² matrix alone."""
+    problem, params = network([64, 256, 256, 256, 10], 256)
+    gram = problem.gram(params).as_matrix()
+    diagonal = jnp.arange(len(gram))
+    gram = gram.at[diagonal, diagonal].add(DAMPING * jnp.trace(gram) / len(gram))
+    cholesky = jax.jit(lambda matrix: jax.lax.linalg.cholesky(matrix, symmetrize_input=False))
+    return describe(problem, params) | {
+        "rows": measure(our_calls(problem, params, dense=False) | {"Cholesky alone": lambda: cholesky(gram)}, 9)
+    }
+
+
+def case_c() -> dict[str, Any]:
+    """MLP 784-2048-2048-2048-10, K ≈ 10⁷, N = 205: gradients and the memory of the whole process."""
+    problem, params = network([784, 2048, 2048, 2048, 10], 205)
+    rows = measure(our_calls(problem, params, dense=False), 5)
+    return describe(problem, params) | {"rows": rows, "peak_memory_mib": peak_memory_mib()}
+
+
+def case_pde() -> dict[str, Any]:
+    """The p5 residual at 10 065 parameters, N = 3500, float64, against the dense D."""
+    jax.config.update("jax_enable_x64", True)
+    problem, params = poisson([64, 64, 48, 48], 3000, 500, jnp.float64)
+    return describe(problem, params) | {"rows": measure(our_calls(problem, params), 3)}
+
+
+def case_pde_wide() -> dict[str, Any]:
+    """The p5 residual at width 512, N = 700, float64, against the dense D."""
+    jax.config.update("jax_enable_x64", True)
+    problem, params = poisson(512, 600, 100, jnp.float64)
+    return describe(problem, params) | {"rows": measure(our_calls(problem, params), 3)}
+
+
+def sweep(points: Sequence[tuple[Sequence[int], int]]) -> list[dict[str, Any]]:
+    found = []
+    for widths, num_samples in points:
+        problem, params = network(widths, num_samples)
+        sizes = describe(problem, params)
+        rows = measure(our_calls(problem, params, dense=False), 5)
+        found.append(
+            {"widths": widths, **{key: sizes[key] for key in ("N", "QN", "K", "predicted_gflop")}, "rows": rows}
+        )
+    return found
+
+
+def case_sweep() -> dict[str, Any]:
+    """Time and predicted flops against N, Q, width and depth, one at a time."""
+    return {
+        "N": sweep([([64, 256, 256, 1], n) for n in (128, 256, 512, 1024, 2048)]),
+        "Q": sweep([([64, 256, 256, q], 256) for q in (1, 2, 5, 10)]),
+        "width": sweep([([64, w, w, 1], 512) for w in (64, 128, 256, 512, 1024)]),
+        "depth": sweep([([64, *[256] * depth, 1], 512) for depth in (1, 2, 4, 8)]),
+        "environment": environment(),
+    }
+
+
+if __name__ == "__main__":
+    run_cases(
+        "lift_speed",
+        {
+            "a": case_a,
+            "b": case_b,
+            "c": case_c,
+            "pde": case_pde,
+            "pde_wide": case_pde_wide,
+            "sweep": case_sweep,
+        },
+    )
