@@ -1,6 +1,7 @@
-"""Classical curve fits: measured data from the regression literature, and curves with known parameters and fixed noise.
+"""Classical curve fits: data from the regression literature, and curves with known parameters and fixed noise.
 
-Parameters are of scales 1e-9 … 1e5, starts a factor 2 … 100 away. `reference` computes a solution in extended precision.
+Parameters are of scales 1e-9 … 1e5, starts a factor 2 … 100 away. `reference` computes a solution in extended
+precision.
 """
 
 from collections.abc import Callable

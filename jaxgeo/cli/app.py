@@ -4,7 +4,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,7 @@ from jaxgeo.problems.names import did_you_mean
 from jaxgeo.training import Interruptible
 
 # What typer raises at a mistyped option; a common ancestor, since typer brings its own click or uses the installed one.
-USAGE_ERROR = typer.BadParameter.__bases__[0]
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 error_console = Console(stderr=True)

@@ -1,5 +1,7 @@
 """Handwritten digits, 8 × 8 pixels: 1797 samples that come with scikit-learn."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxgeo.problems.task import Kind, Scaling, Task
@@ -25,7 +27,7 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
     """
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     total = len(data.data)
     if not 10 <= num_samples <= total - 10:
         raise ValueError(

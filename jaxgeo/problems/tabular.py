@@ -129,9 +129,11 @@ def _classes(file: str, target: str, labels: list[str]) -> tuple[NDArray[np.floa
     """One-hot targets, and the classes by name: numbers in numeric order, text in alphabetic order."""
     stripped = [label.strip() for label in labels]
     numeric = not any(np.isnan(to_number(label)) for label in stripped)
-    names = tuple(sorted(set(stripped), key=(lambda name: (to_number(name), name)) if numeric else str))
+    names: tuple[str, ...] = tuple(
+        sorted(set(stripped), key=(lambda name: (to_number(name), name)) if numeric else str)
+    )
     if len(names) < 2:
-        raise ValueError(f"the target {target!r} of {file} has one class, {names[0]!r}; at least two are needed.")
+        raise ValueError(f"the target {target!r} of {file} has one class, {stripped[0]!r}; at least two are needed.")
     if len(names) > max(2, len(labels) // 2):
         raise ValueError(
             f"the target {target!r} of {file} has {len(names)} classes in {len(labels)} rows, too few rows of each; "

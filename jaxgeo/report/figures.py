@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
@@ -33,7 +32,8 @@ def cost_figure(summary: Summary, rows: Rows) -> str | None:
         return None
 
     def draw(figure: Figure) -> None:
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
+        axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
+        top, bottom = axes
         tau, cost = _column(rows, "s_over_N"), _column(rows, "cost")
         end = max(tau[-1], (summary["predicted_stopping_time"] or 0.0) / summary["N"]) or 1.0
         line = np.linspace(0, end, 200)
@@ -60,7 +60,7 @@ def spectrum_figure(summary: Summary, rows: Rows) -> str | None:
         return None
 
     def draw(figure: Figure) -> None:
-        axes: Axes = figure.subplots()
+        axes: Any = figure.subplots()
         for name, color in (("start", SECOND), ("end", FIRST)):
             values = summary[f"spectrum_{name}"]
             if values is not None:
@@ -78,7 +78,7 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
         return None
 
     def draw(figure: Figure) -> None:
-        axes: Axes = figure.subplots()
+        axes: Any = figure.subplots()
         score = "accuracy" if summary["kind"] == "classification" else "rmse"
         tau = _column(rows, "s_over_N")
         axes.plot(tau, _column(rows, f"train_{score}"), "o-", color=SECOND, ms=3, label="training rows")
