@@ -27,7 +27,7 @@ class AbstractFlow(eqx.Module):
         """dθ/ds of the trainable parameters at flow time `s`, from one linearisation of the outputs."""
 
     @eqx.filter_jit
-    def __call__(self, s: Time, params: Params, problem: Problem) -> Params:
+    def __call__(self, s: Time, params: Params, problem: Problem) -> PyTree:
         """dθ/ds at flow time `s`; like `params`, and zero at frozen arrays."""
         jacobian = problem.jacobian(params)
         return jacobian.embed(self.velocity(s, jacobian))

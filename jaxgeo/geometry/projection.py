@@ -1,7 +1,7 @@
 """Projectors onto the directions that D acts on, and that it reaches."""
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.problem import Params, Problem
@@ -9,8 +9,8 @@ from jaxgeo.problem import Params, Problem
 
 @eqx.filter_jit
 def horizontal_projection(
-    problem: Problem, params: Params, velocity: Params, solver: AbstractLiftSolver | None = None
-) -> Params:
+    problem: Problem, params: Params, velocity: PyTree, solver: AbstractLiftSolver | None = None
+) -> PyTree:
     """Pθ̇ = D⁺Dθ̇, the part of a parameter velocity in range(Dᵀ), which is what moves the outputs.
 
     Paper: (2.3)

@@ -22,7 +22,9 @@ class CostReached(eqx.Module):
         del t, kwargs
         cost = args.cost(eqx.combine(y, self.frozen))
         # A cost of exactly zero would give −inf, and NaN in the derivative.
-        return jnp.log(jnp.maximum(cost, jnp.finfo(cost.dtype).tiny) / self.cost_tol)
+        value = jnp.log(jnp.maximum(cost, jnp.finfo(cost.dtype).tiny) / self.cost_tol)
+        # diffrax pairs it with a Python float, which is float64 under x64 even for float32 parameters.
+        return value.astype(jnp.result_type(float))
 
 
 class Stalled(eqx.Module):

@@ -88,7 +88,7 @@ def solve_flow(
     rows, size = problem.num_rows(params), problem.num_params(params)
     required = flow.required_rank(rows, size)
     if rank_check and required is not None and is_concrete((params, problem)):
-        check_rank(problem.jacobian(params), required)
+        check_rank(problem, params, required)
 
     cost0 = problem.cost(params)
     end, stopping_time = _end(problem, cost0, s1, cost_tol, flow.follows_law(rows, size))
@@ -223,7 +223,7 @@ def _end(
     return jnp.where(cost0 <= cost_tol, 0, s1), stopping_time
 
 
-def _within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " times"]:
+def _within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " kept"]:
     """Those of the times that come before the end; where that is not known yet, the others moved to the end."""
     if is_concrete((save_at, end)):
         return save_at[save_at <= end]

@@ -61,7 +61,7 @@ class Jacobian(lx.AbstractLinearOperator):
         """A vector of K numbers, in the order of the columns of D, as a pytree like the trainable parameters."""
         return ravel_pytree(self.trainable)[1](vector)
 
-    def embed(self, velocity: PyTree) -> Params:
+    def embed(self, velocity: PyTree) -> PyTree:
         """A velocity of the trainable part as one of params: zero at frozen arrays, None at what is no array."""
         still = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else None, self.frozen)
         return eqx.combine(velocity, still)

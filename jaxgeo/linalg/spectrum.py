@@ -1,11 +1,15 @@
 """Singular values of D and its numerical rank, computed on the host for reports and checks, not inside flows."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.problem import Params, Problem
 
 
 def singular_values(jacobian: Jacobian) -> NDArray[np.float64]:
@@ -36,23 +40,36 @@ def numerical_rank(values: NDArray[np.float64], shape: tuple[int, int], dtype: j
     return int(np.sum(values > cutoff * values[0]))
 
 
-def check_rank(jacobian: Jacobian, required: int) -> None:
+def check_rank(problem: Problem, params: Params, required: int) -> None:
     """Raise `ValueError` if rank(D) < `required`, the smaller side of D.
 
     A Cholesky factorisation of the Gram matrix on that side answers most cases; only where a pivot is near
     round-off are the singular values computed.
     """
-    matrix = np.asarray(jacobian.as_matrix(), dtype=np.float64)
-    small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    pivots = np.diagonal(np.asarray(jax.scipy.linalg.cholesky(small @ small.T, lower=True)))
-    if np.isfinite(pivots).all() and pivots.min() ** 2 > 100 * required * jnp.finfo(pivots.dtype).eps * pivots.max() ** 2:
+    gram = np.asarray(_small_gram(problem, params), dtype=np.float64)
+    try:
+        pivots = np.diagonal(np.linalg.cholesky(gram)) ** 2
+    except np.linalg.LinAlgError:
+        pivots = np.zeros(1)
+    if pivots.min() > 100 * required * np.finfo(np.float64).eps * pivots.max():
         return
-    dtype = jacobian.outputs.dtype
-    rank = numerical_rank(singular_values(jacobian), matrix.shape, dtype)
+    jacobian = problem.jacobian(params)
+    shape, dtype = (jacobian.out_size(), jacobian.in_size()), jacobian.outputs.dtype
+    rank = numerical_rank(singular_values(jacobian), shape, dtype)
     if rank < required:
-        rows, params = matrix.shape
         raise ValueError(
-            f"rank(D) is {rank} (in {dtype}), but this flow needs {required}, with QN={rows} outputs and "
-            f"K={params} parameters. Use `RankAdaptiveFlow`; or remove duplicate samples, or change the network "
+            f"rank(D) is {rank} (in {dtype}), but this flow needs {required}, with QN={shape[0]} outputs and "
+            f"K={shape[1]} parameters. Use `RankAdaptiveFlow`; or remove duplicate samples, or change the network "
             "or its initialisation."
         )
+
+
+@eqx.filter_jit
+def _small_gram(problem: Problem, params: Params) -> Float[Array, "n n"]:
+    """DDᵀ or DᵀD, whichever is smaller, in float64."""
+    jacobian = problem.jacobian(params)
+    if jacobian.out_size() <= jacobian.in_size():
+        return Gram(jacobian).as_matrix(jnp.dtype(jnp.float64))
+    with jax.enable_x64(True):
+        matrix = jacobian.as_matrix().astype(jnp.float64)
+        return matrix.T @ matrix

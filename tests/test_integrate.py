@@ -1,0 +1,423 @@
+"""Integrated flows against the closed forms, and how an integration starts, records and ends."""
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import BORDERLINE, KINDS, OVER, UNDER, Case, Layer, cases, to_float32
+
+import jaxgeo as jg
+
+
+def outputs(s, params, problem):
+    return problem.outputs(params)
+
+
+def rms(values):
+    return float(jnp.sqrt(jnp.mean(values**2)))
+
+
+def check_law(case: Case):
+    """At every saved s up to s/N = 8 the cost is on (2.6) and each output component on (2.7), to 1e-5."""
+    n = case.problem.num_samples
+    times = jnp.linspace(0.0, 8.0 * n, 17)
+    flow = jg.AdaptedFlow()
+    sol = jg.solve_flow(case.problem, flow, case.params, s1=times[-1], rtol=1e-8, save_at=times, record=outputs)
+    np.testing.assert_allclose(sol.s, times, rtol=1e-15)
+    assert jnp.abs(sol.defect).max() <= 1e-5
+    np.testing.assert_array_equal(sol.defect, sol.costs / sol.predicted_costs - 1)
+    start, targets = case.problem.outputs(case.params), case.problem.loss.targets
+    for s, found in zip(times, sol.records, strict=True):
+        error = jnp.abs(found - jg.theory.outputs_at(s, start, targets, n))
+        assert error.max() <= 1e-5 * jnp.exp(-s / n) * rms(start - targets)
+
+
+def check_stopping_time(case: Case, ratio: float):
+    """(2.18): it stops at s_ε, to 1e-5."""
+    tol = ratio * float(case.problem.cost(case.params))
+    sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, cost_tol=tol)
+    expected = case.problem.num_samples / 2 * np.log(1 / ratio)
+    np.testing.assert_allclose(sol.stopping_time, expected, rtol=1e-13)
+    assert abs(sol.final_s / expected - 1) <= 1e-5
+    assert sol.s[-1] == sol.final_s
+    np.testing.assert_allclose([sol.final_cost, case.problem.cost(sol.params)], tol, rtol=1e-10)
+
+
+RATIOS = [1e-2, 1e-4, 1e-6]
+
+
+@pytest.mark.parametrize("name", ["linear over", "mlp over", "linear borderline", "flax"])
+def test_law(name):
+    check_law(cases()[name])
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_stopping_time(ratio):
+    check_stopping_time(cases()["mlp over"], ratio)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    model = eqx.nn.MLP(64, 10, 64, 2, activation=jnp.tanh, key=jax.random.key(0))
+    cost = jg.L2.from_labels(data.target[:100], num_classes=10)
+    return Case("digits", *jg.supervised(model, data.data[:100] / 16, cost), 1000)
+
+
+@pytest.mark.slow
+def test_law_on_digits(digits):
+    check_law(digits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_stopping_time_on_digits(digits, ratio):
+    check_stopping_time(digits, ratio)
+
+
+@pytest.mark.slow
+def test_standard_flow_is_later_on_digits(digits):
+    check_standard_is_later(digits)
+
+
+def check_standard_is_later(case: Case):
+    tol = 1e-3 * float(case.problem.cost(case.params))
+    adapted = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, cost_tol=tol)
+    standard = jg.solve_flow(
+        case.problem, jg.StandardFlow(), case.params, cost_tol=tol, s1=2 * adapted.final_s, max_steps=20_000
+    )
+    assert adapted.final_cost <= tol * (1 + 1e-9)
+    reached = standard.result == jg.RESULTS.successful
+    assert standard.final_s > 1.01 * adapted.final_s
+    assert reached or standard.final_cost > tol
+
+
+def test_standard_flow_is_later():
+    """In s, for the eigenvalues of DDᵀ below 1 that a network has."""
+    check_standard_is_later(cases()["mlp over"])
+
+
+def test_cost_along_the_standard_flow():
+    """(1.10): C(s₂) − C(s₁) = −∫ |∇θC|² ds along the orbit, by Simpson's rule on a fine record."""
+    case = cases()["mlp over"]
+
+    def squared_gradient(s, params, problem):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jax.grad(problem.cost)(params)))
+
+    times = jnp.linspace(0.0, 4.0, 161)
+    sol = jg.solve_flow(
+        case.problem, jg.StandardFlow(), case.params, s1=4.0, rtol=1e-9, save_at=times, record=squared_gradient
+    )
+    weights = np.array([1, *[4, 2] * 79, 4, 1]) * 0.025 / 3
+    np.testing.assert_allclose(sol.costs[-1] - sol.costs[0], -weights @ sol.records, rtol=1e-6)
+
+
+def test_cost_along_the_underparametrized_flow():
+    """(5.12): ∂ₛC = −|𝒫∇ₓC|² along the orbit, by central differences of the recorded costs."""
+    case = cases()["mlp under"]
+
+    def projected(s, params, problem):
+        gradient = problem.loss.gradient(problem.outputs(params))
+        return jnp.sum(jg.geometry.output_projection(problem, params, gradient) ** 2)
+
+    step = 0.05
+    times = jnp.concatenate([middle + step * jnp.array([-1.0, 0.0, 1.0]) for middle in (2.0, 6.0, 12.0)])
+    sol = jg.solve_flow(
+        case.problem, jg.UnderparametrizedFlow(), case.params, s1=13.0, rtol=1e-10, save_at=times, record=projected
+    )
+    slope = (sol.costs[2::3] - sol.costs[::3]) / (2 * step)
+    np.testing.assert_allclose(slope, -sol.records[1::3], rtol=2e-4)
+    assert jnp.all(jnp.diff(sol.costs) < 0)
+
+
+@pytest.mark.parametrize("name", UNDER)
+def test_cost_left_at_a_critical_point(name):
+    """(5.7), with 𝒫⊥ from NumPy; the flow stops by itself where the cost falls no more."""
+    case = cases()[name]
+    sol = jg.solve_flow(case.problem, jg.UnderparametrizedFlow(), case.params, cost_tol=1e-12, throw=False)
+    assert sol.result == jg.RESULTS.stalled
+    assert int(sol.stats["num_steps"]) < 600
+    end = Case(name, case.problem, sol.params, case.rank)
+    basis = np.linalg.qr(end.dense())[0]
+    gradient = np.ravel(case.problem.loss.gradient(case.problem.outputs(sol.params)))
+    outside = gradient - basis @ (basis.T @ gradient)
+    assert np.linalg.norm(basis.T @ gradient) <= 2e-5 * np.linalg.norm(gradient)
+    left = jg.theory.critical_cost(outside[:, None], case.problem.num_samples)
+    np.testing.assert_allclose(sol.final_cost, left, rtol=1e-8)
+    if name == "linear under":
+        matrix, targets = np.asarray(case.problem.blocks[0].inputs), np.asarray(case.problem.loss.targets)
+        residual = np.linalg.lstsq(matrix, targets)[1].sum()
+        np.testing.assert_allclose(sol.final_cost, residual / 14, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("solver", "order", "counts"), [(dfx.Euler(), 1, (64, 128)), (dfx.Heun(), 2, (32, 64)), (dfx.Tsit5(), 5, (8, 16))]
+)
+def test_order_of_convergence(solver, order, counts):
+    """With constant steps the error of the parameters falls with the order of the ODE solver."""
+    case = cases()["mlp over"]
+
+    def end(solver, count):
+        n = case.problem.num_samples
+        sol = jg.solve_flow(
+            case.problem,
+            jg.AdaptedFlow(),
+            case.params,
+            s1=0.5 * n,
+            solver=solver,
+            stepsize_controller=dfx.ConstantStepSize(),
+            dt0=0.5 * n / count,
+        )
+        assert sol.stats["num_steps"] in (count, count + 1)
+        return ravel_pytree(sol.params)[0]
+
+    exact = end(dfx.Dopri8(), 64)
+    coarse, fine = (jnp.linalg.norm(end(solver, count) - exact) for count in counts)
+    assert abs(np.log2(coarse / fine) - order) < 0.2
+
+
+@pytest.mark.parametrize("name", ["mlp over", "linear borderline"])
+def test_float32_ends_in_the_same_place(name):
+    case = cases()[name]
+    n = case.problem.num_samples
+    double = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=5.0 * n, rtol=1e-8)
+    single = jg.solve_flow(
+        to_float32(case.problem), jg.AdaptedFlow(), to_float32(case.params), s1=5.0 * n, rtol=1e-5, atol=1e-6
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(single.params)} == {jnp.dtype(jnp.float32)}
+    assert single.costs.dtype == single.s.dtype == single.final_cost.dtype == jnp.float32
+    exact, found = ravel_pytree(double.params)[0], ravel_pytree(single.params)[0]
+    assert jnp.linalg.norm(found.astype(exact.dtype) - exact) <= 1e-4 * jnp.linalg.norm(exact)
+
+
+def test_float32_cost_near_the_floor():
+    """A cost that round-off does not allow ends at the time that the law gave, and says so."""
+    case = cases()["mlp over"]
+    sol = jg.solve_flow(
+        to_float32(case.problem), jg.AdaptedFlow(), to_float32(case.params), cost_tol=1e-20, throw=False
+    )
+    assert sol.result == jg.RESULTS.cost_tol_not_reached
+    assert sol.final_cost < 1e-11
+    assert int(sol.stats["num_steps"]) < 1000
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("flow", [jg.AdaptedFlow(), jg.StandardFlow()])
+def test_any_pytree_and_nothing_frozen_moves(name, flow):
+    case = cases()[name]
+    sol = jg.solve_flow(case.problem, flow, case.params, s1=1.0)
+    assert jax.tree.structure(sol.params) == jax.tree.structure(case.params)
+    before, after = case.problem.partition(case.params), case.problem.partition(sol.params)
+    assert eqx.tree_equal(before[1], after[1])
+    changed = jax.tree.map(lambda old, new: bool(jnp.any(old != new)), before[0], after[0])
+    assert all(jax.tree.leaves(changed))
+    assert sol.costs[-1] < sol.costs[0]
+    assert sol.final_cost == case.problem.cost(sol.params)
+
+
+def test_nothing_is_traced_again():
+    traces = []
+
+    def apply(params, sample):
+        traces.append(None)
+        return Layer()(params, sample)
+
+    case = cases()["dict"]
+    block = case.problem.blocks[0]
+
+    def run(scale, tol):
+        problem = jg.Problem(apply, scale * block.inputs, jg.L2(case.problem.loss.targets))
+        jg.solve_flow(problem, jg.AdaptedFlow(), case.params, cost_tol=tol)
+
+    run(1.0, 1e-3)
+    count = len(traces)
+    run(1.1, 2e-3)
+    assert len(traces) == count > 0
+
+
+def test_vmap_over_parameters():
+    case = cases()["dict"]
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.5 * leaf]), case.params)
+
+    def run(params):
+        sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), params, cost_tol=1e-3, max_steps=64)
+        return sol.params, sol.final_s, sol.stopping_time
+
+    params, s, predicted = jax.vmap(run)(batch)
+    assert s[0] != s[1]
+    np.testing.assert_allclose(s, predicted, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(case.problem.cost)(params), 1e-3, rtol=1e-8)
+    alone = jg.solve_flow(
+        case.problem, jg.AdaptedFlow(), jax.tree.map(lambda leaf: 1.5 * leaf, case.params), cost_tol=1e-3
+    )
+    np.testing.assert_allclose(params["W"][1], alone.params["W"], atol=1e-6)
+
+
+def test_gradient_through_the_integration():
+    """Against finite differences, of the cost on other data with respect to where the flow starts."""
+    case = cases()["dict"]
+    other = jnp.array([[0.3, -0.2]])
+
+    def tested(bias):
+        params = case.params | {"b": bias}
+        sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), params, s1=2.0, rtol=1e-9, max_steps=64)
+        return jnp.sum(Layer()(sol.params, other[0]) ** 2)
+
+    bias, direction, step = case.params["b"], jnp.array([1.0, -1.0, 0.5, 0.0]), 1e-4
+    slope = jax.grad(tested)(bias) @ direction
+    ahead, behind = tested(bias + step * direction), tested(bias - step * direction)
+    np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-5)
+
+
+def test_both_ends_given():
+    case = cases()["mlp over"]
+    tol = 0.5 * float(case.problem.cost(case.params))
+    by_cost = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=100.0, cost_tol=tol)
+    assert by_cost.result == jg.RESULTS.successful
+    by_time = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=0.1, cost_tol=tol)
+    assert by_time.result == jg.RESULTS.cost_tol_not_reached
+    assert by_time.final_s == pytest.approx(0.1)
+
+
+def test_cost_that_is_low_enough_already():
+    case = cases()["mlp over"]
+    cost = case.problem.cost(case.params)
+    for tol in (cost, 2 * cost):
+        sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, cost_tol=tol)
+        assert sol.result == jg.RESULTS.successful
+        assert float(sol.final_s) == float(sol.stopping_time) == 0.0
+        assert eqx.tree_equal(sol.params, case.params)
+        np.testing.assert_array_equal(sol.costs, cost[None])
+
+
+def halving():
+    """x = a with y = 0 and N = 1: Euler's step of 1/2 halves it exactly, a step of 1 ends in zero."""
+    return jg.Problem(lambda a, x: a * x, jnp.ones(1), jg.L2(jnp.zeros(1))), jnp.array(1.0)
+
+
+@pytest.mark.parametrize(("dt0", "cost_tol"), [(0.5, 0.125), (0.5, 0.0078125), (1.0, 1e-3)])
+def test_event_at_the_end_of_a_step(dt0, cost_tol):
+    """Costs that a step meets exactly, and a step that ends in a cost of exactly zero."""
+    problem, start = halving()
+    sol = jg.solve_flow(
+        problem,
+        jg.AdaptedFlow(),
+        start,
+        s1=10.0,
+        cost_tol=cost_tol,
+        solver=dfx.Euler(),
+        stepsize_controller=dfx.ConstantStepSize(),
+        dt0=dt0,
+    )
+    assert sol.result == jg.RESULTS.successful
+    np.testing.assert_allclose(sol.final_cost, cost_tol, rtol=1e-12)
+    assert jnp.all(jnp.diff(sol.s) > 0)
+
+
+def test_starting_at_zero_cost():
+    problem, _ = halving()
+    sol = jg.solve_flow(problem, jg.AdaptedFlow(), jnp.array(0.0), s1=1.0)
+    np.testing.assert_array_equal(sol.costs, 0.0)
+    assert float(sol.params) == 0.0
+
+
+def test_record_of_steps_and_of_times():
+    case = cases()["mlp over"]
+
+    def record(s, params, problem):
+        return {"count": jnp.sum(problem.outputs(params) > 0), "s": s}
+
+    steps = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, cost_tol=1e-2, record=record)
+    assert len(steps.s) == int(steps.stats["num_accepted_steps"]) + 1
+    np.testing.assert_array_equal(steps.records["s"], steps.s)
+    assert steps.records["count"].dtype == jnp.float64
+    times = np.array([1.0, 2.0, 1000.0])
+    saved = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, cost_tol=1e-2, record=record, save_at=times)
+    np.testing.assert_allclose(saved.s, times[:2], rtol=1e-15)
+    np.testing.assert_allclose(saved.defect, 0, atol=1e-4)
+    np.testing.assert_allclose(saved.final_cost, 1e-2, rtol=1e-9)
+
+
+def test_save_at_with_constant_steps():
+    problem, start = halving()
+    sol = jg.solve_flow(
+        problem,
+        jg.AdaptedFlow(),
+        start,
+        s1=1.0,
+        save_at=np.array([0.25, 1.0]),
+        stepsize_controller=dfx.ConstantStepSize(),
+        dt0=0.1,
+    )
+    np.testing.assert_allclose(sol.defect, 0, atol=1e-5)
+
+
+def test_too_few_steps():
+    case = cases()["mlp over"]
+    with pytest.raises(RuntimeError, match="maximum number of solver steps.*`max_steps`.*`throw=False`"):
+        jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=100.0, max_steps=3)
+    sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=100.0, max_steps=3, throw=False)
+    assert sol.result == jg.RESULTS.max_steps_reached
+    assert 0 < sol.final_s < 100
+    assert sol.final_s == sol.s[-1]
+    np.testing.assert_allclose(sol.final_cost, sol.costs[-1], rtol=1e-12)
+    assert sol.final_cost < sol.initial_cost
+
+
+class NaNBeyond(jg.AbstractFlow):
+    """−∇θC until s = 1, and then not a number."""
+
+    def velocity(self, s, jacobian):
+        velocity = jg.StandardFlow().velocity(s, jacobian)
+        return jax.tree.map(lambda leaf: jnp.where(s > 1.0, jnp.nan, leaf), velocity)
+
+    def required_rank(self, num_rows, num_params):
+        return None
+
+    def follows_law(self, num_rows, num_params):
+        return False
+
+
+def test_a_velocity_that_is_not_a_number():
+    """Steps shrink before it and the integration ends; no NaN gets into the parameters."""
+    case = cases()["mlp over"]
+    with pytest.raises(RuntimeError, match="the velocity is not finite"):
+        jg.solve_flow(case.problem, NaNBeyond(), case.params, s1=3.0)
+    sol = jg.solve_flow(case.problem, NaNBeyond(), case.params, s1=3.0, throw=False)
+    assert sol.result == jg.RESULTS.step_size_vanished
+    assert abs(sol.final_s - 1) < 1e-6
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sol.params))
+
+
+def test_progress_meter(capfd):
+    case = cases()["mlp over"]
+    meter = dfx.TextProgressMeter(minimum_increase=0.2)
+    jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=20.0, progress_meter=meter)
+    jax.effects_barrier()
+    shown = capfd.readouterr().out
+    assert "0.00%" in shown
+    assert "100.00%" in shown
+
+
+@pytest.mark.parametrize("controller", [dfx.PIDController(1e-6, 1e-6), dfx.StepTo(jnp.linspace(0.0, 4.0, 41))])
+@pytest.mark.parametrize("name", [OVER[1], BORDERLINE[0]])
+def test_controllers_of_diffrax(controller, name):
+    case = cases()[name]
+    sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=4.0, stepsize_controller=controller)
+    np.testing.assert_allclose(sol.defect, 0, atol=1e-4)
+
+
+def test_under_jit():
+    case = cases()["dict"]
+    run = eqx.filter_jit(lambda params: jg.solve_flow(case.problem, jg.AdaptedFlow(), params, cost_tol=1e-3))
+    sol, plain = run(case.params), jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, cost_tol=1e-3)
+    np.testing.assert_allclose(sol.final_s, plain.final_s, rtol=1e-9)
+    enough = eqx.filter_jit(
+        lambda params: jg.solve_flow(case.problem, jg.StandardFlow(), params, cost_tol=1e3, max_steps=16)
+    )
+    assert float(enough(case.params).final_s) == 0.0
