@@ -21,7 +21,7 @@ def lift(
     solver: AbstractLiftSolver | None = None,
     *,
     damping: Damping = None,
-) -> Params:
+) -> PyTree:
     """D⁺v = argmin |θ̇| over the θ̇ for which |Dθ̇ − v| is smallest.
 
     Paper: (1.23), (5.2)
@@ -32,7 +32,7 @@ def lift(
     - `solver`: how to solve; `jaxgeo.linalg.Auto()` by default.
     - `damping`: with it the damped lift Dᵀ(DDᵀ + λ)⁻¹v, λ = damping · trace(DDᵀ)/QN.
 
-    **Returns:** θ̇, like `params`; zero at frozen arrays.
+    **Returns:** θ̇, like `params`: zero at frozen arrays, None at what is no array.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -81,6 +81,8 @@ def lift_gradient(
     if damping is None or jacobian.in_size() <= jacobian.out_size():
         return solution, info
     rest = jax.tree.map(jnp.subtract, gradient, jacobian.T.mv(rows))
+    # Once more, for what the condition number left of Dᵀw in it.
+    rest = jax.tree.map(jnp.subtract, rest, jacobian.T.mv(pull_back(rest)[0]))
     # What round-off leaves there must not be divided by λ.
     floor = 64 * float(jnp.finfo(rows.dtype).eps) * _norm(gradient)
     outside = _norm(rest) > floor

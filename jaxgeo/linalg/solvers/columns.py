@@ -9,7 +9,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
-from jaxgeo.linalg.solvers.factor import Factor, Factorise, apply
+from jaxgeo.linalg.solvers.factor import Factor, Factorise
 from jaxgeo.linalg.solvers.sides import finish_columns, freeze, gram_dtype, gram_floor, relative_shift
 from jaxgeo.problem import Block, Problem
 
@@ -46,7 +46,7 @@ class NormalCholesky(AbstractLiftSolver):
         value = jacobian.unravel(flat)
         if shift is None:
             # Through v − Dθ̇ the correction has an error of cond(D)·eps; from DᵀD alone it would be cond(D)².
-            correction = apply(factor, still.T.mv(aim - still.mv(value)))
+            correction = factor.apply(still.T.mv(aim - still.mv(value)))
             refined = jax.tree.map(lambda leaf, step: leaf + step / factor.scale, value, correction)
             eps = float(jnp.finfo(aim.dtype).eps)
             # In float32 the products are less exact than the first solution, which came from float64.
@@ -55,7 +55,7 @@ class NormalCholesky(AbstractLiftSolver):
 
 
 def _first(factor: Factor, image: Float[Array, " K"], out: Float[Array, ""]) -> Float[Array, " K"]:
-    return (apply(factor, image) / factor.scale.astype(image.dtype)).astype(out.dtype)
+    return (factor.apply(image) / factor.scale.astype(image.dtype)).astype(out.dtype)
 
 
 def normal_equations(

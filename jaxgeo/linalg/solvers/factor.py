@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.linalg.precision import cond_any, in_dtype
@@ -33,17 +34,15 @@ class Factor(NamedTuple):
     rank: Int[Array, ""]
     trusted: Bool[Array, ""]
 
+    def apply(self, rhs: PyTree) -> PyTree:
+        """The inverse times `rhs`, a pytree of n numbers."""
+        flat, unravel = ravel_pytree(rhs)
+        return unravel(in_dtype(_apply, self.matrix.dtype)(self, flat))
 
-def apply(factor: Factor, rhs: PyTree) -> PyTree:
-    """The inverse times `rhs`, a pytree of n numbers."""
-    flat, unravel = jax.flatten_util.ravel_pytree(rhs)
-    return unravel(in_dtype(_apply, factor.matrix.dtype)(factor, flat))
-
-
-def complement(factor: Factor, rhs: PyTree) -> PyTree:
-    """The part of `rhs` in the directions that are left out; 0 for a Cholesky factor, which leaves out none."""
-    flat, unravel = jax.flatten_util.ravel_pytree(rhs)
-    return unravel(in_dtype(_complement, factor.matrix.dtype)(factor, flat))
+    def complement(self, rhs: PyTree) -> PyTree:
+        """The part of `rhs` in the directions left out; 0 for a Cholesky factor, which leaves out none."""
+        flat, unravel = ravel_pytree(rhs)
+        return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
 
 
 def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:

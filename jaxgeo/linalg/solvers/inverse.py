@@ -1,12 +1,32 @@
 """Derivatives through a factored solve: by products with D, to any order, without differentiating a factorisation."""
 
+import abc
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.factor import Factor, apply, complement
+from jaxgeo.linalg.solvers.factor import Factor
+
+
+class AbstractInverse(eqx.Module):
+    """(A + μ)⁻¹ or a pseudo-inverse of A by iterations, to stand where a `Factor` can. Takes part in no derivative."""
+
+    @property
+    @abc.abstractmethod
+    def spectral(self) -> Bool[Array, ""]:
+        """Whether directions may be left out."""
+
+    @abc.abstractmethod
+    def apply(self, rhs: PyTree) -> PyTree:
+        """The inverse times `rhs`."""
+
+    @abc.abstractmethod
+    def complement(self, rhs: PyTree) -> PyTree:
+        """The part of `rhs` in the directions that the inverse leaves out."""
 
 
 class RowOperator(eqx.Module):
@@ -33,7 +53,9 @@ Operator = RowOperator | ColumnOperator
 
 
 @eqx.filter_custom_jvp
-def inverse(operator: Operator, factor: Factor, shift: Float[Array, ""] | None, rhs: PyTree) -> PyTree:
+def inverse(
+    operator: Operator, factor: Factor | AbstractInverse, shift: Float[Array, ""] | None, rhs: PyTree
+) -> PyTree:
     """x = (A + μ)⁻¹ rhs, or without μ the pseudo-inverse of A times rhs, by a factor of A.
 
     Differentiable in the operator, μ and rhs, in both modes and repeatedly. Without μ the rule is that of the
@@ -41,7 +63,7 @@ def inverse(operator: Operator, factor: Factor, shift: Float[Array, ""] | None, 
 
         dx = H(d rhs − dA x) + H H dA C rhs + C dA H x
     """
-    return _linear(apply, factor, rhs)
+    return _linear(factor.apply, rhs)
 
 
 @inverse.def_jvp
@@ -50,13 +72,13 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     t_operator, _, t_shift, t_rhs = tangents
 
     def tangent_mv(vector: PyTree) -> PyTree:
-        return eqx.filter_jvp(lambda operator: operator.mv(vector), (operator,), (t_operator,))[1]
+        return tangent_of(lambda operator: operator.mv(vector), operator, t_operator)
 
     def solve(vector: PyTree) -> PyTree:
         return inverse(operator, factor, shift, vector)
 
     def leave_out(vector: PyTree) -> PyTree:
-        value = _linear(complement, factor, vector)
+        value = _linear(factor.complement, vector)
         carrier = jax.tree.map(
             lambda all, kept: jnp.where(factor.spectral, all - kept, jnp.zeros_like(all)),
             vector,
@@ -84,10 +106,16 @@ def _is_perturbed(tangent: PyTree) -> bool:
     return len(jax.tree.leaves(tangent)) > 0
 
 
-def _linear(function, factor: Factor, rhs: PyTree) -> PyTree:
-    """`function(factor, rhs)`, known to be linear in rhs and symmetric, so that it has derivatives in rhs."""
-    factor = jax.lax.stop_gradient(factor)
-    return jax.lax.custom_linear_solve(lambda y: y, rhs, lambda _, y: function(factor, y), symmetric=True)
+def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: PyTree) -> PyTree:
+    """The derivative of `function` at `primal` along `tangent`, which is None at what does not move."""
+    moving = jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=lambda leaf: leaf is None)
+    dynamic, static = eqx.partition(primal, moving)
+    return jax.jvp(lambda dynamic: function(eqx.combine(dynamic, static)), (dynamic,), (tangent,))[1]
+
+
+def _linear(function: Callable[[PyTree], PyTree], rhs: PyTree) -> PyTree:
+    """`function(rhs)`, known to be linear and symmetric, so that it has derivatives in rhs."""
+    return jax.lax.custom_linear_solve(lambda y: y, rhs, lambda _, y: function(y), symmetric=True)
 
 
 @jax.custom_jvp
@@ -114,7 +142,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     one = jnp.ones_like(total)
     if not _is_perturbed(t_jacobian):
         return one, jnp.zeros_like(one)
-    _, tangent = eqx.filter_jvp(lambda jacobian: jnp.sum(jacobian.as_matrix() ** 2), (jacobian,), (t_jacobian,))
+    tangent = tangent_of(lambda jacobian: jnp.sum(jacobian.as_matrix() ** 2), jacobian, t_jacobian)
     # Of the second and higher derivatives of the ratio only those through `tangent` are kept, which is exact, as
     # the total does not move.
     return one, tangent / jax.lax.stop_gradient(total)

@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import optimistix as optx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
+from jaxgeo.linalg.solvers.inverse import AbstractInverse, RowOperator, attach, inverse
 from jaxgeo.linalg.solvers.sides import freeze
 
 
@@ -92,25 +93,49 @@ class CG(AbstractLiftSolver):
     ) -> tuple[PyTree, Array, Array]:
         """The lift, its outcome, and the number of steps."""
         shift = None if damping is None else jnp.asarray(damping, velocity.dtype) * mean_eigenvalue(jacobian)
-        operator = jacobian @ jacobian.T
-        if shift is not None:
-            operator = operator + shift * lx.IdentityLinearOperator(jacobian.out_structure())
+        still, constant = freeze((jacobian, jnp.zeros((), velocity.dtype) if shift is None else shift))
+        prepared = None if self.preconditioner is None else self.preconditioner(still, constant)
+        inner = _ConjugateGradients(still, constant, freeze(prepared), self.rtol, self.max_steps)
+        psi, steps = inner.iterate(freeze(velocity))
+        carrier = inverse(RowOperator(jacobian, jnp.ones((), velocity.dtype)), inner, shift, velocity)
+        return jacobian.T.mv(attach(psi, carrier)), jnp.asarray(SOLVED, jnp.int32), steps
+
+
+class _ConjugateGradients(AbstractInverse):
+    """(G + λ)⁻¹."""
+
+    jacobian: Jacobian
+    shift: Float[Array, ""]
+    preconditioner: NystromInverse | None
+    rtol: float
+    max_steps: int = eqx.field(static=True)
+
+    @property
+    def spectral(self) -> Bool[Array, ""]:
+        return jnp.zeros((), bool)
+
+    def iterate(self, rows: Float[Array, "N Q"]) -> tuple[Float[Array, "N Q"], Array]:
+        """The solution, and the number of steps."""
+        structure = self.jacobian.out_structure()
+        operator = self.jacobian @ self.jacobian.T + self.shift * lx.IdentityLinearOperator(structure)
         # A shift by a traced number loses the tag.
         operator = lx.TaggedLinearOperator(operator, lx.positive_semidefinite_tag)
         options = {}
         if self.preconditioner is not None:
-            constant = jnp.zeros((), velocity.dtype) if shift is None else shift
-            inverse = self.preconditioner(*freeze((jacobian, constant)))
-            options["preconditioner"] = lx.FunctionLinearOperator(
-                freeze(inverse), jacobian.out_structure(), lx.positive_semidefinite_tag
-            )
-        # lineax stops by absolute tolerances componentwise; on the scale of v they are relative ones.
-        size = jax.lax.stop_gradient(jnp.sqrt(jnp.mean(velocity**2)))
+            tag = lx.positive_semidefinite_tag
+            options["preconditioner"] = lx.FunctionLinearOperator(self.preconditioner, structure, tag)
+        # lineax stops by absolute and relative tolerances together; on the scale of v they are the same.
+        size = jnp.sqrt(jnp.mean(rows**2))
         unit = jnp.where(size > 0, size, jnp.ones_like(size))
         solver = lx.CG(self.rtol / 2, self.rtol / 2, norm=optx.rms_norm, max_steps=self.max_steps)
-        found = lx.linear_solve(operator, velocity / unit, solver, options=options, throw=False)
-        solution = jax.tree.map(lambda leaf: leaf * unit, jacobian.T.mv(found.value))
-        return solution, jnp.asarray(SOLVED, jnp.int32), found.stats["num_steps"]
+        found = lx.linear_solve(operator, rows / unit, solver, options=options, throw=False)
+        return found.value * unit, found.stats["num_steps"]
+
+    def apply(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.iterate(rhs)[0]
+
+    def complement(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return jnp.zeros_like(rhs)
 
 
 class LSMR(AbstractLiftSolver):
@@ -133,19 +158,46 @@ class LSMR(AbstractLiftSolver):
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        operator: lx.AbstractLinearOperator = jacobian
-        rows: PyTree = velocity
-        if damping is not None:
-            root = jnp.sqrt(jnp.asarray(damping, velocity.dtype) * mean_eigenvalue(jacobian))
-            still = jax.tree.map(jnp.zeros_like, jacobian.trainable)
-            operator, rows = (
-                lx.FunctionLinearOperator(_Damped(jacobian, root), jacobian.in_structure()),
-                (velocity, still),
-            )
-        solver = lx.LSMR(rtol=self.rtol, atol=self.rtol, max_steps=self.max_steps, conlim=1e16)
-        found = lx.linear_solve(operator, rows, solver, throw=False)
+        shift = None if damping is None else jnp.asarray(damping, velocity.dtype) * mean_eigenvalue(jacobian)
+        still, constant = freeze((jacobian, shift))
+        inner = _LeastSquares(still, constant, self.rtol, self.max_steps)
+        value = inner.lift(freeze(velocity))
+        psi = inverse(RowOperator(jacobian, jnp.ones((), velocity.dtype)), inner, shift, velocity)
         outcome = jnp.asarray(SOLVED, jnp.int32)
-        return conclude(jacobian, found.value, velocity, outcome, jnp.full_like(outcome, -1))
+        solution = attach(value, jacobian.T.mv(psi))
+        return conclude(jacobian, solution, velocity, outcome, jnp.full_like(outcome, -1))
+
+
+class _LeastSquares(AbstractInverse):
+    """The pseudo-inverse of G, or (G + λ)⁻¹, by least squares with D."""
+
+    jacobian: Jacobian
+    shift: Float[Array, ""] | None
+    rtol: float
+    max_steps: int | None = eqx.field(static=True)
+
+    @property
+    def spectral(self) -> Bool[Array, ""]:
+        return jnp.ones((), bool)
+
+    def lift(self, rows: Float[Array, "N Q"]) -> PyTree:
+        """D⁺v, damped or not."""
+        if self.shift is None:
+            return self._solve(self.jacobian, rows)
+        operator = lx.FunctionLinearOperator(_Damped(self.jacobian, jnp.sqrt(self.shift)), self.jacobian.in_structure())
+        return self._solve(operator, (rows, jax.tree.map(jnp.zeros_like, self.jacobian.trainable)))
+
+    def _solve(self, operator: lx.AbstractLinearOperator, rhs: PyTree) -> PyTree:
+        solver = lx.LSMR(rtol=self.rtol, atol=self.rtol, max_steps=self.max_steps, conlim=1e16)
+        return lx.linear_solve(operator, rhs, solver, throw=False).value
+
+    def apply(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        if self.shift is None:
+            return self._solve(self.jacobian.T, self.lift(rhs))
+        return (rhs - self.jacobian.mv(self.lift(rhs))) / self.shift
+
+    def complement(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return rhs - self.jacobian.mv(self.lift(rhs))
 
 
 class _Damped(eqx.Module):

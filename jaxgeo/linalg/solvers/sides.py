@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
-from jaxgeo.linalg.solvers.factor import Factor, apply
+from jaxgeo.linalg.solvers.factor import Factor
 from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, attach, inverse, trace_ratio
 
 
@@ -77,7 +77,7 @@ def refined_lift(
     transpose = jacobian.T
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
-        psi = apply(factor, rows)
+        psi = factor.apply(rows)
         return psi, jax.tree.map(lambda leaf: leaf / factor.scale, transpose.mv(psi))
 
     def measure(solution: PyTree, psi: Array) -> tuple[Array, Array]:
