@@ -1,6 +1,5 @@
 """What optax asks of a transformation, asked of each of ours, and what each is for on problems with known answers."""
 
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,8 @@ import jaxgeo as jg
 from jaxgeo.linalg import QR, SVD, Auto
 
 KEY = jax.random.key(3)
+# Compiles faster than the default solver, which the first test uses.
+SOLVER = QR()
 
 
 def network(params, x):
@@ -39,28 +40,27 @@ def gradient(params, inputs, targets):
     return jax.grad(lambda p: jg.Problem(network, inputs, jg.L2(targets)).cost(p))(params)
 
 
-def metric(apply=network, solver=QR(), **options):
+def metric(apply=network, solver=SOLVER, **options):
     options = {"damping": 1e-6} | options
     return optax.chain(jg.optim.scale_by_adapted_metric(apply, solver=solver, **options), optax.scale(-0.5))
 
 
-def descent(apply=network, solver=QR(), **options):
+def descent(apply=network, solver=SOLVER, **options):
     return jg.optim.adapted_gradient_descent(0.5, apply, damping=1e-6, solver=solver, **options)
 
 
-def marquardt(apply=network, solver=QR(), **options):
+def marquardt(apply=network, solver=SOLVER, **options):
     return jg.optim.adapted_levenberg_marquardt(apply, solver=solver, **options)
 
 
-def momentum(apply=network, solver=QR(), **options):
+def momentum(apply=network, solver=SOLVER, **options):
     return jg.optim.adapted_momentum(0.5, apply, momentum=0.5, solver=solver, **options)
 
 
-def interpolation(apply=network, solver=QR(), **options):
+def interpolation(apply=network, solver=SOLVER, **options):
     return jg.optim.linear_interpolation(3, apply, solver=solver, **options)
 
 
-# QR compiles faster than the default solver, which the first test uses.
 MAKERS = [metric, descent, marquardt, momentum, interpolation]
 each = pytest.mark.parametrize("make", MAKERS)
 
