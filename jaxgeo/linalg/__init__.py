@@ -1,7 +1,9 @@
 """D, G = DDᵀ and D⁺: the one room where anything is inverted."""
 
+from jaxgeo.linalg.gram import Gram as Gram
 from jaxgeo.linalg.jacobian import Jacobian as Jacobian
 from jaxgeo.linalg.lift import lift as lift, lift_gradient as lift_gradient
+from jaxgeo.linalg.plan import GramPlan as GramPlan, LeafPlan as LeafPlan
 from jaxgeo.linalg.rank import RankRecord as RankRecord, rank_record as rank_record
 from jaxgeo.linalg.solvers import (
     CG as CG,

@@ -41,7 +41,7 @@ def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -
     >>> inputs = jnp.array([[1.0, 0.0], [1.0, 0.0]])
     >>> problem = jg.Problem(lambda a, x: a @ x, inputs, jg.L2(jnp.array([1.0, 3.0])))
     >>> record = jg.linalg.rank_record(0.0, jnp.zeros(2), problem)
-    >>> int(record.rank), float(record.outside.round(12))
+    >>> int(record.rank), round(float(record.outside), 12)
     (1, 0.2)
 
     ```
