@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import equinox as eqx
 import jax
@@ -100,7 +100,7 @@ def train(
     folder.save_parameters(setup.network)
     folder.save_metrics(rows)
 
-    def listen(s: np.ndarray, cost: np.ndarray, scores: dict[str, np.ndarray]) -> None:
+    def listen(s: SupportsFloat, cost: SupportsFloat, scores: dict[str, SupportsFloat]) -> None:
         on_step(offset + float(s), float(cost))
 
     monitor = Monitor(setup.task, setup.network, listen)
