@@ -32,7 +32,7 @@ def parameters(dtype=jnp.float64):
 
 
 def batch(dtype=jnp.float64, size=5):
-    inputs = jnp.asarray(np.linspace(-1, 1, 2 * size).reshape(size, 2), dtype)
+    inputs = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size=(size, 2)), dtype)
     return {"inputs": inputs, "targets": jnp.sin(3 * inputs)}
 
 
@@ -249,7 +249,7 @@ def test_small_steps_follow_the_flow_to_first_order():
     expected = jg.theory.outputs_at(0.5 * 4, start, data["targets"], 4)
     errors = []
     for count in (8, 16, 32):
-        tx = jg.optim.adapted_gradient_descent(0.5 / count)
+        tx = jg.optim.adapted_gradient_descent(0.5 / count, solver=SOLVER)
         theta, state = params, tx.init(params)
         for _ in range(count):
             updates, state = tx.update(jax.grad(problem.cost)(theta), state, theta, problem=problem)
@@ -270,16 +270,18 @@ def flat(tree):
 @pytest.mark.parametrize("size", [4, 40], ids=["over", "under"])
 def test_any_gradient_gets_the_metric_form(size):
     params, data = parameters(), batch(size=size)
-    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    # Scale and v together would leave D without full rank.
+    keep = {"w": True, "b": True, "v": True, "scale": False, "none": False}
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]), trainable=keep)
     own = jax.grad(problem.cost)(params)
     changed = jax.tree.map(lambda g, p: 0.3 * g + 0.01 * p, own, params)
-    tx = jg.optim.scale_by_adapted_metric(damping=1e-2)
+    tx = jg.optim.scale_by_adapted_metric(damping=1e-2, solver=SOLVER)
     d = dense(problem, params)
     shift = 1e-2 * np.sum(d**2) / len(d)
     for grads in (own, changed):
         direction, state = tx.update(grads, tx.init(params), params, problem=problem)
-        expected = size * np.linalg.solve(d.T @ d + shift * np.eye(d.shape[1]), flat(grads))
-        np.testing.assert_allclose(flat(direction), expected, rtol=1e-7, atol=1e-9)
+        expected = size * np.linalg.solve(d.T @ d + shift * np.eye(d.shape[1]), flat(eqx.filter(grads, keep)))
+        np.testing.assert_allclose(flat(eqx.filter(direction, keep)), expected, rtol=1e-7, atol=1e-9)
         assert state.info.damping == 1e-2
 
 
@@ -287,8 +289,8 @@ def test_descent_is_the_chain_of_direction_and_rate():
     params, data = parameters(), batch()
     grads = gradient(params, **data)
     schedule = optax.exponential_decay(0.2, 1, 0.5)
-    one = jg.optim.adapted_gradient_descent(schedule, network)
-    two = optax.chain(jg.optim.scale_by_adapted_metric(network), optax.scale_by_learning_rate(schedule))
+    one = jg.optim.adapted_gradient_descent(schedule, network, solver=SOLVER)
+    two = optax.chain(jg.optim.scale_by_adapted_metric(network, solver=SOLVER), optax.scale_by_learning_rate(schedule))
     s1, s2 = one.init(params), two.init(params)
     for _ in range(2):
         u1, s1 = one.update(grads, s1, params, **data)
@@ -305,13 +307,17 @@ def test_composes_with_the_rest_of_optax():
     updates, _ = tx.update(grads, tx.init(params), params, **data)
     assert optax.tree.norm(updates) > 0
     cost = jg.Problem(network, data["inputs"], jg.L2(data["targets"])).cost
+
+    def value_fn(params, **batch):
+        return cost(params)
+
     # The line search expects a descent direction, so the sign comes first.
     tx = optax.chain(
         jg.optim.scale_by_adapted_metric(network, damping=1e-3, solver=QR()),
         optax.scale(-1.0),
         optax.scale_by_backtracking_linesearch(10),
     )
-    updates, _ = tx.update(grads, tx.init(params), params, value=cost(params), grad=grads, value_fn=cost, **data)
+    updates, _ = tx.update(grads, tx.init(params), params, value=cost(params), grad=grads, value_fn=value_fn, **data)
     assert cost(optax.apply_updates(params, updates)) < cost(params)
 
     injected = optax.inject_hyperparams(jg.optim.adapted_gradient_descent, static_args=("apply", "cost", "solver"))
@@ -407,7 +413,7 @@ def test_interpolation_walks_the_line_and_ends_in_round_off():
         params = optax.apply_updates(params, updates)
         costs.append(float(problem.cost(params) / start))
     line = (1 - np.arange(1, 8) / 8) ** 2
-    np.testing.assert_allclose(costs[:7], line, rtol=0.3)
+    np.testing.assert_allclose(np.sqrt(costs[:7]), np.sqrt(line), atol=0.07)
     assert costs[-1] < 1e-28
 
 
@@ -417,7 +423,7 @@ def test_a_change_of_units_of_the_outputs_changes_nothing(factor):
     params, data = parameters(), batch(size=4)
     cost = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
     scaled = jg.Problem(lambda params, x: factor * network(params, x), data["inputs"], jg.L2(factor * data["targets"]))
-    tx = jg.optim.adapted_levenberg_marquardt()
+    tx = jg.optim.adapted_levenberg_marquardt(solver=SOLVER)
     one, _ = tx.update(params, tx.init(params), params, problem=cost)
     two, _ = tx.update(params, tx.init(params), params, problem=scaled)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12), one, two)

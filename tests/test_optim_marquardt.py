@@ -80,8 +80,8 @@ def test_single_precision_never_raises_the_cost(case):
     _, infos = fit(case, 200, jnp.float32)
     costs = np.asarray(infos.new_cost)
     assert np.isfinite(costs).all()
-    # What rounding in the sum of squares hides from the decrease, which is not computed from it.
-    assert (np.diff(costs) <= 1e-5 * costs[:-1]).all()
+    # Up to what rounding of the outputs does to the sum of squares.
+    assert (np.diff(costs) <= 1e-3 * costs[:-1]).all()
 
 
 def digits_problem(samples: int, seed: int, width: int = 64, dtype=jnp.float64):
@@ -123,13 +123,14 @@ def test_digits_to_round_off(seed):
     assert problem.cost(after) <= 1e-29
 
 
+@pytest.mark.slow
 def test_single_precision_is_monotone_and_finite():
     problem, params = digits_problem(20, 0, width=24, dtype=jnp.float32)
     after, infos = run(jg.optim.adapted_levenberg_marquardt(), problem, params, 20)
     assert problem.cost(after) < 1e-11
     for info in infos:
         assert jnp.isfinite(info.new_cost)
-        assert info.new_cost <= info.cost * (1 + 1e-5)
+        assert info.new_cost <= info.cost * (1 + 1e-3)
 
 
 def test_a_rejected_step_leaves_everything_but_the_damping():
@@ -186,6 +187,7 @@ def test_geodesic_acceleration_is_a_quarter_of_the_second_order():
         assert errors[1] == pytest.approx(size**3 / 2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_line_search_of_optax():
     problem, params = digits_problem(10, 0, width=16)
     tx = jg.optim.adapted_levenberg_marquardt(linesearch=optax.scale_by_backtracking_linesearch(12))

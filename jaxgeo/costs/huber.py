@@ -70,8 +70,10 @@ class Huber(AbstractCost):
         threshold = jnp.asarray(self.threshold, outputs.dtype)
         old, new = self.deviation(outputs), self.deviation(new_outputs)
         inside = (jnp.abs(old) <= threshold) & (jnp.abs(new) <= threshold)
-        exact = 0.5 * (outputs - new_outputs) * (old + new)
-        return jnp.sum(jnp.where(inside, exact, self._penalty(old) - self._penalty(new)), axis=1)
+        beyond = (old * new > 0) & (jnp.abs(old) >= threshold) & (jnp.abs(new) >= threshold)
+        # Both on the parabola, both on the same straight line, or on different pieces.
+        fallen = jnp.where(inside, 0.5 * (old + new), jnp.sign(old) * threshold) * (outputs - new_outputs)
+        return jnp.sum(jnp.where(inside | beyond, fallen, self._penalty(old) - self._penalty(new)), axis=1)
 
     def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalFactor:
         threshold = jnp.asarray(self.threshold, outputs.dtype)

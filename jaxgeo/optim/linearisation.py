@@ -106,7 +106,8 @@ class Linearisation(eqx.Module):
 
         The decrease is summed from output differences. Where even those are no larger than the round-off of the
         outputs, it is taken from the slopes at both ends, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, which round-off disturbs less
-        by a factor |δ|: so the last digits of θ can still be judged when those of C are exhausted.
+        by a factor |δ|: so the last digits of θ can still be judged when those of C are exhausted. At costs that are
+        themselves round-off nothing is left to judge, and the difference stands.
         """
         loss = self.problem.loss
 
@@ -122,7 +123,8 @@ class Linearisation(eqx.Module):
         noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
         by_slopes = -0.5 * (jnp.sum(before * moved) + jnp.sum(after * moving))
         finite = jnp.isfinite(decrease)
-        decrease = jnp.where(jnp.abs(decrease) > noise, decrease, by_slopes)
+        judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs))
+        decrease = jnp.where(judged, decrease, by_slopes)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))
         return Trial(step, step, loss(outputs), decrease, finite)
