@@ -88,6 +88,7 @@ def test_a_folder_in_use_is_not_overwritten(table, capsys):
     assert os.listdir(table.parent / "kept") == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_a_table_is_trained_and_loaded_back(table, capsys):
     arguments = ["train", "plain.csv", "--target", "y", "--hidden", "8-8", "--tol", "1e-2"]
     assert run(arguments) == 0

@@ -4,10 +4,13 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_library_example_runs_and_its_prediction_holds():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (example,) = [block for block in blocks if "solve_flow" in block]

@@ -32,21 +32,24 @@ class Interruptible:
         """
         outcome: list[Any] = []
         errors: list[BaseException] = []
+        done = threading.Event()
 
         def work() -> None:
             try:
                 outcome.append(function())
             except BaseException as error:  # noqa: B036 - handed over to the waiting thread, which raises it
                 errors.append(error)
+            finally:
+                done.set()
 
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
-        while worker.is_alive():
+        threading.Thread(target=work, daemon=True).start()
+        # Not `join`: in Python 3.11 one that Ctrl-C interrupts takes the thread for ended.
+        while not done.is_set():
             try:
-                worker.join(0.1)
+                done.wait(0.1)
             except KeyboardInterrupt:
                 if self.interrupted:
-                    self.abandoned = worker.is_alive()
+                    self.abandoned = not done.is_set()
                     raise
                 self.interrupted = True
                 self.on_interrupt()

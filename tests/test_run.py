@@ -1,0 +1,129 @@
+"""Runs: kept whole, loaded back exactly, refused when damaged, and integrated in parts as in one go."""
+
+import _thread
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+import jaxgeo as jg
+from jaxgeo.training import Config, Interruptible, Monitor, Outcome, RunFolder, integrate_in_parts, load
+
+
+def test_a_run_is_loaded_back_exactly(tmp_path):
+    runs.write(tmp_path / "run")
+    run = load(tmp_path / "run")
+    assert (run.config, run.metrics, run.summary) == (runs.CONFIG, runs.rows(), runs.summary())
+    for a, b in zip(jax.tree.leaves(run.model), jax.tree.leaves(runs.network()), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_predictions_are_in_the_users_units(tmp_path):
+    runs.write(tmp_path / "run")
+    run, task = load(tmp_path / "run"), runs.task()
+    raw = np.array([[1.0, 2.0], [5.0, -1.0]])
+    layers = [(np.asarray(layer.weight), np.asarray(layer.bias)) for layer in run.model.layers]
+    z = (raw - task.inputs.mean) / task.inputs.scale
+    z = np.tanh(z @ layers[0][0].T + layers[0][1]) @ layers[1][0].T + layers[1][1]
+    np.testing.assert_allclose(run.predict(raw), z[:, 0] * task.outputs.scale[0] + task.outputs.mean[0], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"shape \(rows, 2\)"):
+        run.predict(np.ones((3, 5)))
+    with pytest.raises(ValueError, match="NaN"):
+        run.predict(np.full((1, 2), np.nan))
+
+
+@pytest.mark.parametrize("name", ["config.toml", "network.json", "parameters.eqx", "metrics.jsonl", "summary.json"])
+def test_a_damaged_or_incomplete_run_is_refused(tmp_path, name):
+    runs.write(tmp_path / "run")
+    file = tmp_path / "run" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2 - 3])
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path / "run")
+    file.unlink()
+    with pytest.raises(ValueError, match=f"there is no {name}"):
+        load(tmp_path / "run")
+
+
+def test_parameters_of_another_network_are_refused(tmp_path):
+    folder = runs.write(tmp_path / "run")
+    folder.save_settings(runs.CONFIG, runs.task(), (2, 4, 1))
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path / "run")
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    folder = runs.write(tmp_path / "run")
+    assert not list(folder.path.glob("*.part")) + list(folder.path.glob(".*"))
+
+
+def test_a_folder_in_use_gets_a_neighbour(tmp_path):
+    runs.write(tmp_path / "run")
+    assert RunFolder.create(tmp_path / "run", fresh_name=True).path.name == "run-2"
+    with pytest.raises(ValueError, match="in use"):
+        RunFolder.create(tmp_path / "run", fresh_name=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot write"):
+        RunFolder.create(tmp_path / "file" / "run", fresh_name=False)
+
+
+def test_settings_with_an_unknown_name_are_refused():
+    with pytest.raises(ValueError, match="not the settings"):
+        Config.from_toml(runs.CONFIG.to_toml() + "colour = 1\n")
+
+
+def test_ctrl_c_is_heard_and_the_computation_finishes():
+    heard = []
+    interruptible = Interruptible(lambda: heard.append(True))
+    threading.Timer(0.3, _thread.interrupt_main).start()
+
+    def work():
+        time.sleep(1.0)
+        return "done"
+
+    assert interruptible.run(work) == "done"
+    assert heard == [True]
+    assert (interruptible.interrupted, interruptible.abandoned) == (True, False)
+
+
+def test_a_second_ctrl_c_leaves_at_once():
+    interruptible = Interruptible(lambda: threading.Timer(0.2, _thread.interrupt_main).start())
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    release = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible.run(release.wait)
+    release.set()
+    assert interruptible.abandoned
+
+
+def test_an_error_of_the_computation_comes_out():
+    with pytest.raises(ZeroDivisionError):
+        Interruptible(lambda: None).run(lambda: 1 / 0)
+
+
+@pytest.mark.slow
+def test_parts_join_to_one_integration():
+    task, network, heard = runs.task(), runs.network(), []
+    problem, params = jg.supervised(network, task.train_inputs, jnp.asarray(task.train_targets))
+    monitor = Monitor(task, network, lambda s, cost, scores: heard.append(float(cost)))
+    tol = 1e-6 * float(problem.cost(params))
+    parts = list(integrate_in_parts(problem, jg.AdaptedFlow(), params, monitor, cost_tol=tol, rtol=1e-8))
+    jax.effects_barrier()
+    assert len(parts) > 2
+    assert [part.outcome for part in parts] == [None] * (len(parts) - 1) + [Outcome.REACHED]
+    s, costs = (np.concatenate([np.asarray(each) for each in column]) for column in
+                ([part.s for part in parts], [part.costs for part in parts]))  # fmt: skip
+    assert s[0] == 0
+    assert (np.diff(s) > 0).all()
+    np.testing.assert_allclose(costs, costs[0] * np.exp(-2 * s / 4), rtol=1e-6)
+    assert s[-1] == pytest.approx(2 * np.log(1e6), rel=1e-6)
+    assert set(costs) <= set(heard)
+    # The scores of the last moment, by hand.
+    outputs = np.asarray(jax.vmap(network)(jnp.asarray(task.test_inputs)))
+    start = np.sqrt(np.mean((outputs - task.test_targets) ** 2)) * task.outputs.scale[0]
+    assert parts[0].scores["test_rmse"][0] == pytest.approx(start)
