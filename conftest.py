@@ -17,3 +17,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Bounds the memory of a test process: compiled programs of one test file are of no use to the next."""
+    yield
+    jax.clear_caches()
