@@ -1,0 +1,90 @@
+"""Lifts in float32 with x64 off, where float64 is used inside: under every transformation, with nothing switched on.
+
+In a process of its own, as the other tests have x64 on.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+SETUP = """
+import jax, jax.numpy as jnp, numpy as np, warnings
+warnings.simplefilter("error")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+import equinox as eqx, jaxgeo as jg
+from jaxgeo.linalg import *
+
+rng = np.random.default_rng(0)
+inputs = jnp.asarray(rng.standard_normal((4, 3)), jnp.float32)
+# A network that makes arrays in the default dtype: they must stay float32.
+problem = jg.Problem(lambda p, x: jnp.tanh(p @ x) * jnp.ones(5) + jnp.zeros(5), inputs, jg.L2(jnp.ones((4, 5))))
+params = jnp.asarray(0.3 * rng.standard_normal((5, 3)), jnp.float32)
+lost = eqx.tree_at(lambda p: p.blocks[0].inputs, problem, inputs.at[3].set(inputs[2]))
+rows = jnp.asarray(rng.standard_normal((4, 5)), jnp.float32)
+
+def expected(problem, params):
+    matrix = np.asarray(problem.jacobian(params).as_matrix(), np.float64)
+    return (np.linalg.pinv(matrix, rcond=1e-5) @ np.asarray(rows, np.float64).reshape(-1)).reshape(5, 3)
+
+def close(value, reference, tol=2e-5):
+    assert value.dtype == jnp.float32, value.dtype
+    error = np.abs(np.asarray(value) - reference).max() / np.abs(reference).max()
+    assert error < tol, error
+"""
+
+BODY = """
+solver = {solver}
+def lift(params, problem=problem):
+    return solver.solve(problem.jacobian(params), rows)[0]
+several = jnp.stack([params, 0.5 * params, -params])
+
+for case in (problem, lost):
+    close(lift(params, case), expected(case, params))
+    batched = jax.vmap(jax.jit(lambda params: lift(params, case)))(several)
+    for value, params_ in zip(batched, several):
+        close(value, expected(case, params_))
+
+def walk(scale):
+    def step(carry, _):
+        return carry + jnp.float32(0.1) * lift(carry), None
+    return jax.lax.scan(step, scale * params, length=2)[0].sum()
+
+scales = jnp.asarray([0.5, 1.0], jnp.float32)
+slopes = jax.vmap(jax.grad(walk))(scales)
+assert slopes.dtype == jnp.float32
+again = jax.jit(jax.grad(lambda scales: jax.vmap(walk)(scales).sum()))(scales)
+close(slopes, np.asarray(again, np.float64), 1e-3)
+ahead = [jax.jvp(jax.jit(walk), (scale,), (jnp.ones_like(scale),))[1] for scale in scales]
+close(slopes, np.asarray(ahead, np.float64), 1e-3)
+h = 1e-2
+for scale, slope in zip(scales, slopes):
+    close(slope, np.asarray((walk(scale + h) - walk(scale - h)) / (2 * h), np.float64), 2e-2)
+assert not jax.config.jax_enable_x64
+assert jnp.ones(2).dtype == jnp.float32
+"""
+
+FLOW = """
+for case, flow in ((problem, jg.AdaptedFlow()), (lost, jg.RankAdaptiveFlow())):
+    case = eqx.tree_at(lambda p: p.loss.targets, case, jnp.full((4, 5), 0.3))
+    end = jg.solve_flow(case, flow, 0.1 * params, s1=2.0, rank_check=False).params
+    assert end.dtype == jnp.float32
+    assert float(case.cost(end)) < float(case.cost(0.1 * params))
+record = rank_record(0.0, params, lost)
+assert int(record.rank) == 10 and float(record.outside) > 0, record
+"""
+
+
+def run(script):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("solver", ["Auto()", "GramCholesky()", "QR()", "NormalCholesky(chunk_size=3)", "GramEigh()"])
+def test_lift_under_every_transformation(solver):
+    run(SETUP + BODY.format(solver=solver))
+
+
+def test_flows_and_the_record_of_the_rank():
+    run(SETUP + FLOW)

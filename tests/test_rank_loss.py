@@ -1,0 +1,180 @@
+"""Flows where D has lost rank by construction: duplicates, dead units, a bottleneck. Equilibria (Theorem 4.2)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgeo as jg
+from jaxgeo.linalg import rank_record
+
+
+def dense(problem, params):
+    return np.asarray(problem.jacobian(params).as_matrix(), np.float64)
+
+
+def left_basis(matrix):
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    return left[:, values > 1e-11 * values[0]]
+
+
+def two_layers(params, x):
+    return params["v"] @ jnp.tanh(params["w"] @ x)
+
+
+def relu_layers(params, x):
+    return params["v"] @ jax.nn.relu(params["w"] @ x + params["b"])
+
+
+def weights(rng, *, inputs, hidden, outputs):
+    return {
+        "w": jnp.asarray(rng.standard_normal((hidden, inputs))),
+        "v": jnp.asarray(rng.standard_normal((outputs, hidden)) / hidden**0.5),
+    }
+
+
+def duplicated(contradictory):
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((6, 2))
+    inputs[5] = inputs[0]
+    targets = 0.3 * rng.standard_normal((6, 1))
+    targets[5] = targets[0] + (0.4 if contradictory else 0.0)
+    problem = jg.Problem(two_layers, jnp.asarray(inputs), jg.L2(jnp.asarray(targets)))
+    return problem, weights(rng, inputs=2, hidden=8, outputs=1)
+
+
+def dead_units():
+    rng = np.random.default_rng(1)
+    inputs, targets = rng.standard_normal((5, 2)), 0.1 * rng.standard_normal((5, 1))
+    params = weights(rng, inputs=2, hidden=8, outputs=1)
+    # Four units are off on every sample, and stay so: nothing moves them.
+    params["b"] = jnp.asarray(np.r_[np.full(4, 3.0), np.full(4, -50.0)])
+    return jg.Problem(relu_layers, jnp.asarray(inputs), jg.L2(jnp.asarray(targets))), params
+
+
+def bottleneck():
+    rng = np.random.default_rng(2)
+    inputs, targets = rng.standard_normal((5, 4)), 0.3 * rng.standard_normal((5, 3))
+
+    def narrow(params, x):
+        return params["out"] @ (params["mid"] @ jnp.tanh(params["in"] @ x))
+
+    params = {
+        "in": jnp.asarray(rng.standard_normal((8, 4))),
+        "mid": jnp.asarray(rng.standard_normal((1, 8))),
+        "out": jnp.asarray(rng.standard_normal((3, 1))),
+    }
+    return jg.Problem(narrow, jnp.asarray(inputs), jg.L2(jnp.asarray(targets))), params
+
+
+CASES = {
+    "duplicates, equal targets": (*duplicated(False), True),
+    "duplicates, contradictory targets": (*duplicated(True), True),
+    "dead units": (*dead_units(), True),
+    "bottleneck": (*bottleneck(), False),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    return request.param
+
+
+@jax.jit
+def _step(params, velocity):
+    return jax.tree.map(lambda leaf, step: leaf + 0.2 * step, params, velocity)
+
+
+def test_outputs_move_by_the_projected_gradient_all_along(case):
+    problem, params, _ = case
+    flow = jg.RankAdaptiveFlow()
+    assert left_basis(dense(problem, params)).shape[1] < problem.num_rows(params)
+    for _ in range(6):
+        velocity = flow(0.0, params, problem)
+        matrix = dense(problem, params)
+        moved = matrix @ np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(velocity)])
+        basis = left_basis(matrix)
+        gradient = np.asarray(problem.loss.gradient(problem.outputs(params))).reshape(-1)
+        np.testing.assert_allclose(moved, -basis @ (basis.T @ gradient), atol=1e-8 * np.linalg.norm(gradient))
+        params = _step(params, velocity)
+
+
+def test_flow_neither_stalls_nor_diverges_and_the_record_names_what_is_lost(case):
+    problem, params, _ = case
+    solution = jg.solve_flow(
+        problem, jg.RankAdaptiveFlow(), params, s1=10.0, rtol=1e-4, record=rank_record, max_steps=400
+    )
+    costs = np.asarray(solution.costs)
+    assert (np.diff(costs) < 1e-10).all()
+    record = solution.records
+    assert (np.asarray(record.rank) < problem.num_rows(params)).all()
+    for end, point in ((0, params), (-1, solution.params)):
+        basis = left_basis(dense(problem, point))
+        gradient = np.asarray(problem.loss.gradient(problem.outputs(point))).reshape(-1)
+        outside = 1 - np.sum((basis.T @ gradient) ** 2) / np.sum(gradient**2)
+        assert abs(float(record.outside[end]) - outside) < 1e-6
+        assert int(record.rank[end]) == basis.shape[1]
+
+
+def test_contradictory_targets_reach_the_least_squares_floor():
+    problem, params = duplicated(True)
+    solution = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=80.0, rtol=1e-4)
+    # Two equal inputs with targets 0.4 apart: each is missed by 0.2.
+    floor = 2 * 0.2**2 / (2 * 6)
+    np.testing.assert_allclose(solution.costs[-1], floor, rtol=1e-8)
+    gradient = problem.loss.gradient(problem.outputs(solution.params))
+    np.testing.assert_allclose(jg.theory.critical_cost(gradient, 6), floor, rtol=1e-8)
+
+
+def test_equal_targets_are_reached_by_the_law():
+    problem, params = duplicated(False)
+    solution = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=18.0, rtol=1e-6)
+    np.testing.assert_allclose(solution.costs[-1], solution.predicted_costs[-1], rtol=1e-3)
+
+
+def test_at_full_rank_it_is_the_overparametrized_flow():
+    rng = np.random.default_rng(4)
+    inputs, targets = rng.standard_normal((5, 2)), rng.standard_normal((5, 1))
+    problem = jg.Problem(two_layers, jnp.asarray(inputs), jg.L2(jnp.asarray(targets)))
+    params = weights(rng, inputs=2, hidden=8, outputs=1)
+    matrix = dense(problem, params)
+    gradient = np.asarray(problem.loss.gradient(problem.outputs(params))).reshape(-1)
+    expected = -matrix.T @ np.linalg.solve(matrix @ matrix.T, gradient)
+    velocity = jg.RankAdaptiveFlow()(0.0, params, problem)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(velocity)])
+    np.testing.assert_allclose(flat, expected, atol=1e-10 * np.linalg.norm(expected))
+
+
+def test_both_flows_have_the_same_equilibria():
+    # Paper: Theorem 4.2. Two equal inputs with contradictory targets: a critical point with ∇ₓC ≠ 0.
+    problem, params = duplicated(True)
+    adapted = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=120.0, rtol=1e-7).params
+    scalar = jg.Problem(lambda a, x: jnp.tanh(a * x), jnp.array([1.0, 1.0]), jg.L2(jnp.array([0.1, 0.5])))
+    standard = jg.solve_flow(scalar, jg.StandardFlow(), jnp.array(0.0), s1=60.0).params
+    for case, point in ((problem, adapted), (scalar, standard)):
+        assert float(jnp.linalg.norm(case.loss.gradient(case.outputs(point)))) > 0.04
+        for flow in (jg.StandardFlow(), jg.RankAdaptiveFlow()):
+            velocity = flow(0.0, point, case)
+            assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(velocity)) < 1e-6
+
+
+def test_a_flow_says_nan_where_the_lift_failed_so_that_an_adaptive_step_is_retried():
+    problem = jg.Problem(lambda a, x: jnp.sqrt(a) * x, jnp.array([1.0]), jg.L2(jnp.array([1.0])))
+    assert bool(jnp.isnan(jg.AdaptedFlow()(0.0, jnp.array(-1.0), problem)))
+
+
+def test_iris_has_a_natural_duplicate():
+    datasets = pytest.importorskip("sklearn.datasets")
+    data = datasets.load_iris()
+    # Samples 101 and 142 are the same flower twice, of one class.
+    chosen = [101, 142, *range(0, 100, 10)]
+    inputs = (data.data[chosen] - data.data.mean(0)) / data.data.std(0)
+    np.testing.assert_array_equal(inputs[0], inputs[1])
+    rng = np.random.default_rng(0)
+    problem = jg.Problem(two_layers, jnp.asarray(inputs), jg.L2(jnp.asarray(np.eye(3)[data.target[chosen]])))
+    params = weights(rng, inputs=4, hidden=16, outputs=3)
+    solution = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=24.0, rtol=1e-5, record=rank_record)
+    assert (np.asarray(solution.records.rank) == 33).all()
+    # The deviation of the two differs by nothing, so nothing of the gradient is lost and the law holds.
+    assert float(solution.records.outside.max()) < 1e-12
+    np.testing.assert_allclose(solution.costs[-1], solution.predicted_costs[-1], rtol=1e-3)
