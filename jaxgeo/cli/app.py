@@ -121,7 +121,7 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted before training began", 130)
+        return _fail("interrupted; what a run had come to is kept in its folder", 130)
     return code or 0
 
 

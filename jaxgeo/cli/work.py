@@ -81,7 +81,9 @@ def train_command(options: Options, console: Console, interruptible: Interruptib
 
     page = write_report(folder.path)
     show_end(console, folder, page, summary, load(folder.path).metrics)
-    return {"interrupted": 130, "failed": 1}.get(summary["outcome"], 0)
+    if interruptible.interrupted:
+        return 130
+    return 1 if summary["outcome"] == "failed" else 0
 
 
 def _integrate(setup: Setup, folder: RunFolder, console: Console, interruptible: Interruptible) -> dict[str, Any]:

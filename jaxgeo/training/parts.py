@@ -63,7 +63,10 @@ def integrate_in_parts(
 
     **Raises:** `ValueError` as `jaxgeo.solve_flow` does.
     """
-    start, total, dt0 = 0.0, 0, None
+    # The first step that `solve_flow` would choose along the adapted flow. Left to it, the parts that follow, which
+    # are given a step, would be compiled anew.
+    dt0 = 0.01 * problem.num_samples
+    start, total = 0.0, 0
     outcome = None
     while outcome is None:
         solution = solve_flow(
@@ -93,8 +96,8 @@ def integrate_in_parts(
             outcome, message = Outcome.FAILED, RESULTS[solution.result]
         elif total >= max_steps:
             outcome = Outcome.MAX_STEPS
-        # A part in which no step was accepted leaves the choice of the next step to the controller.
-        dt0 = float(s[-1] - s[-2]) if len(s) > 1 else None
+        # A part in which no step was accepted had all its steps cut.
+        dt0 = float(s[-1] - s[-2]) if len(s) > 1 else 0.01 * dt0
         first = 0 if total == steps else 1
         scores = {name: np.asarray(values)[first:] for name, values in solution.records.items()}
         yield Part(params, steps, start + s[first:], np.asarray(solution.costs)[first:], scores, outcome, message)

@@ -115,21 +115,22 @@ def train(
         rank_check=setup.report is None,
     )
     folder.save_summary(_summary(setup, outcome, message, rows, 0, 0.0, None))
+    end, seconds = None, 0.0
     try:
         while not interruptible.interrupted:
             part = interruptible.run(lambda: next(parts))
             params, steps, offset = part.params, steps + part.steps, float(part.s[-1]) if len(part.s) else offset
+            seconds = time.monotonic() - began
             rows += _rows(setup, part.s, part.costs, part.scores)
             folder.save_parameters(eqx.combine(params, setup.network))
             folder.save_metrics(rows)
             if part.outcome is not None:
                 outcome, message = part.outcome, part.message
                 break
+        if setup.report is not None and not interruptible.interrupted:
+            end = interruptible.run(lambda: rank_report(problem, params))
     except KeyboardInterrupt:
         interruptible.interrupted = True
-    seconds = time.monotonic() - began
-    wanted = setup.report is not None and outcome is not Outcome.INTERRUPTED
-    end = rank_report(problem, params) if wanted else None
     summary = _summary(setup, outcome, message, rows, steps, seconds, end)
     folder.save_summary(summary)
     return summary
