@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo._checks import is_trainable_leaf
-from jaxgeo.costs import L2
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.linearisation import Linearisation
-from jaxgeo.optim.source import CostOfTargets, Source
+from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 
 
@@ -68,10 +66,10 @@ def linear_interpolation(
     num_steps: int = 8,
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
-    cost: CostOfTargets = L2,
+    cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
-    trainable: PyTree = is_trainable_leaf,
+    trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
 
@@ -108,7 +106,7 @@ def linear_interpolation(
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1; got {num_steps}.")
     transformation = LinearInterpolation(
-        Source(apply, cost, trainable),
+        source(apply, cost, trainable),
         num_steps,
         CostHessian() if metric is None else metric,
         Auto() if solver is None else solver,

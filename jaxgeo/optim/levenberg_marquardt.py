@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo._checks import is_trainable_leaf
-from jaxgeo.costs import L2
 from jaxgeo.linalg.solvers import QR, AbstractLiftSolver, Auto
 from jaxgeo.linalg.trust_region import damping_for_length
 from jaxgeo.metrics import AbstractMetric, CostHessian
@@ -19,7 +17,7 @@ from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.info import StepInfo, empty_step, gain_ratio, step_info
 from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.scaling import ColumnScaling
-from jaxgeo.optim.source import CostOfTargets, Source
+from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.optim.trust_region import TrustRegion
 from jaxgeo.problem import Problem
 
@@ -44,7 +42,7 @@ class LevenbergMarquardt(AbstractTransformation):
     damping: GainRatioDamping
     trust_region: TrustRegion
     scaling: ColumnScaling
-    acceleration: float | None
+    acceleration: float | Float[Array, ""] | None
     linesearch: optax.GradientTransformationExtraArgs | None
     least_gain: float = 1e-4
 
@@ -107,7 +105,7 @@ class LevenbergMarquardt(AbstractTransformation):
         linear: Linearisation,
         velocity: PyTree,
         damping: Float[Array, ""],
-        limit: float,
+        limit: float | Float[Array, ""],
     ) -> PyTree:
         """velocity + half the geodesic acceleration, where that is small beside it."""
         jacobian = linear.jacobian
@@ -141,15 +139,15 @@ class LevenbergMarquardt(AbstractTransformation):
 def adapted_levenberg_marquardt(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
-    cost: CostOfTargets = L2,
+    cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
     damping: GainRatioDamping | None = None,
     trust_region: TrustRegion | None = None,
     scaling: ColumnScaling | None = None,
-    acceleration: float | None = None,
+    acceleration: float | Float[Array, ""] | None = None,
     linesearch: optax.GradientTransformationExtraArgs | None = None,
-    trainable: PyTree = is_trainable_leaf,
+    trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Damped adapted steps, each tried before it is taken: the optimizer for the lowest cost without any tuning.
 
@@ -195,7 +193,7 @@ def adapted_levenberg_marquardt(
     ```
     """
     transformation = LevenbergMarquardt(
-        Source(apply, cost, trainable),
+        source(apply, cost, trainable),
         CostHessian() if metric is None else metric,
         solver,
         GainRatioDamping() if damping is None else damping,

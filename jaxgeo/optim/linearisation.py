@@ -209,13 +209,15 @@ def _with(problem: Problem, blocks: tuple[Block, ...], loss: object) -> Problem:
     return eqx.tree_at(lambda problem: (problem.blocks, problem.loss), problem, (blocks, loss))
 
 
-def shorten(linear: Linearisation, step: PyTree, max_growth: float) -> tuple[Trial, Float[Array, ""]]:
+def shorten(
+    linear: Linearisation, step: PyTree, max_growth: float | Float[Array, ""]
+) -> tuple[Trial, Float[Array, ""]]:
     """The step, halved until the cost it leads to is finite and at most `max_growth` times that here.
 
     **Returns:** the last trial and the fraction of the step that it took; after 30 halvings a step of 0.
     """
     one = jnp.ones((), linear.outputs.dtype)
-    limit = max_growth * linear.cost + jnp.finfo(one.dtype).tiny
+    limit = jnp.asarray(max_growth, one.dtype) * linear.cost + jnp.finfo(one.dtype).tiny
 
     def attempt(fraction: Float[Array, ""]) -> Trial:
         return linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, step))

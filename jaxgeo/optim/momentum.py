@@ -10,14 +10,13 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import is_concrete, is_trainable_leaf
-from jaxgeo.costs import L2
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.damping import Value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.linearisation import Linearisation, shorten
-from jaxgeo.optim.source import CostOfTargets, Source, like
+from jaxgeo.optim.source import CostOfTargets, Source, like, source
 from jaxgeo.problem import Problem
 
 # Above it, what momentum keeps along ker D, 1/(1 − μ) times what comes in, is no longer an average of few batches.
@@ -42,7 +41,7 @@ class AdaptedMomentum(AbstractTransformation):
     solver: AbstractLiftSolver
     damping: Value
     norm_cap: float | Float[Array, ""]
-    max_growth: float
+    max_growth: float | Float[Array, ""]
 
     @property
     def problems(self) -> Source:
@@ -87,13 +86,13 @@ def adapted_momentum(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
     momentum: Value = 0.9,
-    cost: CostOfTargets = L2,
+    cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
     damping: Value = 1e-3,
     norm_cap: float | Float[Array, ""] = 1.0,
-    max_growth: float = 2.0,
-    trainable: PyTree = is_trainable_leaf,
+    max_growth: float | Float[Array, ""] = 2.0,
+    trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adapted steps that keep what earlier batches said wherever the present one says nothing (SPRING).
 
@@ -131,7 +130,7 @@ def adapted_momentum(
     if is_concrete(norm_cap) and not norm_cap > 0:
         raise ValueError(f"`norm_cap` must be positive; got {norm_cap}.")
     transformation = AdaptedMomentum(
-        Source(apply, cost, trainable),
+        source(apply, cost, trainable),
         learning_rate,
         momentum,
         CostHessian() if metric is None else metric,

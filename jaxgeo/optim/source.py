@@ -93,6 +93,15 @@ class Source(eqx.Module):
         return Problem(self.apply, batch.inputs, cost, trainable=trainable), full
 
 
+def source(apply: Callable[[PyTree, PyTree], Array] | None, cost: CostOfTargets | None, trainable: PyTree) -> Source:
+    """A source with defaults: L2, and every real floating-point array.
+
+    They are None in the signatures of the optimizers, because `optax.inject_hyperparams` takes callables for schedules.
+    """
+    chosen = is_trainable_leaf if trainable is None else trainable
+    return Source(apply, L2 if cost is None else cost, chosen)
+
+
 def _get(batch: Batch, name: str) -> PyTree:
     return {"inputs": batch.inputs, "targets": batch.targets}[name]
 

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo._checks import is_trainable_leaf
-from jaxgeo.costs import L2
 from jaxgeo.linalg.lift import lift_gradient
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
 from jaxgeo.metrics import AbstractMetric, CostHessian
@@ -18,7 +16,7 @@ from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.damping import Value, value_at
 from jaxgeo.optim.info import DirectionInfo, StepInfo, empty_direction, empty_step, of_lift, step_info
 from jaxgeo.optim.linearisation import Linearisation, shorten
-from jaxgeo.optim.source import CostOfTargets, Source
+from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 
 
@@ -95,7 +93,7 @@ class AdaptedGradientDescent(AbstractTransformation):
 
     metric: AdaptedMetric
     learning_rate: Value
-    max_growth: float
+    max_growth: float | Float[Array, ""]
 
     @property
     def problems(self) -> Source:
@@ -119,11 +117,11 @@ class AdaptedGradientDescent(AbstractTransformation):
 def scale_by_adapted_metric(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
-    cost: CostOfTargets = L2,
+    cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
     damping: Value | None = None,
-    trainable: PyTree = is_trainable_leaf,
+    trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gradients in parameter space, made gradients in the metric of the outputs: N(DᵀD + λ)⁻¹∇C.
 
@@ -144,7 +142,7 @@ def scale_by_adapted_metric(
     **Arguments:**
 
     - `apply`: the network, `apply(params, x_j)` for one sample; may be left out where `problem=` is passed.
-    - `cost`: makes the cost of a batch from its targets, such as `jaxgeo.L2` or `jaxgeo.SoftmaxCrossEntropy`.
+    - `cost`: makes the cost of a batch from its targets: `jaxgeo.L2` (the default), `jaxgeo.SoftmaxCrossEntropy`, ….
     - `metric`: on output space; by default the cost's own curvature, which for L2 is the Euclidean metric.
     - `solver`: of the lift; `jaxgeo.linalg.Auto()` by default.
     - `damping`: λ relative to trace(DDᵀ)/QN, a number or an optax schedule; none by default.
@@ -169,7 +167,7 @@ def scale_by_adapted_metric(
     ```
     """
     transformation = AdaptedMetric(
-        Source(apply, cost, trainable),
+        source(apply, cost, trainable),
         CostHessian() if metric is None else metric,
         Auto() if solver is None else solver,
         damping,
@@ -181,12 +179,12 @@ def adapted_gradient_descent(
     learning_rate: Value,
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
-    cost: CostOfTargets = L2,
+    cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
     damping: Value | None = None,
-    max_growth: float = 2.0,
-    trainable: PyTree = is_trainable_leaf,
+    max_growth: float | Float[Array, ""] = 2.0,
+    trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The Euler step of the adapted flow, θ ← θ − ηN D⁺∇ₓC, from gradients as optax passes them.
 
@@ -220,7 +218,7 @@ def adapted_gradient_descent(
     """
     transformation = AdaptedGradientDescent(
         AdaptedMetric(
-            Source(apply, cost, trainable),
+            source(apply, cost, trainable),
             CostHessian() if metric is None else metric,
             Auto() if solver is None else solver,
             damping,
