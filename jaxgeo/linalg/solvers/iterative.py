@@ -188,7 +188,9 @@ class _LeastSquares(AbstractInverse):
         return self._solve(operator, (rows, jax.tree.map(jnp.zeros_like, self.jacobian.trainable)))
 
     def _solve(self, operator: lx.AbstractLinearOperator, rhs: PyTree) -> PyTree:
-        solver = lx.LSMR(rtol=self.rtol, atol=self.rtol, max_steps=self.max_steps, conlim=1e16)
+        # Below round-off LSMR would go on into directions that are nothing else.
+        rtol = max(self.rtol, 4 * float(jnp.finfo(self.jacobian.outputs.dtype).eps))
+        solver = lx.LSMR(rtol=rtol, atol=rtol, max_steps=self.max_steps, conlim=1 / rtol)
         return lx.linear_solve(operator, rhs, solver, throw=False).value
 
     def apply(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
