@@ -21,8 +21,36 @@ loaded = sorted({"sklearn", "matplotlib", "typer", "rich", "flax", "jaxopt", "pa
 assert not loaded, loaded
 """
 
+# Whatever diffrax does not load takes time that `import jaxgeo` should not take.
+CHECK_LIGHT = """
+import sys
+import diffrax, lineax
+before = {name.partition(".")[0] for name in sys.modules}
+import jaxgeo
+extra = {name.partition(".")[0] for name in sys.modules} - before
+assert extra == {"jaxgeo"}, extra
+"""
 
-@pytest.mark.parametrize("script", [CHECK_CONFIG, CHECK_MODULES], ids=["config", "modules"])
+CHECK_OPTIM = """
+import sys
+import jaxgeo
+assert "optax" not in sys.modules
+assert jaxgeo.optim.__name__ == "jaxgeo.optim"
+assert "optax" in sys.modules
+try:
+    jaxgeo.optimizers
+except AttributeError as error:
+    assert "optimizers" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [CHECK_CONFIG, CHECK_MODULES, CHECK_LIGHT, CHECK_OPTIM],
+    ids=["config", "modules", "light", "optim"],
+)
 def test_importing_is_quiet(script):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
