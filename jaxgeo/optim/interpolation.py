@@ -33,6 +33,7 @@ class LinearInterpolation(AbstractTransformation):
     num_steps: int
     metric: AbstractMetric
     solver: AbstractLiftSolver
+    max_growth: float | Float[Array, ""]
 
     @property
     def problems(self) -> Source:
@@ -53,7 +54,8 @@ class LinearInterpolation(AbstractTransformation):
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         velocity, lift = self.solver.solve(linear.jacobian, -linear.residual, None)
         trial = linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity))
-        accepted = trial.finite & (trial.decrease > 0)
+        bound = jnp.asarray(self.max_growth, trial.cost.dtype) * linear.cost
+        accepted = trial.finite & (trial.cost <= bound)
         trial = trial.taken_if(accepted, linear)
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)
@@ -69,6 +71,7 @@ def linear_interpolation(
     cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
+    max_growth: float | Float[Array, ""] = 100.0,
     trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
@@ -77,12 +80,14 @@ def linear_interpolation(
 
     With `remaining` steps to go the outputs move by (y − x)/remaining; after `num_steps` updates they are where
     Newton's method converges quadratically, and every further update is a full step. For K ≥ QN and D of full rank
-    a handful of solves reaches round-off. A step that would raise the cost is not taken and `remaining` doubles, so
-    that the next one is half as long. The incoming gradients only give the form of the updates.
+    a handful of solves reaches round-off. The first steps may well raise the cost, which later steps make good. Only
+    one that would raise it more than `max_growth` times, or make it not finite, is not taken: then `remaining` doubles,
+    so that the next one is half as long. The incoming gradients only give the form of the updates.
 
     **Arguments:**
 
     - `num_steps`: steps on the line, at least 1.
+    - `max_growth`: by how much a step may raise the cost.
     - the others: as for `scale_by_adapted_metric`, and the same extra arguments of `update`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
@@ -110,5 +115,6 @@ def linear_interpolation(
         num_steps,
         CostHessian() if metric is None else metric,
         Auto() if solver is None else solver,
+        max_growth,
     )
     return transformation.as_optax()
