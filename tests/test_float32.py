@@ -6,7 +6,12 @@ In a process of its own, as the other tests have x64 on.
 import subprocess
 import sys
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import pytest
+
+import jaxgeo as jg
 
 SETUP = """
 import jax, jax.numpy as jnp, numpy as np, warnings
@@ -88,3 +93,19 @@ def test_lift_under_every_transformation(solver):
 
 def test_flows_and_the_record_of_the_rank():
     run(SETUP + FLOW)
+
+
+@pytest.mark.slow
+def test_digits_take_as_many_steps_in_float32_as_in_float64():
+    """By default settings, N = 100 digits to s/N = 12: the same steps, and the cost on its law to float32's floor."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    digits = datasets.load_digits()
+    steps = {}
+    for dtype in (jnp.float32, jnp.float64):
+        model = eqx.nn.MLP(64, 10, 64, 2, activation=jnp.tanh, key=jax.random.key(0), dtype=dtype)
+        targets = jnp.eye(10, dtype=dtype)[digits.target[:100]]
+        problem, params = jg.supervised(model, jnp.asarray(digits.data[:100] / 16, dtype), jg.L2(targets))
+        solution = jg.solve_flow(problem, jg.OverparametrizedFlow(), params, s1=1200.0, rtol=1e-4, rank_check=False)
+        steps[dtype] = int(solution.stats["num_steps"])
+        assert abs(float(solution.defect[-1])) < (0.1 if dtype == jnp.float32 else 1e-2)
+    assert steps[jnp.float32] <= 1.5 * steps[jnp.float64]

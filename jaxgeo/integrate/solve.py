@@ -55,7 +55,7 @@ def solve_flow(
         may never get there: it is also stopped where its cost has all but ceased to fall.
     - `solver`: a diffrax solver; `diffrax.Tsit5()` by default.
     - `rtol`, `atol`: tolerances of the error of a step in output space, relative to the deviation x − y and in
-        units of the outputs; by default 1e-6 in float64, 1e-3 in float32, and (practically) 0.
+        units of the outputs; by default 1e-6 in float64, 1e-3 in float32, and the round-off in x − y.
     - `stepsize_controller`: any diffrax controller, in place of `jaxgeo.OutputController(rtol, atol)`.
     - `dt0`: the first step; chosen from the speed of the outputs by default.
     - `save_at`: increasing flow times at which to record, in place of every accepted step. Steps of an adaptive
@@ -100,7 +100,9 @@ def solve_flow(
     if stepsize_controller is None:
         # Steps this short mean that no step at all is good enough: the velocity is not finite or jumps.
         pid = dfx.PIDController(rtol, 0.0, dtmin=1e-10 * problem.num_samples, force_dtmin=False)
-        stepsize_controller = OutputController(rtol, eps * rtol if atol is None else atol, pid, frozen=frozen)
+        stepsize_controller = OutputController(
+            rtol, eps * jnp.maximum(_size(problem, params), rtol) if atol is None else atol, pid, frozen=frozen
+        )
     if save_at is not None:
         save_at = _within(jnp.asarray(save_at, dtype), end)
         if isinstance(stepsize_controller, dfx.AbstractAdaptiveStepSizeController):
@@ -250,6 +252,14 @@ def _raise_unless(accepted: Bool[Array, "..."], final: PyTree, result: RESULTS) 
             raise RuntimeError(f"{RESULTS[result]} With `throw=False` the part that was integrated is returned.")
         return final
     return result.error_if(final, ~accepted)
+
+
+def _size(problem: Problem, params: Params) -> Float[Array, ""]:
+    """The size of outputs and targets: times eps, the round-off in x − y, below which no step's error can come."""
+    outputs = problem.outputs(params)
+    aim = outputs - problem.loss.deviation(outputs)
+    # Outputs and targets that are all zero must not make the tolerance zero.
+    return jnp.maximum(jnp.sqrt(jnp.mean(outputs**2) + jnp.mean(aim**2)), jnp.finfo(outputs.dtype).tiny ** 0.5)
 
 
 def _trim(s: Float[Array, " times"], costs: Float[Array, " times"], records: PyTree) -> tuple[Array, Array, PyTree]:
