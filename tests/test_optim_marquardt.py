@@ -123,11 +123,10 @@ def test_digits_to_round_off(seed):
     assert problem.cost(after) <= 1e-29
 
 
-@pytest.mark.slow
 def test_single_precision_is_monotone_and_finite():
     problem, params = digits_problem(20, 0, width=24, dtype=jnp.float32)
     after, infos = run(jg.optim.adapted_levenberg_marquardt(), problem, params, 20)
-    assert problem.cost(after) < 1e-11
+    assert problem.cost(after) < 1e-12
     for info in infos:
         assert jnp.isfinite(info.new_cost)
         assert info.new_cost <= info.cost * (1 + 1e-3)
@@ -187,7 +186,6 @@ def test_geodesic_acceleration_is_a_quarter_of_the_second_order():
         assert errors[1] == pytest.approx(size**3 / 2, rel=0.1)
 
 
-@pytest.mark.slow
 def test_a_line_search_of_optax():
     problem, params = digits_problem(10, 0, width=16)
     tx = jg.optim.adapted_levenberg_marquardt(linesearch=optax.scale_by_backtracking_linesearch(12))

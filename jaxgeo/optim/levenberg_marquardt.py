@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo.linalg.solvers import QR, AbstractLiftSolver, Auto
+from jaxgeo.linalg.solvers import QR, AbstractLiftSolver, Auto, GramCholesky
 from jaxgeo.linalg.trust_region import damping_for_length
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
@@ -20,6 +20,9 @@ from jaxgeo.optim.scaling import ColumnScaling
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.optim.trust_region import TrustRegion
 from jaxgeo.problem import Problem
+
+# Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
+MOST_DOUBLE_ROWS = 16384
 
 
 class LevenbergMarquardtState(NamedTuple):
@@ -66,7 +69,7 @@ class LevenbergMarquardt(AbstractTransformation):
         dtype = state.damping.dtype
         linear, largest = self.scaling(Linearisation(problem, params, self.metric), state.largest)
         few = linear.scale is not None
-        solver = (QR() if few else Auto()) if self.solver is None else self.solver
+        solver = _default_solver(linear, few) if self.solver is None else self.solver
         damping, radius = state.damping.astype(linear.outputs.dtype), state.radius.astype(linear.outputs.dtype)
         if few:
             start = optax.tree.norm(linear.rescale(linear.trainable))
@@ -136,6 +139,19 @@ class LevenbergMarquardt(AbstractTransformation):
         return self.linesearch.update(step, state, linear.trainable, value=linear.cost, grad=gradient, value_fn=cost)
 
 
+def _default_solver(linear: Linearisation, few: bool) -> AbstractLiftSolver:
+    """QR for few parameters; on the side of the rows DDᵀ in float64, whatever the dtype of the parameters.
+
+    Its condition number is that of D squared, so a DDᵀ in float32 asks for more damping than the last steps have.
+    """
+    if few:
+        return QR()
+    rows = linear.jacobian.out_size()
+    if linear.jacobian.in_size() >= rows and rows <= MOST_DOUBLE_ROWS:
+        return GramCholesky(gram_dtype=jnp.dtype(jnp.float64))
+    return Auto()
+
+
 def adapted_levenberg_marquardt(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
@@ -167,7 +183,8 @@ def adapted_levenberg_marquardt(
     **Arguments:**
 
     - `apply`, `cost`, `metric`, `trainable`: as for `scale_by_adapted_metric`.
-    - `solver`: of the lift; by default QR of D where `scaling` applies, else `jaxgeo.linalg.Auto()`.
+    - `solver`: of the lift; by default QR of D where `scaling` applies, for K ≥ QN a Cholesky factorisation of DDᵀ in
+        float64, else `jaxgeo.linalg.Auto()`.
     - `damping`, `trust_region`, `scaling`: the policies above.
     - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
         0.75; one more solve a step. None (the default) for not.
