@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers import QR, AbstractLiftSolver, Auto, GramCholesky
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.linalg.solvers.base import FAILED
 from jaxgeo.problem import Params, Problem
 
@@ -102,7 +102,7 @@ class OverparametrizedFlow(AbstractLiftedFlow):
     Paper: (1.26), (2.4)
     """
 
-    solver: AbstractLiftSolver = GramCholesky()
+    solver: AbstractLiftSolver = Auto()
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params < num_rows:
@@ -119,7 +119,7 @@ class UnderparametrizedFlow(AbstractLiftedFlow):
     Paper: (5.2), (5.3)
     """
 
-    solver: AbstractLiftSolver = QR()
+    solver: AbstractLiftSolver = Auto()
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params > num_rows:
