@@ -26,7 +26,7 @@ inputs = jnp.asarray(rng.standard_normal((4, 3)), jnp.float32)
 # A network that makes arrays in the default dtype: they must stay float32.
 problem = jg.Problem(lambda p, x: jnp.tanh(p @ x) * jnp.ones(5) + jnp.zeros(5), inputs, jg.L2(jnp.ones((4, 5))))
 params = jnp.asarray(0.3 * rng.standard_normal((5, 3)), jnp.float32)
-lost = eqx.tree_at(lambda p: p.blocks[0].inputs, problem, inputs.at[3].set(inputs[2]))
+lost = eqx.tree_at(lambda p: p.blocks[0].inputs, problem, inputs.at[3].set(inputs[2]).at[1].set(inputs[0]))
 rows = jnp.asarray(rng.standard_normal((4, 5)), jnp.float32)
 
 def expected(problem, params):
@@ -77,7 +77,8 @@ for case, flow in ((problem, jg.AdaptedFlow()), (lost, jg.RankAdaptiveFlow())):
     assert end.dtype == jnp.float32
     assert float(case.cost(end)) < float(case.cost(0.1 * params))
 record = rank_record(0.0, params, lost)
-assert int(record.rank) == 10 and float(record.outside) > 0, record
+# Equal inputs have equal targets here, so that nothing of the gradient is lost.
+assert int(record.rank) == 10 and float(record.outside) < 1e-6, record
 """
 
 
@@ -86,7 +87,10 @@ def run(script):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("solver", ["Auto()", "GramCholesky()", "QR()", "NormalCholesky(chunk_size=3)", "GramEigh()"])
+OTHERS = ["GramCholesky()", "QR()", "NormalCholesky(chunk_size=3)", "GramEigh()"]
+
+
+@pytest.mark.parametrize("solver", ["Auto()", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_lift_under_every_transformation(solver):
     run(SETUP + BODY.format(solver=solver))
 
