@@ -178,3 +178,21 @@ def test_iris_has_a_natural_duplicate():
     # The deviation of the two differs by nothing, so nothing of the gradient is lost and the law holds.
     assert float(solution.records.outside.max()) < 1e-12
     np.testing.assert_allclose(solution.costs[-1], solution.predicted_costs[-1], rtol=1e-3)
+
+
+def test_record_where_the_dense_jacobian_is_too_large():
+    # 65 · 2¹⁸ entries of D: the record goes through DDᵀ. Rows of known lengths, the last one a copy of the first.
+    count, width = 65, 2**18
+    lengths = np.linspace(1.0, 4.0, count)
+    inputs = np.zeros((count, width))
+    inputs[np.arange(count), np.arange(count)] = lengths
+    inputs[-1] = inputs[0]
+    targets = np.zeros(count)
+    targets[0], targets[-1] = 1.0, 3.0
+    problem = jg.Problem(lambda a, x: a @ x, jnp.asarray(inputs), jg.L2(jnp.asarray(targets)))
+    record = rank_record(0.0, jnp.zeros(width), problem)
+    assert int(record.rank) == count - 1
+    # Of (1, 3) along two equal rows, (−1, 1) is out of reach: 2 of 10.
+    np.testing.assert_allclose(record.outside, 0.2, rtol=1e-10)
+    # The copied rows make one direction of length √2, so the longest is the last but one.
+    np.testing.assert_allclose(record.smallest, lengths[1] / lengths[-2], rtol=1e-10)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers.sides import data_floor, gram_floor
 from jaxgeo.problem import Params, Problem
