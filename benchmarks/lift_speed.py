@@ -13,39 +13,22 @@ import jax.random as jr
 import jaxgeo as jg
 from benchmarks.harness import environment, measure, peak_memory_mib, run_cases
 from jaxgeo.linalg import GramCholesky
+from jaxgeo.problems import Network
 
 DAMPING = 1e-3
-
-
-class MLP(eqx.Module):
-    """tanh between dense layers of the given widths."""
-
-    layers: list[eqx.nn.Linear]
-
-    def __init__(self, widths: Sequence[int], dtype: Any):
-        keys = jr.split(jr.key(0), len(widths))
-        self.layers = [
-            eqx.nn.Linear(first, second, key=key, dtype=dtype)
-            for first, second, key in zip(widths, widths[1:], keys, strict=False)
-        ]
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers[:-1]:
-            x = jnp.tanh(layer(x))
-        return self.layers[-1](x)
 
 
 def network(widths: Sequence[int], num_samples: int, dtype: Any = jnp.float32) -> tuple[jg.Problem, Any]:
     keys = jr.split(jr.key(1), 2)
     inputs = jr.normal(keys[0], (num_samples, widths[0]), dtype)
     targets = jr.normal(keys[1], (num_samples, widths[-1]), dtype)
-    return jg.supervised(MLP(widths, dtype), inputs, targets)
+    return jg.supervised(Network(tuple(widths), dtype, key=jr.key(0)), inputs, targets)
 
 
 def poisson(width: int | Sequence[int], interior: int, boundary: int, dtype: Any) -> tuple[jg.Problem, Any]:
     """The 5-D Poisson residual −Δu = π²u*, u* = Σ cos(πx_i), with the Laplacian by nested JVPs."""
     widths = [width] * 3 if isinstance(width, int) else width
-    params, static = eqx.partition(MLP([5, *widths, 1], dtype), eqx.is_array)
+    params, static = eqx.partition(Network((5, *widths, 1), dtype, key=jr.key(0)), eqx.is_array)
 
     def solution(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.cos(jnp.pi * x))

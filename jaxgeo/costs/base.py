@@ -36,9 +36,9 @@ class AbstractCost(eqx.Module):
         """All rows as outputs in the shape that this cost takes; `ValueError` if they do not fit."""
 
     @property
-    @abc.abstractmethod
     def total_weight(self) -> int | Float[Array, ""]:
         """The number by which C divides: N, or the sum of the weights where samples have weights."""
+        return self.num_samples
 
     @abc.abstractmethod
     def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:

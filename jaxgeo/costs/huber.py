@@ -5,12 +5,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import is_concrete
-from jaxgeo.costs.base import AbstractCost
 from jaxgeo.costs.factors import DiagonalFactor
-from jaxgeo.costs.squares import L2
+from jaxgeo.costs.squares import L2, AbstractWithTargets
 
 
-class Huber(AbstractCost):
+class Huber(AbstractWithTargets):
     """C = Σ h(x − y) / N with h(r) = r²/2 for |r| ≤ δ, and δ(|r| − δ/2) beyond.
 
     The second derivative of h is 0 beyond δ, where a step by it would be without bound. `curvature` is therefore
@@ -42,26 +41,12 @@ class Huber(AbstractCost):
         self.squares = L2(targets)
         self.threshold = threshold
 
-    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return jnp.sum(self.values(outputs)) / self.num_samples
-
     def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         threshold = jnp.asarray(self.threshold, outputs.dtype)
         return jnp.clip(self.deviation(outputs), -threshold, threshold) / self.num_samples
 
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return self.squares.deviation(outputs)
-
-    @property
-    def num_samples(self) -> int:
-        return self.squares.num_samples
-
-    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
-        return self.squares.arrange(rows)
-
-    @property
-    def total_weight(self) -> int:
-        return self.num_samples
 
     def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         return jnp.sum(self._penalty(self.deviation(outputs)), axis=1)

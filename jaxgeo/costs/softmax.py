@@ -6,12 +6,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxgeo._checks import is_concrete
-from jaxgeo.costs.base import AbstractCost
 from jaxgeo.costs.factors import SoftmaxFactor
-from jaxgeo.costs.squares import L2
+from jaxgeo.costs.squares import L2, AbstractWithTargets
 
 
-class SoftmaxCrossEntropy(AbstractCost):
+class SoftmaxCrossEntropy(AbstractWithTargets):
     """C = −Σ_j y_j·log p_j / N, with p_j = softmax(x_j) and class probabilities y_j.
 
     ∇ₓC = (p − y)/N, and the curvature diag(p) − ppᵀ, which is both the Hessian and the Fisher information.
@@ -77,9 +76,6 @@ class SoftmaxCrossEntropy(AbstractCost):
         """y, the class probabilities."""
         return self.squares.targets
 
-    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return jnp.sum(self.values(outputs)) / self.num_samples
-
     def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return self.deviation(outputs) / self.num_samples
 
@@ -90,17 +86,6 @@ class SoftmaxCrossEntropy(AbstractCost):
         targets = self.targets.astype(outputs.dtype)
         # 1 − p of the likeliest class is others/total, without cancellation.
         return jnp.where(largest, (1 - targets) - others / total, exponentials / total - targets)
-
-    @property
-    def num_samples(self) -> int:
-        return self.squares.num_samples
-
-    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
-        return self.squares.arrange(rows)
-
-    @property
-    def total_weight(self) -> int:
-        return self.num_samples
 
     def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         _, _, others = self._exponentials(outputs)

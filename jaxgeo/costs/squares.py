@@ -10,7 +10,27 @@ from jaxgeo._checks import as_array, check_finite, is_concrete, leading_size
 from jaxgeo.costs.base import AbstractCost
 
 
-class L2(AbstractCost):
+class AbstractSquares(AbstractCost):
+    """C = |deviation|² / 2N."""
+
+    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        return 0.5 * jnp.sum(self.deviation(outputs) ** 2) / self.num_samples
+
+    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.deviation(outputs) / self.num_samples
+
+    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        return 0.5 * jnp.sum(self.deviation(outputs) ** 2, axis=1)
+
+    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
+        total = self.deviation(outputs) + self.deviation(new_outputs)
+        return 0.5 * jnp.sum((outputs - new_outputs) * total, axis=1)
+
+    def curvature(self, outputs: Float[Array, "N Q"]) -> None:
+        return None
+
+
+class L2(AbstractSquares):
     """C = |x − y|² / 2N, with ∇ₓC = (x − y)/N.
 
     Paper: (1.7), (1.20)
@@ -98,12 +118,6 @@ class L2(AbstractCost):
                 )
         return cls(class_vectors[labels])
 
-    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return 0.5 * jnp.sum(self.deviation(outputs) ** 2) / self.num_samples
-
-    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        return self.deviation(outputs) / self.num_samples
-
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return outputs - self.targets.astype(outputs.dtype)
 
@@ -119,22 +133,8 @@ class L2(AbstractCost):
             )
         return rows.reshape(self.targets.shape)
 
-    @property
-    def total_weight(self) -> int:
-        return self.num_samples
 
-    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
-        return 0.5 * jnp.sum(self.deviation(outputs) ** 2, axis=1)
-
-    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
-        total = self.deviation(outputs) + self.deviation(new_outputs)
-        return 0.5 * jnp.sum((outputs - new_outputs) * total, axis=1)
-
-    def curvature(self, outputs: Float[Array, "N Q"]) -> None:
-        return None
-
-
-class SumOfSquares(AbstractCost):
+class SumOfSquares(AbstractSquares):
     """C = |x|² / 2N for rows that are residuals already, however many.
 
     Paper: (1.7) with y = 0
@@ -146,28 +146,24 @@ class SumOfSquares(AbstractCost):
 
     num_samples: int = eqx.field(static=True)
 
-    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return 0.5 * jnp.sum(outputs**2) / self.num_samples
-
-    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        return outputs / self.num_samples
-
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return outputs
 
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
         return rows.reshape(-1, 1)
 
+
+class AbstractWithTargets(AbstractCost):
+    """A mean over samples whose targets are kept, and outputs arranged, by an `L2`."""
+
+    squares: eqx.AbstractVar[L2]
+
+    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
+        return jnp.sum(self.values(outputs)) / self.num_samples
+
     @property
-    def total_weight(self) -> int:
-        return self.num_samples
+    def num_samples(self) -> int:
+        return self.squares.num_samples
 
-    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
-        return 0.5 * jnp.sum(self.deviation(outputs) ** 2, axis=1)
-
-    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
-        total = self.deviation(outputs) + self.deviation(new_outputs)
-        return 0.5 * jnp.sum((outputs - new_outputs) * total, axis=1)
-
-    def curvature(self, outputs: Float[Array, "N Q"]) -> None:
-        return None
+    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
+        return self.squares.arrange(rows)

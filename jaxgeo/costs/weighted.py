@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 from jaxgeo._checks import check_finite, is_concrete
 from jaxgeo.costs.base import AbstractCost
 from jaxgeo.costs.factors import AbstractFactor, DiagonalFactor, WeightedFactor
-from jaxgeo.costs.squares import L2
+from jaxgeo.costs.squares import L2, AbstractWithTargets
 
 
-class WeightedL2(AbstractCost):
+class WeightedL2(AbstractWithTargets):
     """C = Σ w (x − y)² / 2N: least squares with known errors, for w = 1/σ².
 
     Paper: (1.7) in the metric diag(w)
@@ -47,25 +47,11 @@ class WeightedL2(AbstractCost):
             )
         self.weights = jnp.broadcast_to(weights, shape).astype(self.squares.targets.dtype)
 
-    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return jnp.sum(self.values(outputs)) / self.num_samples
-
     def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return self._weights(outputs) * self.squares.gradient(outputs)
 
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return jnp.where(self.weights > 0, self.squares.deviation(outputs), 0)
-
-    @property
-    def num_samples(self) -> int:
-        return self.squares.num_samples
-
-    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
-        return self.squares.arrange(rows)
-
-    @property
-    def total_weight(self) -> int:
-        return self.num_samples
 
     def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         return 0.5 * jnp.sum(self._weights(outputs) * self.squares.deviation(outputs) ** 2, axis=1)

@@ -1,7 +1,6 @@
 """The choice, for each leaf, of how its part of G is computed, and the memory plan: from shapes alone."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from jaxgeo.linalg.factors import Group, Stack, find_groups, stacks
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import free_memory
 from jaxgeo.linalg.tracing import SampleTrace
 from jaxgeo.problem import Block
 
@@ -252,11 +252,3 @@ def make_plan(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: b
 
 def _mib(size: float) -> str:
     return f"{size / 2**20:.4g} MiB"
-
-
-def free_memory() -> int:
-    """Bytes free on the default device."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,15 +1,14 @@
 """The default: a solver chosen by the sizes, the dtype and the memory, with the reason."""
 
 import math
-import os
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import total_memory
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.columns import NormalCholesky
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
@@ -60,7 +59,7 @@ class Auto(AbstractLiftSolver):
         ```
         """
         rows, columns = jacobian.out_size(), jacobian.in_size()
-        memory = _available_memory() // 4 if self.memory is None else self.memory
+        memory = total_memory() // 4 if self.memory is None else self.memory
         dtype = jnp.dtype(jnp.float64) if damping is None else jnp.dtype(jacobian.outputs.dtype)
         side, wide = min(rows, columns), columns >= rows
         dense = dtype.itemsize * rows * columns
@@ -89,17 +88,6 @@ class Auto(AbstractLiftSolver):
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
         return self.choose(jacobian, damping).solver.solve(jacobian, velocity, damping)
-
-
-def _available_memory() -> int:
-    """Bytes of the default device where it tells, else of the machine."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats is not None and "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 8 * 2**30
 
 
 def _bytes(count: int) -> str:

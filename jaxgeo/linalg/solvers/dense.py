@@ -12,7 +12,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, SmoothCutoff
-from jaxgeo.linalg.solvers.factor import Factor, extreme_eigenvalues, spectral_factor
+from jaxgeo.linalg.solvers.factor import Factor, spectral_factor, triangular_factor
 from jaxgeo.linalg.solvers.sides import data_floor, finish_columns, finish_rows, freeze, gram_dtype, relative_shift
 
 
@@ -184,22 +184,13 @@ def _keep(usual: tuple[Factor, Array], parts: _Parts) -> tuple[Factor, Array]:
     return usual
 
 
-def _triangular_factor(lower: Array, least: float, scale: Array, damped: bool) -> Factor:
-    """A factor LLᵀ, trusted if the ratio of its extreme eigenvalues is above `least`."""
-    smallest, largest = extreme_eigenvalues(lower)
-    side = len(lower)
-    trusted = jnp.isfinite(smallest) & (smallest > least * largest)
-    ones = jnp.ones(side, lower.dtype)
-    rank = jnp.asarray(-1 if damped else side, jnp.int32)
-    return Factor(lower, ones, ones, jnp.zeros((), bool), scale, jnp.asarray(SOLVED, jnp.int32), rank, trusted)
-
-
 def _triangle(
     parts: _Parts, cutoff: AbstractCutoff, floor: float, wide: bool, damped: bool
 ) -> tuple[Factor, Float[Array, " K"]]:
     q, r = parts.qr(damped)
     eps = float(jnp.finfo(r.dtype).eps)
-    factor = _triangular_factor(r.T, (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2, parts.scale, damped)
+    least = (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2
+    factor = triangular_factor(r.T, least, parts.scale, SOLVED, damped)
     if wide:
         solution = q @ jax.scipy.linalg.solve_triangular(r, parts.rhs, trans="T")
     else:
@@ -216,7 +207,7 @@ def _cholesky(
     lower = jax.lax.linalg.cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype), symmetrize_input=False)
     # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
     least = side * eps if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
-    factor = _triangular_factor(lower, least, parts.scale, damped)
+    factor = triangular_factor(lower, least, parts.scale, SOLVED, damped)
     solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
     psi = jnp.zeros_like(rhs)
     for _ in range(4):

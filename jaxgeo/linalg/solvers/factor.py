@@ -86,15 +86,8 @@ class Factorise(eqx.Module):
         self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
     ) -> tuple[Factor, Bool[Array, ""]]:
         """The factor, and whether A is finite; `out` has the dtype of the results."""
-        n, dtype = len(gram), gram.dtype
-        mean = jnp.trace(gram) / n
-        finite = jnp.isfinite(jnp.sum(gram))
-        scale = jnp.where((mean > 0) & finite, mean, 1)
-        gram = jnp.where(finite, gram / scale, 0)
         damped = shift is not None
-        shift = jnp.zeros((), dtype) if shift is None else shift.astype(dtype)
-        scale = scale.astype(out.dtype)
-
+        gram, shift, scale, finite = normalise(gram, shift, out)
         factor = self.cholesky(gram, shift, scale, SOLVED, damped)
         if self.rescue:
             factor = cond_any(~factor.trusted, self.second if damped else self.last, _keep, factor, gram, shift, scale)
@@ -104,13 +97,9 @@ class Factorise(eqx.Module):
         n, dtype = len(gram), gram.dtype
         diagonal = jnp.arange(n)
         lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
-        smallest, largest = extreme_eigenvalues(lower)
         # The estimate of the smallest eigenvalue lies above it, hence the 4.
         least = n * float(jnp.finfo(dtype).eps) if damped else 4 * self.cutoff.full(self.floor) ** 2
-        trusted = jnp.isfinite(smallest) & (smallest > least * largest)
-        ones = jnp.ones(n, dtype)
-        rank = jnp.asarray(-1 if damped else n, jnp.int32)
-        return Factor(lower, ones, ones, jnp.zeros((), bool), scale, jnp.asarray(outcome, jnp.int32), rank, trusted)
+        return triangular_factor(lower, least, scale, outcome, damped)
 
     def second(self, factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""
@@ -125,6 +114,29 @@ class Factorise(eqx.Module):
             more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(gram)
             return self.cholesky(gram, jnp.where(more > 0, more, 1), scale, DAMPED, True)
         return decompose(gram, shift, scale, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
+
+
+def normalise(
+    gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
+) -> tuple[Float[Array, "n n"], Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+    """A/t, μ (0 for None), t in the dtype of `out`, and whether A is finite; A/t is 0 where it is not."""
+    mean = jnp.trace(gram) / len(gram)
+    finite = jnp.isfinite(jnp.sum(gram))
+    scale = jnp.where((mean > 0) & finite, mean, 1)
+    shift = jnp.zeros((), gram.dtype) if shift is None else shift.astype(gram.dtype)
+    return jnp.where(finite, gram / scale, 0), shift, scale.astype(out.dtype), finite
+
+
+def triangular_factor(
+    lower: Float[Array, "n n"], least: float, scale: Float[Array, ""], outcome: int, damped: bool
+) -> Factor:
+    """The factor LLᵀ, trusted if the ratio of its extreme eigenvalues is above `least`."""
+    n = len(lower)
+    smallest, largest = extreme_eigenvalues(lower)
+    trusted = jnp.isfinite(smallest) & (smallest > least * largest)
+    ones = jnp.ones(n, lower.dtype)
+    rank = jnp.asarray(-1 if damped else n, jnp.int32)
+    return Factor(lower, ones, ones, jnp.zeros((), bool), scale, jnp.asarray(outcome, jnp.int32), rank, trusted)
 
 
 def _keep(factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:

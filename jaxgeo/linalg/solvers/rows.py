@@ -10,7 +10,7 @@ from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
-from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose
+from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose, normalise
 from jaxgeo.linalg.solvers.sides import finish_rows, freeze, gram_dtype, gram_floor, refined_lift, relative_shift
 
 
@@ -99,9 +99,5 @@ class _Decompose(eqx.Module):
     floor: float = eqx.field(static=True)
 
     def __call__(self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]) -> Factor:
-        mean = jnp.trace(gram) / len(gram)
-        finite = jnp.isfinite(jnp.sum(gram))
-        scale = jnp.where((mean > 0) & finite, mean, 1)
-        shift = jnp.zeros((), gram.dtype) if shift is None else shift.astype(gram.dtype)
-        gram = jnp.where(finite, gram / scale, 0)
-        return decompose(gram, shift, scale.astype(out.dtype), self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))
+        gram, shift, scale, _ = normalise(gram, shift, out)
+        return decompose(gram, shift, scale, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))
