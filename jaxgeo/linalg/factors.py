@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxgeo.linalg.tracing import Label, SampleTrace, Use
+from jaxgeo.linalg.tracing import SampleTrace
+from jaxgeo.linalg.uses import Label, Use
 
 
 class Axes(NamedTuple):

@@ -1,0 +1,117 @@
+"""What is found while a traced function is evaluated: leaves on their way, and their uses."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jaxtyping import Array
+
+# A label names what an axis of a factor runs over: a number is an axis of the leaf, a string a position, over
+# which the product of the two factors is summed.
+Label = int | str
+
+
+class Use(NamedTuple):
+    """One use of a leaf: its rows of D are the product of a δ and an operand, summed over positions."""
+
+    leaf: int
+    shape: tuple[int, ...]  # in which the axes of the leaf are numbered; row-major the same as the leaf's own
+    part: tuple[tuple[int, int], ...]  # of each of these axes, the (start, size) used
+    site: int
+    delta: tuple[Label, ...]  # labels of the site's axes
+    operand: int | None  # index among the kept operands; None where it is 1, as for a bias
+    operand_labels: tuple[Label, ...]
+    lookup: bool  # the operand holds positions along the leaf's first axis, in place of one-hot vectors
+
+
+class Marked(NamedTuple):
+    """A leaf, or a view of it, on its way through the function."""
+
+    value: Array
+    leaf: int
+    shape: tuple[int, ...]
+    part: tuple[tuple[int, int], ...]
+    axes: tuple[int | None, ...]  # which axis of the leaf each axis of `value` is; None: a broadcast one
+    loops: tuple[tuple[int, int], ...] = ()  # (depth of a scan, axis of the leaf that it runs over)
+
+
+class Sited(NamedTuple):
+    """A result to which ε was added, so that a bias added to it next shares its δ."""
+
+    value: Array
+    site: int
+    axes: tuple[int, ...]  # which axis of the site each axis of `value` is
+
+
+class Recorder:
+    """What is found while a function is evaluated: sites, uses, kept operands, leaves used in other ways."""
+
+    def __init__(self, epsilons: Sequence[Array] | None, depth: int = 0):
+        self.epsilons = epsilons
+        self.depth = depth
+        self.sites: list[jax.ShapeDtypeStruct] = []
+        self.uses: list[tuple[Use, tuple[tuple[int, int], ...]]] = []
+        self.operands: list[Array] = []
+        self.opaque: set[int] = set()
+        self.sited: dict[int, Sited] = {}
+        self._labels = 0
+
+    def label(self) -> str:
+        self._labels += 1
+        return f"{self.depth}.{self._labels}"
+
+    def epsilon(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """The next ε; zero while sites are still being counted."""
+        self.sites.append(jax.ShapeDtypeStruct(shape, dtype))
+        if self.epsilons is None:
+            return jnp.zeros(shape, dtype)
+        return self.epsilons[len(self.sites) - 1]
+
+    def perturb(self, value: Array) -> tuple[Array, int]:
+        value = value + self.epsilon(value.shape, value.dtype)
+        site = len(self.sites) - 1
+        self.sited[id(value)] = Sited(value, site, tuple(range(value.ndim)))
+        return value, site
+
+    def keep(self, operand: Array) -> int:
+        self.operands.append(operand)
+        return len(self.operands) - 1
+
+    def use(
+        self,
+        marked: Marked,
+        site: int,
+        delta: Sequence[Label],
+        operand: int | None,
+        labels: Sequence[Label],
+        lookup: bool = False,
+    ) -> None:
+        use = Use(marked.leaf, marked.shape, marked.part, site, tuple(delta), operand, tuple(labels), lookup)
+        self.uses.append((use, marked.loops))
+
+    def plain(self, value: Any) -> Any:
+        """The array itself, for an operation that is not understood."""
+        if isinstance(value, Marked):
+            self.opaque.add(value.leaf)
+            return value.value
+        return value
+
+
+def shape_of(var: Any) -> tuple[int, ...]:
+    return var.aval.shape
+
+
+def bind(eqn: JaxprEqn, values: Sequence[Any]) -> list[Array]:
+    """The operation itself, on arrays: a jaxpr of one equation."""
+    arguments = {var: value for var, value in zip(eqn.invars, values, strict=True) if not isinstance(var, Literal)}
+    alone = _empty_jaxpr().replace(invars=[*arguments], outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
+    return jax.core.eval_jaxpr(alone, (), *arguments.values())
+
+
+@functools.cache
+def _empty_jaxpr() -> Jaxpr:
+    return jax.make_jaxpr(lambda: ())().jaxpr
