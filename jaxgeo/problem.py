@@ -42,12 +42,16 @@ class Block(eqx.Module):
         """Shapes and dtypes of one sample, without the sample axis."""
         return jax.eval_shape(lambda inputs: jax.tree.map(lambda leaf: leaf[0], inputs), self.inputs)
 
-    def rows(self, params: Params, sample: PyTree) -> Float[Array, " Q"]:
-        """The outputs of one sample, flattened and scaled."""
-        outputs = jnp.ravel(self.apply(params, sample))
+    def outputs(self, params: Params, sample: PyTree) -> Float[Array, "..."]:
+        """The outputs of one sample, scaled, in the shape that `apply` gives them."""
+        outputs = self.apply(params, sample)
         if not jnp.issubdtype(outputs.dtype, jnp.floating):
             raise ValueError(f"`apply` must return real floating-point outputs; got dtype {outputs.dtype}.")
         return outputs * self.scale
+
+    def rows(self, params: Params, sample: PyTree) -> Float[Array, " Q"]:
+        """The outputs of one sample, flattened and scaled."""
+        return jnp.ravel(self.outputs(params, sample))
 
 
 class Problem(eqx.Module):
@@ -133,8 +137,10 @@ class Problem(eqx.Module):
 
         Paper: (1.3), (1.6)
         """
-        rows = [jax.vmap(block.rows, in_axes=(None, 0))(params, block.inputs) for block in self.blocks]
-        return self.loss.arrange(jnp.concatenate([row.reshape(-1) for row in rows]))
+        outputs = [jax.vmap(block.outputs, in_axes=(None, 0))(params, block.inputs) for block in self.blocks]
+        for output in outputs:
+            self.loss.check_shape(output.shape)
+        return self.loss.arrange(jnp.concatenate([output.reshape(-1) for output in outputs]))
 
     @eqx.filter_jit
     def cost(self, params: Params) -> Float[Array, ""]:

@@ -57,7 +57,7 @@ def one_line_error(capsys, arguments):
         (["train", "digits", "--samples", "3"], ["must lie in"]),
         (["train", "digits", "--target", "y"], ["--target is for CSV"]),
         (["train", "digits", "--sampels", "3"], ["--sampels"]),
-        (["train", "digits", "--samples", "many"], ["many"]),
+        (["train", "digits", "--samples", "many"], ["--samples", "valid integer"]),
         (["train"], ["PROBLEM"]),
         (["train", "plain.csv"], ["--target", "a, b, c, y"]),
         (["train", "plain.csv", "--target", "z"], ["no column 'z'"]),

@@ -33,7 +33,10 @@ class AbstractCost(eqx.Module):
 
     @abc.abstractmethod
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
-        """All rows as outputs in the shape that this cost takes; `ValueError` if they do not fit."""
+        """All rows as outputs in the shape that this cost takes."""
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise `ValueError` if outputs of this shape, sample axis first, are not what this cost compares with."""
 
     @property
     def total_weight(self) -> int | Float[Array, ""]:

@@ -1,5 +1,7 @@
 """Sums of squares: the cost (1.7), and that of residuals."""
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,8 @@ class L2(AbstractSquares):
 
     **Arguments:**
 
-    - `targets`: y, floating point, of shape (N,), (N, Q) or (N, …); stored as (N, Q).
+    - `targets`: y, floating point, of shape (N,), (N, Q) or (N, …), the shape of the outputs up to axes of length 1;
+        stored as (N, Q).
 
     **Raises:** `ValueError` if the targets are empty, not floating point, or not finite.
 
@@ -51,6 +54,7 @@ class L2(AbstractSquares):
     """
 
     targets: Float[Array, "N Q"]
+    shape: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, targets: ArrayLike):
         targets = as_array("targets", targets)
@@ -62,6 +66,7 @@ class L2(AbstractSquares):
         num_samples = leading_size("targets", targets)
         check_finite("targets", targets)
         self.targets = targets.reshape(num_samples, -1)
+        self.shape = targets.shape
 
     @classmethod
     def from_labels(
@@ -126,12 +131,15 @@ class L2(AbstractSquares):
         return self.targets.shape[0]
 
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
-        if rows.size != self.targets.size:
-            raise ValueError(
-                f"outputs and `targets` must have the same shape; the network gives Q={rows.size // self.num_samples} "
-                f"numbers a sample, the targets have Q={self.targets.shape[1]}."
-            )
         return rows.reshape(self.targets.shape)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if [size for size in shape if size != 1] != [size for size in self.shape if size != 1]:
+            raise ValueError(
+                f"outputs and `targets` must have the same shape; the network gives outputs of shape {shape}, that is "
+                f"Q={math.prod(shape) // self.num_samples} numbers a sample, and `targets` have shape {self.shape}, "
+                f"that is Q={self.targets.shape[1]}. Reshape the one or the other."
+            )
 
 
 class SumOfSquares(AbstractSquares):
@@ -167,3 +175,6 @@ class AbstractWithTargets(AbstractCost):
 
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
         return self.squares.arrange(rows)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        self.squares.check_shape(shape)

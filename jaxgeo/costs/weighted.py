@@ -115,6 +115,9 @@ class SampleWeighted(AbstractCost):
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
         return self.cost.arrange(rows)
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        self.cost.check_shape(shape)
+
     @property
     def total_weight(self) -> Float[Array, ""]:
         return jnp.sum(self.weights)
