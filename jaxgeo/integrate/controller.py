@@ -17,9 +17,9 @@ Scalar = Float[Array, ""] | float
 class OutputController(dfx.AbstractAdaptiveStepSizeController):
     """A PID controller that measures the error of a step where the flow lives: in the outputs.
 
-    With θ̂ the error estimate of the ODE solver, the error of a step is |D θ̂|, and it must stay below
-    `atol + rtol · |deviation|`, where the deviation of an L2 cost is x − y; |·| is the root mean square. So a
-    relative tolerance bounds what the orbit loses of its law per step, at any cost however small. θ has
+    With θ̂ the error estimate of the ODE solver, the error of a step is D θ̂, and every output's must stay below
+    `atol + rtol · |deviation|`, where the deviation of an L2 cost is x − y and |·| is the root mean square. So a
+    relative tolerance bounds what any output loses of its law per step, at any cost however small. θ has
     no scale of its own: many parameters move freely along ker D.
 
     **Arguments:**
@@ -69,7 +69,7 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
         before = self.norm(problem.loss.deviation(self._outputs(problem)(y0)))
         outputs, error = jax.jvp(self._outputs(problem), (y1_candidate,), (y_error,))
         after = self.norm(problem.loss.deviation(outputs))
-        size = self.norm(error)
+        size = jnp.max(jnp.abs(error))
         # A velocity that could not be solved for arrives as NaN or inf: infinite error, so the step is retried.
         size = jnp.where(jnp.isfinite(size) & jnp.isfinite(after), size, jnp.inf)
         return self.pid.adapt_step_size(t0, t1, before, after, args, size, error_order, controller_state)

@@ -206,7 +206,7 @@ def _cholesky(
     gram = jnp.matmul(tall.T, tall, precision=jax.lax.Precision.HIGHEST)
     lower = jax.lax.linalg.cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype), symmetrize_input=False)
     # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
-    least = side * eps if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
+    least = side**0.5 * eps if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
     factor = triangular_factor(lower, least, parts.scale, SOLVED, damped)
     solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
     psi = jnp.zeros_like(rhs)

@@ -97,14 +97,15 @@ class Factorise(eqx.Module):
         n, dtype = len(gram), gram.dtype
         diagonal = jnp.arange(n)
         lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
-        # The estimate of the smallest eigenvalue lies above it, hence the 4.
-        least = n * float(jnp.finfo(dtype).eps) if damped else 4 * self.cutoff.full(self.floor) ** 2
+        # With damping: round-off as it adds up; the bound n·eps would refuse what refinement makes exact. Without: the
+        # estimate of the smallest eigenvalue lies above it, hence the 4.
+        least = n**0.5 * float(jnp.finfo(dtype).eps) if damped else 4 * self.cutoff.full(self.floor) ** 2
         return triangular_factor(lower, least, scale, outcome, damped)
 
     def second(self, factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""
         eps = float(jnp.finfo(gram.dtype).eps)
-        more = shift + 10 * len(gram) ** 0.5 * eps * jnp.linalg.norm(gram)
+        more = shift + len(gram) ** 0.5 * eps * jnp.linalg.norm(gram)
         retried = self.cholesky(gram, jnp.where(more > 0, more, 1), scale, DAMPED, True)
         return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, gram, shift, scale)
 
