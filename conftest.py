@@ -14,6 +14,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # A third of the time of the fast tests is XLA's optimisation of programs that run once. The slow ones compile as
+    # users do.
+    jax.config.update("jax_disable_most_optimizations", config.option.markexpr == "not slow")
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

@@ -30,10 +30,17 @@ def environment(*rivals: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in (*PACKAGES, *rivals)},
+        "versions": {name: _version(name) for name in (*PACKAGES, *rivals)},
         # SciPy's LAPACK, which JAX's Cholesky calls on a CPU, follows this one.
         "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE"),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, dict[str, Any]]:

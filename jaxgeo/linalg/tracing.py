@@ -5,9 +5,11 @@ So a per-sample function is traced to a jaxpr, in which its own JVPs, VJPs and H
 evaluated with the leaves marked. Each product of a marked leaf is a *use*: the other operand is kept, and an input ε is
 added to the result (a *site*), so that the δ of all uses are one VJP with respect to the ε, with W itself held still.
 
-The evaluator is a small interpreter of jaxprs. Array-like types with multiple dispatch would see the same products, but
-a use inside a `scan` needs the scan itself to take the ε of each iteration and to give back its factors, which
-no value flowing through the scan can ask for.
+The evaluator is a small interpreter of jaxprs. Array-like types with multiple dispatch would see the same products:
+quax 0.4 was tried with rules for `dot_general` alone, and marked the uses of the benchmark's MLP in 35 ms, where plain
+tracing takes 27 ms and this module, sites and factors included, 118 ms (JAX 0.12). But it would want a rule for the
+same primitives, and a use inside a `scan` needs the scan itself to take the ε of each iteration and to give back its
+factors, which no value flowing through the scan can ask for: quax saw one product there for five layers.
 
 Marked leaves survive transposition, reshaping, slicing and `scan`; nested `jit` and `remat` are entered. Any other
 operation, a custom derivative rule among them, gets the plain array, and that leaf is reported as `opaque`: its rows
