@@ -1,0 +1,222 @@
+"""Critical points against dense Hessians, and walks along the manifold that they form.
+
+Rank is lost in two ways: by samples that are the same but for their targets, where the lost directions are fixed, and
+by a bottleneck, where they turn with the parameters.
+"""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import Case, cases
+
+import jaxgeo as jg
+
+
+def two_layers(params, sample):
+    return params["v"] @ jnp.tanh(params["w"] @ sample)
+
+
+def narrow(params, sample):
+    return params["out"] * (params["v"] @ jnp.tanh(params["w"] @ sample))
+
+
+def flat(case):
+    return np.asarray(ravel_pytree(case.params)[0])
+
+
+def hessian(case):
+    """The Hessian of the cost, by JAX over the flat parameters."""
+    theta, unravel = ravel_pytree(case.params)
+    return np.asarray(jax.hessian(lambda theta: case.problem.cost(unravel(theta)))(theta))
+
+
+def contradictory(pairs):
+    """Six samples, of which the last `pairs` repeat the first with other targets, at a minimum of the cost."""
+    rng = np.random.default_rng(pairs)
+    inputs, targets = rng.normal(size=(6, 2)), rng.normal(size=6)
+    inputs[6 - pairs :] = inputs[:pairs]
+    means = targets.copy()
+    for i in range(pairs):
+        means[[i, 6 - pairs + i]] = (targets[i] + targets[6 - pairs + i]) / 2
+    problem = jg.Problem(two_layers, jnp.asarray(inputs), jg.L2(jnp.asarray(targets[:, None])))
+    apply = jax.jit(lambda theta: jnp.ravel(problem.outputs(unravel(theta))))
+    slope = jax.jit(jax.jacfwd(apply))
+    theta, unravel = ravel_pytree({"v": rng.normal(size=(1, 5)), "w": rng.normal(size=(5, 2))})
+    for left in [*range(12, 0, -1), 1, 1, 1, 1]:
+        step = np.linalg.lstsq(np.asarray(slope(theta)), means - np.asarray(apply(theta)), rcond=1e-9)[0]
+        theta = theta + step / left
+    return Case(f"{pairs} contradictory", problem, unravel(theta), 6 - pairs)
+
+
+def bottleneck(num_outputs, which):
+    """Two samples through a single unit: x is a matrix of rank 1, and critical where it is the minimum (`which` = 0) or
+    the saddle (1) among the rank-1 approximations of the targets. QN − rank(D) = num_outputs − 1."""
+    rng = np.random.default_rng(3)
+    inputs, targets = rng.normal(size=(2, 3)), rng.normal(size=(2, num_outputs))
+    left, values, right = np.linalg.svd(targets)
+    params = {"out": right[which], "w": rng.normal(size=(4, 3)), "v": np.zeros(4)}
+    hidden = np.tanh(inputs @ params["w"].T)
+    params["v"] = np.linalg.lstsq(hidden, values[which] * left[:, which])[0]
+    problem = jg.Problem(narrow, jnp.asarray(inputs), jg.L2(jnp.asarray(targets)))
+    name = f"{('minimum', 'saddle')[which]} of {num_outputs}"
+    return Case(name, problem, jax.tree.map(jnp.asarray, params), num_outputs + 1)
+
+
+@cache
+def examples():
+    found = [contradictory(1), contradictory(2), bottleneck(2, 0), bottleneck(3, 0), bottleneck(2, 1), bottleneck(3, 1)]
+    return {case.name: case for case in found}
+
+
+EXAMPLES = ["1 contradictory", "2 contradictory", "minimum of 2", "minimum of 3", "saddle of 2", "saddle of 3"]
+SADDLES = ["saddle of 2", "saddle of 3"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_equilibria(name):
+    """(3.10), (4.12): 𝒫∇ₓC = 0 with ∇ₓC ≠ 0, which lies in ker Dᵀ; Lemma 3.2: rank is lost there."""
+    case = examples()[name]
+    found = jg.geometry.equilibrium(case.problem, case.params)
+    assert found.is_critical(1e-9)
+    assert found.standard < 1e-9
+    assert found.gradient > 0.01
+    assert found.rank == case.rank < found.num_rows
+    assert found.num_rows - found.rank == len(found.lost) == (2 if name[0] == "2" or name[-1] == "3" else 1)
+    lost = found.lost.reshape(len(found.lost), -1)
+    assert np.abs(lost @ case.dense()).max() < 1e-9
+    gradient = np.ravel(case.problem.loss.gradient(case.problem.outputs(case.params)))
+    np.testing.assert_allclose(lost.T @ (lost @ gradient), gradient, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mlp over", "mlp under", "mlp duplicates"])
+def test_both_flows_stand_still_together(name):
+    """Theorem 4.2, with how much: σ_r |𝒫∇ₓC| ≤ |Dᵀ∇ₓC| ≤ σ₁ |𝒫∇ₓC|, and the speeds are those of the flows."""
+    case = cases()[name]
+    found = jg.geometry.equilibrium(case.problem, case.params)
+    assert found.rank == case.rank
+    assert found.smallest * found.adapted <= found.standard <= found.largest * found.adapted
+    assert not found.is_critical(1e-3)
+    matrix = case.dense()
+    gradient = np.ravel(case.problem.loss.gradient(case.problem.outputs(case.params)))
+    np.testing.assert_allclose(found.standard, np.linalg.norm(matrix.T @ gradient), rtol=1e-10)
+    projected = matrix @ (np.linalg.pinv(matrix, rcond=1e-9) @ gradient)
+    np.testing.assert_allclose(found.adapted, np.linalg.norm(projected), rtol=1e-9)
+
+
+def test_no_local_extremum_at_full_rank():
+    """Lemma 3.2: where rank(D) = QN, |∇θC| ≥ σ_min |∇ₓC|, so that only ∇ₓC = 0 is critical. At 20 random points."""
+    case = cases()["mlp over"]
+    theta, unravel = ravel_pytree(case.params)
+    slope = jax.jit(jax.grad(lambda theta: case.problem.cost(unravel(theta))))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        point = theta + jnp.asarray(rng.normal(size=theta.shape))
+        at = Case("", case.problem, unravel(point), case.rank)
+        values = np.linalg.svd(at.dense(), compute_uv=False)
+        gradient = np.linalg.norm(case.problem.loss.gradient(case.problem.outputs(at.params)))
+        assert np.linalg.norm(slope(point)) >= values[-1] * gradient > 0
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_dimension(name):
+    """(4.13): M_crit has the dimension K − r, r = QN − 1 or QN − 2, and {∇g_α} the rank r, that of the Hessian of C."""
+    case = examples()[name]
+    manifold = jg.geometry.critical_manifold(case.problem, case.params)
+    curved = np.linalg.eigvalsh(hessian(case))
+    count = int(np.sum(np.abs(curved) > 1e-8 * np.abs(curved).max()))
+    assert manifold.rank == count == len(manifold.normal) == case.rank
+    assert manifold.dimension == jg.geometry.equilibrium(case.problem, case.params).dimension
+    assert manifold.dimension == case.num_params - case.rank
+    np.testing.assert_allclose(manifold.tangent @ manifold.normal.T, 0, atol=1e-10)
+    np.testing.assert_allclose(manifold.tangent @ hessian(case), 0, atol=1e-8 * np.abs(curved).max())
+    expected = curved[np.abs(curved) > 1e-8 * np.abs(curved).max()]
+    np.testing.assert_allclose(manifold.curvatures, expected, atol=1e-8 * np.abs(curved).max())
+
+
+@pytest.mark.parametrize("name", ["1 contradictory", "saddle of 3"])
+def test_gradients_by_finite_differences(name):
+    """Σ ∇g_α ⊗ ∇g_α, which no rotation of the e_α changes: the e_α turn with the parameters, and 𝒫∇ₓC = Σ g_α e_α."""
+    case = examples()[name]
+    theta, unravel = ravel_pytree(case.params)
+
+    def projected(theta):
+        at = Case("", case.problem, unravel(jnp.asarray(theta)), case.rank)
+        left = np.linalg.svd(at.dense())[0][:, : case.rank]
+        return left @ (left.T @ np.ravel(case.problem.loss.gradient(case.problem.outputs(at.params))))
+
+    step = 1e-5 * np.eye(len(theta))
+    slopes = np.array([(projected(theta + row) - projected(theta - row)) / 2e-5 for row in step])
+    expected = slopes @ slopes.T
+    found = jg.geometry.critical_manifold(case.problem, case.params).gradients
+    np.testing.assert_allclose(found.T @ found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_walk_keeps_the_cost(name):
+    """The cost is constant along M_crit, over a walk that goes far; every point of it is critical."""
+    case = examples()[name]
+    manifold = jg.geometry.critical_manifold(case.problem, case.params)
+    direction = jnp.asarray(manifold.tangent[np.abs(manifold.tangent).sum(axis=0).argmax() % manifold.dimension])
+    walk = jg.geometry.walk_critical(case.problem, case.params, direction, 0.05, 20, case.rank)
+    assert np.abs(walk.costs - walk.costs[0]).max() < 1e-10
+    assert walk.residuals.max() < 1e-9
+    assert np.linalg.norm(walk.points[-1] - walk.points[0]) > 0.3
+    at = case.problem.jacobian(case.params).unravel(walk.points[-1])
+    there = jg.geometry.equilibrium(case.problem, at)
+    assert there.is_critical(1e-9)
+    assert there.rank == case.rank
+
+
+def test_newton_returns_to_the_manifold():
+    case = examples()["saddle of 3"]
+    rng = np.random.default_rng(1)
+    away = jax.tree.map(lambda leaf: leaf + 0.02 * rng.normal(size=leaf.shape), case.params)
+    assert jg.geometry.equilibrium(case.problem, away).adapted > 1e-3
+    back = jg.geometry.nearest_critical(case.problem, away, case.rank)
+    assert jg.geometry.equilibrium(case.problem, back).is_critical(1e-12)
+    np.testing.assert_allclose(case.problem.cost(back), case.problem.cost(case.params), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_escapes(name):
+    """(4.15)–(4.17): off a saddle the cost falls along some ∇g_α, and by how much; off a minimum it does not."""
+    case = examples()[name]
+    manifold = jg.geometry.critical_manifold(case.problem, case.params)
+    if name not in SADDLES:
+        assert len(manifold.escapes) == 0
+        return
+    assert len(manifold.escapes) > 0
+    unravel = case.problem.jacobian(case.params).unravel
+    direction, fall = manifold.escapes[0], manifold.curvatures[0]
+    # In the span of the ∇g_α, and off M_crit.
+    span = np.linalg.qr(manifold.gradients.T)[0]
+    np.testing.assert_allclose(span @ (span.T @ direction), direction, atol=1e-8)
+    step = 1e-3
+    for sign in (1, -1):
+        moved = unravel(jnp.asarray(flat(case) + sign * step * direction))
+        change = float(case.problem.cost(moved) - case.problem.cost(case.params))
+        np.testing.assert_allclose(change, step**2 * fall / 2, rtol=0.02)
+
+
+def test_cost_left_at_a_critical_point_of_the_underparametrized_flow():
+    """(5.6), (5.7): 𝒫∇ₓC = 0 and C = (N/2)|𝒫⊥∇ₓC|², at a least-squares solution."""
+    case = cases()["linear under"]
+    matrix, targets = case.dense(), np.ravel(case.problem.loss.targets)
+    weight = np.linalg.lstsq(matrix, targets)[0].reshape(case.params.shape)
+    found = jg.geometry.equilibrium(case.problem, jnp.asarray(weight))
+    assert found.is_critical(1e-12)
+    left = found.lost.reshape(len(found.lost), -1)
+    gradient = np.ravel(case.problem.loss.gradient(case.problem.outputs(jnp.asarray(weight))))
+    outside = (left.T @ (left @ gradient)).reshape(case.problem.loss.targets.shape)
+    cost = case.problem.cost(jnp.asarray(weight))
+    np.testing.assert_allclose(jg.theory.critical_cost(outside, case.problem.num_samples), cost, rtol=1e-12)
+
+
+def test_a_point_that_is_not_critical_is_refused():
+    case = cases()["mlp duplicates"]
+    with pytest.raises(ValueError, match="not a critical point"):
+        jg.geometry.critical_manifold(case.problem, case.params)
