@@ -16,11 +16,20 @@ from jaxgeo.geometry.holonomy import (
     holonomy as holonomy,
     lift_path as lift_path,
 )
+from jaxgeo.geometry.lanczos import (
+    Estimate as Estimate,
+    SpectrumEstimate as SpectrumEstimate,
+    spectrum_estimate as spectrum_estimate,
+)
 from jaxgeo.geometry.projection import (
     horizontal_projection as horizontal_projection,
     output_projection as output_projection,
 )
-from jaxgeo.geometry.rank import RankReport as RankReport, rank_report as rank_report
+from jaxgeo.geometry.rank import (
+    RankReport as RankReport,
+    partial_ranks as partial_ranks,
+    rank_report as rank_report,
+)
 from jaxgeo.geometry.subriemannian import (
     ConstantField as ConstantField,
     HorizontalField as HorizontalField,

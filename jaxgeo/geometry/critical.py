@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from jaxgeo.geometry.dense import dense_jacobian
 from jaxgeo.problem import Params, Problem
 
 Floats = NDArray[np.floating]
@@ -72,9 +73,8 @@ def equilibrium(problem: Problem, params: Params, rtol: float = 1e-8) -> Equilib
 
     ```
     """
-    jacobian = problem.jacobian(params)
-    matrix = np.asarray(jacobian.as_matrix(), np.float64)
-    gradient = np.asarray(problem.loss.gradient(jacobian.outputs), np.float64).reshape(-1)
+    matrix, outputs = dense_jacobian(problem, params)
+    gradient = np.asarray(problem.loss.gradient(outputs), np.float64).reshape(-1)
     left, values, _ = np.linalg.svd(matrix, full_matrices=True)
     rank = int(np.sum(values > rtol * values[0]))
     return Equilibrium(
@@ -86,7 +86,7 @@ def equilibrium(problem: Problem, params: Params, rtol: float = 1e-8) -> Equilib
         num_params=matrix.shape[1],
         largest=float(values[0]),
         smallest=float(values[rank - 1]) if rank else 0.0,
-        lost=left[:, rank:].T.reshape(-1, *jacobian.outputs.shape),
+        lost=left[:, rank:].T.reshape(-1, *outputs.shape),
     )
 
 

@@ -1,12 +1,21 @@
 """Rank and conditioning of D, and so of DDᵀ, at a point."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxgeo.linalg.spectrum import numerical_rank, singular_values
+from jaxgeo.geometry.dense import dense_jacobian
+from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.solvers.sides import gram_floor
+from jaxgeo.linalg.spectrum import numerical_rank
 from jaxgeo.problem import Params, Problem
+
+# Up to this many entries of D it is decomposed itself; beyond, DDᵀ is.
+MOST_ENTRIES = 2**24
 
 
 @dataclass(frozen=True)
@@ -14,14 +23,19 @@ class RankReport:
     """Spectrum of DDᵀ (of DᵀD where K < QN) at a point.
 
     - `num_rows`: QN. `num_params`: K.
-    - `rank`: how many singular values of D stand above round-off.
+    - `rank`: how many singular values of D stand above `cutoff` times the largest.
+    - `cutoff`: round-off in σ/σ₁: eps·√max(QN, K) of the dtype where D was decomposed, and about 1e-7 where DDᵀ was.
     - `eigenvalues`: the min(QN, K) largest eigenvalues of DDᵀ, largest first: the squared singular values of D.
+    - `weak`: the share of each output in the weakest directions, of shape (N, Q), with the sum 1: those that D does
+        not reach, or where it reaches all of them the one of the smallest singular value.
     """
 
     num_rows: int
     num_params: int
     rank: int
+    cutoff: float
     eigenvalues: NDArray[np.float64]
+    weak: NDArray[np.float64]
 
     @property
     def full_rank(self) -> bool:
@@ -29,9 +43,44 @@ class RankReport:
         return self.rank == min(self.num_rows, self.num_params)
 
     @property
+    def regime(self) -> str:
+        """How K compares with QN."""
+        if self.num_params == self.num_rows:
+            return "borderline"
+        return "overparametrized" if self.num_params > self.num_rows else "underparametrized"
+
+    @property
     def condition(self) -> float:
         """Largest eigenvalue of DDᵀ over the smallest one that counts towards the rank; the square of cond(D)."""
         return float(self.eigenvalues[0] / self.eigenvalues[self.rank - 1]) if self.rank else float("inf")
+
+    @property
+    def gap(self) -> float:
+        """The smallest singular value that counts over the largest that does not, or over the cut-off if all count.
+
+        A large gap makes the rank certain; a gap near 1 says that the cut-off decides.
+        """
+        if not self.rank:
+            return float("inf")
+        values = np.sqrt(self.eigenvalues)
+        below = self.cutoff * values[0] if self.full_rank else values[self.rank]
+        return float(values[self.rank - 1] / below) if below > 0 else float("inf")
+
+    @property
+    def effective_rank(self) -> float:
+        """(Σλ)² / Σλ², the number of equal eigenvalues with the same sum and sum of squares."""
+        total = self.eigenvalues.sum() ** 2
+        return float(total / np.sum(self.eigenvalues**2)) if total > 0 else 0.0
+
+    @property
+    def weak_samples(self) -> NDArray[np.float64]:
+        """The share of each sample in the weakest directions, of shape (N,). Sum over samples of a class for its."""
+        return self.weak.sum(axis=1)
+
+    @property
+    def weak_outputs(self) -> NDArray[np.float64]:
+        """The share of each of the Q outputs, such as classes, in the weakest directions."""
+        return self.weak.sum(axis=0)
 
     def __str__(self) -> str:
         return (
@@ -41,20 +90,87 @@ class RankReport:
 
 
 def rank_report(problem: Problem, params: Params) -> RankReport:
-    """Rank, condition number and spectrum of DDᵀ at `params`, from the singular values of the dense D.
+    """Rank, condition number, spectrum and weakest directions of DDᵀ at `params`.
 
-    Paper: (2.12), (4.1)
+    Paper: (2.1), (2.12), (4.1)
+
+    From the singular values of D, which keep their relative accuracy down to about eps·σ₁; where D has more than 2²⁴
+    entries from the eigenvalues of DDᵀ in float64, which resolve about 1e-7·σ₁. For QN beyond that see
+    `spectrum_estimate`.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.array([[1.0, 0.0], [2.0, 0.0]]), jg.L2(jnp.zeros(2)))
-    >>> jg.rank_report(problem, jnp.zeros(2)).rank
-    1
+    >>> report = jg.rank_report(problem, jnp.zeros(2))
+    >>> report.rank, report.weak_samples.round(6).tolist()
+    (1, [0.8, 0.2])
 
     ```
     """
-    jacobian = problem.jacobian(params)
-    values = singular_values(jacobian)
-    shape = (jacobian.out_size(), jacobian.in_size())
-    rank = numerical_rank(values, shape, jacobian.outputs.dtype)
-    return RankReport(shape[0], shape[1], rank, values**2)
+    rows, columns = problem.num_rows(params), problem.num_params(params)
+    if rows * columns <= MOST_ENTRIES:
+        dense = dense_jacobian(problem, params)
+        shape = dense.outputs.shape
+        left, values = _decompose(dense.matrix)
+        cutoff = float(jnp.finfo(dense.dtype).eps) * max(rows, columns) ** 0.5
+        rank = numerical_rank(values, (rows, columns), dense.dtype)
+    else:
+        jacobian = problem.jacobian(params)
+        shape = jacobian.outputs.shape
+        left, values, cutoff = _decompose_gram(jacobian)
+        rank = int(np.sum(values > cutoff * values[0]))
+    # Outside the first `rank` left vectors, which need not be all of them where K < QN.
+    kept = left[:, :rank] if rank < rows else left[:, : rank - 1]
+    weak = np.maximum(1 - np.sum(kept**2, axis=1), 0)
+    weak = (weak / weak.sum()).reshape(shape)
+    return RankReport(rows, columns, rank, cutoff, values**2, weak)
+
+
+def _decompose(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Left singular vectors and singular values, through a QR factorisation of the tall side."""
+    if matrix.shape[0] < matrix.shape[1]:
+        left, values, _ = np.linalg.svd(np.linalg.qr(matrix.T, mode="r").T)
+        return left, values
+    basis, triangle = np.linalg.qr(matrix)
+    left, values, _ = np.linalg.svd(triangle)
+    return basis @ left, values
+
+
+def _decompose_gram(jacobian: Jacobian) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    double = jnp.dtype(jnp.float64)
+    eigenvalues, left = np.linalg.eigh(np.asarray(Gram(jacobian).as_matrix(double)))
+    count = min(jacobian.out_size(), jacobian.in_size())
+    values = np.sqrt(np.maximum(eigenvalues[::-1][:count], 0))
+    return left[:, ::-1][:, :count], values, gram_floor(jacobian, double)
+
+
+def partial_ranks(
+    problem: Problem, params: Params, counts: Sequence[int], order: NDArray[np.integer] | None = None
+) -> NDArray[np.int64]:
+    """The rank of Σ_{j ≤ k} e_j ⊗ e_j for each k of `counts`, of the K terms that DDᵀ is the sum of.
+
+    Paper: (2.12), Prop. 2.2
+
+    e_j = ∂x/∂θ_j is a column of D. If the e_j were independent draws from a distribution with a density, the rank would
+    be min(k, QN) with probability 1.
+
+    **Arguments:**
+
+    - `counts`: numbers k of terms.
+    - `order`: a permutation of 0…K − 1; that of the columns of D by default.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2, 3), jg.L2(jnp.zeros(2)))
+    >>> jg.geometry.partial_ranks(problem, jnp.zeros(3), [1, 2, 3]).tolist()
+    [1, 2, 2]
+
+    ```
+    """
+    dense = dense_jacobian(problem, params)
+    columns = dense.matrix if order is None else dense.matrix[:, order]
+    found = []
+    for count in counts:
+        part = columns[:, :count]
+        found.append(numerical_rank(_decompose(part)[1], part.shape, dense.dtype) if count else 0)
+    return np.asarray(found, np.int64)
