@@ -129,7 +129,8 @@ def rank_report(problem: Problem, params: Params) -> RankReport:
 def _decompose(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Left singular vectors and singular values, through a QR factorisation of the tall side."""
     if matrix.shape[0] < matrix.shape[1]:
-        left, values, _ = np.linalg.svd(np.linalg.qr(matrix.T, mode="r").T)
+        triangle = np.asarray(np.linalg.qr(matrix.T, mode="r"))
+        left, values, _ = np.linalg.svd(triangle.T)
         return left, values
     basis, triangle = np.linalg.qr(matrix)
     left, values, _ = np.linalg.svd(triangle)
@@ -172,5 +173,5 @@ def partial_ranks(
     found = []
     for count in counts:
         part = columns[:, :count]
-        found.append(numerical_rank(_decompose(part)[1], part.shape, dense.dtype) if count else 0)
+        found.append(numerical_rank(_decompose(part)[1], (len(part), count), dense.dtype) if count else 0)
     return np.asarray(found, np.int64)
