@@ -329,14 +329,14 @@ STATEMENTS = [
         lambda: projected("mlp under", "linear under"),
     ),
     Statement(
-        "(5.6)",
-        "the cost falls monotonically",
+        "(5.12)",
+        "the cost falls monotonically along the underparametrized flow",
         "test_integrate.py::test_cost_along_the_underparametrized_flow",
         "largest rise between two steps",
         monotone,
     ),
     Statement(
-        "(5.7)",
+        "(5.6), (5.7)",
         "at a critical point C = (N/2)|𝒫⊥∇ₓC|²",
         "test_critical.py::test_cost_left_at_a_critical_point_of_the_underparametrized_flow",
         "relative difference at the end of an orbit",
