@@ -78,17 +78,17 @@ def lift_gradient(
     _, pull_back = jax.vjp(lambda rows: solver.solve(jacobian, rows)[0], jnp.zeros_like(jacobian.outputs))
     (rows,) = pull_back(gradient)
     solution, info = solver.solve(jacobian, rows, damping)
-    if damping is None or jacobian.in_size() <= jacobian.out_size():
+    if damping is None:
         return solution, info
     rest = jax.tree.map(jnp.subtract, gradient, jacobian.T.mv(rows))
     # Once more, for what the condition number left of Dᵀw in it.
     rest = jax.tree.map(jnp.subtract, rest, jacobian.T.mv(pull_back(rest)[0]))
-    # What round-off leaves there must not be divided by λ.
+    # What round-off leaves there must not be divided by λ, and nothing by 0, which λ is for D = 0.
+    shift = jnp.asarray(damping, rows.dtype) * mean_eigenvalue(jacobian)
     floor = 64 * float(jnp.finfo(rows.dtype).eps) * _norm(gradient)
-    outside = _norm(rest) > floor
-    scale = 1 / (jnp.asarray(damping, rows.dtype) * mean_eigenvalue(jacobian))
-    solution = jax.tree.map(lambda leaf, rest: leaf + jnp.where(outside, scale * rest, 0), solution, rest)
-    return solution, info
+    outside = (_norm(rest) > floor) & (shift > 0)
+    scale = jnp.where(outside, 1 / jnp.where(outside, shift, 1), 0)
+    return jax.tree.map(lambda leaf, rest: leaf + scale * rest, solution, rest), info
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:
