@@ -1,11 +1,10 @@
-"""How precise each solver of the lift is, and conjugate gradients at size: `python -m benchmarks.lift_accuracy`.
+"""How precise each solver of the lift is: `python -m benchmarks.lift_accuracy`.
 
 The errors of lift(v) and of D·lift(v) for D with prescribed singular values, against float64 singular values by
 numpy. In float32 the matrix is rounded first and the reference is that of the rounded one. Where singular values lie
 below the round-off of the dtype, the reference leaves them out by `SmoothCutoff`'s formula, written out here again.
 """
 
-import time
 from typing import Any
 
 import equinox as eqx
@@ -14,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.harness import environment, peak_memory_mib, run_cases
+from benchmarks.harness import environment, run_cases
 from jaxgeo.linalg import (
-    CG,
     LSMR,
     QR,
     SVD,
@@ -25,11 +23,9 @@ from jaxgeo.linalg import (
     GramCholesky,
     GramEigh,
     NormalCholesky,
-    Nystrom,
     SmoothCutoff,
 )
 
-RTOL = 1e-6
 SHAPES = [(20, 60), (30, 30), (60, 20)]
 CONDITIONS = [1e0, 1e2, 1e4, 1e6, 1e8, 1e10, 1e12]
 SOLVERS = {
@@ -111,44 +107,11 @@ def table(dtype: type) -> dict[str, Any]:
     return {"environment": before, "auto_over_best_worst": worst, "all_finite": finite, "rows": rows}
 
 
-def conjugate_gradients() -> dict[str, Any]:
-    """CG in float64 with and without the preconditioner, QN = 8192 and K above a million."""
-    jax.config.update("jax_enable_x64", True)
-    before = environment()
-    num_samples, num_outputs, rank = 1024, 8, 256
-    model = eqx.nn.MLP(64, num_outputs, 704, 3, activation=jnp.tanh, key=jax.random.key(0))
-    inputs = jax.random.normal(jax.random.key(1), (num_samples, 64))
-    problem, params = jg.supervised(model, inputs, jnp.zeros((num_samples, num_outputs)))
-    velocity = jax.random.normal(jax.random.key(2), (num_samples, num_outputs))
-    found: dict[str, Any] = {
-        "environment": before,
-        "QN": problem.num_rows(params),
-        "K": problem.num_params(params),
-        "rtol": RTOL,
-        "sketch": rank,
-    }
-    for name, preconditioner in (("nystrom", Nystrom(rank=rank, batch_size=8)), ("none", None)):
-        start = time.perf_counter()
-        residual, steps = jax.block_until_ready(iterate(problem, params, velocity, preconditioner))
-        seconds = time.perf_counter() - start
-        found[name] = {"steps": int(steps), "residual": float(residual), "seconds_with_compilation": seconds}
-    return found | {"peak_memory_mib": peak_memory_mib()}
-
-
-@eqx.filter_jit
-def iterate(problem, params, velocity, preconditioner):
-    jacobian = problem.jacobian(params)
-    solver = CG(rtol=RTOL, max_steps=500, preconditioner=preconditioner)
-    solution, _, steps = solver.iterate(jacobian, velocity)
-    return jnp.linalg.norm(jacobian.mv(solution) - velocity) / jnp.linalg.norm(velocity), steps
-
-
 if __name__ == "__main__":
     run_cases(
         "lift_accuracy",
         {
             "float64": lambda: table(np.float64),
             "float32": lambda: table(np.float32),
-            "conjugate_gradients": conjugate_gradients,
         },
     )

@@ -32,9 +32,10 @@ class Auto(AbstractLiftSolver):
     conditioning it measures.
 
     `choose` says which and why. While D is small it is held as a matrix: products with it can then be in float64
-    though the parameters are float32. Beyond that DDᵀ or DᵀD is factored, whichever is smaller, and beyond
-    that products with D alone are used. In each but the last, where D has lost rank or is too ill-conditioned,
-    singular values or eigenvalues with a smooth cut-off take over; `LiftInfo.outcome` says so.
+    though the parameters are float32. Beyond that, and with damping for K ≥ QN, DDᵀ or DᵀD is factored in float64,
+    whichever is smaller, and beyond that products with D alone are used. In each but the last, where D has lost
+    rank or is too ill-conditioned, singular values or eigenvalues with a smooth cut-off take over;
+    `LiftInfo.outcome` says so.
 
     **Arguments:**
 
@@ -60,27 +61,30 @@ class Auto(AbstractLiftSolver):
         """
         rows, columns = jacobian.out_size(), jacobian.in_size()
         memory = total_memory() // 4 if self.memory is None else self.memory
-        dtype = jnp.dtype(jnp.float64) if damping is None else jnp.dtype(jacobian.outputs.dtype)
+        # In float32 a damped Gram matrix would ask for more damping than was given: its eigenvalues spread by the
+        # condition number of D squared, and with QN.
+        double, own = jnp.dtype(jnp.float64), jnp.dtype(jacobian.outputs.dtype)
         side, wide = min(rows, columns), columns >= rows
-        dense = dtype.itemsize * rows * columns
-        # The matrix, its factor, and what eigenvectors take where they are needed.
-        factored = dtype.itemsize * side**2 * 4
+        dense, factored = double.itemsize * rows * columns, _factored(side, double)
         name = "DDᵀ" if wide else "DᵀD"
-        if wide and jacobian.outputs.dtype == dtype and factored <= memory:
-            # Products with D are in this dtype already, so holding D would gain nothing while DDᵀ can be factored.
+        if wide and (own == double or damping is not None) and factored <= memory:
+            # Products with D are in this dtype already, or damping bounds their error, so holding D would gain nothing.
             reason = f"{name}, {side} × {side}, takes {_bytes(factored)} to factor, and is formed without D"
-            return Choice(GramCholesky(cutoff=self.cutoff, dense_fallback=4 * dense <= memory), reason)
-        if rows * columns <= self.max_entries and 4 * dense <= memory:
-            return Choice(DenseCholesky(self.cutoff), f"D, {rows} × {columns}, takes {_bytes(dense)} in {dtype}")
-        if not wide and 4 * dense <= memory and damping is None:
             return Choice(
-                DenseCholesky(self.cutoff), f"K < QN, and D, {rows} × {columns}, takes {_bytes(dense)} in {dtype}"
+                GramCholesky(gram_dtype=double, cutoff=self.cutoff, dense_fallback=4 * dense <= memory), reason
             )
-        if factored <= memory:
+        if 4 * dense <= memory and (rows * columns <= self.max_entries or (not wide and damping is None)):
+            few = "" if rows * columns <= self.max_entries else "K < QN, and "
+            reason = f"{few}D, {rows} × {columns}, takes {_bytes(dense)} in {double}"
+            return Choice(DenseCholesky(self.cutoff, double), reason)
+        for dtype in (double,) if damping is None else (double, own):
+            factored = _factored(side, dtype)
+            if factored > memory:
+                continue
             reason = f"D has {rows} × {columns} entries; {name}, {side} × {side}, takes {_bytes(factored)} to factor"
             if wide:
-                return Choice(GramCholesky(cutoff=self.cutoff), reason)
-            return Choice(NormalCholesky(cutoff=self.cutoff), reason)
+                return Choice(GramCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
+            return Choice(NormalCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
         reason = f"{name}, {side} × {side}, would take {_bytes(factored)} of {_bytes(memory)} to factor"
         return Choice(CG() if wide else LSMR(), reason)
 
@@ -88,6 +92,11 @@ class Auto(AbstractLiftSolver):
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
         return self.choose(jacobian, damping).solver.solve(jacobian, velocity, damping)
+
+
+def _factored(side: int, dtype: jnp.dtype) -> int:
+    """Bytes of a Gram matrix, its factor, and what eigenvectors take where they are needed."""
+    return dtype.itemsize * side**2 * 4
 
 
 def _bytes(count: int) -> str:

@@ -1,0 +1,94 @@
+"""Tables in the documents, from the results: `python -m benchmarks.render`.
+
+A document has a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; `TABLES` says which results
+it is made from, and by what.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS
+
+ROOT = RESULTS.parent.parent
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def environment(result: dict[str, Any]) -> str:
+    """One line on where a result was measured."""
+    where = result["environment"]
+    return f"{where['device']}, {where['cores']} cores, JAX {where['versions']['jax']}, Python {where['python']}."
+
+
+def _accuracy(dtype: str) -> Callable[[dict[str, Any]], str]:
+    def render(results: dict[str, Any]) -> str:
+        result = results[dtype]
+        rows = result["rows"]
+        solvers = list(rows[0]["errors"])
+        lines = []
+        for lost in sorted({row["lost"] for row in rows}):
+            for condition in sorted({row["condition"] for row in rows}):
+                errors = [row["errors"] for row in rows if (row["condition"], row["lost"]) == (condition, lost)]
+                cells = [
+                    " / ".join(f"{max(error[name][key] for error in errors):.0e}" for key in ("lift", "outputs"))
+                    for name in solvers
+                ]
+                lines.append([f"{condition:.0e}", f"−{lost}" if lost else "full", *cells])
+        worst = result["auto_over_best_worst"]
+        finite = "All are finite." if result["all_finite"] else "Some are not finite."
+        summary = (
+            f"`Auto` over the best in any one row: at most {worst['lift']:.2g} (lift), {worst['outputs']:.2g} "
+            f"(outputs). {finite}\n"
+        )
+        return table(["cond(D)", "rank", *(f"`{name}`" for name in solvers)], lines) + "\n" + summary
+
+    return render
+
+
+def _conjugate_gradients(results: dict[str, Any]) -> str:
+    result = results["conjugate_gradients"]
+    lines = [
+        [title, str(result[name]["steps"]), f"{result[name]['residual']:.1e}", f"{result[name]['seconds']:.0f}"]
+        for title, name in ((f"`Nystrom(rank={result['sketch']})`", "nystrom"), ("none", "none"))
+    ]
+    header = ["preconditioner", "steps", "relative residual", "seconds, with compilation"]
+    return (
+        f"QN = {result['QN']}, K = {result['K']}, {result['dtype']}, tolerance {result['rtol']:.0e}, peak memory "
+        f"{result['peak_memory_mib'] / 1024:.1f} GiB. {environment(result)}\n\n" + table(header, lines)
+    )
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "lift_accuracy_float64": ("lift_accuracy", _accuracy("float64")),
+    "lift_accuracy_float32": ("lift_accuracy", _accuracy("float32")),
+    "conjugate_gradients": ("lift_iterative", _conjugate_gradients),
+}
+
+
+def rendered(text: str) -> str:
+    """A document with its tables made anew."""
+
+    def place(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        file, make = TABLES[name]
+        return f"{start}\n{make(json.loads((RESULTS / f'{file}.json').read_text()))}\n{end}"
+
+    return PLACE.sub(place, text)
+
+
+def documents() -> list[Path]:
+    """Where tables can be."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+if __name__ == "__main__":
+    for path in documents():
+        path.write_text(rendered(path.read_text()))
