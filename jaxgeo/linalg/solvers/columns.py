@@ -46,8 +46,8 @@ class NormalCholesky(AbstractLiftSolver):
         value = jacobian.unravel(flat)
         if shift is None:
             # Through v − Dθ̇ the correction has an error of cond(D)·eps; from DᵀD alone it would be cond(D)².
-            correction = factor.apply(still.T.mv(aim - still.mv(value)))
-            refined = jax.tree.map(lambda leaf, step: leaf + step / factor.scale, value, correction)
+            correction = factor.apply(still.T.mv((aim - still.mv(value)) / factor.root))
+            refined = jax.tree.map(lambda leaf, step: leaf + step / factor.root, value, correction)
             eps = float(jnp.finfo(aim.dtype).eps)
             # In float32 the products are less exact than the first solution, which came from float64.
             value = refined if eps < 1e-10 else value
@@ -55,7 +55,8 @@ class NormalCholesky(AbstractLiftSolver):
 
 
 def _first(factor: Factor, image: Float[Array, " K"], out: Float[Array, ""]) -> Float[Array, " K"]:
-    return (factor.apply(image) / factor.scale.astype(image.dtype)).astype(out.dtype)
+    root = factor.root.astype(image.dtype)
+    return (factor.apply(image) / root / root).astype(out.dtype)
 
 
 def normal_equations(

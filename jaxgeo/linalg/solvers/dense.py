@@ -149,7 +149,7 @@ class _Factorise(eqx.Module):
         tall, root = tall / root, root * unit
         damped = shift is not None
         shift = jnp.zeros((), self.dtype) if shift is None else shift.astype(self.dtype)
-        parts = _Parts(tall, rhs.astype(self.dtype), shift, root, (root**2).astype(rhs.dtype))
+        parts = _Parts(tall, rhs.astype(self.dtype), shift, root, root.astype(rhs.dtype))
         outcome = SOLVED if self.attempt is Attempt.NOTHING else DECOMPOSED
         decomposed = _SingularValues(self.cutoff, self.floor, wide, damped, outcome)
         if self.attempt is Attempt.NOTHING:
@@ -162,13 +162,13 @@ class _Factorise(eqx.Module):
 
 
 class _Parts(NamedTuple):
-    """The taller of D and Dᵀ over √t, v, μ, √t, and t in the dtype of the result."""
+    """The taller of D and Dᵀ over √t, v, μ, √t, and √t in the dtype of the result."""
 
     tall: Float[Array, "length side"]
     rhs: Float[Array, " n"]
     shift: Float[Array, ""]
     root: Float[Array, ""]
-    scale: Float[Array, ""]
+    own_root: Float[Array, ""]
 
     def qr(self, damped: bool) -> tuple[Float[Array, "length side"], Float[Array, "side side"]]:
         """Q and R of the tall matrix, with √μ below it where there is damping."""
@@ -190,7 +190,7 @@ def _triangle(
     q, r = parts.qr(damped)
     eps = float(jnp.finfo(r.dtype).eps)
     least = (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2
-    factor = triangular_factor(r.T, least, parts.scale, SOLVED, damped)
+    factor = triangular_factor(r.T, least, parts.own_root, SOLVED, damped)
     if wide:
         solution = q @ jax.scipy.linalg.solve_triangular(r, parts.rhs, trans="T")
     else:
@@ -207,7 +207,7 @@ def _cholesky(
     lower = jax.lax.linalg.cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype), symmetrize_input=False)
     # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
     least = side**0.5 * eps if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
-    factor = triangular_factor(lower, least, parts.scale, SOLVED, damped)
+    factor = triangular_factor(lower, least, parts.own_root, SOLVED, damped)
     solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
     psi = jnp.zeros_like(rhs)
     for _ in range(4):
@@ -232,12 +232,12 @@ class _SingularValues(eqx.Module):
 
     def __call__(self, usual: PyTree, parts: _Parts) -> tuple[Factor, Float[Array, " K"]]:
         q, r = parts.qr(self.damped)
-        rhs, root, scale = parts.rhs, parts.root, parts.scale
+        rhs, root, own_root = parts.rhs, parts.root, parts.own_root
         left, values, right = jnp.linalg.svd(r)
         sound = jnp.isfinite(jnp.sum(values)) & jnp.isfinite(jnp.sum(right)) & jnp.isfinite(jnp.sum(left))
         left, values, right = (jnp.where(sound, array, 0) for array in (left, values, right))
         outcome = jnp.asarray(self.outcome, jnp.int32)
-        factor = spectral_factor(right.T, values, jnp.zeros_like(root), scale, self.cutoff, self.floor, outcome)
+        factor = spectral_factor(right.T, values, jnp.zeros_like(root), own_root, self.cutoff, self.floor, outcome)
         if self.damped:
             # Damping is part of these values already; they must only not be divided by as 0.
             least = (self.floor * values[0]) ** 2

@@ -20,7 +20,8 @@ class Factor(NamedTuple):
     - `matrix`: the lower Cholesky factor of A/t + μ, or eigenvectors of A as columns.
     - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept.
     - `spectral`: which of the two it is.
-    - `scale`: t, or 1 for A = 0, in the parameters' dtype.
+    - `root`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
+        after a product with D: XLA makes one division of two that follow one another.
     - `outcome`, `rank`: as in `LiftInfo`.
     - `trusted`: whether A/t + μ is well enough conditioned for this factor.
     """
@@ -29,7 +30,7 @@ class Factor(NamedTuple):
     weights: Float[Array, " n"]
     share: Float[Array, " n"]
     spectral: Bool[Array, ""]
-    scale: Float[Array, ""]
+    root: Float[Array, ""]
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     trusted: Bool[Array, ""]
@@ -87,49 +88,52 @@ class Factorise(eqx.Module):
     ) -> tuple[Factor, Bool[Array, ""]]:
         """The factor, and whether A is finite; `out` has the dtype of the results."""
         damped = shift is not None
-        gram, shift, scale, finite = normalise(gram, shift, out)
-        factor = self.cholesky(gram, shift, scale, SOLVED, damped)
+        gram, shift, root, finite = normalise(gram, shift, out)
+        factor = self.cholesky(gram, shift, root, SOLVED, damped)
         if self.rescue:
-            factor = cond_any(~factor.trusted, self.second if damped else self.last, _keep, factor, gram, shift, scale)
+            factor = cond_any(~factor.trusted, self.second if damped else self.last, _keep, factor, gram, shift, root)
         return factor, finite
 
-    def cholesky(self, gram: Array, shift: Array, scale: Array, outcome: int, damped: bool) -> Factor:
+    def cholesky(self, gram: Array, shift: Array, root: Array, outcome: int, damped: bool) -> Factor:
         n, dtype = len(gram), gram.dtype
         diagonal = jnp.arange(n)
         lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
-        # With damping: round-off as it adds up; the bound n·eps would refuse what refinement makes exact. Without: the
-        # estimate of the smallest eigenvalue lies above it, hence the 4.
-        least = n**0.5 * float(jnp.finfo(dtype).eps) if damped else 4 * self.cutoff.full(self.floor) ** 2
-        return triangular_factor(lower, least, scale, outcome, damped)
+        # The estimate of the smallest eigenvalue lies above it, hence the 4.
+        least = self.least_damping(n, dtype, root) if damped else 4 * self.cutoff.full(self.floor) ** 2
+        return triangular_factor(lower, least, root, outcome, damped)
 
-    def second(self, factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
-        """More damping, by a little more than the round-off of a Cholesky factorisation."""
-        eps = float(jnp.finfo(gram.dtype).eps)
-        more = shift + len(gram) ** 0.5 * eps * jnp.linalg.norm(gram)
-        retried = self.cholesky(gram, jnp.where(more > 0, more, 1), scale, DAMPED, True)
-        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, gram, shift, scale)
+    def least_damping(self, n: int, dtype: jnp.dtype, root: Array) -> float:
+        """The least λ/λ_max that serves: round-off of the factorisation as it adds up, √n·eps in its dtype (the bound
+        n·eps would refuse what refinement makes exact); and for refinement to converge, that of products with D."""
+        return max(n**0.5 * float(jnp.finfo(dtype).eps), 4 * float(jnp.finfo(root.dtype).eps))
 
-    def last(self, factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
+    def second(self, factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
+        """More damping, by what the factorisation and the refinement need."""
+        more = shift + self.least_damping(len(gram), gram.dtype, root) * jnp.linalg.norm(gram)
+        retried = self.cholesky(gram, jnp.where(more > 0, more, 1), root, DAMPED, True)
+        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, gram, shift, root)
+
+    def last(self, factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
         n, dtype = len(gram), gram.dtype
         if n > self.max_decomposition:
             more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(gram)
-            return self.cholesky(gram, jnp.where(more > 0, more, 1), scale, DAMPED, True)
-        return decompose(gram, shift, scale, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
+            return self.cholesky(gram, jnp.where(more > 0, more, 1), root, DAMPED, True)
+        return decompose(gram, shift, root, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
 
 
 def normalise(
     gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
 ) -> tuple[Float[Array, "n n"], Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
-    """A/t, μ (0 for None), t in the dtype of `out`, and whether A is finite; A/t is 0 where it is not."""
+    """A/t, μ (0 for None), √t in the dtype of `out`, and whether A is finite; A/t is 0 where it is not."""
     mean = jnp.trace(gram) / len(gram)
     finite = jnp.isfinite(jnp.sum(gram))
     scale = jnp.where((mean > 0) & finite, mean, 1)
     shift = jnp.zeros((), gram.dtype) if shift is None else shift.astype(gram.dtype)
-    return jnp.where(finite, gram / scale, 0), shift, scale.astype(out.dtype), finite
+    return jnp.where(finite, gram / scale, 0), shift, jnp.sqrt(scale).astype(out.dtype), finite
 
 
 def triangular_factor(
-    lower: Float[Array, "n n"], least: float, scale: Float[Array, ""], outcome: int, damped: bool
+    lower: Float[Array, "n n"], least: float, root: Float[Array, ""], outcome: int, damped: bool
 ) -> Factor:
     """The factor LLᵀ, trusted if the ratio of its extreme eigenvalues is above `least`."""
     n = len(lower)
@@ -137,17 +141,17 @@ def triangular_factor(
     trusted = jnp.isfinite(smallest) & (smallest > least * largest)
     ones = jnp.ones(n, lower.dtype)
     rank = jnp.asarray(-1 if damped else n, jnp.int32)
-    return Factor(lower, ones, ones, jnp.zeros((), bool), scale, jnp.asarray(outcome, jnp.int32), rank, trusted)
+    return Factor(lower, ones, ones, jnp.zeros((), bool), root, jnp.asarray(outcome, jnp.int32), rank, trusted)
 
 
-def _keep(factor: Factor, gram: Array, shift: Array, scale: Array) -> Factor:
+def _keep(factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
     return factor
 
 
 def decompose(
     gram: Float[Array, "n n"],
     shift: Float[Array, ""],
-    scale: Float[Array, ""],
+    root: Float[Array, ""],
     cutoff: AbstractCutoff,
     floor: float,
     outcome: Int[Array, ""],
@@ -160,14 +164,14 @@ def decompose(
     sound = jnp.isfinite(jnp.sum(vectors)) & jnp.isfinite(jnp.sum(values))
     values = jnp.where(sound, jnp.maximum(values, 0), 0)
     vectors = jnp.where(sound, vectors, 0)
-    return spectral_factor(vectors, jnp.sqrt(values), shift, scale, cutoff, floor, outcome)
+    return spectral_factor(vectors, jnp.sqrt(values), shift, root, cutoff, floor, outcome)
 
 
 def spectral_factor(
     vectors: Float[Array, "n n"],
     singular: Float[Array, " n"],
     shift: Float[Array, ""],
-    scale: Float[Array, ""],
+    root: Float[Array, ""],
     cutoff: AbstractCutoff,
     floor: float,
     outcome: Int[Array, ""],
@@ -183,7 +187,7 @@ def spectral_factor(
     kept = share / jnp.where(share > 0, singular**2, 1)
     weights = jnp.where(shift > 0, damped, kept)
     rank = jnp.sum(share > 0.5, dtype=jnp.int32)
-    return Factor(vectors, weights, share, jnp.ones((), bool), scale, outcome, rank, jnp.ones((), bool))
+    return Factor(vectors, weights, share, jnp.ones((), bool), root, outcome, rank, jnp.ones((), bool))
 
 
 def extreme_eigenvalues(lower: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -33,20 +33,20 @@ class RowOperator(eqx.Module):
     """A = DDᵀ/t on output velocities (N, Q)."""
 
     jacobian: Jacobian
-    scale: Float[Array, ""]
+    root: Float[Array, ""]
 
     def mv(self, rows: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        return self.jacobian.mv(jax.tree.map(lambda leaf: leaf / self.scale, self.jacobian.T.mv(rows)))
+        return self.jacobian.mv(self.jacobian.T.mv(rows / self.root)) / self.root
 
 
 class ColumnOperator(eqx.Module):
     """A = DᵀD/t on parameter velocities."""
 
     jacobian: Jacobian
-    scale: Float[Array, ""]
+    root: Float[Array, ""]
 
     def mv(self, vector: PyTree) -> PyTree:
-        return self.jacobian.T.mv(self.jacobian.mv(vector) / self.scale)
+        return jax.tree.map(lambda leaf: leaf / self.root, self.jacobian.T.mv(self.jacobian.mv(vector) / self.root))
 
 
 Operator = RowOperator | ColumnOperator
@@ -130,19 +130,19 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
 
 
 @eqx.filter_custom_jvp
-def trace_ratio(jacobian: Jacobian, total: Float[Array, ""]) -> Float[Array, ""]:
-    """trace(DDᵀ)/total, where `total` is that very trace: 1, with the derivative of the trace."""
-    return jnp.ones_like(total)
+def trace_ratio(jacobian: Jacobian, root: Float[Array, ""]) -> Float[Array, ""]:
+    """trace(DDᵀ)/root², where `root` is the square root of that very trace: 1, with the derivative of the trace."""
+    return jnp.ones_like(root)
 
 
 @trace_ratio.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    jacobian, total = primals
+    jacobian, root = primals
     t_jacobian, _ = tangents
-    one = jnp.ones_like(total)
+    one = jnp.ones_like(root)
     if not _is_perturbed(t_jacobian):
         return one, jnp.zeros_like(one)
-    tangent = tangent_of(lambda jacobian: jnp.sum(jacobian.as_matrix() ** 2), jacobian, t_jacobian)
-    # Of the second and higher derivatives of the ratio only those through `tangent` are kept, which is exact, as
-    # the total does not move.
-    return one, tangent / jax.lax.stop_gradient(total)
+    # Of the second and higher derivatives of the ratio only those through the tangent are kept, which is exact, as
+    # the root does not move.
+    root = jax.lax.stop_gradient(root)
+    return one, tangent_of(lambda jacobian: jnp.sum((jacobian.as_matrix() / root) ** 2), jacobian, t_jacobian)

@@ -99,5 +99,5 @@ class _Decompose(eqx.Module):
     floor: float = eqx.field(static=True)
 
     def __call__(self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]) -> Factor:
-        gram, shift, scale, _ = normalise(gram, shift, out)
-        return decompose(gram, shift, scale, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))
+        gram, shift, root, _ = normalise(gram, shift, out)
+        return decompose(gram, shift, root, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))

@@ -78,7 +78,7 @@ def refined_lift(
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
         psi = factor.apply(rows)
-        return psi, jax.tree.map(lambda leaf: leaf / factor.scale, transpose.mv(psi))
+        return psi, jax.tree.map(lambda leaf: leaf / factor.root, transpose.mv(psi / factor.root))
 
     def measure(solution: PyTree, psi: Array) -> tuple[Array, Array]:
         defect = velocity - jacobian.mv(solution)
@@ -112,9 +112,9 @@ def finish_rows(
     """The lift `value`, with its derivative by a factor of G and its report."""
     shift = relative_shift(jacobian, damping, rows=True)
     if shift is not None:
-        shift = shift * trace_ratio(jacobian, factor.scale * jacobian.out_size())
-    psi = inverse(RowOperator(jacobian, factor.scale), factor, shift, velocity)
-    carrier = jax.tree.map(lambda leaf: leaf / factor.scale, jacobian.T.mv(psi))
+        shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
+    psi = inverse(RowOperator(jacobian, factor.root), factor, shift, velocity)
+    carrier = jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
 
 
@@ -124,7 +124,7 @@ def finish_columns(
     """The lift `value`, with its derivative by a factor of DᵀD and its report."""
     shift = relative_shift(jacobian, damping, rows=False)
     if shift is not None:
-        shift = shift * trace_ratio(jacobian, factor.scale * jacobian.in_size())
-    solution = inverse(ColumnOperator(jacobian, factor.scale), factor, shift, jacobian.T.mv(velocity))
-    carrier = jax.tree.map(lambda leaf: leaf / factor.scale, solution)
+        shift = shift * trace_ratio(jacobian, factor.root * jacobian.in_size() ** 0.5)
+    solution = inverse(ColumnOperator(jacobian, factor.root), factor, shift, jacobian.T.mv(velocity / factor.root))
+    carrier = jax.tree.map(lambda leaf: leaf / factor.root, solution)
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
