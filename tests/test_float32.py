@@ -29,8 +29,10 @@ params = jnp.asarray(0.3 * rng.standard_normal((5, 3)), jnp.float32)
 lost = eqx.tree_at(lambda p: p.blocks[0].inputs, problem, inputs.at[3].set(inputs[2]).at[1].set(inputs[0]))
 rows = jnp.asarray(rng.standard_normal((4, 5)), jnp.float32)
 
+dense = eqx.filter_jit(lambda problem, params: problem.jacobian(params).as_matrix())
+
 def expected(problem, params):
-    matrix = np.asarray(problem.jacobian(params).as_matrix(), np.float64)
+    matrix = np.asarray(dense(problem, params), np.float64)
     return (np.linalg.pinv(matrix, rcond=1e-5) @ np.asarray(rows, np.float64).reshape(-1)).reshape(5, 3)
 
 def close(value, reference, tol=2e-5):
@@ -41,19 +43,28 @@ def close(value, reference, tol=2e-5):
 
 BODY = """
 solver = {solver}
-def lift(params, problem=problem):
+def lift(params, problem):
     return solver.solve(problem.jacobian(params), rows)[0]
 several = jnp.stack([params, 0.5 * params, -params])
+lift_several = eqx.filter_jit(eqx.filter_vmap(eqx.filter_jit(lift), in_axes=(0, None)))
 
 for case in (problem, lost):
-    close(lift(params, case), expected(case, params))
-    batched = jax.vmap(jax.jit(lambda params: lift(params, case)))(several)
-    for value, params_ in zip(batched, several):
+    for value, params_ in zip(lift_several(several, case), several):
         close(value, expected(case, params_))
 
+slope = jax.jvp(jax.jit(lambda scale: lift(scale * params, problem).sum()), (jnp.float32(1),), (jnp.float32(1),))[1]
+h = 1e-2
+difference = (expected(problem, (1 + h) * params) - expected(problem, (1 - h) * params)).sum() / (2 * h)
+close(slope, np.asarray(difference), 1e-3)
+assert not jax.config.jax_enable_x64
+assert jnp.ones(2).dtype == jnp.float32
+"""
+
+REPEATED = """
+solver = {solver}
 def walk(scale):
     def step(carry, _):
-        return carry + jnp.float32(0.1) * lift(carry), None
+        return carry + jnp.float32(0.1) * solver.solve(problem.jacobian(carry), rows)[0], None
     return jax.lax.scan(step, scale * params, length=2)[0].sum()
 
 scales = jnp.asarray([0.5, 1.0], jnp.float32)
@@ -91,8 +102,14 @@ OTHERS = ["GramCholesky()", "QR()", "NormalCholesky(chunk_size=3)", "GramEigh()"
 
 
 @pytest.mark.parametrize("solver", ["Auto()", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-def test_lift_under_every_transformation(solver):
+def test_lift_under_vmap_of_jit_and_differentiated(solver):
     run(SETUP + BODY.format(solver=solver))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["Auto()", *OTHERS])
+def test_lift_in_scans_under_every_transformation(solver):
+    run(SETUP + REPEATED.format(solver=solver))
 
 
 def test_flows_and_the_record_of_the_rank():

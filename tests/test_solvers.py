@@ -201,6 +201,34 @@ def test_too_little_damping_is_raised_in_the_program(velocity):
     assert np.isfinite(np.asarray(value)).all()
 
 
+def test_auto_damps_float32_by_what_was_asked_for(velocity):
+    # λ = 9e-7 · λ_max, less than DDᵀ in float32 can bear: √QN·eps = 1.7e-6.
+    matrix = with_spectrum(200, 300, np.r_[1.0, np.logspace(-1, -4, 199)], np.float32)
+    rows, damping = velocity(200, np.float32), 1.6e-4
+    value, info = solve(Auto(), jnp.asarray(matrix), jnp.asarray(rows), jnp.asarray(damping, jnp.float32))
+    assert int(info.outcome) == 0
+    assert relative_error(value, damped_inverse(matrix, rows, damping)) < 1e-4
+    _, info = solve(GramCholesky(), jnp.asarray(matrix), jnp.asarray(rows), jnp.asarray(damping, jnp.float32))
+    assert int(info.outcome) == 1
+
+
+def test_a_velocity_is_lifted_where_its_square_underflows(velocity):
+    rows = velocity(8, np.float32)
+    for solver in (GramCholesky(), NormalCholesky()):
+        shape = (8, 8) if isinstance(solver, NormalCholesky) else (8, 20)
+        matrix = with_spectrum(*shape, 1e-23 * np.logspace(0, -1, 8), np.float32)
+        value, info = solve(solver, jnp.asarray(matrix), jnp.asarray(rows))
+        assert int(info.outcome) == 0
+        assert relative_error(value, pseudo_inverse(matrix, rows, 1e-6)) < 1e-5
+
+
+def test_damping_below_the_precision_of_the_products_is_raised(velocity):
+    matrix, rows = with_spectrum(8, 20, np.logspace(0, -9, 8), np.float32), velocity(8, np.float32)
+    value, info = solve(Auto(), jnp.asarray(matrix), jnp.asarray(rows), jnp.asarray(1e-12, jnp.float32))
+    assert int(info.outcome) == 1
+    assert np.linalg.norm(matrix @ np.asarray(value) - rows) < np.linalg.norm(rows)
+
+
 def test_a_failed_factorisation_is_answered_by_damping_where_eigenvalues_take_too_long(velocity):
     matrix, rows = with_spectrum(8, 20, np.ones(5)), velocity(8)
     value, info = solve(GramCholesky(max_decomposition=4), jnp.asarray(matrix), jnp.asarray(rows))

@@ -9,7 +9,9 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 from jaxgeo.linalg import CG, LSMR, QR, SVD, Auto, DenseCholesky, GramCholesky, GramEigh, NormalCholesky, SmoothCutoff
 
-SOLVERS = [QR(), SVD(), SVD(SmoothCutoff()), DenseCholesky(), GramEigh(), LSMR(rtol=1e-14)]
+# Long to compile when differentiated again; `test_iterations_have_the_derivative_of_a_factorisation` is short.
+ITERATIVE = pytest.param(LSMR(rtol=1e-14), marks=pytest.mark.slow)
+SOLVERS = [QR(), SVD(), SVD(SmoothCutoff()), DenseCholesky(), GramEigh(), ITERATIVE]
 FULL = [Auto(), *SOLVERS, GramCholesky(), CG(rtol=1e-13, preconditioner=None)]
 
 
@@ -77,11 +79,15 @@ def test_lost_rank(solver, num_samples, hidden):
     check(Curved(num_samples, hidden, duplicates=2 if hidden == 4 else 6).lift(solver), 1e-5)
 
 
-@pytest.mark.parametrize(
-    "solver", [Auto(), QR(), GramCholesky(), GramEigh(), CG(rtol=1e-13), LSMR(rtol=1e-14)], ids=name
-)
+@pytest.mark.parametrize("solver", [Auto(), QR(), GramCholesky(), GramEigh(), CG(rtol=1e-13), ITERATIVE], ids=name)
 def test_damping_and_what_it_is_relative_to(solver):
     check(Curved(4, 4).lift(solver, damping=0.1), 1e-6)
+
+
+def test_iterations_have_the_derivative_of_a_factorisation():
+    curved = Curved(4, 4)
+    found, expected = (jax.jvp(curved.lift(solver), (0.0,), (1.0,))[1] for solver in (LSMR(rtol=1e-14), QR()))
+    np.testing.assert_allclose(found, expected, atol=1e-9 * np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("solver", [QR(), NormalCholesky()], ids=name)
