@@ -98,18 +98,15 @@ class Factorise(eqx.Module):
         n, dtype = len(gram), gram.dtype
         diagonal = jnp.arange(n)
         lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
-        # The estimate of the smallest eigenvalue lies above it, hence the 4.
-        least = self.least_damping(n, dtype, root) if damped else 4 * self.cutoff.full(self.floor) ** 2
+        # With damping: round-off as it adds up; the bound n·eps would refuse what refinement makes exact. Without: the
+        # estimate of the smallest eigenvalue lies above it, hence the 4.
+        least = n**0.5 * float(jnp.finfo(dtype).eps) if damped else 4 * self.cutoff.full(self.floor) ** 2
         return triangular_factor(lower, least, root, outcome, damped)
 
-    def least_damping(self, n: int, dtype: jnp.dtype, root: Array) -> float:
-        """The least λ/λ_max that serves: round-off of the factorisation as it adds up, √n·eps in its dtype (the bound
-        n·eps would refuse what refinement makes exact); and for refinement to converge, that of products with D."""
-        return max(n**0.5 * float(jnp.finfo(dtype).eps), 4 * float(jnp.finfo(root.dtype).eps))
-
     def second(self, factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
-        """More damping, by what the factorisation and the refinement need."""
-        more = shift + self.least_damping(len(gram), gram.dtype, root) * jnp.linalg.norm(gram)
+        """More damping, by a little more than the round-off of a Cholesky factorisation."""
+        eps = float(jnp.finfo(gram.dtype).eps)
+        more = shift + len(gram) ** 0.5 * eps * jnp.linalg.norm(gram)
         retried = self.cholesky(gram, jnp.where(more > 0, more, 1), root, DAMPED, True)
         return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, gram, shift, root)
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
-from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
+from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo, relative_norm
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
 from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose, normalise
@@ -59,10 +59,24 @@ class GramCholesky(AbstractLiftSolver):
             found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64), Attempt.NOTHING)
             return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
 
+        def again(factor: Factor, value: PyTree, dynamic: PyTree, aim: Array, shift: Array) -> tuple[Factor, PyTree]:
+            # As much more damping as the refinement needs, λ_max being QN mean eigenvalues at most.
+            jacobian, more = eqx.combine(dynamic, static), shift + 4 * float(jnp.finfo(aim.dtype).eps) * aim.size
+            found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype), more, jnp.ones((), aim.dtype))
+            found = found._replace(outcome=jnp.maximum(found.outcome, DAMPED))
+            return found, refined_lift(jacobian, found, more, aim, self.refinements)
+
+        def keep(factor: Factor, value: PyTree, *operands: PyTree) -> tuple[Factor, PyTree]:
+            return factor, value
+
         if dense:
             factor, value = cond_any(~factor.trusted, rescue, usual, factor, dynamic, aim, shift)
         else:
             factor, value = usual(factor, dynamic, aim, shift)
+        if shift is not None and dtype != aim.dtype:
+            # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
+            lost = relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3
+            factor, value = cond_any(lost, again, keep, factor, value, dynamic, aim, shift)
         return finish_rows(jacobian, velocity, damping, factor, value)
 
 
