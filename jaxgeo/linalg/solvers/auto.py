@@ -81,7 +81,7 @@ class Auto(AbstractLiftSolver):
             factored = _factored(side, dtype)
             if factored > memory:
                 continue
-            reason = f"D has {rows} × {columns} entries; {name}, {side} × {side}, takes {_bytes(factored)} to factor"
+            reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {_bytes(factored)} to factor"
             if wide:
                 return Choice(GramCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
             return Choice(NormalCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
