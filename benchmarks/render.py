@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+from benchmarks.figures import lift_sweep
 from benchmarks.harness import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -66,9 +69,32 @@ def _conjugate_gradients(results: dict[str, Any]) -> str:
     )
 
 
+def _speed(case: str) -> Callable[[dict[str, Any]], str]:
+    def render(results: dict[str, Any]) -> str:
+        result = results[case]
+        rows, lines = result["rows"], []
+        ours = rows["jaxgeo"]["median_ms"]
+        for name, row in rows.items():
+            if "failed" in row:
+                lines.append([name, row["failed"], "", ""])
+                continue
+            lines.append(
+                [name, f"{row['median_ms']:.3g}", f"{row['median_ms'] / ours:.2g}", f"{row['first_call_s']:.2g}"]
+            )
+        peak = f" Peak memory of the process: {result['peak_memory_mib'] / 1024:.2g} GiB." if case == "c" else ""
+        summary = (
+            f"QN = {result['QN']}, K = {result['K']}, {result['predicted_gflop']:.3g} GFlop predicted for G.{peak} "
+            f"{environment(result)}\n"
+        )
+        return table(["", "ms", "over jaxgeo", "first call, s"], lines) + "\n" + summary
+
+    return render
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lift_accuracy_float64": ("lift_accuracy", _accuracy("float64")),
     "lift_accuracy_float32": ("lift_accuracy", _accuracy("float32")),
+    **{f"lift_speed_{case}": ("lift_speed", _speed(case)) for case in ("a", "b", "c", "pde", "pde_wide")},
     "conjugate_gradients": ("lift_iterative", _conjugate_gradients),
 }
 
@@ -89,6 +115,17 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def draw_figures() -> None:
+    """The figures in the documents."""
+    folder = ROOT / "docs" / "figures"
+    folder.mkdir(exist_ok=True)
+    figure = lift_sweep(json.loads((RESULTS / "lift_speed.json").read_text()))
+    # Neither a date nor random names: the same results give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "jaxgeo"}):
+        figure.savefig(folder / "lift_sweep.svg", metadata={"Date": None})
+
+
 if __name__ == "__main__":
+    draw_figures()
     for path in documents():
         path.write_text(rendered(path.read_text()))
