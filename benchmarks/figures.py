@@ -22,12 +22,13 @@ def lift_sweep(results: dict[str, Any]) -> Figure:
         times = {row: [point["rows"][row]["median_ms"] for point in points] for row in ("jaxgeo", "gradient")}
         axis.loglog(sizes, times["jaxgeo"], "o-", color="C0", label="damped lift")
         axis.loglog(sizes, times["gradient"], "s-", color="C7", label="plain gradient")
-        axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.minorticks_off()
         axis.set_xlabel(label)
         flops = axis.twinx()
         flops.loglog(sizes, [point["predicted_gflop"] for point in points], "k--", label="predicted for G, right axis")
         flops.set_ylim(1e-2, 1e2)
+        # The second pair of axes has made the ticks anew.
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.minorticks_off()
         flops.minorticks_off()
         if axis is axes[-1]:
             flops.set_ylabel("GFlop")
@@ -36,5 +37,5 @@ def lift_sweep(results: dict[str, Any]) -> Figure:
         if axis is axes[0]:
             axis.set_ylabel("milliseconds")
             handles = axis.get_legend_handles_labels()[0] + flops.get_legend_handles_labels()[0]
-            axis.legend(handles=handles, fontsize="small", frameon=False)
+            figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
     return figure

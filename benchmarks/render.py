@@ -69,6 +69,11 @@ def _conjugate_gradients(results: dict[str, Any]) -> str:
     )
 
 
+def _number(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
 def _speed(case: str) -> Callable[[dict[str, Any]], str]:
     def render(results: dict[str, Any]) -> str:
         result = results[case]
@@ -79,7 +84,7 @@ def _speed(case: str) -> Callable[[dict[str, Any]], str]:
                 lines.append([name, row["failed"], "", ""])
                 continue
             lines.append(
-                [name, f"{row['median_ms']:.3g}", f"{row['median_ms'] / ours:.2g}", f"{row['first_call_s']:.2g}"]
+                [name, *map(_number, (row["median_ms"], row["median_ms"] / ours)), f"{row['first_call_s']:.2g}"]
             )
         peak = f" Peak memory of the process: {result['peak_memory_mib'] / 1024:.2g} GiB." if case == "c" else ""
         summary = (
