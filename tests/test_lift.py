@@ -64,3 +64,19 @@ def test_vmap_over_velocities():
     together = jax.vmap(lambda velocity: jg.lift(case.problem, case.params, velocity))(velocities)
     alone = jg.lift(case.problem, case.params, velocities[1])
     np.testing.assert_allclose(together["W"][1], alone["W"], atol=1e-12)
+
+
+def test_a_second_lift_traces_nothing():
+    traced = []
+
+    def apply(params, x):
+        traced.append(x)
+        return jnp.tanh(params @ x)
+
+    problem = jg.Problem(apply, jnp.eye(3), jg.L2(jnp.zeros((3, 2))))
+    velocity = jnp.ones((3, 2))
+    jg.lift(problem, jnp.ones((2, 3)), velocity, jg.linalg.GramCholesky())
+    count = len(traced)
+    assert count > 0
+    jg.lift(problem, jnp.zeros((2, 3)), 2 * velocity, jg.linalg.GramCholesky())
+    assert len(traced) == count
