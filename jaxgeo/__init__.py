@@ -27,6 +27,7 @@ from jaxgeo.geometry.rank import RankReport as RankReport, rank_report as rank_r
 from jaxgeo.integrate import (
     RESULTS as RESULTS,
     FlowSolution as FlowSolution,
+    OrbitCorrector as OrbitCorrector,
     OutputController as OutputController,
     solve_flow as solve_flow,
 )

@@ -1,5 +1,6 @@
 """`solve_flow`: train by integrating a flow with a diffrax solver."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo import theory
 from jaxgeo._checks import is_concrete
+from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import OutputController
+from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.events import CostReached, DownwardCrossing, Stalled
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.linalg.spectrum import check_rank
@@ -91,7 +94,8 @@ def solve_flow(
         check_rank(problem, params, required)
 
     cost0 = problem.cost(params)
-    end, stopping_time = _end(problem, cost0, s1, cost_tol, flow.follows_law(rows, size))
+    law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
+    end, stopping_time = _end(problem, cost0, s1, cost_tol, law)
     # A float64 time would promote float32 parameters.
     end = jnp.asarray(end, dtype)
     eps = float(jnp.finfo(dtype).eps)
@@ -108,17 +112,20 @@ def solve_flow(
         if isinstance(stepsize_controller, dfx.AbstractAdaptiveStepSizeController):
             stepsize_controller = dfx.ClipStepSizeController(stepsize_controller, step_ts=save_at)
     observe = _Observe(frozen, record)
+    solver = dfx.Tsit5() if solver is None else solver
+    if isinstance(solver, OrbitCorrector):
+        solver = _prepare(solver, frozen, exact=law and required == rows)
     event = None
     if cost_tol is not None:
         events: list[CostReached | Stalled] = [CostReached(frozen, jnp.asarray(cost_tol, dtype))]
-        if not flow.follows_law(rows, size):
+        if not law:
             # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
             events.append(Stalled(flow, frozen, (10 * rtol) ** 2))
         event = dfx.Event(events, DownwardCrossing(rtol=4 * eps), direction=False)
 
     solution = dfx.diffeqsolve(
         dfx.ODETerm(_Field(flow, frozen)),
-        dfx.Tsit5() if solver is None else solver,
+        solver,
         t0=jnp.zeros((), dtype),
         t1=end,
         dt0=None if dt0 is None else jnp.asarray(dt0, dtype),
@@ -144,6 +151,10 @@ def solve_flow(
     final, (costs, records) = solution.ys
     final_s, s = solution.ts
     final = jax.tree.map(lambda leaf: leaf[0], final)
+    if isinstance(solver, OrbitCorrector) and event is not None:
+        # An event ends between two steps, where the orbit is interpolated.
+        change = solver.change(solver.start(0.0, trainable, problem), final_s[0], final, problem)
+        final = jax.tree.map(jnp.add, final, change)
     result = _result(solution, cost0, cost_tol)
     if throw:
         # Coming to the end of an `s1` that was asked for is no failure, although the result tells.
@@ -166,6 +177,17 @@ def solve_flow(
         result=result,
         stats=solution.stats,
     )
+
+
+def _prepare(solver: OrbitCorrector, frozen: PyTree, exact: bool) -> OrbitCorrector:
+    if not exact:
+        warnings.warn(
+            "`OrbitCorrector` corrects only what lies in range(D) along a flow that makes no demand of rank(D) = QN. "
+            "That is right where range(D) does not change along the orbit; where it turns, the corrected orbit is "
+            "another curve to the same critical points.",
+            stacklevel=3,
+        )
+    return eqx.tree_at(lambda solver: solver.frozen, solver, frozen, is_leaf=lambda leaf: leaf is None)
 
 
 class _Field(eqx.Module):

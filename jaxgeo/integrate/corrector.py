@@ -1,0 +1,146 @@
+"""Orbits held on the law of the outputs, step by step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo import theory
+from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.problem import Problem
+
+Time = Any
+
+
+class Start(eqx.Module):
+    """Where an orbit started: the time s₀ and the deviation x(s₀) − y there."""
+
+    s: Float[Array, ""]
+    deviation: Float[Array, "N Q"]
+
+
+class OrbitCorrector(dfx.AbstractWrappedSolver):
+    """A diffrax solver, each of whose steps is followed by one lift of x_exact(s) − x[θ].
+
+    Paper: (2.7)
+
+    Along the overparametrized flow of an L2 cost the QN quantities e^{s/N}(x − y) are constant, so x_exact(s) is known,
+    and the lift moves the outputs back on it by the shortest way: to round-off, where the error of the step was below
+    its square root. The error estimate is that of the wrapped solver, so steps are as long as without correction,
+    and dense output meets the corrected points. One more lift a step is the cost, also for a step that is rejected.
+
+    The lift reaches range(D) only. Where D is rank-deficient or K < QN that part alone is corrected: which
+    is right where range(D) stays the same along the orbit (outputs linear in θ, samples that occur twice). Where it
+    turns, (1 − 𝒫)(x − y) leaks into range(D), the quantities in range(D) are no longer constant, and the corrected
+    orbit is another curve to the same critical points: the points of the image nearest to x_exact(s).
+    `solve_flow` warns of it.
+
+    **Arguments:**
+
+    - `solver`: any diffrax solver, such as `diffrax.Tsit5()`.
+    - `lift_solver`: how to lift; `jaxgeo.linalg.Auto()` by default.
+    - `frozen`: what is not integrated of params; `solve_flow` sets it.
+
+    **Raises:** `ValueError` for a cost that is no L2 cost.
+
+    ```python
+    >>> import diffrax, jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: jnp.tanh(a @ x), jnp.eye(2), jg.L2(jnp.array([0.5, -0.5])))
+    >>> solver = jg.OrbitCorrector(diffrax.Tsit5())
+    >>> sol = jg.solve_flow(problem, jg.AdaptedFlow(), jnp.zeros(2), s1=10.0, solver=solver)
+    >>> bool(abs(sol.defect).max() < 1e-11)
+    True
+
+    ```
+    """
+
+    solver: dfx.AbstractSolver
+    lift_solver: AbstractLiftSolver = Auto()
+    frozen: PyTree = None
+
+    @property
+    def term_structure(self):
+        return self.solver.term_structure
+
+    @property
+    def term_compatible_contr_kwargs(self):
+        return self.solver.term_compatible_contr_kwargs
+
+    @property
+    def interpolation_cls(self):
+        return _Interpolate(self.solver.interpolation_cls)
+
+    def order(self, terms: PyTree[dfx.AbstractTerm]) -> int | None:
+        return self.solver.order(terms)
+
+    def strong_order(self, terms: PyTree[dfx.AbstractTerm]):
+        return self.solver.strong_order(terms)
+
+    def error_order(self, terms: PyTree[dfx.AbstractTerm]):
+        return self.solver.error_order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        return self.solver.init(terms, t0, t1, y0, args), self.start(t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        state, start = solver_state
+        y1, error, dense_info, state, result = self.solver.step(terms, t0, t1, y0, args, state, made_jump)
+        change = self.change(start, t1, y1, args)
+        y1 = jax.tree.map(jnp.add, y1, change)
+        return y1, error, {"uncorrected": dense_info, "change": change}, (state, start), result
+
+    def func(self, terms, t0, y0, args):
+        return self.solver.func(terms, t0, y0, args)
+
+    def start(self, s: Time, trainable: PyTree, problem: Problem) -> Start:
+        """The orbit through `trainable` at time `s`."""
+        if not isinstance(problem.loss, AbstractSquares):
+            raise ValueError(
+                f"`OrbitCorrector` needs an L2 cost, whose orbits are known in the outputs; got "
+                f"{type(problem.loss).__name__}. Integrate with the wrapped solver itself."
+            )
+        outputs = problem.outputs(eqx.combine(trainable, self.frozen))
+        return Start(jnp.asarray(s, outputs.dtype), problem.loss.deviation(outputs))
+
+    def change(self, start: Start, s: Time, trainable: PyTree, problem: Problem) -> PyTree:
+        """D⁺(x_exact(s) − x[θ]), to be added to `trainable`."""
+        jacobian = problem.jacobian(eqx.combine(trainable, self.frozen))
+        # Deviations from y, not outputs: near the end of an orbit they are small, and known to more digits.
+        elapsed = jnp.asarray(s, start.s.dtype) - start.s
+        wanted = theory.outputs_at(elapsed, start.deviation, jnp.zeros_like(start.deviation), problem.num_samples)
+        change, _ = self.lift_solver.solve(jacobian, wanted - problem.loss.deviation(jacobian.outputs))
+        return change if self.frozen is not None else jacobian.embed(change)
+
+
+class CorrectedInterpolation(dfx.AbstractLocalInterpolation):
+    """The wrapped solver's interpolation, and the change at the end of the step spread over it by a cubic."""
+
+    t0: Time
+    t1: Time
+    uncorrected: dfx.AbstractLocalInterpolation
+    change: PyTree
+
+    def evaluate(self, t0: Time, t1: Time | None = None, left: bool = True) -> PyTree:
+        if t1 is not None:
+            return jax.tree.map(jnp.subtract, self.evaluate(t1, left=left), self.evaluate(t0, left=left))
+        share = (t0 - self.t0) / (self.t1 - self.t0)
+        weight = share**2 * (3 - 2 * share)
+        return jax.tree.map(
+            lambda leaf, change: leaf + jnp.asarray(weight, change.dtype) * change,
+            self.uncorrected.evaluate(t0, left=left),
+            self.change,
+        )
+
+
+class _Interpolate(eqx.Module):
+    """Makes a `CorrectedInterpolation`, as a class makes its instances; two that do the same are equal."""
+
+    interpolation_cls: Callable[..., dfx.AbstractLocalInterpolation] = eqx.field(static=True)
+
+    def __call__(self, *, t0: Time, t1: Time, uncorrected: dict[str, PyTree], change: PyTree) -> CorrectedInterpolation:
+        return CorrectedInterpolation(t0, t1, self.interpolation_cls(t0=t0, t1=t1, **uncorrected), change)

@@ -1,0 +1,120 @@
+"""Orbits corrected step by step stay on (2.7) to round-off, with every kind of step and of output."""
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import cases, largest, to_float32
+
+import jaxgeo as jg
+
+
+def deviation(s, params, problem):
+    return problem.loss.deviation(problem.outputs(params))
+
+
+def corrected(case, flow=None, **options):
+    flow = jg.AdaptedFlow() if flow is None else flow
+    solver = jg.OrbitCorrector(options.pop("solver", dfx.Tsit5()))
+    return jg.solve_flow(case.problem, flow, case.params, solver=solver, record=deviation, **options)
+
+
+def off_orbit(case, s, deviations):
+    """|x − x_exact(s)|_∞ over all recorded moments, from (2.7) by NumPy."""
+    start = np.asarray(deviation(0.0, case.params, case.problem))
+    exact = np.exp(-np.asarray(s) / case.problem.num_samples)[:, None, None] * start
+    return np.abs(np.asarray(deviations) - exact).max()
+
+
+@pytest.fixture(scope="module")
+def orbit():
+    return corrected(cases()["mlp over"], s1=30.0 * 4, save_at=jnp.linspace(0.0, 120.0, 13))
+
+
+def test_outputs_stay_on_their_orbit(orbit):
+    case = cases()["mlp over"]
+    assert off_orbit(case, orbit.s, orbit.records) <= 1e-14
+    plain = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=120.0, save_at=orbit.s, record=deviation)
+    assert off_orbit(case, plain.s, plain.records) > 1e-9
+    # The error control is that of the wrapped solver, and θ is an orbit of the same flow.
+    assert abs(int(plain.stats["num_steps"]) - int(orbit.stats["num_steps"])) <= 0.05 * int(plain.stats["num_steps"])
+    assert largest(jax.tree.map(jnp.subtract, plain.params, orbit.params)) <= 1e-4
+
+
+def test_cost_follows_the_law_down_to_round_off(orbit):
+    # C/C(0) = e⁻⁴⁰ = 4e-18 at s/N = 20; below that the round-off of the outputs counts.
+    assert np.abs(orbit.defect[:9]).max() <= 1e-6
+
+
+@pytest.mark.parametrize("solver", [dfx.Euler(), dfx.Kvaerno5()])
+def test_any_solver(solver):
+    case = cases()["linear over"]
+    options = {"stepsize_controller": dfx.ConstantStepSize(), "dt0": 0.1} if isinstance(solver, dfx.Euler) else {}
+    sol = corrected(case, solver=solver, s1=6.0, **options)
+    assert off_orbit(case, sol.s, sol.records) <= 1e-13
+
+
+def test_event_ends_on_the_orbit():
+    case = cases()["mlp over"]
+    tol = 1e-3 * float(case.problem.cost(case.params))
+    sol = corrected(case, cost_tol=tol)
+    assert sol.result == jg.RESULTS.successful
+    end = deviation(0.0, sol.params, case.problem)
+    assert off_orbit(case, sol.final_s[None], end[None]) <= 1e-13
+    np.testing.assert_allclose(sol.final_s, sol.stopping_time, rtol=1e-5)
+
+
+def test_dense_output_meets_the_corrected_points():
+    case = cases()["linear over"]
+    solution = dfx.diffeqsolve(
+        dfx.ODETerm(jg.AdaptedFlow()),
+        jg.OrbitCorrector(dfx.Tsit5()),
+        0.0,
+        6.0,
+        0.5,
+        case.params,
+        args=case.problem,
+        saveat=dfx.SaveAt(dense=True, steps=True),
+        max_steps=16,
+    )
+    s = solution.ts[jnp.isfinite(solution.ts)]
+    between = (s[1:] + s[:-1]) / 2
+    found = jnp.stack([deviation(0.0, solution.evaluate(time), case.problem) for time in s])
+    assert off_orbit(case, s, found) <= 1e-14
+    found = jnp.stack([deviation(0.0, solution.evaluate(time), case.problem) for time in between])
+    assert off_orbit(case, between, found) <= 1e-5
+    part = solution.evaluate(s[0], s[1])
+    np.testing.assert_allclose(part, solution.evaluate(s[1]) - solution.evaluate(s[0]), atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["linear under", "mlp duplicates"])
+def test_what_lies_in_the_range_is_corrected(name):
+    """range(D) does not change here, so 𝒫(x − y) falls as e^{-s/N} and (1 − 𝒫)(x − y) stays."""
+    case = cases()[name]
+    basis, values, _ = np.linalg.svd(case.dense(), full_matrices=False)
+    basis = basis[:, values > 1e-10 * values[0]]
+    with pytest.warns(UserWarning, match="only what lies in range"):
+        sol = corrected(case, jg.RankAdaptiveFlow(), s1=5.0 * case.problem.num_samples, rtol=1e-4)
+    start, end = (np.ravel(record) for record in (sol.records[0], sol.records[-1]))
+    inside = basis @ (basis.T @ start)
+    np.testing.assert_allclose(end, start - inside + np.exp(-5.0) * inside, atol=1e-9)
+
+
+def test_costs_without_a_law_are_refused():
+    case = cases()["dict"]
+    cost = jg.Huber(case.problem.loss.targets, 1.0)
+    problem = eqx.tree_at(lambda problem: problem.loss, case.problem, cost)
+    with pytest.raises(ValueError, match="needs an L2 cost.*Huber"), pytest.warns(UserWarning, match="range"):
+        jg.solve_flow(problem, jg.AdaptedFlow(), case.params, s1=1.0, solver=jg.OrbitCorrector(dfx.Tsit5()))
+
+
+def test_float32_and_frozen_leaves():
+    case = cases()["frozen"]
+    solver = jg.OrbitCorrector(dfx.Tsit5())
+    problem, params = to_float32(case.problem), to_float32(case.params)
+    sol = jg.solve_flow(problem, jg.AdaptedFlow(), params, s1=15.0, solver=solver)
+    assert {leaf.dtype for leaf in jax.tree.leaves(sol.params)} == {jnp.dtype(jnp.float32)}
+    assert jnp.all(sol.params["W"] == params["W"])
+    assert jnp.abs(sol.defect).max() <= 1e-3
