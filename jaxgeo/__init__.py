@@ -4,7 +4,7 @@ import importlib.metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from jaxgeo import geometry as geometry, linalg as linalg, metrics as metrics, theory as theory
+from jaxgeo import geometry as geometry, integrate as integrate, linalg as linalg, metrics as metrics, theory as theory
 from jaxgeo.costs import (
     L2 as L2,
     AbstractCost as AbstractCost,
@@ -17,6 +17,8 @@ from jaxgeo.costs import (
 from jaxgeo.flows import (
     AbstractFlow as AbstractFlow,
     AdaptedFlow as AdaptedFlow,
+    HomotopyFlow as HomotopyFlow,
+    InterpolationFlow as InterpolationFlow,
     OutputFlow as OutputFlow,
     OverparametrizedFlow as OverparametrizedFlow,
     RankAdaptiveFlow as RankAdaptiveFlow,
@@ -26,10 +28,16 @@ from jaxgeo.flows import (
 from jaxgeo.geometry.rank import RankReport as RankReport, rank_report as rank_report
 from jaxgeo.integrate import (
     RESULTS as RESULTS,
+    ConditionAbove as ConditionAbove,
     FlowSolution as FlowSolution,
+    GradientBelow as GradientBelow,
     OrbitCorrector as OrbitCorrector,
     OutputController as OutputController,
+    RankBelow as RankBelow,
+    TrappingBelow as TrappingBelow,
     solve_flow as solve_flow,
+    solve_interpolation as solve_interpolation,
+    solve_output_flow as solve_output_flow,
 )
 from jaxgeo.linalg.lift import lift as lift
 from jaxgeo.problem import Problem as Problem, residual_problem as residual_problem, supervised as supervised

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.integrate.field import trainable_of
 from jaxgeo.problem import Problem
 
 Scalar = Float[Array, ""] | float
@@ -52,7 +53,7 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
             # A hundredth of the time in which the deviation would vanish at its present speed; in output space that
             # time is N, which also serves where there is nothing to measure.
             velocity = func(terms, t0, y0, args)
-            outputs, speed = jax.jvp(self._outputs(problem), (y0,), (velocity,))
+            outputs, speed = jax.jvp(self._outputs(problem), (trainable_of(y0),), (trainable_of(velocity),))
             dt0 = 0.01 * self.norm(problem.loss.deviation(outputs)) / self.norm(speed)
             usable = jnp.isfinite(dt0) & (dt0 > 0)
             dt0 = jnp.minimum(jnp.where(usable, dt0, 0.01 * problem.num_samples), t1 - t0)
@@ -66,8 +67,8 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
                 "`stepsize_controller=diffrax.ConstantStepSize()` with `dt0`, or a solver such as `diffrax.Tsit5()`."
             )
         problem: Problem = args
-        before = self.norm(problem.loss.deviation(self._outputs(problem)(y0)))
-        outputs, error = jax.jvp(self._outputs(problem), (y1_candidate,), (y_error,))
+        before = self.norm(problem.loss.deviation(self._outputs(problem)(trainable_of(y0))))
+        outputs, error = jax.jvp(self._outputs(problem), (trainable_of(y1_candidate),), (trainable_of(y_error),))
         after = self.norm(problem.loss.deviation(outputs))
         size = jnp.max(jnp.abs(error))
         # A velocity that could not be solved for arrives as NaN or inf: infinite error, so the step is retried.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo import theory
 from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.problem import Problem
 
@@ -72,6 +73,11 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
         return self.solver.term_compatible_contr_kwargs
 
     @property
+    def root_finder(self):
+        """That of an implicit solver, whose tolerances diffrax fills in."""
+        return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
     def interpolation_cls(self):
         return _Interpolate(self.solver.interpolation_cls)
 
@@ -97,24 +103,26 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
     def func(self, terms, t0, y0, args):
         return self.solver.func(terms, t0, y0, args)
 
-    def start(self, s: Time, trainable: PyTree, problem: Problem) -> Start:
-        """The orbit through `trainable` at time `s`."""
+    def start(self, s: Time, state: PyTree, problem: Problem) -> Start:
+        """The orbit through `state` at time `s`."""
         if not isinstance(problem.loss, AbstractSquares):
             raise ValueError(
                 f"`OrbitCorrector` needs an L2 cost, whose orbits are known in the outputs; got "
                 f"{type(problem.loss).__name__}. Integrate with the wrapped solver itself."
             )
-        outputs = problem.outputs(eqx.combine(trainable, self.frozen))
+        outputs = problem.outputs(eqx.combine(trainable_of(state), self.frozen))
         return Start(jnp.asarray(s, outputs.dtype), problem.loss.deviation(outputs))
 
-    def change(self, start: Start, s: Time, trainable: PyTree, problem: Problem) -> PyTree:
-        """D⁺(x_exact(s) − x[θ]), to be added to `trainable`."""
-        jacobian = problem.jacobian(eqx.combine(trainable, self.frozen))
+    def change(self, start: Start, s: Time, state: PyTree, problem: Problem) -> PyTree:
+        """D⁺(x_exact(s) − x[θ]), to be added to `state`; path lengths stay."""
+        jacobian = problem.jacobian(eqx.combine(trainable_of(state), self.frozen))
         # Deviations from y, not outputs: near the end of an orbit they are small, and known to more digits.
         elapsed = jnp.asarray(s, start.s.dtype) - start.s
         wanted = theory.outputs_at(elapsed, start.deviation, jnp.zeros_like(start.deviation), problem.num_samples)
         change, _ = self.lift_solver.solve(jacobian, wanted - problem.loss.deviation(jacobian.outputs))
-        return change if self.frozen is not None else jacobian.embed(change)
+        if self.frozen is None:
+            change = jacobian.embed(change)
+        return Measured(change, jax.tree.map(jnp.zeros_like, state.lengths)) if isinstance(state, Measured) else change
 
 
 class CorrectedInterpolation(dfx.AbstractLocalInterpolation):

@@ -1,4 +1,4 @@
-"""When an integration stops: at a given cost, or where the cost no longer falls."""
+"""When an integration stops: at a given cost, where the cost no longer falls, or at a threshold of the geometry."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,40 +10,128 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.flows import AbstractFlow
+from jaxgeo.integrate.field import norm, trainable_of
+from jaxgeo.linalg.rank import rank_record
+from jaxgeo.problem import Params, Problem
+
+Threshold = Callable[[Float[Array, ""], Params, Problem], Float[Array, ""] | Bool[Array, ""]]
+
+
+class GradientBelow(eqx.Module):
+    """log(|∇θC| / `tol`), with ∇θC = Dᵀ∇ₓC: one VJP, and no lift.
+
+    Paper: (1.18)
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.ones(2)))
+    >>> event = jg.GradientBelow(1e-4)
+    >>> sol = jg.solve_flow(problem, jg.AdaptedFlow(), jnp.zeros(2), s1=100.0, events=[event])
+    >>> bool(sol.s[-1] < 100), int(sol.event)
+    (True, 0)
+
+    ```
+    """
+
+    tol: float
+
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
+        del s
+        jacobian = problem.jacobian(params)
+        gradient = jacobian.T.mv(problem.loss.gradient(jacobian.outputs))
+        return _log_ratio(norm(gradient), self.tol)
+
+
+class TrappingBelow(eqx.Module):
+    """log of |Dᵀ∇ₓC| / |∇ₓC| over `ratio`: the standard flow is trapped where that is small.
+
+    Paper: (3.2)–(3.6)
+    """
+
+    ratio: float
+
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
+        del s
+        jacobian = problem.jacobian(params)
+        aim = problem.loss.gradient(jacobian.outputs)
+        size = norm(aim)
+        # In units of |∇ₓC|, whose square may be less than the smallest number.
+        unit = jnp.where(size > 0, size, 1)
+        return _log_ratio(norm(jacobian.T.mv(aim / unit)), self.ratio)
+
+
+class RankBelow(eqx.Module):
+    """Whether rank(D) is below `rank`, at the end of a step: a rank has no moment at which it is crossed.
+
+    Paper: (4.1)
+    """
+
+    rank: int
+
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Bool[Array, ""]:
+        return rank_record(s, params, problem).rank < self.rank
+
+
+class ConditionAbove(eqx.Module):
+    """log(`limit` / cond(D)), for the singular values that count towards the rank.
+
+    `cond(D)` is the square root of cond(DDᵀ).
+    """
+
+    limit: float
+
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
+        return _log_ratio(rank_record(s, params, problem).smallest, 1 / self.limit)
+
+
+class Crossed(eqx.Module):
+    """A threshold as an event of diffrax."""
+
+    threshold: Threshold
+    frozen: PyTree
+
+    def __call__(self, t, y, args, **kwargs) -> Float[Array, ""] | Bool[Array, ""]:
+        del kwargs
+        value = self.threshold(t, eqx.combine(trainable_of(y), self.frozen), args)
+        # diffrax pairs it with a Python float, which is float64 under x64 even for float32 parameters.
+        return value if value.dtype == jnp.bool_ else value.astype(jnp.result_type(float))
+
+    def holds(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Bool[Array, ""]:
+        """Whether it is crossed already; diffrax sees only what changes along a step."""
+        value = self(s, trainable, problem)
+        return value if value.dtype == jnp.bool_ else value <= 0
+
+
+def _log_ratio(value: Float[Array, ""], threshold: float | Float[Array, ""]) -> Float[Array, ""]:
+    """log(value/threshold): crosses zero at the threshold, and nearly linear in s; finite where the value is zero."""
+    return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny) / jnp.asarray(threshold, value.dtype))
 
 
 class CostReached(eqx.Module):
-    """log(C/`cost_tol`), which crosses zero at the wanted moment and is nearly linear in s."""
+    """log(C/`cost_tol`), as a threshold."""
 
-    frozen: PyTree
     cost_tol: Float[Array, ""]
 
-    def __call__(self, t, y, args, **kwargs) -> Float[Array, ""]:
-        del t, kwargs
-        cost = args.cost(eqx.combine(y, self.frozen))
-        # A cost of exactly zero would give −inf, and NaN in the derivative.
-        value = jnp.log(jnp.maximum(cost, jnp.finfo(cost.dtype).tiny) / self.cost_tol)
-        # diffrax pairs it with a Python float, which is float64 under x64 even for float32 parameters.
-        return value.astype(jnp.result_type(float))
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
+        del s
+        return _log_ratio(problem.cost(params), self.cost_tol)
 
 
 class Stalled(eqx.Module):
     """Whether the cost falls slower than `rate` times as fast as by its law, which is −∂ₛC = 2C/N.
 
     Near a critical point with C > 0, that of (5.7) for example, the flow has nowhere to go, while the steps of an
-    explicit solver stay as short as its stability wants them.
+    explicit solver stay as short as its stability wants them. It takes one velocity a step.
     """
 
     flow: AbstractFlow
-    frozen: PyTree
     rate: float
 
-    def __call__(self, t, y, args, **kwargs) -> Bool[Array, ""]:
-        del kwargs
-        jacobian = args.jacobian(eqx.combine(y, self.frozen))
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Bool[Array, ""]:
+        jacobian = problem.jacobian(params)
         outputs = jacobian.outputs
-        speed = jnp.sum(args.loss.gradient(outputs) * jacobian.mv(self.flow.velocity(t, jacobian)))
-        return -speed * args.num_samples <= 2 * self.rate * args.loss(outputs)
+        speed = jnp.sum(problem.loss.gradient(outputs) * jacobian.mv(self.flow.velocity(s, jacobian)))
+        return -speed * problem.num_samples <= 2 * self.rate * problem.loss(outputs)
 
 
 class BracketState(eqx.Module):

@@ -4,9 +4,12 @@ from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo import theory
+from jaxgeo.integrate.field import PathLengths
 from jaxgeo.problem import Params
 
 
@@ -35,9 +38,11 @@ class FlowSolution(eqx.Module):
     - `s`: flow times of the record: those of every accepted step from 0 to the end, or those of `save_at`.
     - `costs`: C at those times.
     - `num_samples`: N.
-    - `initial_cost`, `final_s`, `final_cost`: C(0), and the flow time and the cost at the end.
+    - `initial_s`, `initial_cost`, `final_s`, `final_cost`: flow time and cost at the start, and at the end.
     - `stopping_time`: s_ε of (2.18) for the given `cost_tol`, known before the integration; None without one.
     - `records`: what `record` gave at those times, stacked; None without one.
+    - `path_lengths`: lengths of the path in θ and in x up to those times; None unless asked for.
+    - `event`: which of `events` ended the integration, −1 for none; None without any.
     - `result`: how it ended, one of `jaxgeo.RESULTS`.
     - `stats`: diffrax's counts of steps.
     """
@@ -46,23 +51,51 @@ class FlowSolution(eqx.Module):
     s: Float[Array, " steps"]
     costs: Float[Array, " steps"]
     num_samples: int = eqx.field(static=True)
+    initial_s: Float[Array, ""]
     initial_cost: Float[Array, ""]
     final_s: Float[Array, ""]
     final_cost: Float[Array, ""]
     stopping_time: Float[Array, ""] | None
     records: PyTree
+    path_lengths: PathLengths | None
+    event: Int[Array, ""] | None
     result: RESULTS
     stats: dict[str, Any]
 
     @property
     def predicted_costs(self) -> Float[Array, " steps"]:
-        """e^{-2s/N} C(0), the costs by the law of the L2 cost under the adapted flow.
+        """e^{-2(s−s₀)/N} C(s₀), the costs by the law of the L2 cost under the adapted flow.
 
         Paper: (2.6)
         """
-        return theory.cost_at(self.s, self.initial_cost, self.num_samples)
+        return theory.cost_at(self.s - self.initial_s, self.initial_cost, self.num_samples)
 
     @property
     def defect(self) -> Float[Array, " steps"]:
         """C(s) / (e^{-2s/N} C(0)) − 1, how far each recorded cost is off the law."""
         return self.costs / self.predicted_costs - 1
+
+    def followed_by(self, other: "FlowSolution") -> "FlowSolution":
+        """This solution and one that went on from its end, perhaps from other parameters, as one."""
+        records = jax.tree.map(lambda *parts: jnp.concatenate(parts), self.records, other.records)
+        lengths = other.path_lengths
+        if lengths is not None:
+            lengths = jax.tree.map(
+                lambda before, after: jnp.concatenate([before, before[-1] + after]), self.path_lengths, lengths
+            )
+        return FlowSolution(
+            params=other.params,
+            s=jnp.concatenate([self.s, other.s]),
+            costs=jnp.concatenate([self.costs, other.costs]),
+            num_samples=self.num_samples,
+            initial_s=self.initial_s,
+            initial_cost=self.initial_cost,
+            final_s=other.final_s,
+            final_cost=other.final_cost,
+            stopping_time=self.stopping_time,
+            records=records,
+            path_lengths=lengths,
+            event=other.event,
+            result=other.result,
+            stats=jax.tree.map(lambda before, after: before + after, self.stats, other.stats),
+        )

@@ -1,7 +1,7 @@
 """`solve_flow`: train by integrating a flow with a diffrax solver."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffrax as dfx
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxgeo import theory
 from jaxgeo._checks import is_concrete
@@ -18,13 +18,16 @@ from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import OutputController
 from jaxgeo.integrate.corrector import OrbitCorrector
-from jaxgeo.integrate.events import CostReached, DownwardCrossing, Stalled
+from jaxgeo.integrate.events import CostReached, Stalled, Threshold
+from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
+from jaxgeo.integrate.stops import Stops
 from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.problem import Params, Problem
 
 Scalar = float | Float[Array, ""]
 Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
+Restart = Callable[[Problem, Params], Params]
 
 
 def solve_flow(
@@ -32,8 +35,10 @@ def solve_flow(
     flow: AbstractFlow,
     params: Params,
     *,
+    s0: Scalar = 0.0,
     s1: Scalar | None = None,
     cost_tol: Scalar | None = None,
+    events: Sequence[Threshold] = (),
     solver: dfx.AbstractSolver | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -41,22 +46,30 @@ def solve_flow(
     dt0: Scalar | None = None,
     save_at: ArrayLike | None = None,
     record: Record | None = None,
+    path_lengths: bool = False,
+    restart: Restart | None = None,
+    max_restarts: int = 3,
     max_steps: int = 4096,
     adjoint: dfx.AbstractAdjoint | None = None,
     progress_meter: dfx.AbstractProgressMeter | None = None,
     rank_check: bool = True,
     throw: bool = True,
 ) -> FlowSolution:
-    """Integrate dθ/ds = flow(s, θ, problem) from s = 0 until `s1`, or until the cost reaches `cost_tol`.
+    """Integrate dθ/ds = flow(s, θ, problem) from `s0` until `s1`, or until the cost reaches `cost_tol`.
 
     **Arguments:**
 
     - `problem`, `flow`, `params`: what to train, along which flow, from where.
+    - `s0`: flow time at `params`, not negative: to resume an orbit, pass `params` and `final_s` of its solution.
     - `s1`: flow time to stop at, in the unit in which the cost decays as e^{-2s/N}. At least one of `s1` and
         `cost_tol` is needed; with both, whichever comes first, and `result` says which.
     - `cost_tol`: cost to stop at. The moment is found by bisection inside the last step. A flow that has no law
         may never get there: it is also stopped where its cost has all but ceased to fall.
-    - `solver`: a diffrax solver; `diffrax.Tsit5()` by default.
+    - `events`: functions `(s, params, problem)` of a number, which stop the integration where it falls through zero,
+        or of a boolean, which stop it after the step in which it becomes true; such as `jaxgeo.GradientBelow(tol)`.
+        `event` of the solution says which one it was.
+    - `solver`: a diffrax solver; `diffrax.Tsit5()` by default. Wrapped as `jaxgeo.OrbitCorrector(solver)`, it keeps the
+        outputs on their law to round-off.
     - `rtol`, `atol`: tolerances of the error of a step in output space, relative to the deviation x − y and in
         units of the outputs; by default 1e-6 in float64, 1e-3 in float32, and the round-off in x − y.
     - `stepsize_controller`: any diffrax controller, in place of `jaxgeo.OutputController(rtol, atol)`.
@@ -66,6 +79,9 @@ def solve_flow(
         beyond the end where that is set by `cost_tol` are dropped.
     - `record`: a function `(s, params, problem)` of more to record beside the cost, such as test accuracy; the
         numbers come back as floating point.
+    - `path_lengths`: whether to integrate the lengths of the path in θ and in x along with it.
+    - `restart`: a function `(problem, params)` of new parameters to go on from where the cost has ceased to fall, such
+        as `jaxgeo.geometry.escape`; at most `max_restarts` times. Not under `jax.jit`.
     - `max_steps`, `adjoint`, `progress_meter`: as for `diffrax.diffeqsolve`.
     - `rank_check`: whether to make sure first that D has the rank at `params` that `flow` needs.
     - `throw`: raise if the integration fails; otherwise see `result`.
@@ -84,21 +100,16 @@ def solve_flow(
 
     ```
     """
-    _check_times(s1, cost_tol, dt0, save_at)
+    _check_times(s0, s1, cost_tol, dt0, save_at)
     problem.check(params)
     trainable, frozen = problem.partition(params)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
+    eps = float(jnp.finfo(dtype).eps)
     rows, size = problem.num_rows(params), problem.num_params(params)
     required = flow.required_rank(rows, size)
     if rank_check and required is not None and is_concrete((params, problem)):
         check_rank(problem, params, required)
-
-    cost0 = problem.cost(params)
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
-    end, stopping_time = _end(problem, cost0, s1, cost_tol, law)
-    # A float64 time would promote float32 parameters.
-    end = jnp.asarray(end, dtype)
-    eps = float(jnp.finfo(dtype).eps)
     if rtol is None:
         rtol = 1e-6 if eps < 1e-10 else 1e-3
     if stepsize_controller is None:
@@ -107,76 +118,105 @@ def solve_flow(
         stepsize_controller = OutputController(
             rtol, eps * jnp.maximum(_size(problem, params), rtol) if atol is None else atol, pid, frozen=frozen
         )
-    if save_at is not None:
-        save_at = _within(jnp.asarray(save_at, dtype), end)
-        if isinstance(stepsize_controller, dfx.AbstractAdaptiveStepSizeController):
-            stepsize_controller = dfx.ClipStepSizeController(stepsize_controller, step_ts=save_at)
-    observe = _Observe(frozen, record)
     solver = dfx.Tsit5() if solver is None else solver
     if isinstance(solver, OrbitCorrector):
         solver = _prepare(solver, frozen, exact=law and required == rows)
-    event = None
+    stops = Stops(frozen, tuple(events))
     if cost_tol is not None:
-        events: list[CostReached | Stalled] = [CostReached(frozen, jnp.asarray(cost_tol, dtype))]
-        if not law:
-            # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
-            events.append(Stalled(flow, frozen, (10 * rtol) ** 2))
-        event = dfx.Event(events, DownwardCrossing(rtol=4 * eps), direction=False)
+        # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
+        stalled = None if law else Stalled(flow, (10 * rtol) ** 2)
+        stops = Stops(frozen, stops.events, CostReached(jnp.asarray(cost_tol, dtype)), stalled)
+
+    # A float64 time would promote float32 parameters.
+    s0 = jnp.asarray(s0, dtype)
+    cost0 = problem.cost(params)
+    end, stopping_time = _end(problem, cost0, s0, s1, cost_tol, law)
+    holding = stops.holding(s0, trainable, problem)
+    end = jnp.where(holding >= 0, s0, end).astype(dtype)
+    controller, times = stepsize_controller, None
+    if save_at is not None:
+        times = _within(jnp.asarray(save_at, dtype), end)
+        if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
+            controller = dfx.ClipStepSizeController(controller, step_ts=times)
+    observe = _Observe(frozen, record)
+    zero = jnp.zeros((), dtype)
+    state = Measured(trainable, PathLengths(zero, zero)) if path_lengths else trainable
 
     solution = dfx.diffeqsolve(
-        dfx.ODETerm(_Field(flow, frozen)),
+        dfx.ODETerm(Field(flow, frozen)),
         solver,
-        t0=jnp.zeros((), dtype),
+        t0=s0,
         t1=end,
         dt0=None if dt0 is None else jnp.asarray(dt0, dtype),
-        y0=trainable,
+        y0=state,
         args=problem,
         saveat=dfx.SaveAt(
             subs=[
                 dfx.SubSaveAt(t1=True),
                 dfx.SubSaveAt(t0=True, steps=True, fn=observe)
-                if save_at is None
-                else dfx.SubSaveAt(ts=save_at, fn=observe),
+                if times is None
+                else dfx.SubSaveAt(ts=times, fn=observe),
             ]
         ),
-        stepsize_controller=stepsize_controller,
+        stepsize_controller=controller,
         adjoint=dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        event=event,
+        event=stops.event(eps),
         max_steps=max_steps,
         throw=False,
         progress_meter=dfx.NoProgressMeter() if progress_meter is None else progress_meter,
     )
     assert solution.ys is not None
     assert solution.ts is not None
-    final, (costs, records) = solution.ys
+    final, recorded = solution.ys
     final_s, s = solution.ts
-    final = jax.tree.map(lambda leaf: leaf[0], final)
-    if isinstance(solver, OrbitCorrector) and event is not None:
+    final = trainable_of(jax.tree.map(lambda leaf: leaf[0], final))
+    if isinstance(solver, OrbitCorrector) and stops.thresholds:
         # An event ends between two steps, where the orbit is interpolated.
-        change = solver.change(solver.start(0.0, trainable, problem), final_s[0], final, problem)
+        change = solver.change(solver.start(s0, trainable, problem), final_s[0], final, problem)
         final = jax.tree.map(jnp.add, final, change)
-    result = _result(solution, cost0, cost_tol)
-    if throw:
-        # Coming to the end of an `s1` that was asked for is no failure, although the result tells.
-        accepted = result == RESULTS.successful
-        if s1 is not None:
-            accepted = accepted | (result == RESULTS.cost_tol_not_reached)
-        final = _raise_unless(accepted, final, result)
-    final = eqx.combine(final, frozen)
-    s, costs, records = _trim(s, costs, records)
-    return FlowSolution(
-        params=final,
+    result, fired = stops.outcome(solution, cost0, holding)
+    s, (costs, records, lengths) = _trim(s, recorded)
+    found = FlowSolution(
+        params=eqx.combine(final, frozen),
         s=s,
         costs=costs,
         num_samples=problem.num_samples,
+        initial_s=s0,
         initial_cost=cost0,
         final_s=final_s[0],
-        final_cost=problem.cost(final),
+        final_cost=problem.cost(eqx.combine(final, frozen)),
         stopping_time=stopping_time,
         records=records,
+        path_lengths=lengths,
+        event=fired,
         result=result,
         stats=solution.stats,
     )
+    if restart is not None and max_restarts > 0 and found.result == RESULTS.stalled:
+        again = solve_flow(
+            problem,
+            flow,
+            restart(problem, found.params),
+            s0=found.final_s,
+            s1=s1,
+            cost_tol=cost_tol,
+            events=events,
+            solver=solver,
+            rtol=rtol,
+            atol=atol,
+            stepsize_controller=stepsize_controller,
+            dt0=dt0,
+            save_at=None if times is None else _after(times, found.final_s),
+            record=record,
+            path_lengths=path_lengths,
+            restart=restart,
+            max_restarts=max_restarts - 1,
+            max_steps=max_steps,
+            rank_check=False,
+            throw=throw,
+        )
+        return found.followed_by(again)
+    return _raise_unless_accepted(found, s1, len(events)) if throw else found
 
 
 def _prepare(solver: OrbitCorrector, frozen: PyTree, exact: bool) -> OrbitCorrector:
@@ -190,38 +230,35 @@ def _prepare(solver: OrbitCorrector, frozen: PyTree, exact: bool) -> OrbitCorrec
     return eqx.tree_at(lambda solver: solver.frozen, solver, frozen, is_leaf=lambda leaf: leaf is None)
 
 
-class _Field(eqx.Module):
-    """The flow on the trainable part of params alone."""
-
-    flow: AbstractFlow
-    frozen: PyTree
-
-    def __call__(self, s: Any, trainable: PyTree, problem: Problem) -> PyTree:
-        return self.flow.velocity(s, problem.jacobian(eqx.combine(trainable, self.frozen)))
-
-
 class _Observe(eqx.Module):
     """What is recorded at a moment of the flow."""
 
     frozen: PyTree
     record: Record | None
 
-    def __call__(self, s: Any, trainable: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree]:
-        params = eqx.combine(trainable, self.frozen)
+    def __call__(self, s: Any, state: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree, PathLengths | None]:
+        params = eqx.combine(trainable_of(state), self.frozen)
         cost = problem.cost(params)
         # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.
         records = None if self.record is None else self.record(s, params, problem)
-        return cost, jax.tree.map(
+        records = jax.tree.map(
             lambda leaf: leaf if eqx.is_inexact_array(leaf) else jnp.asarray(leaf, cost.dtype), records
         )
+        return cost, records, state.lengths if isinstance(state, Measured) else None
 
 
-def _check_times(s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: ArrayLike | None) -> None:
+def _check_times(
+    s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: ArrayLike | None
+) -> None:
     if s1 is None and cost_tol is None:
         raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
     for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):
         if value is not None and is_concrete(value) and not 0 < value < jnp.inf:
             raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+    if is_concrete(s0) and not 0 <= s0 < jnp.inf:
+        raise ValueError(f"`s0` must be finite and not negative; got {s0}.")
+    if s1 is not None and is_concrete((s0, s1)) and s1 < s0:
+        raise ValueError(f"`s1` must not come before `s0`; got s0={s0} and s1={s1}.")
     if save_at is None or not is_concrete(save_at):
         return
     times = np.asarray(save_at)
@@ -234,17 +271,17 @@ def _check_times(s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None,
 
 
 def _end(
-    problem: Problem, cost0: Float[Array, ""], s1: Scalar | None, cost_tol: Scalar | None, law: bool
+    problem: Problem, cost0: Float[Array, ""], s0: Array, s1: Scalar | None, cost_tol: Scalar | None, law: bool
 ) -> tuple[Scalar, Float[Array, ""] | None]:
     """When to stop at the latest, and s_ε."""
     if cost_tol is None:
         assert s1 is not None
         return s1, None
-    stopping_time = theory.stopping_time(cost0, cost_tol, problem.num_samples)
+    needed = theory.stopping_time(cost0, cost_tol, problem.num_samples)
     if s1 is None:
         # The law says when the tolerance is reached; what follows it needs little longer than that.
-        s1 = 1.05 * stopping_time + 0.1 * problem.num_samples if law else jnp.inf
-    return jnp.where(cost0 <= cost_tol, 0, s1), stopping_time
+        s1 = s0 + 1.05 * needed + 0.1 * problem.num_samples if law else jnp.inf
+    return jnp.where(cost0 <= cost_tol, s0, s1), s0 + needed
 
 
 def _within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " kept"]:
@@ -254,26 +291,25 @@ def _within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Arr
     return jnp.minimum(save_at, end)
 
 
-def _result(solution: dfx.Solution, cost0: Float[Array, ""], cost_tol: Scalar | None) -> RESULTS:
-    result: Any = RESULTS.promote(solution.result)
-    result = RESULTS.where(result == RESULTS.dt_min_reached, RESULTS.step_size_vanished, result)
-    if cost_tol is None or solution.event_mask is None:
-        return result
-    stopped = result == RESULTS.event_occurred
-    ended = result == RESULTS.successful
-    result = RESULTS.where(stopped, RESULTS.stalled, result)
-    result = RESULTS.where(ended, RESULTS.cost_tol_not_reached, result)
-    reached = (stopped & solution.event_mask[0]) | (cost0 <= cost_tol)
-    successful: Any = RESULTS.successful
-    return RESULTS.where(reached, successful, result)
+def _after(times: Float[Array, " times"], s: Float[Array, ""]) -> Float[Array, " kept"]:
+    """Those of the times that are still to come; the present one where there is none."""
+    later = times[times > s]
+    return later if later.size else s[None]
 
 
-def _raise_unless(accepted: Bool[Array, "..."], final: PyTree, result: RESULTS) -> PyTree:
+def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: int) -> FlowSolution:
+    # Coming to the end of an `s1` that was asked for is no failure, although the result tells; nor is an event.
+    accepted = found.result == RESULTS.successful
+    if s1 is not None:
+        accepted = accepted | (found.result == RESULTS.cost_tol_not_reached)
+    if num_events:
+        accepted = accepted | (found.result == RESULTS.event_occurred)
     if is_concrete(accepted):
         if not accepted:
-            raise RuntimeError(f"{RESULTS[result]} With `throw=False` the part that was integrated is returned.")
-        return final
-    return result.error_if(final, ~accepted)
+            raise RuntimeError(f"{RESULTS[found.result]} With `throw=False` the part that was integrated is returned.")
+        return found
+    params = found.result.error_if(found.params, ~accepted)
+    return eqx.tree_at(lambda found: found.params, found, params)
 
 
 def _size(problem: Problem, params: Params) -> Float[Array, ""]:
@@ -284,9 +320,9 @@ def _size(problem: Problem, params: Params) -> Float[Array, ""]:
     return jnp.maximum(jnp.sqrt(jnp.mean(outputs**2) + jnp.mean(aim**2)), jnp.finfo(outputs.dtype).tiny ** 0.5)
 
 
-def _trim(s: Float[Array, " times"], costs: Float[Array, " times"], records: PyTree) -> tuple[Array, Array, PyTree]:
+def _trim(s: Float[Array, " times"], recorded: PyTree) -> tuple[Array, PyTree]:
     """Drop the unused places of the record, which diffrax fills with infinity, and moments recorded twice."""
     if not is_concrete(s):
-        return s, costs, records
+        return s, recorded
     used = jnp.isfinite(s) & (jnp.diff(s, prepend=-1) > 0)
-    return jax.tree.map(lambda leaf: leaf[used], (s, costs, records))
+    return jax.tree.map(lambda leaf: leaf[used], (s, recorded))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo._checks import is_trainable_leaf
-from jaxgeo.costs import AbstractFactor, SampleWeighted, SumOfSquares
+from jaxgeo.costs import SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.metric import factored, with_blocks
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.problem import Block, Problem
 
@@ -161,16 +162,6 @@ class Trial(eqx.Module):
         return Trial(self.tried, step, cost, self.decrease, self.finite)
 
 
-class FactoredApply(eqx.Module):
-    """Lx for one sample and its factor."""
-
-    apply: Callable[[PyTree, PyTree], Array]
-
-    def __call__(self, params: PyTree, sample: tuple[PyTree, AbstractFactor]) -> Array:
-        inputs, factor = sample
-        return factor(jnp.ravel(self.apply(params, inputs)))
-
-
 class ShiftedApply(eqx.Module):
     """The network at θ₀ + Sφ as a function of φ."""
 
@@ -184,29 +175,13 @@ class ShiftedApply(eqx.Module):
         return self.apply(eqx.combine(moved, self.frozen), sample)
 
 
-def factored(problem: Problem, factor: AbstractFactor) -> Problem:
-    """The problem whose outputs are Lx, for L held fixed."""
-    if len(problem.blocks) != 1:
-        raise ValueError(
-            f"a metric other than `Euclidean()` needs a problem of one block; this one has {len(problem.blocks)}. "
-            "Weight the blocks through `residual_problem`."
-        )
-    (block,) = problem.blocks
-    block = Block(FactoredApply(block.apply), (block.inputs, factor), block.scale)
-    return _with(problem, (block,), SumOfSquares(block.num_samples))
-
-
 def shifted(problem: Problem, origin: PyTree, frozen: PyTree, scale: PyTree) -> Problem:
     """The problem as a function of φ, with θ = origin + scale · φ."""
     blocks = tuple(
         Block(ShiftedApply(block.apply, origin, frozen, scale), block.inputs, block.scale) for block in problem.blocks
     )
-    changed = _with(problem, blocks, problem.loss)
+    changed = with_blocks(problem, blocks, problem.loss)
     return eqx.tree_at(lambda problem: problem.trainable, changed, is_trainable_leaf)
-
-
-def _with(problem: Problem, blocks: tuple[Block, ...], loss: object) -> Problem:
-    return eqx.tree_at(lambda problem: (problem.blocks, problem.loss), problem, (blocks, loss))
 
 
 def shorten(

@@ -1,99 +1,42 @@
-"""The vector fields: output velocities, and their lifts to parameter space.
-
-Each flow is called as `flow(s, params, problem)`, which is diffrax's `(t, y, args)`, so that
-`diffrax.ODETerm(flow)` with `args=problem` is its ODE. All have the descent sign.
-"""
-
-import abc
+"""Output velocities lifted to parameter space: the adapted flows."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.flows.base import AbstractFlow, Time
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.metric import descent
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.linalg.solvers.base import FAILED
-from jaxgeo.problem import Params, Problem
-
-Time = float | Float[Array, ""]
+from jaxgeo.metrics import AbstractMetric, Euclidean
 
 
-class AbstractFlow(eqx.Module):
-    """A vector field dθ/ds on parameters."""
-
-    @abc.abstractmethod
-    def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
-        """dθ/ds of the trainable parameters at flow time `s`, from one linearisation of the outputs."""
-
-    @eqx.filter_jit
-    def __call__(self, s: Time, params: Params, problem: Problem) -> PyTree:
-        """dθ/ds at flow time `s`; like `params`, and zero at frozen arrays."""
-        jacobian = problem.jacobian(params)
-        return jacobian.embed(self.velocity(s, jacobian))
-
-    @abc.abstractmethod
-    def required_rank(self, num_rows: int, num_params: int) -> int | None:
-        """The rank that D must have for this flow to be defined, None for any; `ValueError` if out of reach."""
-
-    @abc.abstractmethod
-    def follows_law(self, num_rows: int, num_params: int) -> bool:
-        """Whether the L2 cost falls as e^{-2s/N} along this flow, so that its stopping time is known."""
-
-
-class OutputFlow(eqx.Module):
-    """∂ₛx = −∇ₓC(x): the comparison flow, on the outputs themselves.
-
-    Paper: (1.11)
-
-    Used as `flow(s, outputs, problem)`, with outputs of shape (N, Q).
-    """
-
-    @eqx.filter_jit
-    def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:
-        del s
-        return -problem.loss.gradient(outputs)
-
-
-class StandardFlow(AbstractFlow):
-    """∂ₛθ = −∇θC = −Dᵀ∇ₓC, the gradient flow in parameter space.
-
-    Paper: (1.9), (1.18)
-
-    ```python
-    >>> import jax.numpy as jnp, jaxgeo as jg
-    >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([2.0]), jg.L2(jnp.array([4.0])))
-    >>> float(jg.StandardFlow()(0.0, jnp.array(1.0), problem))
-    4.0
-
-    ```
-    """
-
-    def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
-        return jacobian.T.mv(-jacobian.problem.loss.gradient(jacobian.outputs))
-
-    def required_rank(self, num_rows: int, num_params: int) -> None:
-        return None
-
-    def follows_law(self, num_rows: int, num_params: int) -> bool:
-        return False
+def lifted(jacobian: Jacobian, rows: Float[Array, "rows R"], solver: AbstractLiftSolver) -> PyTree:
+    """The lift of an output velocity, NaN where it failed."""
+    velocity, info = solver.solve(jacobian, rows)
+    # A trial stage of an ODE step may lie where D is not finite. An adaptive step is retried on NaN, and would
+    # take a zero velocity for an answer.
+    return jax.tree.map(lambda leaf: jnp.where(info.outcome == FAILED, jnp.nan, leaf), velocity)
 
 
 class AbstractLiftedFlow(AbstractFlow):
-    """∂ₛθ = −D⁺∇ₓC: the output velocity −∇ₓC, lifted."""
+    """∂ₛθ = −(LD)⁺(Lᵀ)⁺∇ₓC: the gradient in the metric g = LᵀL on outputs, lifted; −D⁺∇ₓC for g = 1.
+
+    Paper: Section 2.3 for the metric
+    """
 
     solver: eqx.AbstractVar[AbstractLiftSolver | None]
+    metric: eqx.AbstractVar[AbstractMetric]
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
-        solver = Auto() if self.solver is None else self.solver
-        velocity, info = solver.solve(jacobian, -jacobian.problem.loss.gradient(jacobian.outputs))
-        # A trial stage of an ODE step may lie where D is not finite. An adaptive step is retried on NaN, and would
-        # take a zero velocity for an answer.
-        return jax.tree.map(lambda leaf: jnp.where(info.outcome == FAILED, jnp.nan, leaf), velocity)
+        jacobian, rows = descent(jacobian, self.metric)
+        return lifted(jacobian, rows, Auto() if self.solver is None else self.solver)
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
-        return num_params >= num_rows
+        return num_params >= num_rows and isinstance(self.metric, Euclidean)
 
 
 class OverparametrizedFlow(AbstractLiftedFlow):
@@ -103,6 +46,7 @@ class OverparametrizedFlow(AbstractLiftedFlow):
     """
 
     solver: AbstractLiftSolver = Auto()
+    metric: AbstractMetric = Euclidean()
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params < num_rows:
@@ -120,6 +64,7 @@ class UnderparametrizedFlow(AbstractLiftedFlow):
     """
 
     solver: AbstractLiftSolver = Auto()
+    metric: AbstractMetric = Euclidean()
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params > num_rows:
@@ -138,6 +83,8 @@ class AdaptedFlow(AbstractLiftedFlow):
     **Arguments:**
 
     - `solver`: how to solve for D⁺v; `jaxgeo.linalg.Auto()` by default.
+    - `metric`: on output space, for any cost: `jaxgeo.metrics.CostHessian()` gives the natural gradient; Euclidean by
+        default.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -149,6 +96,7 @@ class AdaptedFlow(AbstractLiftedFlow):
     """
 
     solver: AbstractLiftSolver | None = None
+    metric: AbstractMetric = Euclidean()
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         return min(num_rows, num_params)
@@ -166,9 +114,11 @@ class RankAdaptiveFlow(AbstractLiftedFlow):
     **Arguments:**
 
     - `solver`: how to solve; `Auto()` by default. Its `cutoff` decides which singular values count.
+    - `metric`: as for `AdaptedFlow`.
     """
 
     solver: AbstractLiftSolver = Auto()
+    metric: AbstractMetric = Euclidean()
 
     def required_rank(self, num_rows: int, num_params: int) -> None:
         return None

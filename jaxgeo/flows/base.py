@@ -1,0 +1,93 @@
+"""What a vector field is, and the two gradient flows that need no lift.
+
+Each flow is called as `flow(s, params, problem)`, which is diffrax's `(t, y, args)`, so that
+`diffrax.ODETerm(flow)` with `args=problem` is its ODE. All have the descent sign.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.costs import AbstractFactor
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.metrics import AbstractMetric, Euclidean
+from jaxgeo.problem import Params, Problem
+
+Time = float | Float[Array, ""]
+
+
+class AbstractFlow(eqx.Module):
+    """A vector field dθ/ds on parameters."""
+
+    @abc.abstractmethod
+    def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
+        """dθ/ds of the trainable parameters at flow time `s`, from one linearisation of the outputs."""
+
+    @eqx.filter_jit
+    def __call__(self, s: Time, params: Params, problem: Problem) -> PyTree:
+        """dθ/ds at flow time `s`; like `params`, and zero at frozen arrays."""
+        jacobian = problem.jacobian(params)
+        return jacobian.embed(self.velocity(s, jacobian))
+
+    @abc.abstractmethod
+    def required_rank(self, num_rows: int, num_params: int) -> int | None:
+        """The rank that D must have for this flow to be defined, None for any; `ValueError` if out of reach."""
+
+    @abc.abstractmethod
+    def follows_law(self, num_rows: int, num_params: int) -> bool:
+        """Whether the L2 cost falls as e^{-2s/N} along this flow, so that its stopping time is known."""
+
+
+class OutputFlow(eqx.Module):
+    """∂ₛx = −g⁻¹∇ₓC(x): the comparison flow, on the outputs themselves.
+
+    Paper: (1.11), and Section 2.3 for another metric
+
+    Used as `flow(s, outputs, problem)`, with outputs of shape (N, Q).
+
+    **Arguments:**
+
+    - `metric`: g on output space; Euclidean by default.
+    """
+
+    metric: AbstractMetric = Euclidean()
+
+    @eqx.filter_jit
+    def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:
+        del s
+        gradient = problem.loss.gradient(outputs)
+        factor = self.metric.factor(problem.loss, outputs)
+        return -gradient if factor is None else -jax.vmap(_raised)(factor, gradient)
+
+
+def _raised(factor: AbstractFactor, gradient: Float[Array, " Q"]) -> Float[Array, " Q"]:
+    """(LᵀL)⁺g = L⁺(Lᵀ)⁺g for one sample."""
+    matrix = jax.vmap(factor, out_axes=1)(jnp.eye(gradient.size, dtype=gradient.dtype))
+    return jnp.linalg.pinv(matrix) @ factor.dual(gradient)
+
+
+class StandardFlow(AbstractFlow):
+    """∂ₛθ = −∇θC = −Dᵀ∇ₓC, the gradient flow in parameter space.
+
+    Paper: (1.9), (1.18)
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([2.0]), jg.L2(jnp.array([4.0])))
+    >>> float(jg.StandardFlow()(0.0, jnp.array(1.0), problem))
+    4.0
+
+    ```
+    """
+
+    def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
+        return jacobian.T.mv(-jacobian.problem.loss.gradient(jacobian.outputs))
+
+    def required_rank(self, num_rows: int, num_params: int) -> None:
+        return None
+
+    def follows_law(self, num_rows: int, num_params: int) -> bool:
+        return False

@@ -1,0 +1,97 @@
+"""Families of flows: straight lines in output space, and the way from the standard flow to the adapted one."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import is_concrete
+from jaxgeo.flows.base import AbstractFlow, StandardFlow, Time
+from jaxgeo.flows.lifted import lifted
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+
+
+class InterpolationFlow(AbstractFlow):
+    """∂ₜθ = D⁺(y − x)/(1 − t): the adapted flow in the time t = 1 − e^{-s/N}, which ends at t = 1.
+
+    Paper: arXiv 2408.01517
+
+    For an L2 cost, K ≥ QN and D of full rank the outputs walk with constant speed on the straight line from x₀ to y,
+    and the cost is (1 − t)²C₀. Errors of x are corrected as the walk goes on, since it always aims at y from where it
+    is; but at t = 1 the field is singular. `jaxgeo.solve_interpolation` goes to the end point.
+
+    **Arguments:**
+
+    - `start`: with it the open-loop form D⁺(y − x₀), which is smooth up to t = 1 and corrects nothing: x₀ − y, the
+        deviation at the start.
+    - `solver`: how to lift.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([2.0]), jg.L2(jnp.array([4.0])))
+    >>> float(jg.InterpolationFlow()(0.5, jnp.array(1.0), problem))
+    2.0
+
+    ```
+    """
+
+    start: Float[Array, "N Q"] | None = None
+    solver: AbstractLiftSolver = Auto()
+
+    def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
+        if self.start is not None:
+            return lifted(jacobian, -self.start, self.solver)
+        deviation = jacobian.problem.loss.deviation(jacobian.outputs)
+        left = 1 - jnp.asarray(s, deviation.dtype)
+        return lifted(jacobian, -deviation / left, self.solver)
+
+    def required_rank(self, num_rows: int, num_params: int) -> int:
+        return min(num_rows, num_params)
+
+    def follows_law(self, num_rows: int, num_params: int) -> bool:
+        # Not in this time.
+        return False
+
+
+class HomotopyFlow(AbstractFlow):
+    """∂ₛθ = −(1 − α)∇θC − αD⁺∇ₓC, so ∂ₛx = −((1 − α)DDᵀ + α𝒫)∇ₓC: standard for α = 0, adapted for α = 1.
+
+    Paper: arXiv 2408.01517, Theorem 2.3
+
+    Both terms vanish where Dᵀ∇ₓC = 0 and nowhere else, and their scalar product is |𝒫∇ₓC|² ≥ 0, so the equilibria are
+    the same for all α.
+
+    **Arguments:**
+
+    - `alpha`: α in [0, 1].
+    - `solver`: how to lift.
+
+    **Raises:** `ValueError` if α lies outside [0, 1].
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([2.0]), jg.L2(jnp.array([4.0])))
+    >>> float(jg.HomotopyFlow(0.5)(0.0, jnp.array(1.0), problem))
+    2.5
+
+    ```
+    """
+
+    alpha: float | Float[Array, ""]
+    solver: AbstractLiftSolver = Auto()
+
+    def __check_init__(self):
+        if is_concrete(self.alpha) and not 0 <= self.alpha <= 1:
+            raise ValueError(f"`alpha` must lie in [0, 1], 0 for the standard flow; got {self.alpha}.")
+
+    def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
+        standard = StandardFlow().velocity(s, jacobian)
+        adapted = lifted(jacobian, -jacobian.problem.loss.gradient(jacobian.outputs), self.solver)
+        share = jnp.asarray(self.alpha, jacobian.outputs.dtype)
+        return jax.tree.map(lambda near, far: ((1 - share) * near + share * far).astype(near.dtype), standard, adapted)
+
+    def required_rank(self, num_rows: int, num_params: int) -> None:
+        return None
+
+    def follows_law(self, num_rows: int, num_params: int) -> bool:
+        return is_concrete(self.alpha) and bool(self.alpha == 1) and num_params >= num_rows

@@ -1,0 +1,64 @@
+"""The comparison flow in output space, integrated beside a lifted one as its reference."""
+
+import diffrax as dfx
+import jax.numpy as jnp
+import optimistix as optx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgeo.flows import OutputFlow
+from jaxgeo.metrics import AbstractMetric, Euclidean
+from jaxgeo.problem import Params, Problem
+
+
+def solve_output_flow(
+    problem: Problem,
+    params: Params,
+    save_at: ArrayLike,
+    *,
+    metric: AbstractMetric | None = None,
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+    max_steps: int = 4096,
+) -> Float[Array, "times N Q"]:
+    """Outputs along ∂ₛx = −g⁻¹∇ₓC from x[θ], for any cost and metric: where the lifted flow of full rank has to be.
+
+    Paper: (1.11), and Section 2.3 for a metric
+
+    An ODE on QN numbers that knows nothing of the network beyond the start. For an L2 cost and the Euclidean metric the
+    closed form is `theory.outputs_at`.
+
+    **Arguments:**
+
+    - `params`: where it starts, at s = 0.
+    - `save_at`: increasing flow times.
+    - `metric`: on output space; Euclidean by default.
+    - `rtol`, `atol`: of diffrax's PID controller, for the largest error of an output in a step.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([2.0]), jg.L2(jnp.array([0.0])))
+    >>> float(jg.solve_output_flow(problem, jnp.array(0.5), jnp.array([1.0]))[0, 0, 0].round(6))
+    0.367879
+
+    ```
+    """
+    outputs = problem.outputs(params)
+    times = jnp.asarray(save_at, outputs.dtype)
+    zero = jnp.zeros((), outputs.dtype)
+    solution = dfx.diffeqsolve(
+        dfx.ODETerm(OutputFlow(Euclidean() if metric is None else metric)),
+        dfx.Dopri8(),
+        t0=zero,
+        t1=times[-1],
+        dt0=jnp.asarray(1e-3 * problem.num_samples, outputs.dtype),
+        y0=outputs,
+        args=problem,
+        saveat=dfx.SaveAt(ts=times),
+        stepsize_controller=dfx.ClipStepSizeController(
+            dfx.PIDController(rtol, atol, norm=optx.max_norm), step_ts=times
+        ),
+        max_steps=max_steps,
+    )
+    assert solution.ys is not None
+    return solution.ys

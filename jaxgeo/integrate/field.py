@@ -1,0 +1,57 @@
+"""What is integrated: the trainable parameters, and with them the lengths of the path if they are wanted."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.problem import Problem
+
+
+class PathLengths(eqx.Module):
+    """Lengths of the path from its start.
+
+    - `params`: ∫|∂ₛθ|ds, for a lifted flow the length of the horizontal lift.
+    - `outputs`: ∫|∂ₛx|ds.
+    """
+
+    params: Float[Array, "..."]
+    outputs: Float[Array, "..."]
+
+
+class Measured(eqx.Module):
+    """Parameters and the path length up to them, as one state of an ODE."""
+
+    trainable: PyTree
+    lengths: PathLengths
+
+
+def trainable_of(state: PyTree) -> PyTree:
+    """The trainable parameters in a state."""
+    return state.trainable if isinstance(state, Measured) else state
+
+
+class Field(eqx.Module):
+    """A flow on the trainable part of params alone."""
+
+    flow: AbstractFlow
+    frozen: PyTree
+
+    def __call__(self, s: Any, state: PyTree, problem: Problem) -> PyTree:
+        jacobian = problem.jacobian(eqx.combine(trainable_of(state), self.frozen))
+        velocity = self.flow.velocity(s, jacobian)
+        if not isinstance(state, Measured):
+            return velocity
+        speeds = PathLengths(norm(velocity), norm(jacobian.mv(velocity)))
+        dtype = state.lengths.params.dtype
+        return Measured(velocity, jax.tree.map(lambda speed: speed.astype(dtype), speeds))
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of all numbers in `tree`, with the derivative 0 at 0."""
+    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
+    still = squares == 0
+    return jnp.where(still, 0, jnp.sqrt(jnp.where(still, 1, squares)))

@@ -1,0 +1,159 @@
+"""Training along the straight line from the outputs to their targets, to its end."""
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import is_concrete
+from jaxgeo.flows import InterpolationFlow
+from jaxgeo.integrate.field import Field
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.spectrum import check_rank
+from jaxgeo.problem import Params, Problem
+
+_LOST = (
+    "the walk along the straight line ended in a cost above the one it started from. Take more steps (`num_steps`) or "
+    "a `solver` of higher order; or use `solve_flow`, whose steps are adaptive."
+)
+
+
+class InterpolationSolution(eqx.Module):
+    """A walk along the straight line.
+
+    - `params`: θ at the end, t = 1.
+    - `t`: times of the record, from 0 to 1; the steps at the end point all have t = 1.
+    - `costs`: C at those times; by the law they are (1 − t)²C(0).
+    """
+
+    params: Params
+    t: Float[Array, " steps"]
+    costs: Float[Array, " steps"]
+
+    @property
+    def final_cost(self) -> Float[Array, ""]:
+        """C at the end."""
+        return self.costs[-1]
+
+
+def solve_interpolation(
+    problem: Problem,
+    params: Params,
+    *,
+    num_steps: int = 8,
+    end_steps: int = 4,
+    open_loop: bool = False,
+    solver: dfx.AbstractSolver | None = None,
+    lift_solver: AbstractLiftSolver | None = None,
+    rank_check: bool = True,
+    throw: bool = True,
+) -> InterpolationSolution:
+    """Integrate `InterpolationFlow` with equal steps from t = 0 to the end point t = 1.
+
+    Paper: arXiv 2408.01517
+
+    The self-correcting form is singular at t = 1, where higher-order stages would divide by zero. Its last step is
+    therefore Euler's, from 1 − h to 1: with the field −D⁺(x − y)/h it is a full Newton step, and so is each of the
+    `end_steps` in all that are taken there, which converge quadratically to x = y. The open-loop form has no
+    singularity and is integrated to t = 1 as it is: its error there is that of the solver.
+
+    **Arguments:**
+
+    - `num_steps`: steps on the line, the last one of the self-correcting form at the end point.
+    - `end_steps`: Newton steps at the end point, the first of which completes the line; one that would not lower
+        the cost is not taken. Not used by the open-loop form.
+    - `open_loop`: D⁺(y − x₀) in place of D⁺(y − x)/(1 − t).
+    - `solver`: a diffrax solver without error control; `diffrax.Euler()` by default.
+    - `lift_solver`: `jaxgeo.linalg.Auto()` by default.
+    - `rank_check`, `throw`: as for `jaxgeo.solve_flow`; it throws where the walk ends in a cost above the first.
+
+    **Returns:** an `InterpolationSolution`.
+
+    **Raises:** `ValueError` on a number of steps below 1 or a rank of D at `params` below min(QN, K); `RuntimeError`.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: jnp.tanh(a @ x), jnp.eye(2), jg.L2(jnp.array([0.5, -0.5])))
+    >>> bool(jg.solve_interpolation(problem, jnp.zeros(2)).final_cost < 1e-30)
+    True
+
+    ```
+    """
+    if num_steps < 1 or end_steps < 1:
+        raise ValueError(f"`num_steps` and `end_steps` must be at least 1; got {num_steps} and {end_steps}.")
+    problem.check(params)
+    lift_solver = Auto() if lift_solver is None else lift_solver
+    start = problem.loss.deviation(problem.outputs(params)) if open_loop else None
+    flow = InterpolationFlow(start, lift_solver)
+    required = flow.required_rank(problem.num_rows(params), problem.num_params(params))
+    if rank_check and is_concrete((params, problem)):
+        check_rank(problem, params, required)
+
+    t, costs, end = _walk(problem, params, flow, dfx.Euler() if solver is None else solver, num_steps, end_steps)
+    lost = ~(costs[-1] <= costs[0])
+    if throw and is_concrete(lost):
+        if lost:
+            raise RuntimeError(_LOST)
+    elif throw:
+        costs = eqx.error_if(costs, lost, _LOST)
+    return InterpolationSolution(end, t, costs)
+
+
+@eqx.filter_jit
+def _walk(
+    problem: Problem,
+    params: Params,
+    flow: InterpolationFlow,
+    solver: dfx.AbstractSolver,
+    num_steps: int,
+    end_steps: int,
+) -> tuple[Float[Array, " steps"], Float[Array, " steps"], Params]:
+    trainable, frozen = problem.partition(params)
+    cost = _Cost(frozen)
+    open_loop = flow.start is not None
+    last = num_steps if open_loop else num_steps - 1
+    dtype = jnp.result_type(*jax.tree.leaves(trainable))
+    times = jnp.arange(last + 1, dtype=dtype) / num_steps
+    costs = problem.cost(params)[None]
+    if last:
+        walk = dfx.diffeqsolve(
+            dfx.ODETerm(Field(flow, frozen)),
+            solver,
+            t0=times[0],
+            t1=times[-1],
+            dt0=None,
+            y0=trainable,
+            args=problem,
+            stepsize_controller=dfx.StepTo(times),
+            saveat=dfx.SaveAt(subs=[dfx.SubSaveAt(t1=True), dfx.SubSaveAt(steps=True, fn=cost)]),
+            max_steps=last,
+            throw=False,
+        )
+        assert walk.ys is not None
+        trainable = jax.tree.map(lambda leaf: leaf[0], walk.ys[0])
+        costs = jnp.concatenate([costs, walk.ys[1]])
+    if open_loop:
+        return times, costs, eqx.combine(trainable, frozen)
+
+    def newton(carry: tuple[PyTree, Array], step: None) -> tuple[tuple[PyTree, Array], Array]:
+        trainable, before = carry
+        jacobian = problem.jacobian(eqx.combine(trainable, frozen))
+        change, _ = flow.solver.solve(jacobian, -problem.loss.deviation(jacobian.outputs))
+        moved = jax.tree.map(jnp.add, trainable, change)
+        after = cost(1.0, moved, problem)
+        better = after < before
+        trainable = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, trainable)
+        after = jnp.where(better, after, before)
+        return (trainable, after), after
+
+    (trainable, _), ends = jax.lax.scan(newton, (trainable, costs[-1]), None, length=end_steps)
+    times = jnp.concatenate([times, jnp.ones(end_steps, dtype)])
+    return times, jnp.concatenate([costs, ends]), eqx.combine(trainable, frozen)
+
+
+class _Cost(eqx.Module):
+    frozen: PyTree
+
+    def __call__(self, t: float | Float[Array, ""], trainable: PyTree, problem: Problem) -> Float[Array, ""]:
+        return problem.cost(eqx.combine(trainable, self.frozen))

@@ -1,0 +1,49 @@
+"""What may be recorded along a flow, `solve_flow(..., record=...)`, besides costs and the rank."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgeo.integrate.field import norm
+from jaxgeo.problem import Params, Problem
+
+Time = float | Float[Array, ""]
+
+
+@eqx.filter_jit
+def spectrum_record(s: Time, params: Params, problem: Problem) -> Float[Array, " rank"]:
+    """The min(QN, K) largest eigenvalues of DDᵀ, largest first, from the singular values of the dense D.
+
+    Paper: (4.1)
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a @ x, jnp.diag(jnp.array([1.0, 2.0])), jg.L2(jnp.ones(2)))
+    >>> jg.integrate.spectrum_record(0.0, jnp.zeros(2), problem).tolist()
+    [4.0, 1.0]
+
+    ```
+    """
+    del s
+    matrix = problem.jacobian(params).as_matrix()
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    return jnp.linalg.svd(jnp.linalg.qr(tall, mode="r"), compute_uv=False) ** 2
+
+
+class LineDeviation(eqx.Module):
+    """How far x is off the straight line from x₀ to y, relative to |y − x₀|.
+
+    Paper: arXiv 2408.01517
+
+    **Arguments:**
+
+    - `start`: x₀ − y, of shape (N, Q): `problem.loss.deviation(problem.outputs(params))`.
+    """
+
+    start: Float[Array, "N Q"]
+
+    def __call__(self, s: Time, params: Params, problem: Problem) -> Float[Array, ""]:
+        del s
+        deviation = problem.loss.deviation(problem.outputs(params))
+        share = jnp.sum(deviation * self.start) / jnp.sum(self.start**2)
+        return norm(deviation - share * self.start) / norm(self.start)

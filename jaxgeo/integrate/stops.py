@@ -1,0 +1,70 @@
+"""What may stop an integration before its end, and what it was."""
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxgeo.integrate.events import CostReached, Crossed, DownwardCrossing, Stalled, Threshold
+from jaxgeo.integrate.solution import RESULTS
+from jaxgeo.problem import Problem
+
+
+class Stops(eqx.Module):
+    """The thresholds of an integration: events of the user, the cost, and where that ceases to fall."""
+
+    frozen: PyTree
+    events: tuple[Threshold, ...]
+    cost: CostReached | None = None
+    stalled: Stalled | None = None
+
+    @property
+    def thresholds(self) -> list[Threshold]:
+        """All of them, in the order in which diffrax asks; the first of those that are crossed in a step counts."""
+        return [threshold for threshold in (self.cost, *self.events, self.stalled) if threshold is not None]
+
+    def event(self, eps: float) -> dfx.Event | None:
+        """All of them as one event of diffrax, with the moment found by bisection."""
+        if not self.thresholds:
+            return None
+        crossed = [Crossed(threshold, self.frozen) for threshold in self.thresholds]
+        return dfx.Event(crossed, DownwardCrossing(rtol=4 * eps), direction=False)
+
+    def holding(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Int[Array, ""]:
+        """Which of the user's events holds at the start already, −1 for none."""
+        holds = [Crossed(event, self.frozen).holds(s, trainable, problem) for event in self.events]
+        return _first(holds)
+
+    def outcome(
+        self, solution: dfx.Solution, cost0: Float[Array, ""], holding: Int[Array, ""]
+    ) -> tuple[RESULTS, Int[Array, ""] | None]:
+        """How it ended, and which of the user's events fired: −1 for none, None without any."""
+        result: Any = RESULTS.promote(solution.result)
+        result = RESULTS.where(result == RESULTS.dt_min_reached, RESULTS.step_size_vanished, result)
+        if solution.event_mask is None:
+            return result, None
+        fired = jnp.where(holding >= 0, holding, -1)
+        mask = list(solution.event_mask)
+        if self.events:
+            first = 0 if self.cost is None else 1
+            fired = jnp.where(holding >= 0, holding, _first(mask[first : first + len(self.events)]))
+            result = RESULTS.where(holding >= 0, RESULTS.event_occurred, result)
+        event = fired if self.events else None
+        if self.cost is None:
+            return result, event
+        ended = result == RESULTS.successful
+        if self.stalled is not None:
+            result = RESULTS.where((result == RESULTS.event_occurred) & mask[-1], RESULTS.stalled, result)
+        result = RESULTS.where(ended, RESULTS.cost_tol_not_reached, result)
+        successful: Any = RESULTS.successful
+        return RESULTS.where(mask[0] | (cost0 <= self.cost.cost_tol), successful, result), event
+
+
+def _first(holds: list[Array]) -> Int[Array, ""]:
+    """The place of the first one that is true, −1 for none."""
+    if not holds:
+        return jnp.asarray(-1, jnp.int32)
+    array = jnp.stack(holds)
+    return jnp.where(jnp.any(array), jnp.argmax(array), -1).astype(jnp.int32)
