@@ -9,13 +9,15 @@ from jaxgeo.flows.base import AbstractFlow, Time
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.metric import descent
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
-from jaxgeo.linalg.solvers.base import FAILED
+from jaxgeo.linalg.solvers.base import FAILED, Damping
 from jaxgeo.metrics import AbstractMetric, Euclidean
 
 
-def lifted(jacobian: Jacobian, rows: Float[Array, "rows R"], solver: AbstractLiftSolver) -> PyTree:
+def lifted(
+    jacobian: Jacobian, rows: Float[Array, "rows R"], solver: AbstractLiftSolver, damping: Damping = None
+) -> PyTree:
     """The lift of an output velocity, NaN where it failed."""
-    velocity, info = solver.solve(jacobian, rows)
+    velocity, info = solver.solve(jacobian, rows, damping)
     # A trial stage of an ODE step may lie where D is not finite. An adaptive step is retried on NaN, and would
     # take a zero velocity for an answer.
     return jax.tree.map(lambda leaf: jnp.where(info.outcome == FAILED, jnp.nan, leaf), velocity)
@@ -29,14 +31,15 @@ class AbstractLiftedFlow(AbstractFlow):
 
     solver: eqx.AbstractVar[AbstractLiftSolver | None]
     metric: eqx.AbstractVar[AbstractMetric]
+    damping: eqx.AbstractVar[Damping]
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
         jacobian, rows = descent(jacobian, self.metric)
-        return lifted(jacobian, rows, Auto() if self.solver is None else self.solver)
+        return lifted(jacobian, rows, Auto() if self.solver is None else self.solver, self.damping)
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
-        return num_params >= num_rows and isinstance(self.metric, Euclidean)
+        return num_params >= num_rows and isinstance(self.metric, Euclidean) and self.damping is None
 
 
 class OverparametrizedFlow(AbstractLiftedFlow):
@@ -47,6 +50,7 @@ class OverparametrizedFlow(AbstractLiftedFlow):
 
     solver: AbstractLiftSolver = Auto()
     metric: AbstractMetric = Euclidean()
+    damping: Damping = None
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params < num_rows:
@@ -65,6 +69,7 @@ class UnderparametrizedFlow(AbstractLiftedFlow):
 
     solver: AbstractLiftSolver = Auto()
     metric: AbstractMetric = Euclidean()
+    damping: Damping = None
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params > num_rows:
@@ -85,6 +90,7 @@ class AdaptedFlow(AbstractLiftedFlow):
     - `solver`: how to solve for D⁺v; `jaxgeo.linalg.Auto()` by default.
     - `metric`: on output space, for any cost: `jaxgeo.metrics.CostHessian()` gives the natural gradient; Euclidean by
         default.
+    - `damping`: with it the damped lift Dᵀ(DDᵀ + λ)⁻¹v, λ = damping · trace(DDᵀ)/QN, which has no law.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -97,6 +103,7 @@ class AdaptedFlow(AbstractLiftedFlow):
 
     solver: AbstractLiftSolver | None = None
     metric: AbstractMetric = Euclidean()
+    damping: Damping = None
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         return min(num_rows, num_params)
@@ -114,11 +121,12 @@ class RankAdaptiveFlow(AbstractLiftedFlow):
     **Arguments:**
 
     - `solver`: how to solve; `Auto()` by default. Its `cutoff` decides which singular values count.
-    - `metric`: as for `AdaptedFlow`.
+    - `metric`, `damping`: as for `AdaptedFlow`.
     """
 
     solver: AbstractLiftSolver = Auto()
     metric: AbstractMetric = Euclidean()
+    damping: Damping = None
 
     def required_rank(self, num_rows: int, num_params: int) -> None:
         return None

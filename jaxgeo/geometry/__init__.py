@@ -9,6 +9,7 @@ from jaxgeo.geometry.critical import (
     nearest_critical as nearest_critical,
     walk_critical as walk_critical,
 )
+from jaxgeo.geometry.escape import Escape as Escape, escape as escape, find_escape as find_escape
 from jaxgeo.geometry.holonomy import (
     Ellipse as Ellipse,
     LiftedPath as LiftedPath,

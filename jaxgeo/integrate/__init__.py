@@ -4,6 +4,7 @@ from jaxgeo.integrate.checkpoint import load_point as load_point, save_point as 
 from jaxgeo.integrate.comparison import solve_output_flow as solve_output_flow
 from jaxgeo.integrate.controller import OutputController as OutputController
 from jaxgeo.integrate.corrector import OrbitCorrector as OrbitCorrector
+from jaxgeo.integrate.defect import DefectReport as DefectReport, explain_defect as explain_defect
 from jaxgeo.integrate.events import (
     ConditionAbove as ConditionAbove,
     GradientBelow as GradientBelow,

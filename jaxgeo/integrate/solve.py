@@ -123,8 +123,9 @@ def solve_flow(
         solver = _prepare(solver, frozen, exact=law and required == rows)
     stops = Stops(frozen, tuple(events))
     if cost_tol is not None:
-        # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
-        stalled = None if law else Stalled(flow, (10 * rtol) ** 2)
+        # What the tolerance of a step leaves of a velocity that should be zero counts as zero. A flow that bears
+        # rank loss follows its law only while there is none.
+        stalled = None if law and required == rows else Stalled(flow, (10 * rtol) ** 2)
         stops = Stops(frozen, stops.events, CostReached(jnp.asarray(cost_tol, dtype)), stalled)
 
     # A float64 time would promote float32 parameters.
@@ -192,7 +193,11 @@ def solve_flow(
         result=result,
         stats=solution.stats,
     )
-    if restart is not None and max_restarts > 0 and found.result == RESULTS.stalled:
+    stuck = [RESULTS.stalled, RESULTS.step_size_vanished]
+    if s1 is None:
+        # By the law the cost should be down by now.
+        stuck.append(RESULTS.cost_tol_not_reached)
+    if restart is not None and max_restarts > 0 and any(found.result == result for result in stuck):
         again = solve_flow(
             problem,
             flow,

@@ -1,0 +1,169 @@
+"""Why an orbit left its law: step, solve, rank or precision, each estimated by itself."""
+
+import warnings
+from dataclasses import dataclass
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+from numpy.typing import NDArray
+
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.integrate.solve import solve_flow
+from jaxgeo.linalg.spectrum import numerical_rank
+from jaxgeo.problem import Params, Problem
+
+
+@dataclass(frozen=True)
+class DefectReport:
+    """How far an orbit is off (2.7) at its end, |x − x_exact| / |x_exact − y|, and estimates of where that is from.
+
+    Twice as much is missing in the cost. The estimates do not add up to the total: each is a bound of its own.
+
+    - `total`: what was measured.
+    - `step`: what the ODE solver leaves: the distance to an orbit with finer steps, beyond the round-off of both.
+    - `solve`: what the solver of the lift leaves: ∫|Dθ̇ − 𝒫v| / |x − y| ds with v = −(x − y)/N.
+    - `rank`: what no velocity of the parameters can follow: ∫|(1 − 𝒫)v| / |x − y| ds, 𝒫 at numerical rank.
+    - `precision`: round-off of outputs and targets, eps(|x| + |y|) / |x_exact − y|.
+    """
+
+    total: float
+    step: float
+    solve: float
+    rank: float
+    precision: float
+
+    @property
+    def dominant(self) -> str:
+        """The largest of the four: "step", "solve", "rank" or "precision"."""
+        parts = {"step": self.step, "solve": self.solve, "rank": self.rank, "precision": self.precision}
+        return max(parts, key=lambda name: parts[name])
+
+    def __str__(self) -> str:
+        return (
+            f"off the law by {self.total:.1e}: step {self.step:.1e}, solve {self.solve:.1e}, rank {self.rank:.1e}, "
+            f"precision {self.precision:.1e}"
+        )
+
+
+_ADVICE = {
+    "step": "Lower `rtol`, or wrap the ODE solver in `jaxgeo.OrbitCorrector`.",
+    "solve": "Choose another solver of the lift, such as `jaxgeo.linalg.QR()`, or no damping.",
+    "rank": "D has lost rank: the law does not hold there. See `jaxgeo.rank_report`; larger networks or fewer samples.",
+    "precision": "The dtype of the parameters has no more digits of the outputs.",
+}
+
+
+def explain_defect(
+    problem: Problem,
+    flow: AbstractFlow,
+    params: Params,
+    s1: float,
+    *,
+    rtol: float | None = None,
+    solver: dfx.AbstractSolver | None = None,
+    dt0: float | None = None,
+    num_times: int = 9,
+    tolerance: float = 1e-3,
+) -> DefectReport:
+    """Integrate twice, with given and with finer steps, and say why the orbit is off the law at `s1`.
+
+    Paper: (2.7), (4.3)
+
+    e^{s/N}(x − y) is constant along the law; whatever Dθ̇ has beside −(x − y)/N changes it. That is looked at where
+    it arises, in float64 with the singular values of the dense D, at `num_times` moments of the orbit.
+
+    **Arguments:**
+
+    - `s1`, `rtol`, `solver`: as for `jaxgeo.solve_flow`.
+    - `dt0`: with it steps of this size; the finer ones are half as long, and otherwise of `rtol`/100.
+    - `num_times`: moments at which D is taken apart, at the cost of a singular value decomposition each.
+    - `tolerance`: warn where the total is above.
+
+    **Returns:** a `DefectReport`; a `UserWarning` names the largest part where `total` > `tolerance`.
+
+    ```python
+    >>> import diffrax, jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: jnp.tanh(a @ x), jnp.eye(2), jg.L2(jnp.array([0.5, -0.5])))
+    >>> report = jg.integrate.explain_defect(problem, jg.AdaptedFlow(), jnp.zeros(2), 4.0)
+    >>> report.dominant
+    'step'
+
+    ```
+    """
+    times = np.linspace(0.0, s1, num_times)
+    constant = None if dt0 is None else dfx.ConstantStepSize()
+
+    def run(rtol: float | None, dt0: float | None) -> PyTree:
+        return solve_flow(
+            problem,
+            flow,
+            params,
+            s1=s1,
+            solver=solver,
+            rtol=rtol,
+            stepsize_controller=constant,
+            dt0=dt0,
+            save_at=times,
+            record=_parameters,
+            rank_check=False,
+        )
+
+    found = run(rtol, dt0)
+    eps = float(jnp.finfo(found.costs.dtype).eps)
+    usual = (1e-6 if eps < 1e-10 else 1e-3) if rtol is None else rtol
+    finer = run(usual / 100, None if dt0 is None else dt0 / 2)
+    start, end, fine = (_deviation(problem, point) for point in (params, found.params, finer.params))
+    exact = np.exp(-s1 / problem.num_samples) * start
+    scale = np.linalg.norm(exact)
+    solve, rank = np.zeros(len(times)), np.zeros(len(times))
+    for index in range(len(found.s)):
+        trainable = jax.tree.map(lambda leaf, index=index: leaf[index], found.records)
+        point = eqx.combine(trainable, problem.partition(params)[1])
+        solve[index], rank[index] = _leaks(problem, flow, point, float(found.s[index]))
+    outputs = np.asarray(problem.outputs(found.params), np.float64)
+    round_off = eps * (np.linalg.norm(outputs) + np.linalg.norm(outputs.reshape(-1) - end))
+    report = DefectReport(
+        total=float(np.linalg.norm(end - exact) / scale),
+        step=float(max(np.linalg.norm(end - fine) - 2 * round_off, 0.0) / scale),
+        solve=float(np.trapezoid(solve, times)),
+        rank=float(np.trapezoid(rank, times)),
+        precision=float(round_off / scale),
+    )
+    if report.total > tolerance:
+        warnings.warn(f"{report}. {report.dominant}: {_ADVICE[report.dominant]}", stacklevel=2)
+    return report
+
+
+def _parameters(s: Float[Array, ""], params: Params, problem: Problem) -> PyTree:
+    return problem.partition(params)[0]
+
+
+def _deviation(problem: Problem, params: Params) -> NDArray[np.float64]:
+    return np.asarray(problem.loss.deviation(problem.outputs(params)), np.float64).reshape(-1)
+
+
+def _leaks(problem: Problem, flow: AbstractFlow, params: Params, s: float) -> tuple[float, float]:
+    """|Dθ̇ − 𝒫v| and |(1 − 𝒫)v| over |x − y|."""
+    found = _linearised(jnp.asarray(s), params, problem, flow)
+    matrix, velocity, deviation = (np.asarray(array, np.float64) for array in found)
+    aim = -deviation / problem.num_samples
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    left = left[:, : numerical_rank(values, matrix.shape, found[0].dtype)]
+    inside = left @ (left.T @ aim)
+    scale = np.linalg.norm(deviation)
+    return float(np.linalg.norm(matrix @ velocity - inside) / scale), float(np.linalg.norm(aim - inside) / scale)
+
+
+@eqx.filter_jit
+def _linearised(
+    s: Float[Array, ""], params: Params, problem: Problem, flow: AbstractFlow
+) -> tuple[Float[Array, "QN K"], Float[Array, " K"], Float[Array, " QN"]]:
+    """D, θ̇ and x − y."""
+    jacobian = problem.jacobian(params)
+    velocity = flow.velocity(s.astype(jacobian.outputs.dtype), jacobian)
+    return jacobian.as_matrix(), ravel_pytree(velocity)[0], jnp.ravel(problem.loss.deviation(jacobian.outputs))
