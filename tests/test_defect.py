@@ -32,6 +32,7 @@ def test_solve():
     assert max(report.step, report.rank, report.precision) < 1e-5
 
 
+@pytest.mark.slow
 def test_rank():
     """Two equal samples with different targets: half of x − y cannot be followed."""
     inputs = jnp.array([[1.0, 0.0], [1.0, 0.0]])
@@ -46,6 +47,7 @@ def test_rank():
     assert max(report.step, report.solve, report.precision) < 1e-5
 
 
+@pytest.mark.slow
 def test_precision():
     case = cases()["linear over"]
     problem, params = to_float32(case.problem), to_float32(case.params)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from counting import Counting, lifts
 
 import jaxgeo as jg
@@ -43,6 +44,7 @@ def test_several_events_and_which_one_fired():
     assert (int(sol.event), sol.result == jg.RESULTS.successful) == (-1, True)
 
 
+@pytest.mark.slow
 def test_rank_and_condition():
     problem = jg.Problem(lambda a, x: jnp.array([a[0], a[1] ** 3]) @ x, jnp.eye(2), jg.L2(jnp.array([0.0, 0.0])))
     start = jnp.array([1.0, 1.0])
@@ -57,6 +59,7 @@ def test_rank_and_condition():
     assert 3 * sol.params[1] ** 2 < 1e-15
 
 
+@pytest.mark.slow
 def test_with_a_cost_to_reach():
     problem, start = diagonal(1.0, 1.0), jnp.array([1.0, 0.5])
     sol = solve(problem, start, [jg.GradientBelow(1e-9)], cost_tol=1e-4)

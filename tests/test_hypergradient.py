@@ -67,6 +67,7 @@ def auc(scores, positive):
     return np.mean(scores[positive][:, None] > scores[~positive][None, :])
 
 
+@pytest.mark.slow
 def test_planted_wrong_labels_have_the_highest_hypergradients():
     """Data cleaning: the slope of the validation cost in each sample's weight tells which labels are wrong."""
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ def test_field_is_the_lift_of_the_remaining_way():
         np.testing.assert_allclose(velocity, -4 * np.linalg.pinv(case.dense()) @ deviation, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_cost_falls_as_the_square_of_the_time_left():
     """C = (1 − t)²C₀, by an adaptive integration that stops short of the end."""
     case = cases()["dict"]
@@ -68,6 +69,7 @@ def test_bad_input_and_a_walk_that_goes_astray():
         jg.solve_interpolation(problem, jnp.array(2.0), num_steps=1, end_steps=1, open_loop=True)
 
 
+@pytest.mark.slow
 def test_float32():
     case = cases()["dict"]
     sol = jg.solve_interpolation(to_float32(case.problem), to_float32(case.params))

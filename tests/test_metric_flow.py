@@ -68,6 +68,7 @@ def test_velocities(cost, metric):
     assert np.abs(lengths).max() <= 1e-16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cost", "metric"), [("weighted", "Euclidean"), ("Huber", "matrix")])
 def test_orbit_against_the_comparison_flow(cost, metric):
     problem, params = with_cost(costs()[cost])

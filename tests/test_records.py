@@ -32,6 +32,7 @@ def test_path_lengths():
     np.testing.assert_allclose(sol.params, plain.params, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_path_lengths_with_events_and_correction():
     case = cases()["dict"]
     solver = jg.OrbitCorrector(dfx.Tsit5(), jg.linalg.SVD())
@@ -55,6 +56,7 @@ def test_resumed_with_fixed_steps_to_the_last_bit(solver):
     np.testing.assert_allclose(rest.predicted_costs, half.costs[-1] * np.exp(-2 * (rest.s - 0.75) / 3), rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_resumed_with_adaptive_steps(tmp_path):
     case = cases()["dict"]
     tol = 1e-3 * float(case.problem.cost(case.params))
