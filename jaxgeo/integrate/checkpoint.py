@@ -1,6 +1,6 @@
 """A point of an orbit, kept in a file to go on from."""
 
-from os import PathLike
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 from jaxgeo.problem import Params
 
 
-def save_point(path: str | PathLike[str], s: Float[Array, ""], params: Params) -> None:
+def save_point(path: str | Path, s: Float[Array, ""], params: Params) -> None:
     """Write the flow time and θ, to the last bit."""
     eqx.tree_serialise_leaves(path, (jnp.asarray(s), params))
 
 
-def load_point(path: str | PathLike[str], like: Params) -> tuple[Float[Array, ""], Params]:
+def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params]:
     """The flow time and θ that `save_point` wrote: pass them to `jaxgeo.solve_flow` as `s0` and `params`.
 
     A fixed-step solver then goes on to the last bit as if it had not been interrupted, an adaptive one within its

@@ -1,5 +1,7 @@
 """The comparison flow in output space, integrated beside a lifted one as its reference."""
 
+from typing import Any
+
 import diffrax as dfx
 import jax.numpy as jnp
 import optimistix as optx
@@ -44,10 +46,11 @@ def solve_output_flow(
     ```
     """
     outputs = problem.outputs(params)
+    flow: Any = OutputFlow(Euclidean() if metric is None else metric)
     times = jnp.asarray(save_at, outputs.dtype)
     zero = jnp.zeros((), outputs.dtype)
     solution = dfx.diffeqsolve(
-        dfx.ODETerm(OutputFlow(Euclidean() if metric is None else metric)),
+        dfx.ODETerm(flow),
         dfx.Dopri8(),
         t0=zero,
         t1=times[-1],

@@ -130,8 +130,8 @@ def explain_defect(
     report = DefectReport(
         total=float(np.linalg.norm(end - exact) / scale),
         step=float(max(np.linalg.norm(end - fine) - 2 * round_off, 0.0) / scale),
-        solve=float(np.trapezoid(solve, times)),
-        rank=float(np.trapezoid(rank, times)),
+        solve=_integral(solve, times),
+        rank=_integral(rank, times),
         precision=float(round_off / scale),
     )
     if report.total > tolerance:
@@ -141,6 +141,11 @@ def explain_defect(
 
 def _parameters(s: Float[Array, ""], params: Params, problem: Problem) -> PyTree:
     return problem.partition(params)[0]
+
+
+def _integral(values: NDArray[np.float64], times: NDArray[np.float64]) -> float:
+    """By the trapezoidal rule."""
+    return float(np.sum((values[1:] + values[:-1]) / 2 * np.diff(times)))
 
 
 def _deviation(problem: Problem, params: Params) -> NDArray[np.float64]:
@@ -153,7 +158,7 @@ def _leaks(problem: Problem, flow: AbstractFlow, params: Params, s: float) -> tu
     matrix, velocity, deviation = (np.asarray(array, np.float64) for array in found)
     aim = -deviation / problem.num_samples
     left, values, _ = np.linalg.svd(matrix, full_matrices=False)
-    left = left[:, : numerical_rank(values, matrix.shape, found[0].dtype)]
+    left = left[:, : numerical_rank(values, (matrix.shape[0], matrix.shape[1]), found[0].dtype)]
     inside = left @ (left.T @ aim)
     scale = np.linalg.norm(deviation)
     return float(np.linalg.norm(matrix @ velocity - inside) / scale), float(np.linalg.norm(aim - inside) / scale)

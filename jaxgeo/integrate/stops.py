@@ -45,21 +45,21 @@ class Stops(eqx.Module):
         result = RESULTS.where(result == RESULTS.dt_min_reached, RESULTS.step_size_vanished, result)
         if solution.event_mask is None:
             return result, None
-        fired = jnp.where(holding >= 0, holding, -1)
+        fired = None
         mask = list(solution.event_mask)
         if self.events:
             first = 0 if self.cost is None else 1
             fired = jnp.where(holding >= 0, holding, _first(mask[first : first + len(self.events)]))
-            result = RESULTS.where(holding >= 0, RESULTS.event_occurred, result)
-        event = fired if self.events else None
+            occurred: Any = RESULTS.event_occurred
+            result = RESULTS.where(holding >= 0, occurred, result)
         if self.cost is None:
-            return result, event
+            return result, fired
         ended = result == RESULTS.successful
         if self.stalled is not None:
             result = RESULTS.where((result == RESULTS.event_occurred) & mask[-1], RESULTS.stalled, result)
         result = RESULTS.where(ended, RESULTS.cost_tol_not_reached, result)
         successful: Any = RESULTS.successful
-        return RESULTS.where(mask[0] | (cost0 <= self.cost.cost_tol), successful, result), event
+        return RESULTS.where(mask[0] | (cost0 <= self.cost.cost_tol), successful, result), fired
 
 
 def _first(holds: list[Array]) -> Int[Array, ""]:
