@@ -8,11 +8,9 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo import theory
 from jaxgeo._checks import is_concrete
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
@@ -22,10 +20,10 @@ from jaxgeo.integrate.events import CostReached, Stalled, Threshold
 from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
+from jaxgeo.integrate.times import Scalar, check_times, latest_end, times_after, times_within
 from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.problem import Params, Problem
 
-Scalar = float | Float[Array, ""]
 Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
 Restart = Callable[[Problem, Params], Params]
 
@@ -100,7 +98,7 @@ def solve_flow(
 
     ```
     """
-    _check_times(s0, s1, cost_tol, dt0, save_at)
+    check_times(s0, s1, cost_tol, dt0, save_at)
     problem.check(params)
     trainable, frozen = problem.partition(params)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
@@ -131,12 +129,12 @@ def solve_flow(
     # A float64 time would promote float32 parameters.
     s0 = jnp.asarray(s0, dtype)
     cost0 = problem.cost(params)
-    end, stopping_time = _end(problem, cost0, s0, s1, cost_tol, law)
+    end, stopping_time = latest_end(problem, cost0, s0, s1, cost_tol, law)
     holding = stops.holding(s0, trainable, problem)
     end = jnp.where(holding >= 0, s0, end).astype(dtype)
     controller, times = stepsize_controller, None
     if save_at is not None:
-        times = _within(jnp.asarray(save_at, dtype), end)
+        times = times_within(jnp.asarray(save_at, dtype), end)
         if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
             controller = dfx.ClipStepSizeController(controller, step_ts=times)
     observe = _Observe(frozen, record)
@@ -211,7 +209,7 @@ def solve_flow(
             atol=atol,
             stepsize_controller=stepsize_controller,
             dt0=dt0,
-            save_at=None if times is None else _after(times, found.final_s),
+            save_at=None if times is None else times_after(times, found.final_s),
             record=record,
             path_lengths=path_lengths,
             restart=restart,
@@ -252,56 +250,6 @@ class _Observe(eqx.Module):
         return cost, records, state.lengths if isinstance(state, Measured) else None
 
 
-def _check_times(
-    s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: ArrayLike | None
-) -> None:
-    if s1 is None and cost_tol is None:
-        raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
-    for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):
-        if value is not None and is_concrete(value) and not 0 < value < jnp.inf:
-            raise ValueError(f"`{name}` must be positive and finite; got {value}.")
-    if is_concrete(s0) and not 0 <= s0 < jnp.inf:
-        raise ValueError(f"`s0` must be finite and not negative; got {s0}.")
-    if s1 is not None and is_concrete((s0, s1)) and s1 < s0:
-        raise ValueError(f"`s1` must not come before `s0`; got s0={s0} and s1={s1}.")
-    if save_at is None or not is_concrete(save_at):
-        return
-    times = np.asarray(save_at)
-    if times.ndim != 1 or times.size == 0:
-        raise ValueError(f"`save_at` must be a vector of flow times; got shape {times.shape}.")
-    if not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all()):
-        raise ValueError(f"`save_at` must be increasing and not negative; got {save_at}.")
-    if s1 is not None and is_concrete(s1) and times[-1] > s1:
-        raise ValueError(f"`save_at` must not go beyond `s1`={s1}; got {times[-1]}.")
-
-
-def _end(
-    problem: Problem, cost0: Float[Array, ""], s0: Array, s1: Scalar | None, cost_tol: Scalar | None, law: bool
-) -> tuple[Scalar, Float[Array, ""] | None]:
-    """When to stop at the latest, and s_ε."""
-    if cost_tol is None:
-        assert s1 is not None
-        return s1, None
-    needed = theory.stopping_time(cost0, cost_tol, problem.num_samples)
-    if s1 is None:
-        # The law says when the tolerance is reached; what follows it needs little longer than that.
-        s1 = s0 + 1.05 * needed + 0.1 * problem.num_samples if law else jnp.inf
-    return jnp.where(cost0 <= cost_tol, s0, s1), s0 + needed
-
-
-def _within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " kept"]:
-    """Those of the times that come before the end; where that is not known yet, the others moved to the end."""
-    if is_concrete((save_at, end)):
-        return save_at[save_at <= end]
-    return jnp.minimum(save_at, end)
-
-
-def _after(times: Float[Array, " times"], s: Float[Array, ""]) -> Float[Array, " kept"]:
-    """Those of the times that are still to come; the present one where there is none."""
-    later = times[times > s]
-    return later if later.size else s[None]
-
-
 def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: int) -> FlowSolution:
     # Coming to the end of an `s1` that was asked for is no failure, although the result tells; nor is an event.
     accepted = found.result == RESULTS.successful
@@ -313,7 +261,8 @@ def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: i
         if not accepted:
             raise RuntimeError(f"{RESULTS[found.result]} With `throw=False` the part that was integrated is returned.")
         return found
-    params = found.result.error_if(found.params, ~accepted)
+    numbers, rest = eqx.partition(found.params, eqx.is_inexact_array)
+    params = eqx.combine(found.result.error_if(numbers, ~accepted), rest)
     return eqx.tree_at(lambda found: found.params, found, params)
 
 

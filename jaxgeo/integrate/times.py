@@ -1,0 +1,65 @@
+"""Times of an integration: their check, its end at the latest, and those at which it is recorded."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxgeo import theory
+from jaxgeo._checks import is_concrete
+from jaxgeo.problem import Problem
+
+Scalar = float | Float[Array, ""]
+
+
+def check_times(
+    s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: ArrayLike | None
+) -> None:
+    """Raise `ValueError` where times, or the cost that stands for one, are none to integrate to."""
+    if s1 is None and cost_tol is None:
+        raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
+    for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):
+        if value is not None and is_concrete(value) and not 0 < value < jnp.inf:
+            raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+    if is_concrete(s0) and not 0 <= s0 < jnp.inf:
+        raise ValueError(f"`s0` must be finite and not negative; got {s0}.")
+    if s1 is not None and is_concrete((s0, s1)) and s1 < s0:
+        raise ValueError(f"`s1` must not come before `s0`; got s0={s0} and s1={s1}.")
+    if save_at is None or not is_concrete(save_at):
+        return
+    times = np.asarray(save_at)
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"`save_at` must be a vector of flow times; got shape {times.shape}.")
+    if not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all()):
+        raise ValueError(f"`save_at` must be increasing and not negative; got {save_at}.")
+    if is_concrete(s0) and times[0] < s0:
+        raise ValueError(f"`save_at` must not come before `s0`={s0}; got {times[0]}.")
+    if s1 is not None and is_concrete(s1) and times[-1] > s1:
+        raise ValueError(f"`save_at` must not go beyond `s1`={s1}; got {times[-1]}.")
+
+
+def latest_end(
+    problem: Problem, cost0: Float[Array, ""], s0: Array, s1: Scalar | None, cost_tol: Scalar | None, law: bool
+) -> tuple[Scalar, Float[Array, ""] | None]:
+    """When to stop at the latest, and s_ε."""
+    if cost_tol is None:
+        assert s1 is not None
+        return s1, None
+    needed = theory.stopping_time(cost0, cost_tol, problem.num_samples)
+    if s1 is None:
+        # The law says when the tolerance is reached; what follows it needs little longer than that.
+        s1 = s0 + 1.05 * needed + 0.1 * problem.num_samples if law else jnp.inf
+    return jnp.where(cost0 <= cost_tol, s0, s1), s0 + needed
+
+
+def times_within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " kept"]:
+    """Those of the times that come before the end; where that is not known yet, the others moved to the end."""
+    if is_concrete((save_at, end)):
+        return save_at[save_at <= end]
+    return jnp.minimum(save_at, end)
+
+
+def times_after(times: Float[Array, " times"], s: Float[Array, ""]) -> Float[Array, " kept"]:
+    """Those of the times that are still to come; the present one where there is none."""
+    later = times[times > s]
+    return later if later.size else s[None]
