@@ -11,6 +11,7 @@ import jaxgeo as jg
 FLOW = jg.RankAdaptiveFlow(jg.linalg.SVD())
 
 
+@pytest.mark.slow
 def test_step():
     case = cases()["dict"]
     with pytest.warns(UserWarning, match="off the law by.* step: Lower `rtol`"):

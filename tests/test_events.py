@@ -25,6 +25,7 @@ def solve(problem, params, events, flow=FLOW, **options):
     return jg.solve_flow(problem, flow, params, events=events, **{"s1": 40.0} | options)
 
 
+@pytest.mark.slow
 def test_several_events_and_which_one_fired():
     problem, start = diagonal(1.0, 2.0), jnp.array([1.0, 0.5])
     gradient, trapping, never = jg.GradientBelow(1e-3), jg.TrappingBelow(1.6), jg.GradientBelow(1e-9)

@@ -40,6 +40,7 @@ def test_equilibria_coincide():
         assert np.linalg.norm(flat(flow(0.0, away, case.problem))) > 1e-5
 
 
+@pytest.mark.slow
 def test_the_straight_line_is_left_less_as_alpha_grows():
     case = cases()["dict"]
     start = case.problem.loss.deviation(case.problem.outputs(case.params))

@@ -40,6 +40,7 @@ def trained(knobs, adjoint=None):
     return jnp.sum(network(sol.params, TEST_INPUT) ** 2)
 
 
+@pytest.mark.slow
 def test_against_finite_differences():
     knobs = {
         "params": start(),

@@ -91,6 +91,7 @@ def test_comparison_flow_of_l2_is_the_closed_form():
         np.testing.assert_allclose(outputs, jg.theory.outputs_at(s, start, targets, 3), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_cost_without_a_law_is_stopped_where_it_ceases_to_fall():
     """By the law of L2 it would have been over long before."""
     problem, params = with_cost(costs()["weighted"])
