@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 
 FLOW = jg.AdaptedFlow(jg.linalg.QR())
-FIXED = {dfx.Euler: (1, 64), dfx.Heun: (2, 32)}
+FIXED = {dfx.Euler: (1, 512), dfx.Heun: (2, 512)}
 
 
 def linear():
