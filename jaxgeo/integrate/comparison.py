@@ -40,7 +40,8 @@ def solve_output_flow(
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([2.0]), jg.L2(jnp.array([0.0])))
-    >>> float(jg.solve_output_flow(problem, jnp.array(0.5), jnp.array([1.0]))[0, 0, 0].round(6))
+    >>> outputs = jg.solve_output_flow(problem, jnp.array(0.5), jnp.array([1.0]))
+    >>> round(float(outputs[0, 0, 0]), 6)
     0.367879
 
     ```
