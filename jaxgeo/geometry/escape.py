@@ -20,7 +20,7 @@ class Escape(NamedTuple):
     - `cost`, `new_cost`: C at θ and there.
     - `alpha`: which g_α, in the order of the curvatures.
     - `kappa`: κ, signed, for V of length 1.
-    - `curvature`: VᵀDθ²C V at θ: negative at a saddle point, not at a local minimum.
+    - `curvature`: Vᵀ∂²C V at θ, ∂² = ∂²/∂θ²: negative at a saddle point, not at a local minimum.
     """
 
     params: Params
@@ -40,14 +40,14 @@ def find_escape(problem: Problem, params: Params, *, max_directions: int = 64) -
     At an equilibrium with C > 0, D has lost rank and Dᵀ∇ₓC = 0. Near it the critical points are the zeros of functions
     g_α = w_α·∇θC, whose gradients V = ∇g_α = ∂²C w_α are normal to them: along the critical set C does not change,
     across it it does. The w_α are taken as the eigenvectors of ∂²C = ∂²C/∂θ², which makes the V orthogonal, and each
-    parallel to its w_α. C changes by κ²VᵀDθ²C V/2 to lowest order: at a saddle point some α lowers it at once, while a
+    parallel to its w_α. C changes by κ²Vᵀ∂²C V/2 to lowest order: at a saddle point some α lowers it at once, while a
     local minimum needs a finite step. So α, the sign of κ and its size, from 2⁻²⁰ to 2⁶ times the root mean
     square of θ times √K, are those of the lowest cost.
 
     **Arguments:**
 
-    - `max_directions`: how many α to try, from the lowest curvature on; the flat ones, tangential to the critical set,
-        among them.
+    - `max_directions`: how many α to try, from the lowest curvature on. The flat directions, tangential to the
+        critical set, are among them: off a local minimum it is these that lead to where D has more rank.
 
     **Raises:** `ValueError` for more than 4096 parameters, as ∂²C is formed.
 
