@@ -84,7 +84,7 @@ def compare(num_samples: int, width: int) -> dict[str, Any]:
     }
 
 
-CASES = {"N=8": lambda: compare(8, 16), "N=16": lambda: compare(16, 16)}
+CASES = {"N=8": lambda: compare(8, 16)}
 
 if __name__ == "__main__":
     run_cases("ensembles", CASES)
