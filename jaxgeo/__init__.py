@@ -1,10 +1,9 @@
 """jaxgeo: networks trained by the geometry of their outputs."""
 
 import importlib.metadata
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jaxgeo import geometry as geometry, integrate as integrate, linalg as linalg, metrics as metrics, theory as theory
+from jaxgeo import integrate as integrate, linalg as linalg, metrics as metrics, theory as theory
 from jaxgeo.costs import (
     L2 as L2,
     AbstractCost as AbstractCost,
@@ -25,7 +24,6 @@ from jaxgeo.flows import (
     StandardFlow as StandardFlow,
     UnderparametrizedFlow as UnderparametrizedFlow,
 )
-from jaxgeo.geometry.rank import RankReport as RankReport, rank_report as rank_report
 from jaxgeo.integrate import (
     RESULTS as RESULTS,
     ConditionAbove as ConditionAbove,
@@ -43,13 +41,16 @@ from jaxgeo.linalg.lift import lift as lift
 from jaxgeo.problem import Problem as Problem, residual_problem as residual_problem, supervised as supervised
 
 if TYPE_CHECKING:
-    from jaxgeo import optim as optim
+    from jaxgeo import geometry as geometry, optim as optim
+    from jaxgeo.geometry import RankReport as RankReport, rank_report as rank_report
 
 __version__ = importlib.metadata.version("jaxgeo")
 
 
-def __getattr__(name: str) -> ModuleType:
-    """`jaxgeo.optim` when it is first asked for: a tenth of the time of the import would go to optax, for it alone."""
-    if name == "optim":
-        return importlib.import_module("jaxgeo.optim")
+def __getattr__(name: str) -> Any:
+    """What `import jaxgeo` leaves until it is asked for, as it takes a tenth of the time of the import and more."""
+    if name in ("geometry", "optim"):
+        return importlib.import_module(f"jaxgeo.{name}")
+    if name in ("RankReport", "rank_report"):
+        return vars(importlib.import_module("jaxgeo.geometry"))[name]
     raise AttributeError(f"module 'jaxgeo' has no attribute '{name}'")

@@ -31,10 +31,12 @@ extra = {name.partition(".")[0] for name in sys.modules} - before
 assert extra == {"jaxgeo"}, extra
 """
 
-CHECK_OPTIM = """
+CHECK_LAZY = """
 import sys
 import jaxgeo
 assert "optax" not in sys.modules
+assert "jaxgeo.geometry" not in sys.modules
+assert jaxgeo.rank_report is jaxgeo.geometry.rank_report
 assert jaxgeo.optim.__name__ == "jaxgeo.optim"
 assert "optax" in sys.modules
 try:
@@ -48,8 +50,8 @@ else:
 
 @pytest.mark.parametrize(
     "script",
-    [CHECK_CONFIG, CHECK_MODULES, CHECK_LIGHT, CHECK_OPTIM],
-    ids=["config", "modules", "light", "optim"],
+    [CHECK_CONFIG, CHECK_MODULES, CHECK_LIGHT, CHECK_LAZY],
+    ids=["config", "modules", "light", "lazy"],
 )
 def test_importing_is_quiet(script):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
