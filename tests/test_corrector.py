@@ -42,7 +42,7 @@ def test_outputs_stay_on_their_orbit(orbit):
     )
     assert off_orbit(case, plain.s, plain.records) > 1e-9
     # The error control is that of the wrapped solver, and θ is an orbit of the same flow.
-    assert abs(int(plain.stats["num_steps"]) - int(orbit.stats["num_steps"])) <= 0.05 * int(plain.stats["num_steps"])
+    assert abs(int(plain.stats["num_steps"]) - int(orbit.stats["num_steps"])) <= 0.1 * int(plain.stats["num_steps"])
     assert largest(jax.tree.map(jnp.subtract, plain.params, orbit.params)) <= 1e-4
 
 

@@ -61,17 +61,20 @@ def synthetic(ratio, num_samples=3):
     record = jg.geometry.TrappingRecord(ratio, one, ratio)
     zero = jnp.zeros(())
     return jg.FlowSolution(
-        zero,
-        jnp.arange(len(ratio), dtype=ratio.dtype),
-        one,
-        3,
-        zero,
-        zero,
-        zero,
-        None,
-        record,
-        jg.RESULTS.successful,
-        {},
+        params=zero,
+        s=jnp.arange(len(ratio), dtype=ratio.dtype),
+        costs=one,
+        num_samples=3,
+        initial_s=zero,
+        initial_cost=zero,
+        final_s=zero,
+        final_cost=zero,
+        stopping_time=None,
+        records=record,
+        path_lengths=None,
+        event=None,
+        result=jg.RESULTS.successful,
+        stats={},
     )
 
 

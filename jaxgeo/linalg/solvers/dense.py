@@ -190,7 +190,7 @@ def _triangle(
     q, r = parts.qr(damped)
     eps = float(jnp.finfo(r.dtype).eps)
     least = (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2
-    factor = triangular_factor(r.T, least, parts.own_root, SOLVED, damped)
+    factor = triangular_factor(r.T, least, parts.own_root, SOLVED, parts.shift if damped else None)
     if wide:
         solution = q @ jax.scipy.linalg.solve_triangular(r, parts.rhs, trans="T")
     else:
@@ -207,7 +207,7 @@ def _cholesky(
     lower = jax.lax.linalg.cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype), symmetrize_input=False)
     # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
     least = least_damping(side, tall.dtype) if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
-    factor = triangular_factor(lower, least, parts.own_root, SOLVED, damped)
+    factor = triangular_factor(lower, least, parts.own_root, SOLVED, parts.shift if damped else None)
     solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
     psi = jnp.zeros_like(rhs)
     for _ in range(4):

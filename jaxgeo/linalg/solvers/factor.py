@@ -1,5 +1,6 @@
 """A symmetric positive semidefinite matrix, factored so that a failure is noticed and answered in the program."""
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -100,7 +101,7 @@ class Factorise(eqx.Module):
         lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
         # The estimate of the smallest eigenvalue lies above it, hence the 4.
         least = least_damping(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
-        return triangular_factor(lower, least, root, outcome, damped)
+        return triangular_factor(lower, least, root, outcome, shift if damped else None)
 
     def second(self, factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""
@@ -136,15 +137,30 @@ def normalise(
 
 
 def triangular_factor(
-    lower: Float[Array, "n n"], least: float, root: Float[Array, ""], outcome: int, damped: bool
+    lower: Float[Array, "n n"], least: float, root: Float[Array, ""], outcome: int, shift: Float[Array, ""] | None
 ) -> Factor:
-    """The factor LLᵀ, trusted if the ratio of its extreme eigenvalues is above `least`."""
+    """The factor LLᵀ of A/t + μ, trusted if the ratio of its extreme eigenvalues is above `least`.
+
+    - `shift`: μ, None without damping.
+    """
     n = len(lower)
-    smallest, largest = extreme_eigenvalues(lower)
-    trusted = jnp.isfinite(smallest) & (smallest > least * largest)
+    if shift is None:
+        trusted = _is_sound(jnp.zeros((), bool), lower, least)
+    else:
+        # λ_min ≥ μ and λ_max ≤ trace(A/t) + μ: mostly there is nothing to measure. A failure leaves NaN.
+        bounded = jnp.isfinite(lower[-1, -1]) & (shift > least * (n + shift))
+        trusted = cond_any(
+            ~bounded, functools.partial(_is_sound, least=least), lambda known, lower: known, bounded, lower
+        )
     ones = jnp.ones(n, lower.dtype)
-    rank = jnp.asarray(-1 if damped else n, jnp.int32)
+    rank = jnp.asarray(n if shift is None else -1, jnp.int32)
     return Factor(lower, ones, ones, jnp.zeros((), bool), root, jnp.asarray(outcome, jnp.int32), rank, trusted)
+
+
+def _is_sound(known: Bool[Array, ""], lower: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
+    del known
+    smallest, largest = extreme_eigenvalues(lower)
+    return jnp.isfinite(smallest) & (smallest > least * largest)
 
 
 def _keep(factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
