@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from jaxgeo.geometry.dense import dense_jacobian
+from jaxgeo.geometry.dense import count_above, dense_jacobian
 from jaxgeo.problem import Params, Problem
 
 Floats = NDArray[np.floating]
@@ -76,7 +76,7 @@ def equilibrium(problem: Problem, params: Params, rtol: float = 1e-8) -> Equilib
     matrix, outputs = dense_jacobian(problem, params)
     gradient = np.asarray(problem.loss.gradient(outputs), np.float64).reshape(-1)
     left, values, _ = np.linalg.svd(matrix, full_matrices=True)
-    rank = int(np.sum(values > rtol * values[0]))
+    rank = count_above(values, rtol)
     return Equilibrium(
         gradient=float(np.linalg.norm(gradient)),
         standard=float(np.linalg.norm(matrix.T @ gradient)),
@@ -200,7 +200,7 @@ def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> C
     frame = _frame_at(problem, params, state.rank)
     gradients = np.asarray(frame.gradients, np.float64)
     _, values, basis = np.linalg.svd(gradients)
-    count = int(np.sum(values > rtol * values[0])) if state.rank else 0
+    count = count_above(values, rtol) if state.rank else 0
     span, tangent = basis[:count], basis[count:]
     cost = _Cost(problem, params)
     theta = cost.flat()

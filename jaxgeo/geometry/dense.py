@@ -22,6 +22,11 @@ class Dense(NamedTuple):
         return self.outputs.dtype
 
 
+def count_above(values: NDArray[np.floating], rtol: float) -> int:
+    """How many singular values, largest first, are above `rtol` times the largest."""
+    return int(np.sum(values > rtol * values[0]))
+
+
 def dense_jacobian(problem: Problem, params: Params) -> Dense:
     """D at `params`. Compiled once for all points of the same shapes."""
     matrix, outputs = _compute(problem, params)

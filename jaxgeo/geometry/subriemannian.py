@@ -9,7 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.geometry.dense import dense_jacobian
+from jaxgeo.geometry.dense import count_above, dense_jacobian
 from jaxgeo.linalg.lift import lift, lift_gradient
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.problem import Params, Problem
@@ -205,7 +205,7 @@ def nonintegrability(problem: Problem, params: Params, rtol: float = 1e-10) -> f
     ```
     """
     left, values, right = np.linalg.svd(dense_jacobian(problem, params).matrix, full_matrices=False)
-    rank = int(np.sum(values > rtol * values[0]))
+    rank = count_above(values, rtol)
     if rank < 2:
         return 0.0
     psi = jnp.asarray((left[:, :rank] / values[:rank]).T)

@@ -15,6 +15,11 @@ from jaxgeo.problem import Problem
 Scalar = Float[Array, ""] | float
 
 
+def default_rtol(dtype: jnp.dtype) -> float:
+    """The tolerance of a step relative to the deviation: 1e-6 in float64, 1e-3 in float32."""
+    return 1e-6 if float(jnp.finfo(dtype).eps) < 1e-10 else 1e-3
+
+
 class OutputController(dfx.AbstractAdaptiveStepSizeController):
     """A PID controller that measures the error of a step where the flow lives: in the outputs.
 

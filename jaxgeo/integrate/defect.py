@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from numpy.typing import NDArray
 
 from jaxgeo.flows import AbstractFlow
+from jaxgeo.integrate.controller import default_rtol
 from jaxgeo.integrate.solve import solve_flow
 from jaxgeo.linalg.spectrum import numerical_rank
 from jaxgeo.problem import Params, Problem
@@ -115,7 +116,7 @@ def explain_defect(
 
     found = run(rtol, dt0)
     eps = float(jnp.finfo(found.costs.dtype).eps)
-    usual = (1e-6 if eps < 1e-10 else 1e-3) if rtol is None else rtol
+    usual = default_rtol(found.costs.dtype) if rtol is None else rtol
     finer = run(usual / 100, None if dt0 is None else dt0 / 2)
     start, end, fine = (_deviation(problem, point) for point in (params, found.params, finer.params))
     exact = np.exp(-s1 / problem.num_samples) * start

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import is_concrete
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
-from jaxgeo.integrate.controller import OutputController
+from jaxgeo.integrate.controller import OutputController, default_rtol
 from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.events import CostReached, Stalled, Threshold
 from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
@@ -109,7 +109,7 @@ def solve_flow(
         check_rank(problem, params, required)
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
     if rtol is None:
-        rtol = 1e-6 if eps < 1e-10 else 1e-3
+        rtol = default_rtol(dtype)
     if stepsize_controller is None:
         # Steps this short mean that no step at all is good enough: the velocity is not finite or jumps.
         pid = dfx.PIDController(rtol, 0.0, dtmin=1e-10 * problem.num_samples, force_dtmin=False)

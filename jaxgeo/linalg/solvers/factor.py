@@ -65,7 +65,7 @@ def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 class Factorise(eqx.Module):
-    """Cholesky factorisation of A/t + μ with its condition number measured, and what answers a failure.
+    """Cholesky factorisation of A/t + μ, its condition number bounded or measured, and what answers a failure.
 
     With damping (μ given), a factorisation that fails is done once more with more of it, and if that fails too
     by eigenvalues. Without, eigenvalues and the cut-off answer at once: damping would stay short of directions
