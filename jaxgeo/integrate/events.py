@@ -10,7 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.flows import AbstractFlow
-from jaxgeo.integrate.field import norm, trainable_of
+from jaxgeo.integrate.field import trainable_of
 from jaxgeo.linalg.rank import rank_record
 from jaxgeo.problem import Params, Problem
 
@@ -39,7 +39,7 @@ class GradientBelow(eqx.Module):
         del s
         jacobian = problem.jacobian(params)
         gradient = jacobian.T.mv(problem.loss.gradient(jacobian.outputs))
-        return _log_ratio(norm(gradient), self.tol)
+        return _log_ratio(optx.two_norm(gradient), self.tol)
 
 
 class TrappingBelow(eqx.Module):
@@ -54,10 +54,10 @@ class TrappingBelow(eqx.Module):
         del s
         jacobian = problem.jacobian(params)
         aim = problem.loss.gradient(jacobian.outputs)
-        size = norm(aim)
+        size = optx.two_norm(aim)
         # In units of |∇ₓC|, whose square may be less than the smallest number.
         unit = jnp.where(size > 0, size, 1)
-        return _log_ratio(norm(jacobian.T.mv(aim / unit)), self.ratio)
+        return _log_ratio(optx.two_norm(jacobian.T.mv(aim / unit)), self.ratio)
 
 
 class RankBelow(eqx.Module):

@@ -4,7 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.flows import AbstractFlow
@@ -45,13 +45,6 @@ class Field(eqx.Module):
         velocity = self.flow.velocity(s, jacobian)
         if not isinstance(state, Measured):
             return velocity
-        speeds = PathLengths(norm(velocity), norm(jacobian.mv(velocity)))
+        speeds = PathLengths(optx.two_norm(velocity), optx.two_norm(jacobian.mv(velocity)))
         dtype = state.lengths.params.dtype
         return Measured(velocity, jax.tree.map(lambda speed: speed.astype(dtype), speeds))
-
-
-def norm(tree: PyTree) -> Float[Array, ""]:
-    """The Euclidean norm of all numbers in `tree`, with the derivative 0 at 0."""
-    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
-    still = squares == 0
-    return jnp.where(still, 0, jnp.sqrt(jnp.where(still, 1, squares)))

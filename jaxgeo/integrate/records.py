@@ -2,9 +2,9 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, Float
 
-from jaxgeo.integrate.field import norm
 from jaxgeo.problem import Params, Problem
 
 Time = float | Float[Array, ""]
@@ -46,4 +46,4 @@ class LineDeviation(eqx.Module):
         del s
         deviation = problem.loss.deviation(problem.outputs(params))
         share = jnp.sum(deviation * self.start) / jnp.sum(self.start**2)
-        return norm(deviation - share * self.start) / norm(self.start)
+        return optx.two_norm(deviation - share * self.start) / optx.two_norm(self.start)
