@@ -267,11 +267,12 @@ def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: i
 
 
 def _size(problem: Problem, params: Params) -> Float[Array, ""]:
-    """The size of outputs and targets: times eps, the round-off in x − y, below which no step's error can come."""
+    """The largest output or target: times eps, the round-off in x − y, below which no step's error can come."""
     outputs = problem.outputs(params)
     aim = outputs - problem.loss.deviation(outputs)
     # Outputs and targets that are all zero must not make the tolerance zero.
-    return jnp.maximum(jnp.sqrt(jnp.mean(outputs**2) + jnp.mean(aim**2)), jnp.finfo(outputs.dtype).tiny ** 0.5)
+    largest = jnp.maximum(jnp.max(jnp.abs(outputs)), jnp.max(jnp.abs(aim)))
+    return jnp.maximum(largest, jnp.finfo(outputs.dtype).tiny ** 0.5)
 
 
 def _trim(s: Float[Array, " times"], recorded: PyTree) -> tuple[Array, PyTree]:
