@@ -9,6 +9,7 @@ CHECK_CONFIG = """
 import jax
 before = dict(jax.config.values)
 import jaxgeo
+jaxgeo.solve_flow
 after = dict(jax.config.values)
 changed = {name: (before.get(name), after[name]) for name in after if before.get(name) != after[name]}
 assert not changed, changed
@@ -17,16 +18,18 @@ assert not changed, changed
 CHECK_MODULES = """
 import sys
 import jaxgeo
+jaxgeo.solve_flow
 loaded = sorted({"sklearn", "matplotlib", "typer", "rich", "flax", "jaxopt", "pandas"} & set(sys.modules))
 assert not loaded, loaded
 """
 
-# Whatever diffrax does not load takes time that `import jaxgeo` should not take.
+# Whatever diffrax does not load takes time that the first use of jaxgeo should not take.
 CHECK_LIGHT = """
 import sys
 import diffrax, lineax
 before = {name.partition(".")[0] for name in sys.modules}
 import jaxgeo
+jaxgeo.solve_flow
 extra = {name.partition(".")[0] for name in sys.modules} - before
 assert extra == {"jaxgeo"}, extra
 """
@@ -34,6 +37,9 @@ assert extra == {"jaxgeo"}, extra
 CHECK_LAZY = """
 import sys
 import jaxgeo
+assert "jax" not in sys.modules
+assert "solve_flow" in dir(jaxgeo)
+assert all(hasattr(jaxgeo, name) for name in ("linalg", "integrate", "metrics", "theory", "L2"))
 assert "optax" not in sys.modules
 assert "jaxgeo.geometry" not in sys.modules
 assert jaxgeo.rank_report is jaxgeo.geometry.rank_report

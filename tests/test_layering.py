@@ -38,6 +38,7 @@ ROOMS = {
     "optim": 16,
     "geometry": 17,
     # The table of contents: what trains and shows is written with the public names.
+    "_public": 17,
     "": 18,
     "problems": 19,
     "training": 20,
