@@ -112,6 +112,7 @@ def test_lift_in_scans_under_every_transformation(solver):
     run(SETUP + REPEATED.format(solver=solver))
 
 
+@pytest.mark.slow
 def test_flows_and_the_record_of_the_rank():
     run(SETUP + FLOW)
 

@@ -45,7 +45,15 @@ def check_stopping_time(case: Case, ratio: float):
 RATIOS = [1e-2, 1e-4, 1e-6]
 
 
-@pytest.mark.parametrize("name", ["linear over", "mlp over", "linear borderline", "flax"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linear over",
+        "mlp over",
+        pytest.param("linear borderline", marks=pytest.mark.slow),
+        pytest.param("flax", marks=pytest.mark.slow),
+    ],
+)
 def test_law(name):
     check_law(cases()[name])
 
@@ -131,7 +139,7 @@ def test_cost_along_the_underparametrized_flow():
     assert jnp.all(jnp.diff(sol.costs) < 0)
 
 
-@pytest.mark.parametrize("name", UNDER)
+@pytest.mark.parametrize("name", [pytest.param(UNDER[0], marks=pytest.mark.slow), UNDER[1]])
 def test_cost_left_at_a_critical_point(name):
     """(5.7), with 𝒫⊥ from NumPy; the flow stops by itself where the cost falls no more."""
     case = cases()[name]
@@ -152,7 +160,12 @@ def test_cost_left_at_a_critical_point(name):
 
 
 @pytest.mark.parametrize(
-    ("solver", "order", "counts"), [(dfx.Euler(), 1, (64, 128)), (dfx.Heun(), 2, (32, 64)), (dfx.Tsit5(), 5, (32, 64))]
+    ("solver", "order", "counts"),
+    [
+        (dfx.Euler(), 1, (64, 128)),
+        pytest.param(dfx.Heun(), 2, (32, 64), marks=pytest.mark.slow),
+        (dfx.Tsit5(), 5, (32, 64)),
+    ],
 )
 def test_order_of_convergence(solver, order, counts):
     """With constant steps the error of the parameters falls with the order of the ODE solver."""
@@ -178,7 +191,7 @@ def test_order_of_convergence(solver, order, counts):
     assert abs(np.log2(coarse / fine) - order) < 0.3
 
 
-@pytest.mark.parametrize("name", ["mlp over", "linear borderline"])
+@pytest.mark.parametrize("name", ["mlp over", pytest.param("linear borderline", marks=pytest.mark.slow)])
 def test_float32_ends_in_the_same_place(name):
     case = cases()[name]
     n = case.problem.num_samples
@@ -237,6 +250,7 @@ def test_nothing_is_traced_again():
     assert len(traces) == count > 0
 
 
+@pytest.mark.slow
 def test_vmap_over_parameters():
     case = cases()["dict"]
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.5 * leaf]), case.params)
@@ -262,7 +276,7 @@ def test_gradient_through_the_integration():
 
     def tested(bias):
         params = case.params | {"b": bias}
-        sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), params, s1=2.0, rtol=1e-9, max_steps=64)
+        sol = jg.solve_flow(case.problem, jg.AdaptedFlow(jg.linalg.SVD()), params, s1=2.0, rtol=1e-9, max_steps=64)
         return jnp.sum(Layer()(sol.params, other[0]) ** 2)
 
     bias, direction, step = case.params["b"], jnp.array([1.0, -1.0, 0.5, 0.0]), 1e-4
@@ -391,6 +405,7 @@ def test_a_velocity_that_is_not_a_number():
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sol.params))
 
 
+@pytest.mark.slow
 def test_progress_meter(capfd):
     case = cases()["mlp over"]
     meter = dfx.TextProgressMeter(minimum_increase=0.2)

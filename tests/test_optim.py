@@ -62,7 +62,10 @@ def interpolation(apply=network, solver=SOLVER, **options):
 
 
 MAKERS = [metric, descent, marquardt, momentum, interpolation]
-each = pytest.mark.parametrize("make", MAKERS)
+# Descent is the metric and a step size, which a test of its own shows.
+each = pytest.mark.parametrize(
+    "make", [pytest.param(make, marks=pytest.mark.slow) if make is descent else make for make in MAKERS]
+)
 
 
 def types(tree):
@@ -242,6 +245,7 @@ def test_a_full_step_solves_a_linear_problem(size):
     np.testing.assert_allclose(state.info.gain_ratio, 1, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_small_steps_follow_the_flow_to_first_order():
     params, data = parameters(), batch(size=4)
     problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))

@@ -171,6 +171,7 @@ def test_units_of_parameters_do_not_matter(scale):
     np.testing.assert_allclose(second / jnp.array([1.0, scale]), first, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_geodesic_acceleration_is_a_quarter_of_the_second_order():
     """For x = θ² and a target near, v + a/2 solves to third order in v where v alone does to second."""
     for size in (1e-2, 1e-3):

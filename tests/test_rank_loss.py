@@ -85,8 +85,12 @@ CASES = {
     "iris": iris,
 }
 
+SLOW = ["dead units", "iris"]
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+
+@pytest.fixture(
+    params=[pytest.param(make, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, make in CASES.items()]
+)
 def case(request):
     return request.param()
 

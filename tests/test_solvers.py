@@ -127,6 +127,7 @@ def test_products_in_float32_cost_a_condition_number(solver, velocity):
     assert relative_error(value, pseudo_inverse(matrix, rows, 1e-6)) < 100 * 2e-7
 
 
+@pytest.mark.slow
 def test_normal_cholesky_sums_whole_and_partial_chunks(velocity):
     matrix, rows = with_spectrum(20, 8, spectrum((20, 8), 8, 10.0)), velocity(20)
     for chunk in (1, 7, 20, 64):

@@ -84,6 +84,7 @@ def test_damping_and_what_it_is_relative_to(solver):
     check(Curved(4, 4).lift(solver, damping=0.1), 1e-6)
 
 
+@pytest.mark.slow
 def test_iterations_have_the_derivative_of_a_factorisation():
     curved = Curved(4, 4)
     found, expected = (jax.jvp(curved.lift(solver), (0.0,), (1.0,))[1] for solver in (LSMR(rtol=1e-14), QR()))
@@ -95,7 +96,11 @@ def test_damping_with_fewer_parameters(solver):
     check(Curved(9, 2).lift(solver, damping=0.1), 1e-6)
 
 
-@pytest.mark.parametrize(("solver", "duplicates"), [(DenseCholesky(), 0), (GramCholesky(), 0), (SVD(), 2)], ids=str)
+@pytest.mark.parametrize(
+    ("solver", "duplicates"),
+    [pytest.param(DenseCholesky(), 0, marks=pytest.mark.slow), (GramCholesky(), 0), (SVD(), 2)],
+    ids=str,
+)
 def test_second_derivatives(solver, duplicates):
     function = Curved(5 if duplicates else 4, 4, duplicates=duplicates).lift(solver)
     slope = jax.jit(jax.jacfwd(function))
@@ -105,6 +110,7 @@ def test_second_derivatives(solver, duplicates):
     assert np.linalg.norm(second - differences) < 1e-5 * np.linalg.norm(differences)
 
 
+@pytest.mark.slow
 def test_through_a_scan_of_steps_and_a_batch_of_starts():
     curved = Curved(4, 4)
     flow = jg.AdaptedFlow()
