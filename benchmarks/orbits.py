@@ -1,0 +1,77 @@
+"""Orbits exact to round-off: what the corrector costs, against a tolerance that comes as close without it."""
+
+from functools import partial
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_digits
+
+import jaxgeo as jg
+from benchmarks.harness import environment, measure, run_cases
+
+NUM_SAMPLES = 100
+TIMES = np.linspace(0.0, 30.0 * NUM_SAMPLES, 31)
+RUNS = {
+    "Tsit5, corrected": (jg.OrbitCorrector(dfx.Tsit5()), 1e-6),
+    "Tsit5": (dfx.Tsit5(), 1e-6),
+    **{f"Dopri8, rtol {rtol:.0e}": (dfx.Dopri8(), rtol) for rtol in (1e-10, 1e-11, 1e-12, 1e-13)},
+}
+
+
+def digits() -> dict[str, Any]:
+    """100 digits, QN = 1000, float64, to s/N = 30: how far x is from e^{-s/N}, and what that took."""
+    jax.config.update("jax_enable_x64", True)
+    data = load_digits()
+    model = eqx.nn.MLP(64, 10, 64, 2, activation=jnp.tanh, key=jax.random.key(0))
+    cost = jg.L2.from_labels(data.target[:NUM_SAMPLES], num_classes=10)
+    problem, params = jg.supervised(model, data.data[:NUM_SAMPLES] / 16, cost)
+
+    def deviation(s: jax.Array, params: Any, problem: jg.Problem) -> jax.Array:
+        return problem.loss.deviation(problem.outputs(params))
+
+    def run(solver: dfx.AbstractSolver, rtol: float, found: list[jg.FlowSolution]) -> Any:
+        sol = jg.solve_flow(
+            problem,
+            jg.AdaptedFlow(),
+            params,
+            s1=TIMES[-1],
+            save_at=TIMES,
+            record=deviation,
+            solver=solver,
+            rtol=rtol,
+            rank_check=False,
+            max_steps=10_000,
+        )
+        found.append(sol)
+        return sol.params
+
+    start = np.asarray(deviation(jnp.array(0.0), params, problem))
+    exact = np.exp(-TIMES / NUM_SAMPLES)[:, None, None] * start
+    rows = {}
+    for name, (solver, rtol) in RUNS.items():
+        found: list[jg.FlowSolution] = []
+        call = partial(run, solver, rtol, found)
+        timing = measure({name: call}, repeats=1)
+        sol = found[-1]
+        corrected = isinstance(solver, jg.OrbitCorrector)
+        tableau = (solver.solver if corrected else solver).tableau
+        steps = int(sol.stats["num_steps"])
+        lawful = np.asarray(sol.predicted_costs >= 1e-20 * sol.initial_cost)
+        rows[name] = timing[name] | {
+            "rtol": rtol,
+            "steps": steps,
+            "lifts": steps * (tableau.num_stages - bool(tableau.fsal) + corrected) + 1,
+            "largest_error_of_an_output": float(np.abs(np.asarray(sol.records) - exact).max()),
+            "largest_defect_down_to_1e-20": float(np.abs(np.asarray(sol.defect)[lawful]).max()),
+        }
+    return environment() | {"N": NUM_SAMPLES, "QN": start.size, "K": problem.num_params(params), "rows": rows}
+
+
+CASES = {"digits": digits}
+
+if __name__ == "__main__":
+    run_cases("orbits", CASES)
