@@ -18,21 +18,25 @@ if TYPE_CHECKING:
 
 __version__ = importlib.metadata.version("jaxgeo")
 
-_MODULES = ("geometry", "integrate", "linalg", "metrics", "optim", "theory")
-
 
 def __getattr__(name: str) -> Any:
     """What `import jaxgeo` leaves until it is asked for: JAX and all that stands on it."""
-    if name in _MODULES:
+    if name in ("geometry", "optim"):
         return importlib.import_module(f"jaxgeo.{name}")
-    home = "geometry" if name in ("RankReport", "rank_report") else "_public"
+    if name in ("RankReport", "rank_report"):
+        return vars(importlib.import_module("jaxgeo.geometry"))[name]
     if not name.startswith("_"):
-        found = vars(importlib.import_module(f"jaxgeo.{home}"))
-        if name in found:
-            return found[name]
+        # The modules that this loads become attributes by themselves.
+        globals().update(_public_names())
+        if name in globals():
+            return globals()[name]
     raise AttributeError(f"module 'jaxgeo' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    names = [name for name in vars(importlib.import_module("jaxgeo._public")) if not name.startswith("_")]
-    return sorted([*globals(), *_MODULES, "RankReport", "rank_report", *names])
+    return sorted({"geometry", "optim", "RankReport", "rank_report", *_public_names(), *globals()})
+
+
+def _public_names() -> dict[str, Any]:
+    found = vars(importlib.import_module("jaxgeo._public"))
+    return {name: value for name, value in found.items() if not name.startswith("_")}

@@ -38,6 +38,7 @@ CHECK_LAZY = """
 import sys
 import jaxgeo
 assert "jax" not in sys.modules
+assert all(hasattr(jaxgeo, name) for name in ("flows", "costs", "problem"))
 assert "solve_flow" in dir(jaxgeo)
 assert all(hasattr(jaxgeo, name) for name in ("linalg", "integrate", "metrics", "theory", "L2"))
 assert "optax" not in sys.modules
