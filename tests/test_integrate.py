@@ -1,4 +1,4 @@
-"""Integrated flows against the closed forms, and how an integration starts, records and ends."""
+"""Integrated flows against the closed forms, and under the transformations of JAX."""
 
 import diffrax as dfx
 import equinox as eqx
@@ -285,58 +285,6 @@ def test_gradient_through_the_integration():
     np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-5)
 
 
-def test_both_ends_given():
-    case = cases()["mlp over"]
-    tol = 0.5 * float(case.problem.cost(case.params))
-    by_cost = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=100.0, cost_tol=tol)
-    assert by_cost.result == jg.RESULTS.successful
-    by_time = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=0.1, cost_tol=tol)
-    assert by_time.result == jg.RESULTS.cost_tol_not_reached
-    assert by_time.final_s == pytest.approx(0.1)
-
-
-def test_cost_that_is_low_enough_already():
-    case = cases()["mlp over"]
-    cost = case.problem.cost(case.params)
-    for tol in (cost, 2 * cost):
-        sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, cost_tol=tol)
-        assert sol.result == jg.RESULTS.successful
-        assert float(sol.final_s) == float(sol.stopping_time) == 0.0
-        assert eqx.tree_equal(sol.params, case.params)
-        np.testing.assert_array_equal(sol.costs, cost[None])
-
-
-def halving():
-    """x = a with y = 0 and N = 1: Euler's step of 1/2 halves it exactly, a step of 1 ends in zero."""
-    return jg.Problem(lambda a, x: a * x, jnp.ones(1), jg.L2(jnp.zeros(1))), jnp.array(1.0)
-
-
-@pytest.mark.parametrize(("dt0", "cost_tol"), [(0.5, 0.125), (0.5, 0.0078125), (1.0, 1e-3)])
-def test_event_at_the_end_of_a_step(dt0, cost_tol):
-    """Costs that a step meets exactly, and a step that ends in a cost of exactly zero."""
-    problem, start = halving()
-    sol = jg.solve_flow(
-        problem,
-        jg.AdaptedFlow(),
-        start,
-        s1=10.0,
-        cost_tol=cost_tol,
-        solver=dfx.Euler(),
-        stepsize_controller=dfx.ConstantStepSize(),
-        dt0=dt0,
-    )
-    assert sol.result == jg.RESULTS.successful
-    np.testing.assert_allclose(sol.final_cost, cost_tol, rtol=1e-12)
-    assert jnp.all(jnp.diff(sol.s) > 0)
-
-
-def test_starting_at_zero_cost():
-    problem, _ = halving()
-    sol = jg.solve_flow(problem, jg.AdaptedFlow(), jnp.array(0.0), s1=1.0)
-    np.testing.assert_array_equal(sol.costs, 0.0)
-    assert float(sol.params) == 0.0
-
-
 def test_record_of_steps_and_of_times():
     case = cases()["mlp over"]
 
@@ -352,57 +300,6 @@ def test_record_of_steps_and_of_times():
     np.testing.assert_allclose(saved.s, times[:2], rtol=1e-15)
     np.testing.assert_allclose(saved.defect, 0, atol=1e-4)
     np.testing.assert_allclose(saved.final_cost, 1e-2, rtol=1e-9)
-
-
-def test_save_at_with_constant_steps():
-    problem, start = halving()
-    sol = jg.solve_flow(
-        problem,
-        jg.AdaptedFlow(),
-        start,
-        s1=1.0,
-        save_at=np.array([0.25, 1.0]),
-        stepsize_controller=dfx.ConstantStepSize(),
-        dt0=0.1,
-    )
-    np.testing.assert_allclose(sol.defect, 0, atol=1e-5)
-
-
-def test_too_few_steps():
-    case = cases()["mlp over"]
-    with pytest.raises(RuntimeError, match="maximum number of solver steps.*`max_steps`.*`throw=False`"):
-        jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=100.0, max_steps=3)
-    sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=100.0, max_steps=3, throw=False)
-    assert sol.result == jg.RESULTS.max_steps_reached
-    assert 0 < sol.final_s < 100
-    assert sol.final_s == sol.s[-1]
-    np.testing.assert_allclose(sol.final_cost, sol.costs[-1], rtol=1e-12)
-    assert sol.final_cost < sol.initial_cost
-
-
-class NaNBeyond(jg.AbstractFlow):
-    """−∇θC until s = 1, and then not a number."""
-
-    def velocity(self, s, jacobian):
-        velocity = jg.StandardFlow().velocity(s, jacobian)
-        return jax.tree.map(lambda leaf: jnp.where(s > 1.0, jnp.nan, leaf), velocity)
-
-    def required_rank(self, num_rows, num_params):
-        return None
-
-    def follows_law(self, num_rows, num_params):
-        return False
-
-
-def test_a_velocity_that_is_not_a_number():
-    """Steps shrink before it and the integration ends; no NaN gets into the parameters."""
-    case = cases()["mlp over"]
-    with pytest.raises(RuntimeError, match="the velocity is not finite"):
-        jg.solve_flow(case.problem, NaNBeyond(), case.params, s1=3.0)
-    sol = jg.solve_flow(case.problem, NaNBeyond(), case.params, s1=3.0, throw=False)
-    assert sol.result == jg.RESULTS.step_size_vanished
-    assert abs(sol.final_s - 1) < 1e-6
-    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sol.params))
 
 
 @pytest.mark.slow
