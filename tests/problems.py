@@ -74,6 +74,17 @@ def mlp(name: str, num_samples: int, num_outputs: int, width: int, *, duplicates
 
 
 @cache
+def digits() -> Case:
+    """A tanh network on the first 100 digits of scikit-learn, QN = 1000."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    model = eqx.nn.MLP(64, 10, 64, 2, activation=jnp.tanh, key=jax.random.key(0))
+    cost = jg.L2.from_labels(data.target[:100], num_classes=10)
+    return Case("digits", *jg.supervised(model, data.data[:100] / 16, cost), 1000)
+
+
+@cache
 def cases() -> dict[str, Case]:
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(3, 5))

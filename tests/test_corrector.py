@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import Case, cases, largest, to_float32
+from problems import cases, digits, largest, to_float32
 
 import jaxgeo as jg
 
@@ -128,12 +128,7 @@ def test_float32_and_frozen_leaves():
 @pytest.mark.slow
 def test_digits_to_round_off():
     """N = 100, QN = 1000: outputs to 1e-13 up to s/N = 30, and the cost to 1e-6 of its law down to 1e-20 C(0)."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    model = eqx.nn.MLP(64, 10, 64, 2, activation=jnp.tanh, key=jax.random.key(0))
-    cost = jg.L2.from_labels(data.target[:100], num_classes=10)
-    case = Case("digits", *jg.supervised(model, data.data[:100] / 16, cost), 1000)
+    case = digits()
     times = jnp.linspace(0.0, 3000.0, 31)
     solver = jg.OrbitCorrector(dfx.Tsit5())
     sol = jg.solve_flow(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import BORDERLINE, KINDS, OVER, UNDER, Case, Layer, cases, to_float32
+from problems import BORDERLINE, KINDS, OVER, UNDER, Case, Layer, cases, digits, to_float32
 
 import jaxgeo as jg
 
@@ -63,30 +63,20 @@ def test_stopping_time(ratio):
     check_stopping_time(cases()["mlp over"], ratio)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    model = eqx.nn.MLP(64, 10, 64, 2, activation=jnp.tanh, key=jax.random.key(0))
-    cost = jg.L2.from_labels(data.target[:100], num_classes=10)
-    return Case("digits", *jg.supervised(model, data.data[:100] / 16, cost), 1000)
-
-
 @pytest.mark.slow
-def test_law_on_digits(digits):
-    check_law(digits)
+def test_law_on_digits():
+    check_law(digits())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_stopping_time_on_digits(digits, ratio):
-    check_stopping_time(digits, ratio)
+def test_stopping_time_on_digits(ratio):
+    check_stopping_time(digits(), ratio)
 
 
 @pytest.mark.slow
-def test_standard_flow_is_later_on_digits(digits):
-    check_standard_is_later(digits)
+def test_standard_flow_is_later_on_digits():
+    check_standard_is_later(digits())
 
 
 def check_standard_is_later(case: Case):

@@ -1,13 +1,12 @@
 """Straight lines in output space: the field, the walk, and its end point."""
 
 import diffrax as dfx
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from counting import Counting, lifts
-from problems import cases, to_float32
+from problems import cases, digits, to_float32
 
 import jaxgeo as jg
 
@@ -79,14 +78,9 @@ def test_float32():
 
 @pytest.mark.slow
 def test_digits_to_the_end_in_few_lifts():
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    model = eqx.nn.MLP(64, 10, 64, 2, activation=jnp.tanh, key=jax.random.key(0))
-    cost = jg.L2.from_labels(data.target[:100], num_classes=10)
-    problem, params = jg.supervised(model, data.data[:100] / 16, cost)
+    case = digits()
     count, cost = lifts(
-        lambda: jg.solve_interpolation(problem, params, lift_solver=Counting(jg.linalg.Auto())).final_cost
+        lambda: jg.solve_interpolation(case.problem, case.params, lift_solver=Counting(jg.linalg.Auto())).final_cost
     )
     assert cost <= 1e-24
     assert 0 < count <= 60
