@@ -51,10 +51,7 @@ class GramCholesky(AbstractLiftSolver):
         factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype), shift, jnp.ones((), aim.dtype))
         dynamic, static = eqx.partition(still, eqx.is_array)
 
-        def usual(factor: Factor, dynamic: PyTree, aim: Array, shift: Array | None) -> tuple[Factor, PyTree]:
-            return factor, refined_lift(eqx.combine(dynamic, static), factor, shift, aim, self.refinements)
-
-        def rescue(factor: Factor, dynamic: PyTree, aim: Array, shift: Array | None) -> tuple[Factor, PyTree]:
+        def rescue(factor: Factor, value: PyTree, dynamic: PyTree, aim: Array, shift: None) -> tuple[Factor, PyTree]:
             jacobian = eqx.combine(dynamic, static)
             found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64), Attempt.NOTHING)
             return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
@@ -69,10 +66,9 @@ class GramCholesky(AbstractLiftSolver):
         def keep(factor: Factor, value: PyTree, *operands: PyTree) -> tuple[Factor, PyTree]:
             return factor, value
 
+        value = refined_lift(still, factor, shift, aim, self.refinements)
         if dense:
-            factor, value = cond_any(~factor.trusted, rescue, usual, factor, dynamic, aim, shift)
-        else:
-            factor, value = usual(factor, dynamic, aim, shift)
+            factor, value = cond_any(~factor.trusted, rescue, keep, factor, value, dynamic, aim, shift)
         if shift is not None and dtype != aim.dtype:
             # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
             lost = relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3

@@ -73,7 +73,8 @@ def refined_lift(
 
     Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
     """
-    eps = float(jnp.finfo(velocity.dtype).eps)
+    # Round-off in Dθ̇ itself.
+    floor = max(velocity.size**0.5, 4.0) * float(jnp.finfo(velocity.dtype).eps)
     transpose = jacobian.T
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
@@ -86,7 +87,7 @@ def refined_lift(
         return defect, relative_norm(defect, velocity)
 
     def go_on(now: _Iterate) -> Array:
-        return (now.count < refinements) & (now.size > 4 * eps) & (now.size < now.before / 2)
+        return (now.count < refinements) & (now.size > floor) & (now.size < now.before / 2)
 
     def step(now: _Iterate) -> _Iterate:
         psi, solution = correct(now.defect)
