@@ -21,7 +21,7 @@ __version__ = importlib.metadata.version("jaxgeo")
 
 def __getattr__(name: str) -> Any:
     """What `import jaxgeo` leaves until it is asked for: JAX and all that stands on it."""
-    if name in ("geometry", "optim"):
+    if name in ("geometry", "optim", "problems"):
         return importlib.import_module(f"jaxgeo.{name}")
     if name in ("RankReport", "rank_report"):
         return vars(importlib.import_module("jaxgeo.geometry"))[name]
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({"geometry", "optim", "RankReport", "rank_report", *_public_names(), *globals()})
+    return sorted({"geometry", "optim", "problems", "RankReport", "rank_report", *_public_names(), *globals()})
 
 
 def _public_names() -> dict[str, Any]:

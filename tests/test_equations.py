@@ -1,0 +1,78 @@
+"""The ready differential equations, against their solutions; the derivatives, against dense ones."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import jaxgeo as jg
+from jaxgeo.problems import divergence, gradient, laplacian
+
+# Parameters as published, and one point more inside than an even share, so that shares must add up.
+EQUATIONS = {
+    "poisson_2d": (257, (25, 16)),
+    "heat_1d": (257, (25, 15)),
+    "poisson_5d": (10_065, (8, 7)),
+    "harmonic_10d": (118_145, (8, 7)),
+    "poisson_100d": (1_325_057, (3, 4)),
+    "heat_4d": (116_865, (8, 7)),
+    "log_fokker_planck_9d": (118_145, (8, 7)),
+}
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_solution_has_no_residual_and_the_network_the_published_size(name):
+    num_params, counts = EQUATIONS[name]
+    equation = getattr(jg.problems, name)()
+    inside, edge = equation.points(jr.key(0), counts)
+    assert (inside.shape, edge.shape) == ((counts[0], equation.dim), (counts[1], equation.dim))
+    residuals = jax.vmap(lambda x: equation.residual(equation.solution, x))(inside)
+    scale = jnp.max(jnp.abs(jax.vmap(lambda x: laplacian(equation.solution)(x))(inside))) + 1
+    np.testing.assert_allclose(residuals / scale, 0, atol=1e-12)
+    params = jax.eval_shape(equation.init, jr.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_params
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_boundary_points_lie_on_the_boundary(name):
+    equation = getattr(jg.problems, name)()
+    _, edge = equation.points(jr.key(0), EQUATIONS[name][1])
+    if name == "log_fokker_planck_9d":
+        assert not edge[:, 0].any()
+        return
+    first = 1 if name.startswith("heat") else 0
+    on_a_face = ((edge == 0) | (edge == 1))[:, first:].any(axis=1)
+    assert bool((on_a_face | (first * edge[:, 0] == 0) & (first == 1)).all())
+
+
+def test_equation_is_trained_on_its_points_and_judged_elsewhere():
+    equation = jg.problems.poisson_2d((16,))
+    params = equation.init(jr.key(0))
+    problem = equation.problem(equation.points(jr.key(0), (100, 40)))
+    tx = jg.optim.adapted_levenberg_marquardt()
+    state, start = tx.init(params), params
+    for _ in range(80):
+        updates, state = tx.update(params, state, params, problem=problem)
+        params = jax.tree.map(jnp.add, params, updates)
+    elsewhere = jr.uniform(jr.key(1), (50, 2))
+    assert equation.error(params, elsewhere) < 0.1 * equation.error(start, elsewhere)
+    values = jax.vmap(lambda x: params(x)[0])(elsewhere)
+    exact = np.sin(np.pi * elsewhere[:, 0]) * np.sin(np.pi * elsewhere[:, 1])
+    expected = np.linalg.norm(values - exact) / np.linalg.norm(exact)
+    np.testing.assert_allclose(equation.error(params, elsewhere), expected, rtol=1e-12)
+
+
+def test_grid_refuses_counts_that_make_none():
+    with pytest.raises(ValueError, match="got 10 and 120"):
+        jg.problems.poisson_2d().points(jr.key(0), (10, 120))
+
+
+def test_derivatives_are_those_of_the_hessian():
+    def u(x):
+        return jnp.sin(x[0]) * x[1] ** 3 + jnp.exp(x[2] * x[0])
+
+    x = jr.normal(jr.key(0), (3,))
+    np.testing.assert_allclose(gradient(u)(x), jax.grad(u)(x), rtol=1e-13)
+    np.testing.assert_allclose(laplacian(u)(x), jnp.trace(jax.hessian(u)(x)), rtol=1e-13)
+    np.testing.assert_allclose(divergence(gradient(u))(x), laplacian(u)(x), rtol=1e-13)
