@@ -74,12 +74,6 @@ def of_lift(lift: LiftInfo, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
     return lift.outcome.astype(jnp.int32), lift.rank.astype(jnp.int32), lift.residual.astype(dtype)
 
 
-def gain_ratio(decrease: Float[Array, ""], predicted: Float[Array, ""], finite: Bool[Array, ""]) -> Float[Array, ""]:
-    """decrease / predicted; 0 where nothing was predicted, −∞ where the trial was not finite."""
-    ratio = jnp.where(predicted > 0, decrease / jnp.where(predicted > 0, predicted, 1), 0)
-    return jnp.where(finite, ratio, -jnp.inf)
-
-
 def step_info(
     linear: Linearisation,
     trial: Trial,
@@ -90,15 +84,13 @@ def step_info(
     dtype: jnp.dtype,
 ) -> StepInfo:
     """The report of a trial whose step was set to zero if it was rejected."""
-    predicted = linear.predicted_decrease(linear.rescale(trial.tried))
-    ratio = gain_ratio(trial.decrease, predicted, trial.finite)
     norm = optax.tree.norm(trial.step)
     outcome, rank, residual = of_lift(lift, dtype)
     return StepInfo(
         cost=linear.cost.astype(dtype),
         new_cost=trial.cost.astype(dtype),
-        predicted=predicted.astype(dtype),
-        gain_ratio=ratio.astype(dtype),
+        predicted=trial.predicted.astype(dtype),
+        gain_ratio=trial.gain_ratio.astype(dtype),
         damping=damping.astype(dtype),
         fraction=fraction.astype(dtype),
         norm=jnp.asarray(norm, dtype),

@@ -13,7 +13,7 @@ from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation
+from jaxgeo.optim.linearisation import Linearisation, growth_at_most, parts_of, shorten
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 
@@ -53,10 +53,10 @@ class LinearInterpolation(AbstractTransformation):
         linear = Linearisation(problem, params, self.metric)
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         velocity, lift = self.solver.solve(linear.jacobian, -linear.residual, None)
-        trial = linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity))
-        bound = jnp.asarray(self.max_growth, trial.cost.dtype) * linear.cost
-        accepted = trial.finite & (trial.cost <= bound)
-        trial = trial.taken_if(accepted, linear)
+        step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
+        trial, _, accepted = shorten(
+            linear, parts_of(linear, step), growth_at_most(linear, self.max_growth), halvings=0
+        )
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)
         info = step_info(linear, trial, fraction, accepted, zero, lift, dtype)
@@ -65,7 +65,7 @@ class LinearInterpolation(AbstractTransformation):
 
 
 def linear_interpolation(
-    num_steps: int = 8,
+    num_steps: int = 5,
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
     cost: CostOfTargets | None = None,

@@ -7,15 +7,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo.linalg.solvers import QR, AbstractLiftSolver, Auto, GramCholesky
-from jaxgeo.linalg.trust_region import damping_for_length
+from jaxgeo.linalg.precision import cond_any
+from jaxgeo.linalg.singular import SingularValues, singular_values
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
+from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.damping import GainRatioDamping
-from jaxgeo.optim.info import StepInfo, empty_step, gain_ratio, step_info
-from jaxgeo.optim.linearisation import Linearisation
+from jaxgeo.optim.info import StepInfo, empty_step, step_info
+from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
+from jaxgeo.optim.rank_cutoff import RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.optim.trust_region import TrustRegion
@@ -26,11 +30,12 @@ MOST_DOUBLE_ROWS = 16384
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """State of `adapted_levenberg_marquardt`; `damping` is that of the next step."""
+    """State of `adapted_levenberg_marquardt`: `damping`, `radius` and `cutoff` are those of the next step."""
 
     count: Int[Array, ""]
     damping: Float[Array, ""]
     radius: Float[Array, ""]
+    cutoff: Float[Array, ""]
     largest: Float[Array, " K"]
     linesearch: PyTree
     info: StepInfo
@@ -45,9 +50,11 @@ class LevenbergMarquardt(AbstractTransformation):
     damping: GainRatioDamping
     trust_region: TrustRegion
     scaling: ColumnScaling
+    cutoff: RankCutoff
     acceleration: float | Float[Array, ""] | None
     linesearch: optax.GradientTransformationExtraArgs | None
     least_gain: float = 1e-4
+    halvings: int = eqx.field(static=True, default=6)
 
     @property
     def problems(self) -> Source:
@@ -55,97 +62,134 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def init(self, params: PyTree) -> LevenbergMarquardtState:
         dtype = self.source.dtype(params)
-        zero = jnp.zeros((), dtype)
         largest = self.scaling.init(self.source.size(params), dtype)
         search = () if self.linesearch is None else self.linesearch.init(self.source.partition(params))
-        damping = jnp.asarray(self.damping.initial, dtype)
-        return LevenbergMarquardtState(zero_count(), damping, zero, largest, search, empty_step(dtype))
+        damping, cutoff = jnp.asarray(self.damping.initial, dtype), jnp.asarray(self.cutoff.initial, dtype)
+        zero = jnp.zeros((), dtype)
+        return LevenbergMarquardtState(zero_count(), damping, zero, cutoff, largest, search, empty_step(dtype))
 
     @eqx.filter_jit
     def step(
         self, updates: PyTree, state: LevenbergMarquardtState, params: PyTree, problem: Problem
     ) -> tuple[PyTree, LevenbergMarquardtState]:
         del updates
-        dtype = state.damping.dtype
-        linear, largest = self.scaling(Linearisation(problem, params, self.metric), state.largest)
-        few = linear.scale is not None
-        solver = _default_solver(linear, few) if self.solver is None else self.solver
-        damping, radius = state.damping.astype(linear.outputs.dtype), state.radius.astype(linear.outputs.dtype)
-        if few:
-            start = optax.tree.norm(linear.rescale(linear.trainable))
-            radius = jnp.where(state.count == 0, self.trust_region.first(start), radius)
-            shift = damping = damping_for_length(linear.jacobian, -linear.residual, radius)
-        else:
-            shift = linear.relative(damping)
+        linear = Linearisation(problem, params, self.metric)
+        rows, columns = linear.jacobian.out_size(), linear.jacobian.in_size()
+        few = self.solver is None and columns < rows and state.largest.size == columns
+        step, state = (self._few if few else self._many)(linear, state)
+        return linear.embed(step), state._replace(count=next_count(state.count))
+
+    def _many(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
+        """A lift with damping by the last gain ratio."""
+        dtype, damping = state.damping.dtype, state.damping.astype(linear.outputs.dtype)
+        solver = _default_solver(linear) if self.solver is None else self.solver
+        shift = linear.relative(damping)
         velocity, lift = solver.solve(linear.jacobian, -linear.residual, shift)
-        if self.acceleration is not None:
-            velocity = self._accelerate(solver, linear, velocity, shift, self.acceleration)
-        step, search = self._search(state.linesearch, linear, linear.unscale(velocity))
-        if self.linesearch is not None:
-            velocity = linear.rescale(step)
-        predicted = linear.predicted_decrease(velocity)
-        trial = linear.move(step)
-        ratio = gain_ratio(trial.decrease, predicted, trial.finite)
-        accepted = trial.finite & (ratio >= self.least_gain)
-        if few:
-            length = optax.tree.norm(velocity)
-            held = length > 0.9 * radius
-            radius = self.trust_region.update(
-                radius, length, ratio, linear.slope(velocity), trial.decrease, held, trial.finite
-            )
-            next_damping = damping.astype(dtype)
-        else:
-            next_damping = self.damping.update(state.damping, ratio.astype(dtype), accepted)
-        trial = trial.taken_if(accepted, linear)
-        info = step_info(linear, trial, accepted.astype(dtype), accepted, damping, lift, dtype)
-        count = next_count(state.count)
-        state = LevenbergMarquardtState(count, next_damping, radius.astype(dtype), largest, search, info)
-        return linear.embed(trial.step), state
+        step, search = self._bend(
+            linear, velocity, lambda rows: solver.solve(linear.jacobian, rows, shift)[0], state.linesearch
+        )
+        trial, fraction, accepted = shorten(linear, parts_of(linear, step), self._good, self.halvings)
+        info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
+        following = self.damping.update(state.damping, info.gain_ratio, accepted)
+        return trial.step, state._replace(damping=following, linesearch=search, info=info)
 
-    def _accelerate(
+    def _few(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
+        """By the singular values of D: within a trust region, or where it has lost rank those above a cut-off."""
+        matrix = linear.jacobian.as_matrix()
+        scale, largest = self.scaling(matrix, state.largest)
+        orthogonal, triangle = jnp.linalg.qr(matrix)
+        scaled = singular_values(orthogonal, triangle * scale[None])
+        state = state._replace(largest=largest)
+        operands, static = eqx.partition((linear, state, orthogonal, triangle, scale, scaled), eqx.is_array)
+
+        def bounded(operands: PyTree) -> tuple[PyTree, LevenbergMarquardtState]:
+            linear, state, _, _, scale, scaled = eqx.combine(operands, static)
+            return self._bounded(linear, state, scale, scaled)
+
+        def cut(operands: PyTree) -> tuple[PyTree, LevenbergMarquardtState]:
+            linear, state, orthogonal, triangle, _, _ = eqx.combine(operands, static)
+            return self._cut(linear, state, singular_values(orthogonal, triangle))
+
+        # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
+        failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
+        return cond_any(self.cutoff.is_deficient(scaled) & ~failed, cut, bounded, operands)
+
+    def _bounded(
         self,
-        solver: AbstractLiftSolver,
         linear: Linearisation,
-        velocity: PyTree,
-        damping: Float[Array, ""],
-        limit: float | Float[Array, ""],
-    ) -> PyTree:
-        """velocity + half the geodesic acceleration, where that is small beside it."""
-        jacobian = linear.jacobian
-        start = linear.trainable if linear.scale is None else jax.tree.map(jnp.zeros_like, linear.trainable)
-        frozen = linear.frozen if linear.scale is None else None
+        state: LevenbergMarquardtState,
+        scale: Float[Array, " K"],
+        scaled: SingularValues,
+    ) -> tuple[PyTree, LevenbergMarquardtState]:
+        jacobian, work = linear.jacobian, linear.outputs.dtype
+        start = jnp.linalg.norm(ravel_pytree(linear.trainable)[0] / scale)
+        radius = jnp.where(state.radius > 0, state.radius.astype(work), self.trust_region.first(start))
+        aim = -linear.residual.reshape(-1)
+        shift = scaled.damping_for_length(aim, radius)
 
-        def outputs(theta: PyTree) -> Array:
-            return jacobian.problem.outputs(eqx.combine(theta, frozen))
+        def lift(rows: Array) -> PyTree:
+            return jacobian.unravel(scale * scaled.damped_lift(rows.reshape(-1), shift))
 
-        def speed(theta: PyTree) -> Array:
-            return jax.jvp(outputs, (theta,), (velocity,))[1]
+        velocity, report = conclude(
+            jacobian, lift(aim), -linear.residual, jnp.asarray(SOLVED), jnp.asarray(scaled.values.size)
+        )
+        step, search = self._bend(linear, velocity, lift, state.linesearch)
+        trial, fraction, accepted = shorten(linear, parts_of(linear, step), self._good, halvings=0)
+        damping = shift * len(aim) / jnp.sum(scaled.relative() ** 2)
+        info = step_info(linear, trial, fraction, accepted, damping, report, state.radius.dtype)
+        length = jnp.linalg.norm(ravel_pytree(step)[0] / scale)
+        slope = jnp.sum(linear.residual * jacobian.mv(step)) / linear.total_weight
+        held = length > 0.9 * radius
+        radius = self.trust_region.update(radius, length, trial.gain_ratio, slope, trial.decrease, held, trial.finite)
+        return trial.step, state._replace(radius=radius.astype(state.radius.dtype), linesearch=search, info=info)
 
-        _, curvature = jax.jvp(speed, (start,), (velocity,))
-        correction, _ = solver.solve(jacobian, -0.5 * curvature, damping)
-        small = 2 * optax.tree.norm(correction) <= limit * optax.tree.norm(velocity)
-        return jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, correction)
+    def _cut(
+        self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues
+    ) -> tuple[PyTree, LevenbergMarquardtState]:
+        dtype = state.cutoff.dtype
+        trial, fraction, accepted, cutoff, rank = self.cutoff.step(linear, svd, state.cutoff, self._good)
+        zero = jnp.zeros((), linear.outputs.dtype)
+        _, report = conclude(linear.jacobian, trial.step, -linear.residual, jnp.asarray(DECOMPOSED), rank)
+        info = step_info(linear, trial, fraction, accepted, zero, report, dtype)
+        return trial.step, state._replace(cutoff=cutoff, info=info)
 
-    def _search(self, state: PyTree, linear: Linearisation, step: PyTree) -> tuple[PyTree, PyTree]:
+    def _good(self, trial: Trial) -> Bool[Array, ""]:
+        return trial.finite & (trial.gain_ratio >= self.least_gain)
+
+    def _bend(
+        self, linear: Linearisation, velocity: PyTree, lift: Callable[[Array], PyTree], search: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """The step of a velocity: with half the geodesic acceleration where that is small beside it, through the
+        line search, where there are such; and the line search's state."""
+        if self.acceleration is not None:
+            jacobian = linear.jacobian
+
+            def outputs(theta: PyTree) -> Array:
+                return jacobian.problem.outputs(eqx.combine(theta, linear.frozen))
+
+            def speed(theta: PyTree) -> Array:
+                return jax.jvp(outputs, (theta,), (velocity,))[1]
+
+            _, curvature = jax.jvp(speed, (linear.trainable,), (velocity,))
+            correction = lift(-0.5 * curvature)
+            small = 2 * optax.tree.norm(correction) <= self.acceleration * optax.tree.norm(velocity)
+            velocity = jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, correction)
         if self.linesearch is None:
-            return step, state
+            return velocity, search
 
         def cost(trainable: PyTree) -> Float[Array, ""]:
             return linear.problem.cost(eqx.combine(trainable, linear.frozen))
 
-        gradient = linear.gradient
-        if linear.scale is not None:
-            gradient = jax.tree.map(jnp.divide, gradient, linear.scale)
-        return self.linesearch.update(step, state, linear.trainable, value=linear.cost, grad=gradient, value_fn=cost)
+        return self.linesearch.update(
+            velocity, search, linear.trainable, value=linear.cost, grad=linear.gradient, value_fn=cost
+        )
 
 
-def _default_solver(linear: Linearisation, few: bool) -> AbstractLiftSolver:
-    """QR for few parameters; on the side of the rows DDᵀ in float64, whatever the dtype of the parameters.
+def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
+    """For K ≥ QN by DDᵀ in float64, whatever the dtype of the parameters.
 
     Its condition number is that of D squared, so a DDᵀ in float32 asks for more damping than the last steps have.
     """
-    if few:
-        return QR()
     rows = linear.jacobian.out_size()
     if linear.jacobian.in_size() >= rows and rows <= MOST_DOUBLE_ROWS:
         return GramCholesky(gram_dtype=jnp.dtype(jnp.float64))
@@ -161,6 +205,7 @@ def adapted_levenberg_marquardt(
     damping: GainRatioDamping | None = None,
     trust_region: TrustRegion | None = None,
     scaling: ColumnScaling | None = None,
+    cutoff: RankCutoff | None = None,
     acceleration: float | Float[Array, ""] | None = None,
     linesearch: optax.GradientTransformationExtraArgs | None = None,
     trainable: PyTree = None,
@@ -172,9 +217,12 @@ def adapted_levenberg_marquardt(
     solve. How much it is damped follows from the last gain ratio, the decrease of the cost in units of what the
     linearised outputs predicted, summed from output differences so that it means something down to round-off:
 
-    - for K ≥ QN, or K > 1024, by `damping`;
+    - for K ≥ QN, or K > 1024, by `damping`. A step that does not lower the cost is halved, up to 6 times, before it
+        is rejected: that costs forward passes, where a new solve costs a factorisation;
     - for K < QN with few parameters, as MINPACK does: the length of the step is bounded by `trust_region` with each
-      parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude.
+      parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude;
+    - where with few parameters D has lost rank, as in networks trained on the residuals of a differential equation: by
+      the singular values above `cutoff`, with corrections for the curvature of the network's outputs.
 
     Meant for one batch, the whole data, at every update; for minibatches see `adapted_momentum`. The incoming
     gradients only give the form of the updates: pass zeros to save their computation, and chain what changes
@@ -183,13 +231,15 @@ def adapted_levenberg_marquardt(
     **Arguments:**
 
     - `apply`, `cost`, `metric`, `trainable`: as for `scale_by_adapted_metric`.
-    - `solver`: of the lift; by default QR of D where `scaling` applies, for K ≥ QN a Cholesky factorisation of DDᵀ in
-        float64, else `jaxgeo.linalg.Auto()`.
-    - `damping`, `trust_region`, `scaling`: the policies above.
+    - `solver`: of the lift, always by `damping` then; by default singular values of D for few parameters, for K ≥ QN a
+        Cholesky factorisation of DDᵀ in float64, else `jaxgeo.linalg.Auto()`.
+    - `damping`, `trust_region`, `scaling`, `cutoff`: the policies above.
     - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
         0.75; one more solve a step. None (the default) for not.
     - `linesearch`: an optax transformation that takes `value`, `grad` and `value_fn`, such as
         `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried.
+
+    The last two are not for steps by `cutoff`, which have corrections and halvings of their own.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
@@ -216,6 +266,7 @@ def adapted_levenberg_marquardt(
         GainRatioDamping() if damping is None else damping,
         TrustRegion() if trust_region is None else trust_region,
         ColumnScaling() if scaling is None else scaling,
+        RankCutoff() if cutoff is None else cutoff,
         acceleration,
         linesearch,
     )

@@ -1,4 +1,4 @@
-"""The outputs at a point, linearised in a metric and in scaled parameters."""
+"""The outputs at a point, linearised in a metric, and what a step from there comes to."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo._checks import is_trainable_leaf
 from jaxgeo.costs import SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.metric import factored, with_blocks
+from jaxgeo.linalg.metric import factored
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.problem import Block, Problem
+from jaxgeo.problem import Problem
 
 
 class Linearisation(eqx.Module):
@@ -22,9 +21,8 @@ class Linearisation(eqx.Module):
     ordinary problem: each sample's outputs times its L, which is held fixed.
 
     - `outputs`: x[θ].
-    - `jacobian`: LD, or LDS in scaled parameters.
+    - `jacobian`: LD.
     - `residual`: b = (Lᵀ)⁺(w∇ₓC), w what C divides by; x − y for L2. A full step has LDδ = −b.
-    - `scale`: S, a pytree like the trainable parameters; None for 1.
     """
 
     problem: Problem
@@ -33,7 +31,6 @@ class Linearisation(eqx.Module):
     outputs: Float[Array, "N Q"]
     jacobian: Jacobian
     residual: Float[Array, "rows R"]
-    scale: PyTree
 
     def __init__(self, problem: Problem, params: PyTree, metric: AbstractMetric):
         self.problem = problem
@@ -49,15 +46,6 @@ class Linearisation(eqx.Module):
             self.jacobian = factored(problem, factor).jacobian(params)
             dual = jax.vmap(lambda factor, row: factor.dual(row))(factor, gradient)
             self.residual = dual.reshape(self.jacobian.outputs.shape)
-        self.scale = None
-
-    def scaled(self, scale: PyTree) -> "Linearisation":
-        """The same in parameters φ with θ = θ₀ + Sφ, S = diag(scale)."""
-        problem = shifted(self.jacobian.problem, self.trainable, self.frozen, scale)
-        jacobian = problem.jacobian(jax.tree.map(jnp.zeros_like, self.trainable))
-        return eqx.tree_at(
-            lambda self: (self.jacobian, self.scale), self, (jacobian, scale), is_leaf=lambda x: x is None
-        )
 
     @property
     def total_weight(self) -> int | Float[Array, ""]:
@@ -82,28 +70,21 @@ class Linearisation(eqx.Module):
 
     @property
     def gradient(self) -> PyTree:
-        """∇C in the (scaled) parameters."""
+        """∇C."""
         return self.jacobian.T.mv(self.residual / self.total_weight)
 
-    def unscale(self, velocity: PyTree) -> PyTree:
-        """A velocity of φ as one of θ."""
-        return velocity if self.scale is None else jax.tree.map(jnp.multiply, self.scale, velocity)
+    def rows_at(self, step: PyTree) -> Float[Array, "rows R"]:
+        """Lx at θ + step, with the L of θ."""
+        moved = jax.tree.map(jnp.add, self.trainable, step)
+        with jax.default_matmul_precision("highest"):
+            return self.jacobian.problem.outputs(eqx.combine(moved, self.frozen))
 
-    def rescale(self, velocity: PyTree) -> PyTree:
-        """A velocity of θ as one of φ."""
-        return velocity if self.scale is None else jax.tree.map(jnp.divide, velocity, self.scale)
-
-    def predicted_decrease(self, velocity: PyTree) -> Float[Array, ""]:
-        """By how much C falls in the step, if outputs and metric stayed as they are here; `velocity` is one of φ."""
-        moved = self.jacobian.mv(velocity)
+    def predicted_decrease(self, moved: Float[Array, "rows R"]) -> Float[Array, ""]:
+        """By how much C falls where the rows move by `moved`, if the metric stayed as it is here."""
         return -0.5 * jnp.sum(moved * (2 * self.residual + moved)) / self.total_weight
 
-    def slope(self, velocity: PyTree) -> Float[Array, ""]:
-        """∇C·δ; `velocity` is one of φ."""
-        return jnp.sum(self.residual * self.jacobian.mv(velocity)) / self.total_weight
-
-    def move(self, step: PyTree) -> "Trial":
-        """What θ + step comes to.
+    def move(self, step: PyTree, aim: Float[Array, "rows R"] | None = None) -> "Trial":
+        """What θ + step comes to; `aim` is by how much it is to move the rows, by default LD times the step.
 
         The decrease is summed from output differences. Where even those are no larger than the round-off of the
         outputs, it is taken from the slopes at both ends, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, which round-off disturbs less
@@ -128,7 +109,8 @@ class Linearisation(eqx.Module):
         decrease = jnp.where(judged, decrease, by_slopes)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))
-        return Trial(step, step, loss(outputs), decrease, finite)
+        predicted = self.predicted_decrease(self.jacobian.mv(step) if aim is None else aim)
+        return Trial(step, loss(outputs), decrease, predicted, finite)
 
     def restrict(self, tree: PyTree) -> PyTree:
         """What a pytree like params has at the trainable leaves."""
@@ -145,66 +127,68 @@ class Linearisation(eqx.Module):
 class Trial(eqx.Module):
     """A step that was tried, and what is taken of it: the cost it leads to, and C before − C after.
 
-    - `tried`, `step`: equal, until `taken_if` sets a rejected step to zero.
+    - `step`: set to zero by `taken_if` if it is rejected.
+    - `predicted`: the decrease by the linearised outputs.
     - `finite`: whether the step and its cost are.
     """
 
-    tried: PyTree
     step: PyTree
     cost: Float[Array, ""]
     decrease: Float[Array, ""]
+    predicted: Float[Array, ""]
     finite: Bool[Array, ""]
+
+    @property
+    def gain_ratio(self) -> Float[Array, ""]:
+        """The decrease in units of the predicted one: 0 where none was predicted, −∞ if not finite."""
+        ratio = jnp.where(self.predicted > 0, self.decrease / jnp.where(self.predicted > 0, self.predicted, 1), 0)
+        return jnp.where(self.finite, ratio, -jnp.inf)
 
     def taken_if(self, accepted: Bool[Array, ""], linear: Linearisation) -> "Trial":
         """The same trial, with a step of zero and the cost of no step unless it is accepted."""
         step = jax.tree.map(lambda leaf: jnp.where(accepted, leaf, jnp.zeros_like(leaf)), self.step)
         cost = jnp.where(accepted, self.cost, linear.cost)
-        return Trial(self.tried, step, cost, self.decrease, self.finite)
+        return Trial(step, cost, self.decrease, self.predicted, self.finite)
 
 
-class ShiftedApply(eqx.Module):
-    """The network at θ₀ + Sφ as a function of φ."""
-
-    apply: Callable[[PyTree, PyTree], Array]
-    origin: PyTree
-    frozen: PyTree
-    scale: PyTree
-
-    def __call__(self, params: PyTree, sample: PyTree) -> Array:
-        moved = jax.tree.map(lambda theta, scale, phi: theta + scale * phi, self.origin, self.scale, params)
-        return self.apply(eqx.combine(moved, self.frozen), sample)
-
-
-def shifted(problem: Problem, origin: PyTree, frozen: PyTree, scale: PyTree) -> Problem:
-    """The problem as a function of φ, with θ = origin + scale · φ."""
-    blocks = tuple(
-        Block(ShiftedApply(block.apply, origin, frozen, scale), block.inputs, block.scale) for block in problem.blocks
-    )
-    changed = with_blocks(problem, blocks, problem.loss)
-    return eqx.tree_at(lambda problem: problem.trainable, changed, is_trainable_leaf)
+Attempt = tuple[Float[Array, ""], Trial, Bool[Array, ""]]
 
 
 def shorten(
-    linear: Linearisation, step: PyTree, max_growth: float | Float[Array, ""]
-) -> tuple[Trial, Float[Array, ""]]:
-    """The step, halved until the cost it leads to is finite and at most `max_growth` times that here.
+    linear: Linearisation,
+    attempt: Callable[[Float[Array, ""]], Trial],
+    good: Callable[[Trial], Bool[Array, ""]],
+    halvings: int = 30,
+) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
+    """What a whole step comes to, or half, a quarter, …: the first that is `good`, after at most `halvings`.
 
-    **Returns:** the last trial and the fraction of the step that it took; after 30 halvings a step of 0.
+    **Returns:** the last trial, with a step of 0 unless it is good; the fraction of the step that it took, or 0;
+    whether it is good.
     """
-    one = jnp.ones((), linear.outputs.dtype)
-    limit = jnp.asarray(max_growth, one.dtype) * linear.cost + jnp.finfo(one.dtype).tiny
 
-    def attempt(fraction: Float[Array, ""]) -> Trial:
-        return linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, step))
+    def go_on(carry: Attempt) -> Bool[Array, ""]:
+        fraction, _, accepted = carry
+        return ~accepted & (fraction > 2.0**-halvings)
 
-    def unbounded(carry: tuple[Float[Array, ""], Trial]) -> Bool[Array, ""]:
-        fraction, trial = carry
-        return ~(trial.finite & (trial.cost <= limit)) & (fraction > 2.0**-30)
-
-    def halve(carry: tuple[Float[Array, ""], Trial]) -> tuple[Float[Array, ""], Trial]:
+    def halve(carry: Attempt) -> Attempt:
         fraction = carry[0] / 2
-        return fraction, attempt(fraction)
+        trial = attempt(fraction)
+        return fraction, trial, good(trial)
 
-    fraction, trial = jax.lax.while_loop(unbounded, halve, (one, attempt(one)))
-    good = trial.finite & (trial.cost <= limit)
-    return eqx.tree_at(lambda trial: trial.finite, trial.taken_if(good, linear), good), jnp.where(good, fraction, 0)
+    one = jnp.ones((), linear.outputs.dtype)
+    whole = attempt(one)
+    start = (one, whole, good(whole))
+    fraction, trial, accepted = jax.lax.while_loop(go_on, halve, start) if halvings else start
+    return trial.taken_if(accepted, linear), jnp.where(accepted, fraction, 0), accepted
+
+
+def parts_of(linear: Linearisation, step: PyTree) -> Callable[[Float[Array, ""]], Trial]:
+    """What a given fraction of the step comes to."""
+    return lambda fraction: linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, step))
+
+
+def growth_at_most(linear: Linearisation, factor: float | Float[Array, ""]) -> Callable[[Trial], Bool[Array, ""]]:
+    """Whether a trial is finite, at a cost of at most `factor` times that here."""
+    cost = linear.cost
+    limit = jnp.asarray(factor, cost.dtype) * cost + jnp.finfo(cost.dtype).tiny
+    return lambda trial: trial.finite & (trial.cost <= limit)

@@ -2,9 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
-
-from jaxgeo.optim.linearisation import Linearisation
+from jaxtyping import Array, Float
 
 
 class ColumnScaling(eqx.Module):
@@ -23,12 +21,10 @@ class ColumnScaling(eqx.Module):
         """No norm seen yet; empty where K is too large."""
         return jnp.zeros((size if size <= self.max_params else 0,), dtype)
 
-    def __call__(self, linear: Linearisation, largest: Float[Array, " K"]) -> tuple[Linearisation, Float[Array, " K"]]:
-        """The linearisation in scaled parameters, and the largest norms so far."""
-        jacobian = linear.jacobian
-        if largest.size != jacobian.in_size() or jacobian.in_size() >= jacobian.out_size():
-            return linear, largest
-        norms = jnp.linalg.norm(jacobian.as_matrix(), axis=0).astype(largest.dtype)
+    def __call__(
+        self, matrix: Float[Array, "rows K"], largest: Float[Array, " K"]
+    ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        """The scales S, so that DS has columns of norm 1 at most, and the largest norms so far."""
+        norms = jnp.linalg.norm(matrix, axis=0).astype(largest.dtype)
         largest = jnp.maximum(largest, jnp.where(jnp.isfinite(norms), norms, 0))
-        scale: PyTree = jacobian.unravel(1 / jnp.where(largest > 0, largest, 1))
-        return linear.scaled(scale), largest
+        return (1 / jnp.where(largest > 0, largest, 1)).astype(matrix.dtype), largest

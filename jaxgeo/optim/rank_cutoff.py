@@ -1,0 +1,108 @@
+"""Steps where D has lost numerical rank: which singular values count, from step to step."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgeo.linalg.singular import SingularValues
+from jaxgeo.optim.linearisation import Linearisation, Trial, shorten
+
+
+class RankCutoff(eqx.Module):
+    """A full step through the singular values above a cut-off, corrected for curvature, halved until the cost falls.
+
+    In a network with fewer parameters than outputs the singular values of D can fall below double precision, evenly
+    in their logarithm. Damping then lets most directions creep, and a fixed cut-off either leaves much of the cost
+    behind or asks for steps that are far too long. Here the cut-off follows how much of the last step could be taken.
+
+    A step of Dδ in the outputs would lead along a line, and the network bends away from it. Each correction lifts
+    what is missing through the same singular values, which costs a forward pass and no new D, as long as that halves
+    the miss: steps can be longer by orders of magnitude before the cost rises.
+
+    Paper: (4.5), and arXiv 2408.01517 for the straight line
+
+    **Arguments:**
+
+    - `deficient`: D has lost rank if its smallest singular value, with its columns scaled, is at most this part of the
+      largest; no less than QN eps counts.
+    - `initial`: the first cut-off, relative to the largest singular value.
+    - `decrease`: by what it falls after a step of which `good` or more was taken, down to QN eps.
+    - `increase`: by what it rises after one of which `bad` or less was taken, up to `maximum`.
+    - `halvings`, `corrections`: at most how many of each in a step.
+    """
+
+    deficient: float = 1e-8
+    initial: float = 1e-3
+    decrease: float = 3.0
+    increase: float = 10.0
+    good: float = 0.25
+    bad: float = 2.0**-6
+    maximum: float = 1e-2
+    halvings: int = eqx.field(static=True, default=20)
+    corrections: int = eqx.field(static=True, default=8)
+
+    def is_deficient(self, scaled: SingularValues) -> Bool[Array, ""]:
+        """Whether to step by the cut-off, from the singular values of D in scaled parameters."""
+        threshold = jnp.maximum(jnp.asarray(self.deficient, scaled.values.dtype), _round_off(scaled))
+        return scaled.relative()[-1] <= threshold
+
+    def step(
+        self,
+        linear: Linearisation,
+        svd: SingularValues,
+        cutoff: Float[Array, ""],
+        good: Callable[[Trial], Bool[Array, ""]],
+    ) -> tuple[Trial, Float[Array, ""], Bool[Array, ""], Float[Array, ""], Int[Array, ""]]:
+        """**Returns:** trial, fraction and acceptance as `shorten`, the next cut-off, and how many directions counted.
+
+        **Arguments:**
+
+        - `svd`: of D itself: in scaled parameters small columns would count as much as large ones.
+        - `good`: whether a trial is to be taken.
+        """
+        jacobian = linear.jacobian
+        kept = svd.kept(cutoff)
+        velocity = svd.lift(-linear.residual.reshape(-1), kept)
+        line = svd.left @ (svd.values * (svd.right @ velocity))
+
+        def miss(delta: Float[Array, " K"], aim: Float[Array, " rows"]) -> Float[Array, " rows"]:
+            moved = linear.rows_at(jacobian.unravel(delta)) - jacobian.outputs
+            return moved.reshape(-1) - aim
+
+        def correct(delta: Float[Array, " K"], aim: Float[Array, " rows"]) -> Float[Array, " K"]:
+            def go_on(carry: tuple[Array, Array, Array, Array, Array]) -> Bool[Array, ""]:
+                count, _, _, size, before = carry
+                return (count < self.corrections) & (size < before / 2)
+
+            def body(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+                count, delta, wrong, size, _ = carry
+                new = delta - svd.lift(wrong, kept)
+                new_wrong = miss(new, aim)
+                new_size = jnp.linalg.norm(new_wrong)
+                better = new_size < size
+                delta, wrong = jnp.where(better, new, delta), jnp.where(better, new_wrong, wrong)
+                return count + 1, delta, wrong, jnp.where(better, new_size, size), size
+
+            wrong = miss(delta, aim)
+            size = jnp.linalg.norm(wrong)
+            start = (jnp.zeros((), jnp.int32), delta, wrong, size, jnp.full_like(size, jnp.inf))
+            return jax.lax.while_loop(go_on, body, start)[1]
+
+        def attempt(fraction: Float[Array, ""]) -> Trial:
+            aim = fraction * line
+            delta = correct(fraction * velocity, aim)
+            return linear.move(jacobian.unravel(delta), aim.reshape(jacobian.outputs.shape))
+
+        trial, fraction, accepted = shorten(linear, attempt, good, self.halvings)
+        factor = jnp.where(fraction <= self.bad, self.increase, jnp.where(fraction >= self.good, 1 / self.decrease, 1))
+        lowest = jnp.minimum(_round_off(svd), self.maximum)
+        following = jnp.clip(cutoff * factor.astype(cutoff.dtype), lowest, self.maximum)
+        return trial, fraction, accepted, following.astype(cutoff.dtype), jnp.sum(kept, dtype=jnp.int32)
+
+
+def _round_off(svd: SingularValues) -> Float[Array, ""]:
+    """Below which part of the largest singular value nothing is known, as for a numerical rank."""
+    return jnp.asarray(len(svd.left) * jnp.finfo(svd.values.dtype).eps, svd.values.dtype)

@@ -1,0 +1,79 @@
+"""Levenberg–Marquardt where D has lost numerical rank: networks on the residuals of a differential equation."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+import pytest
+from matrices import linear_problem, with_spectrum
+
+import jaxgeo as jg
+from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED
+
+
+def solve(problem, params, steps, **options):
+    tx = jg.optim.adapted_levenberg_marquardt(**options)
+
+    @jax.jit
+    def train(params):
+        def body(carry, _):
+            params, state = carry
+            updates, state = tx.update(params, state, params, problem=problem)
+            return (optax.apply_updates(params, updates), state), state.info
+
+        return jax.lax.scan(body, (params, tx.init(params)), None, length=steps)
+
+    (params, _), infos = train(params)
+    return params, infos
+
+
+def small():
+    equation = jg.problems.poisson_2d((16,))
+    problem = equation.problem(equation.points(jr.key(0), (100, 40)))
+    return problem, equation.init(jr.key(0))
+
+
+def test_a_cut_off_takes_over_and_the_cost_never_rises():
+    problem, params = small()
+    _, infos = solve(problem, params, 80)
+    assert jnp.mean(infos.outcome == DECOMPOSED) > 0.8
+    assert bool((infos.new_cost <= infos.cost).all())
+    taken = infos.accepted & (infos.outcome == DECOMPOSED)
+    assert bool((infos.rank[taken] < problem.num_params(params)).any())
+    assert infos.new_cost[-1] < 1e-8 * infos.cost[0]
+
+
+def test_corrections_for_curvature_go_further():
+    problem, params = small()
+    costs = [
+        solve(problem, params, 80, cutoff=jg.optim.RankCutoff(corrections=count))[1].new_cost[-1] for count in (0, 8)
+    ]
+    assert costs[1] < 1e-3 * costs[0]
+
+
+@pytest.mark.parametrize(("smallest", "outcome"), [(1e-7, SOLVED), (1e-9, DECOMPOSED)])
+def test_it_is_the_rank_of_the_scaled_jacobian_that_decides(smallest, outcome):
+    """In scaled parameters the spectrum counts, not the units of the parameters."""
+    matrix = with_spectrum(8, 3, [1.0, 0.5, smallest]) * jnp.array([[1e9, 1.0, 1e-9]])
+    problem, params = linear_problem(matrix)
+    problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(jnp.ones((8, 1))))
+    _, infos = solve(problem, params, 1)
+    assert infos.outcome[0] == outcome
+
+
+def test_after_a_step_that_failed_a_bounded_one_is_tried():
+    problem, params = small()
+    _, infos = solve(problem, params, 30, cutoff=jg.optim.RankCutoff(halvings=0, corrections=0))
+    outcomes, accepted = infos.outcome.tolist(), infos.accepted.tolist()
+    failed = [k for k in range(29) if outcomes[k] == DECOMPOSED and not accepted[k]]
+    assert failed
+    assert all(outcomes[k + 1] == SOLVED for k in failed)
+    assert any(accepted[k + 1] for k in failed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_poisson_to_an_error_of_1e_9_by_default(seed):
+    equation = jg.problems.poisson_2d()
+    params, _ = solve(equation.problem(equation.points(jr.key(0))), equation.init(jr.key(seed)), 200)
+    assert equation.error(params, jr.uniform(jr.key(1), (4000, 2))) < 1e-9

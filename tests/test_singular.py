@@ -1,0 +1,46 @@
+"""Lifts through singular values, against dense algebra."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from matrices import with_spectrum
+
+from jaxgeo.linalg.singular import singular_values
+
+SPECTRUM = np.geomspace(1.0, 1e-6, 5)
+
+
+def decomposed():
+    matrix = with_spectrum(9, 5, 1e200 * SPECTRUM)
+    return matrix, singular_values(*jnp.linalg.qr(matrix)), jr.normal(jr.key(0), (9,))
+
+
+def test_cut_off_lift_is_the_truncated_pseudo_inverse():
+    matrix, svd, velocity = decomposed()
+    kept = svd.kept(jnp.array(1e-4))
+    assert kept.tolist() == [True, True, True, False, False]
+    expected = np.linalg.pinv(matrix / 1e200, rcond=1e-4) @ velocity / 1e200
+    np.testing.assert_allclose(svd.lift(velocity, kept), expected, rtol=1e-10)
+
+
+def test_damped_lift_solves_the_damped_normal_equations():
+    matrix, svd, velocity = decomposed()
+    unit = matrix / 1e200
+    expected = np.linalg.solve(unit.T @ unit + 1e-3 * np.eye(5), unit.T @ velocity) / 1e200
+    np.testing.assert_allclose(svd.damped_lift(velocity, jnp.array(1e-3)), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("part", [0.9, 1e-3])
+def test_damping_for_a_length_gives_that_length(part):
+    _, svd, velocity = decomposed()
+    longest = jnp.linalg.norm(svd.damped_lift(velocity, jnp.array(1e-31)))
+    shift = svd.damping_for_length(velocity, part * longest)
+    np.testing.assert_allclose(jnp.linalg.norm(svd.damped_lift(velocity, shift)), part * longest, rtol=1e-8)
+    assert svd.damping_for_length(velocity, 2 * longest) < 1e-31
+
+
+def test_a_matrix_of_zeros_lifts_to_zero():
+    svd = singular_values(*jnp.linalg.qr(jnp.zeros((4, 2))))
+    np.testing.assert_array_equal(svd.lift(jnp.ones(4), svd.kept(jnp.array(1e-3))), 0)
+    np.testing.assert_array_equal(svd.damped_lift(jnp.ones(4), jnp.array(1e-3)), 0)
