@@ -1,6 +1,7 @@
 """One damped lift: the structured Gram matrix against gradients, a dense Jacobian and other libraries."""
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,10 +87,16 @@ def our_calls(problem: jg.Problem, params: Any, *, dense: bool = True) -> dict[s
 
 
 def rival_calls(problem: jg.Problem, params: Any) -> dict[str, Callable[[], Any]]:
-    """One damped Gauss–Newton step of each other library that is installed, in its own recommended form."""
+    """One damped Gauss–Newton step of each other library, in its own recommended form.
+
+    One that is not installed fails when it is called, so that the results say so.
+    """
     static = problem.blocks[0].apply.static
     inputs, targets = problem.blocks[0].inputs, problem.loss.targets
-    calls: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Callable[[], Any]] = {
+        name: functools.partial(importlib.import_module, module)
+        for name, module in (("nlls-gram", "nlls_gram"), ("somax egn_mse", "somax"), ("jaxopt GaussNewton", "jaxopt"))
+    }
 
     def predict(params: Any, inputs: jax.Array) -> jax.Array:
         return jax.vmap(eqx.combine(params, static))(inputs)

@@ -6,6 +6,7 @@ it is made from, and by what.
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,47 @@ def _speed(case: str) -> Callable[[dict[str, Any]], str]:
     return render
 
 
+def _equations(results: dict[str, Any]) -> str:
+    lines = []
+    for case, result in results.items():
+        for name, row in result["rows"].items():
+            runs = row["runs"]
+            seconds = statistics.mean(run["seconds"] for run in runs)
+            updates = round(statistics.mean(run["updates"] for run in runs))
+            errors = [f"{row[key]:.1e}" for key in ("median_error", "worst_error")]
+            lines.append([f"`{case}`", f"`{name}`", str(len(runs)), *errors, str(updates), f"{seconds:.0f}"])
+    header = ["problem", "optimizer", "starts", "median error", "worst error", "updates", "seconds a start"]
+    return table(header, lines) + "\n" + environment(next(iter(results.values()))) + "\n"
+
+
+def _digits(results: dict[str, Any]) -> str:
+    result, lines = results["digits"], []
+    for name, title in (("levenberg_marquardt", "adapted_levenberg_marquardt"), ("linear_interpolation",) * 2):
+        reached = [run["reached"] for run in result[name]]
+        seconds = statistics.median(one["seconds"] for one in reached)
+        solves = sorted(one["solves"] for one in reached)
+        lines.append([f"`{title}()`", "1e-26", f"{solves[0]}–{solves[-1]} solves", f"{seconds:.2f}"])
+    for name, title in (
+        ("lbfgs", "optax.lbfgs()"),
+        *((f"adam_{rate}", f"optax.adam({rate})") for rate in (1e-4, 1e-3, 1e-2)),
+    ):
+        row = result[name]
+        if row["reached"] is None:
+            lines.append([f"`{title}`", f"{row['final']:.0e}", f"{row['steps']} steps", f"{row['seconds']:.2f}"])
+        else:
+            lines.append(
+                [f"`{title}`", "1e-06", f"{row['reached']['steps']} steps", f"{row['reached']['seconds']:.2f}"]
+            )
+    return table(["optimizer", "cost reached", "after", "seconds"], lines) + "\n" + environment(result) + "\n"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lift_accuracy_float64": ("lift_accuracy", _accuracy("float64")),
     "lift_accuracy_float32": ("lift_accuracy", _accuracy("float32")),
     **{f"lift_speed_{case}": ("lift_speed", _speed(case)) for case in ("a", "b", "c", "pde", "pde_wide")},
     "conjugate_gradients": ("lift_iterative", _conjugate_gradients),
+    "optimizers_digits": ("optimizers", _digits),
+    "equations": ("equations", _equations),
 }
 
 
