@@ -46,6 +46,7 @@ def test_boundary_points_lie_on_the_boundary(name):
     assert bool((on_a_face | (first * edge[:, 0] == 0) & (first == 1)).all())
 
 
+@pytest.mark.slow
 def test_equation_is_trained_on_its_points_and_judged_elsewhere():
     equation = jg.problems.poisson_2d((16,))
     params = equation.init(jr.key(0))

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from curve_fits import CURVE_FITS, CurveFit, reference
+from regression import scanned
 from scipy.optimize import least_squares
 from sklearn.datasets import load_digits
 
@@ -16,23 +17,12 @@ PARTIAL = ["danwood", "rat42", "eckerle", "diode"]
 
 
 def fit(case: CurveFit, steps: int, dtype=jnp.float64):
-    """Parameters after `steps` updates, and the report of each, from one scan."""
+    """Parameters after `steps` updates, and the report of each."""
     problem = jg.Problem(
         lambda b, x: case.model(jnp, b, x), jnp.asarray(case.x, dtype), jg.L2(jnp.asarray(case.y, dtype))
     )
-    tx = jg.optim.adapted_levenberg_marquardt()
     start = jnp.asarray(case.start, dtype)
-
-    @jax.jit
-    def train(params):
-        def body(carry, _):
-            params, state = carry
-            updates, state = tx.update(params, state, params, problem=problem)
-            return (optax.apply_updates(params, updates), state), state.info
-
-        return jax.lax.scan(body, (params, tx.init(params)), None, length=steps)
-
-    (params, _), infos = train(start)
+    params, infos = scanned(jg.optim.adapted_levenberg_marquardt(), problem, start, steps)
     return np.asarray(params), infos
 
 

@@ -1,30 +1,17 @@
 """Levenberg–Marquardt where D has lost numerical rank: networks on the residuals of a differential equation."""
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
-import optax
 import pytest
 from matrices import linear_problem, with_spectrum
+from regression import scanned
 
 import jaxgeo as jg
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED
 
 
 def solve(problem, params, steps, **options):
-    tx = jg.optim.adapted_levenberg_marquardt(**options)
-
-    @jax.jit
-    def train(params):
-        def body(carry, _):
-            params, state = carry
-            updates, state = tx.update(params, state, params, problem=problem)
-            return (optax.apply_updates(params, updates), state), state.info
-
-        return jax.lax.scan(body, (params, tx.init(params)), None, length=steps)
-
-    (params, _), infos = train(params)
-    return params, infos
+    return scanned(jg.optim.adapted_levenberg_marquardt(**options), problem, params, steps)
 
 
 def small():
@@ -43,6 +30,7 @@ def test_a_cut_off_takes_over_and_the_cost_never_rises():
     assert infos.new_cost[-1] < 1e-8 * infos.cost[0]
 
 
+@pytest.mark.slow
 def test_corrections_for_curvature_go_further():
     problem, params = small()
     costs = [
@@ -61,6 +49,7 @@ def test_it_is_the_rank_of_the_scaled_jacobian_that_decides(smallest, outcome):
     assert infos.outcome[0] == outcome
 
 
+@pytest.mark.slow
 def test_after_a_step_that_failed_a_bounded_one_is_tried():
     problem, params = small()
     _, infos = solve(problem, params, 30, cutoff=jg.optim.RankCutoff(halvings=0, corrections=0))

@@ -21,9 +21,9 @@ class GramCholesky(AbstractLiftSolver):
 
     cond(G) = cond(D)². Three things answer that. Without damping G is formed and factored in float64, where
     the products of float32 factors are exact, without x64 being switched on globally. The solution is refined
-    against v − Dθ̇, by products with D, until that no longer halves, which takes the error from cond(D)²·eps
-    towards cond(D)·eps. And the condition number is measured from the factor: where D has lost rank, or lies
-    beyond what G resolves (cond(D) about 1e6), eigenvalues of G and a smooth cut-off take over.
+    against v − Dθ̇, by products with D, until that is round-off or no longer halves, which takes the error from
+    cond(D)²·eps towards cond(D)·eps. And the condition number is measured from the factor: where D has lost rank,
+    or lies beyond what G resolves (cond(D) about 1e6), eigenvalues of G and a smooth cut-off take over.
 
     **Arguments:**
 

@@ -69,7 +69,7 @@ def refined_lift(
     velocity: Float[Array, "N Q"],
     refinements: int,
 ) -> PyTree:
-    """Dᵀψ, refined against v − Dθ̇ − λψ as long as that halves.
+    """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves.
 
     Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
     """
