@@ -19,6 +19,7 @@ ROOMS = {
     "metrics": 2,
     "problem": 3,
     "linalg.precision": 4,
+    "linalg.refinement": 4,
     "linalg.memory": 4,
     "linalg.jacobian": 4,
     "linalg.uses": 5,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -54,9 +55,17 @@ def _in_float64(fun: Callable[..., Any]) -> Callable[..., Any]:
 def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
     """`jax.lax.cond`, for a rare and dear `true` branch: under `vmap` it still runs only if some member needs it.
 
-    `jax.lax.cond` of a batched predicate computes both branches always.
+    `jax.lax.cond` of a batched predicate computes both branches always. Operands may hold what is no array.
     """
+    dynamic, static = eqx.partition(operands, eqx.is_array)
 
+    def whole(branch: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *dynamic: branch(*eqx.combine(dynamic, static))
+
+    return _cond_of_arrays(predicate, whole(true), whole(false), *dynamic)
+
+
+def _cond_of_arrays(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
     def run(predicate: jax.Array, *operands: Any) -> Any:
         return jax.lax.cond(predicate, true, false, *operands)
 
@@ -68,7 +77,7 @@ def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[...
         usual = jax.vmap(false, in_axes=axes, axis_size=axis_size)
         if not in_batched[0]:
             rare = jax.vmap(true, in_axes=axes, axis_size=axis_size)
-            out = cond_any(predicate, rare, usual, *operands)
+            out = _cond_of_arrays(predicate, rare, usual, *operands)
             return out, jax.tree.map(lambda _: True, out)
 
         def either(predicate: jax.Array, *operands: Any) -> Any:
@@ -79,7 +88,7 @@ def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[...
                 usual(*operands),
             )
 
-        out = cond_any(jnp.any(predicate), either, lambda _, *operands: usual(*operands), predicate, *operands)
+        out = _cond_of_arrays(jnp.any(predicate), either, lambda _, *operands: usual(*operands), predicate, *operands)
         return out, jax.tree.map(lambda _: True, out)
 
     return call(predicate, *operands)

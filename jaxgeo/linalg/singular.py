@@ -8,18 +8,33 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class SingularValues(eqx.Module):
-    """D = UΣVᵀ for K ≤ QN, with U, Σ and Vᵀ of which both kinds of lift are made.
+    """D = QUΣVᵀ for K ≤ QN, of which both kinds of lift are made.
 
-    - `left`: U; `values`: the diagonal of Σ, falling; `right`: Vᵀ.
+    - `orthogonal`: Q; `left`: U, apart from Q because their product takes longer than all that is done with it;
+      `values`: the diagonal of Σ, falling; `right`: Vᵀ.
     """
 
-    left: Float[Array, "rows K"]
+    orthogonal: Float[Array, "rows K"]
+    left: Float[Array, "K K"]
     values: Float[Array, " K"]
     right: Float[Array, "K K"]
 
     def relative(self) -> Float[Array, " K"]:
         """The values in units of the largest, so that no square overflows."""
         return self.values / jnp.where(self.values[0] > 0, self.values[0], 1)
+
+    @property
+    def round_off(self) -> float:
+        """Below which part of the largest singular value nothing is known, as for a numerical rank."""
+        return len(self.orthogonal) * float(jnp.finfo(self.values.dtype).eps)
+
+    def coefficients(self, velocity: Float[Array, " rows"]) -> Float[Array, " K"]:
+        """UᵀQᵀv."""
+        return (velocity @ self.orthogonal) @ self.left
+
+    def image(self, delta: Float[Array, " K"]) -> Float[Array, " rows"]:
+        """Dδ."""
+        return self.orthogonal @ (self.left @ (self.values * (self.right @ delta)))
 
     def kept(self, cutoff: Float[Array, ""]) -> Bool[Array, " K"]:
         """Which singular values exceed `cutoff` times the largest."""
@@ -30,13 +45,13 @@ class SingularValues(eqx.Module):
 
         Paper: (4.5)
         """
-        return (jnp.where(kept, (velocity @ self.left) / jnp.where(kept, self.values, 1), 0)) @ self.right
+        return (jnp.where(kept, self.coefficients(velocity) / jnp.where(kept, self.values, 1), 0)) @ self.right
 
     def damped_lift(self, velocity: Float[Array, " rows"], shift: Float[Array, ""]) -> Float[Array, " K"]:
         """Dᵀ(DDᵀ + λ)⁻¹v for λ = `shift` · σ₁²."""
         largest = jnp.where(self.values[0] > 0, self.values[0], 1)
         relative = self.relative()
-        return (relative * (velocity @ self.left) / (relative**2 + shift) / largest) @ self.right
+        return (relative * self.coefficients(velocity) / (relative**2 + shift) / largest) @ self.right
 
     def damping_for_length(self, velocity: Float[Array, " rows"], length: Float[Array, ""]) -> Float[Array, ""]:
         """The λ/σ₁² for which the damped lift of v has this length.
@@ -45,7 +60,7 @@ class SingularValues(eqx.Module):
         than that anyway. The length falls monotonically with λ, and 1/length is nearly linear in it; so Newton's
         method on 1/length from below needs few steps, each of K multiplications.
         """
-        coefficients, relative = velocity @ self.left, self.relative()
+        coefficients, relative = self.coefficients(velocity), self.relative()
         wanted = length * jnp.where(self.values[0] > 0, self.values[0], 1)
         floor = jnp.finfo(relative.dtype).eps ** 2
 
@@ -66,4 +81,4 @@ class SingularValues(eqx.Module):
 def singular_values(orthogonal: Float[Array, "rows K"], triangle: Float[Array, "K K"]) -> SingularValues:
     """Of D = QR, from the factors: for many rows that takes less than a decomposition at once."""
     left, values, right = jnp.linalg.svd(triangle, full_matrices=False)
-    return SingularValues(orthogonal @ left, values, right)
+    return SingularValues(orthogonal, left, values, right)

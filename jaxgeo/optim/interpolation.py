@@ -13,7 +13,7 @@ from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation, growth_at_most, parts_of, shorten
+from jaxgeo.optim.linearisation import Linearisation, shorten_growth
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 
@@ -54,9 +54,7 @@ class LinearInterpolation(AbstractTransformation):
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         velocity, lift = self.solver.solve(linear.jacobian, -linear.residual, None)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
-        trial, _, accepted = shorten(
-            linear, parts_of(linear, step), growth_at_most(linear, self.max_growth), halvings=0
-        )
+        trial, _, accepted = shorten_growth(linear, step, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)
         info = step_info(linear, trial, fraction, accepted, zero, lift, dtype)

@@ -100,27 +100,22 @@ class LevenbergMarquardt(AbstractTransformation):
         orthogonal, triangle = jnp.linalg.qr(matrix)
         scaled = singular_values(orthogonal, triangle * scale[None])
         state = state._replace(largest=largest)
-        operands, static = eqx.partition((linear, state, orthogonal, triangle, scale, scaled), eqx.is_array)
-
-        def bounded(operands: PyTree) -> tuple[PyTree, LevenbergMarquardtState]:
-            linear, state, _, _, scale, scaled = eqx.combine(operands, static)
-            return self._bounded(linear, state, scale, scaled)
-
-        def cut(operands: PyTree) -> tuple[PyTree, LevenbergMarquardtState]:
-            linear, state, orthogonal, triangle, _, _ = eqx.combine(operands, static)
-            return self._cut(linear, state, singular_values(orthogonal, triangle))
 
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
         failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
-        return cond_any(self.cutoff.is_deficient(scaled) & ~failed, cut, bounded, operands)
+        deficient = self.cutoff.is_deficient(scaled)
+        return cond_any(deficient & ~failed, self._cut, self._bounded, linear, state, triangle, scaled, scale)
 
     def _bounded(
         self,
         linear: Linearisation,
         state: LevenbergMarquardtState,
-        scale: Float[Array, " K"],
+        triangle: Float[Array, "K K"],
         scaled: SingularValues,
+        scale: Float[Array, " K"],
     ) -> tuple[PyTree, LevenbergMarquardtState]:
+        """A damped lift of bounded length, in parameters in units of `scale`; `scaled` is of D in these."""
+        del triangle
         jacobian, work = linear.jacobian, linear.outputs.dtype
         start = jnp.linalg.norm(ravel_pytree(linear.trainable)[0] / scale)
         radius = jnp.where(state.radius > 0, state.radius.astype(work), self.trust_region.first(start))
@@ -144,8 +139,16 @@ class LevenbergMarquardt(AbstractTransformation):
         return trial.step, state._replace(radius=radius.astype(state.radius.dtype), linesearch=search, info=info)
 
     def _cut(
-        self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues
+        self,
+        linear: Linearisation,
+        state: LevenbergMarquardtState,
+        triangle: Float[Array, "K K"],
+        scaled: SingularValues,
+        scale: Float[Array, " K"],
     ) -> tuple[PyTree, LevenbergMarquardtState]:
+        """A lift through the singular values above the cut-off, of D itself, whose R is `triangle`."""
+        del scale
+        svd = singular_values(scaled.orthogonal, triangle)
         dtype = state.cutoff.dtype
         trial, fraction, accepted, cutoff, rank = self.cutoff.step(linear, svd, state.cutoff, self._good)
         zero = jnp.zeros((), linear.outputs.dtype)
@@ -159,18 +162,19 @@ class LevenbergMarquardt(AbstractTransformation):
     def _bend(
         self, linear: Linearisation, velocity: PyTree, lift: Callable[[Array], PyTree], search: PyTree
     ) -> tuple[PyTree, PyTree]:
-        """The step of a velocity: with half the geodesic acceleration where that is small beside it, through the
-        line search, where there are such; and the line search's state."""
+        """The step of a velocity, with the geodesic acceleration and through the line search that were asked for.
+
+        Half the acceleration is added where it is small beside the velocity.
+
+        **Returns:** the step, and the state of the line search.
+        """
         if self.acceleration is not None:
-            jacobian = linear.jacobian
 
-            def outputs(theta: PyTree) -> Array:
-                return jacobian.problem.outputs(eqx.combine(theta, linear.frozen))
+            def speed(step: PyTree) -> Array:
+                return jax.jvp(linear.rows_at, (step,), (velocity,))[1]
 
-            def speed(theta: PyTree) -> Array:
-                return jax.jvp(outputs, (theta,), (velocity,))[1]
-
-            _, curvature = jax.jvp(speed, (linear.trainable,), (velocity,))
+            still = jax.tree.map(jnp.zeros_like, velocity)
+            _, curvature = jax.jvp(speed, (still,), (velocity,))
             correction = lift(-0.5 * curvature)
             small = 2 * optax.tree.norm(correction) <= self.acceleration * optax.tree.norm(velocity)
             velocity = jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, correction)

@@ -187,8 +187,10 @@ def parts_of(linear: Linearisation, step: PyTree) -> Callable[[Float[Array, ""]]
     return lambda fraction: linear.move(jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, step))
 
 
-def growth_at_most(linear: Linearisation, factor: float | Float[Array, ""]) -> Callable[[Trial], Bool[Array, ""]]:
-    """Whether a trial is finite, at a cost of at most `factor` times that here."""
+def shorten_growth(
+    linear: Linearisation, step: PyTree, factor: float | Float[Array, ""], halvings: int = 30
+) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
+    """`shorten` a step until its cost is finite and at most `factor` times that here."""
     cost = linear.cost
     limit = jnp.asarray(factor, cost.dtype) * cost + jnp.finfo(cost.dtype).tiny
-    return lambda trial: trial.finite & (trial.cost <= limit)
+    return shorten(linear, parts_of(linear, step), lambda trial: trial.finite & (trial.cost <= limit), halvings)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgeo.linalg.refinement import refined
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.optim.linearisation import Linearisation, Trial, shorten
 
@@ -46,8 +46,7 @@ class RankCutoff(eqx.Module):
 
     def is_deficient(self, scaled: SingularValues) -> Bool[Array, ""]:
         """Whether to step by the cut-off, from the singular values of D in scaled parameters."""
-        threshold = jnp.maximum(jnp.asarray(self.deficient, scaled.values.dtype), _round_off(scaled))
-        return scaled.relative()[-1] <= threshold
+        return scaled.relative()[-1] <= max(self.deficient, scaled.round_off)
 
     def step(
         self,
@@ -66,43 +65,20 @@ class RankCutoff(eqx.Module):
         jacobian = linear.jacobian
         kept = svd.kept(cutoff)
         velocity = svd.lift(-linear.residual.reshape(-1), kept)
-        line = svd.left @ (svd.values * (svd.right @ velocity))
-
-        def miss(delta: Float[Array, " K"], aim: Float[Array, " rows"]) -> Float[Array, " rows"]:
-            moved = linear.rows_at(jacobian.unravel(delta)) - jacobian.outputs
-            return moved.reshape(-1) - aim
-
-        def correct(delta: Float[Array, " K"], aim: Float[Array, " rows"]) -> Float[Array, " K"]:
-            def go_on(carry: tuple[Array, Array, Array, Array, Array]) -> Bool[Array, ""]:
-                count, _, _, size, before = carry
-                return (count < self.corrections) & (size < before / 2)
-
-            def body(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
-                count, delta, wrong, size, _ = carry
-                new = delta - svd.lift(wrong, kept)
-                new_wrong = miss(new, aim)
-                new_size = jnp.linalg.norm(new_wrong)
-                better = new_size < size
-                delta, wrong = jnp.where(better, new, delta), jnp.where(better, new_wrong, wrong)
-                return count + 1, delta, wrong, jnp.where(better, new_size, size), size
-
-            wrong = miss(delta, aim)
-            size = jnp.linalg.norm(wrong)
-            start = (jnp.zeros((), jnp.int32), delta, wrong, size, jnp.full_like(size, jnp.inf))
-            return jax.lax.while_loop(go_on, body, start)[1]
+        line = svd.image(velocity)
 
         def attempt(fraction: Float[Array, ""]) -> Trial:
             aim = fraction * line
-            delta = correct(fraction * velocity, aim)
+
+            def miss(delta: Float[Array, " K"]) -> tuple[Float[Array, " rows"], Float[Array, ""]]:
+                missing = aim - (linear.rows_at(jacobian.unravel(delta)) - jacobian.outputs).reshape(-1)
+                return missing, jnp.linalg.norm(missing)
+
+            delta = refined(fraction * velocity, lambda missing: svd.lift(missing, kept), miss, self.corrections)
             return linear.move(jacobian.unravel(delta), aim.reshape(jacobian.outputs.shape))
 
         trial, fraction, accepted = shorten(linear, attempt, good, self.halvings)
         factor = jnp.where(fraction <= self.bad, self.increase, jnp.where(fraction >= self.good, 1 / self.decrease, 1))
-        lowest = jnp.minimum(_round_off(svd), self.maximum)
+        lowest = min(svd.round_off, self.maximum)
         following = jnp.clip(cutoff * factor.astype(cutoff.dtype), lowest, self.maximum)
-        return trial, fraction, accepted, following.astype(cutoff.dtype), jnp.sum(kept, dtype=jnp.int32)
-
-
-def _round_off(svd: SingularValues) -> Float[Array, ""]:
-    """Below which part of the largest singular value nothing is known, as for a numerical rank."""
-    return jnp.asarray(len(svd.left) * jnp.finfo(svd.values.dtype).eps, svd.values.dtype)
+        return trial, fraction, accepted, following, jnp.sum(kept, dtype=jnp.int32)

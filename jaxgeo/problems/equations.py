@@ -142,11 +142,9 @@ def heat_4d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
 
     def draw(key: Array, interior: int, boundary: int) -> Points:
         keys = jax.random.split(key, 3)
-        inside, start = (
-            jax.random.uniform(key, (count, 5)) for key, count in zip(keys[:2], (interior, boundary // 2), strict=True)
-        )
-        _, sides = _cube(5, fixed=1)(keys[2], 1, boundary - boundary // 2)
-        return inside, jnp.concatenate([start.at[:, 0].set(0), sides])
+        inside = jax.random.uniform(keys[0], (interior, 5))
+        start = jax.random.uniform(keys[1], (boundary // 2, 5)).at[:, 0].set(0)
+        return inside, jnp.concatenate([start, _faces(keys[2], boundary - boundary // 2, 5, fixed=1)])
 
     return Equation(_heat, solution, draw, 5, widths, (3000, 500))
 
@@ -186,18 +184,23 @@ def _in_space(u: Field, x: Array) -> Array:
     return laplacian(lambda place: u(jnp.concatenate([x[:1], place])))(x[1:])
 
 
-def _cube(dim: int, fixed: int = 0) -> Callable[[Array, int, int], Points]:
-    """Uniform in the unit cube and on its faces, except those of the first `fixed` coordinates."""
+def _cube(dim: int) -> Callable[[Array, int, int], Points]:
+    """Uniform in the unit cube and on its faces."""
 
     def draw(key: Array, interior: int, boundary: int) -> Points:
-        keys = jax.random.split(key, 4)
-        inside = jax.random.uniform(keys[0], (interior, dim))
-        edge = jax.random.uniform(keys[1], (boundary, dim))
-        axis = jax.random.randint(keys[2], (boundary,), fixed, dim)
-        side = jax.random.bernoulli(keys[3], shape=(boundary,)).astype(edge.dtype)
-        return inside, edge.at[jnp.arange(boundary), axis].set(side)
+        keys = jax.random.split(key)
+        return jax.random.uniform(keys[0], (interior, dim)), _faces(keys[1], boundary, dim)
 
     return draw
+
+
+def _faces(key: Array, count: int, dim: int, fixed: int = 0) -> Float[Array, "count dim"]:
+    """Uniform on the faces of the unit cube, except those of the first `fixed` coordinates."""
+    keys = jax.random.split(key, 3)
+    points = jax.random.uniform(keys[0], (count, dim))
+    axis = jax.random.randint(keys[1], (count,), fixed, dim)
+    side = jax.random.bernoulli(keys[2], shape=(count,)).astype(points.dtype)
+    return points.at[jnp.arange(count), axis].set(side)
 
 
 def _grid(sides: int) -> Callable[[Array, int, int], Points]:

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
+from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, SmoothCutoff
-from jaxgeo.linalg.solvers.factor import Factor, least_damping, spectral_factor, triangular_factor
+from jaxgeo.linalg.solvers.factor import Factor, spectral_factor, triangular_factor
 from jaxgeo.linalg.solvers.sides import data_floor, finish_columns, finish_rows, freeze, gram_dtype, relative_shift
 
 
@@ -206,7 +207,7 @@ def _cholesky(
     gram = jnp.matmul(tall.T, tall, precision=jax.lax.Precision.HIGHEST)
     lower = jax.lax.linalg.cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype), symmetrize_input=False)
     # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
-    least = least_damping(side, tall.dtype) if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
+    least = accumulated_eps(side, tall.dtype) if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
     factor = triangular_factor(lower, least, parts.own_root, SOLVED, parts.shift if damped else None)
     solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
     psi = jnp.zeros_like(rhs)

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.linalg.precision import cond_any, in_dtype
+from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
 
@@ -99,13 +100,14 @@ class Factorise(eqx.Module):
         n, dtype = len(gram), gram.dtype
         diagonal = jnp.arange(n)
         lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
-        # The estimate of the smallest eigenvalue lies above it, hence the 4.
-        least = least_damping(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
+        # With damping the bound n·eps would refuse what refinement answers. Without, the estimate of the smallest
+        # eigenvalue lies above it, hence the 4.
+        least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
         return triangular_factor(lower, least, root, outcome, shift if damped else None)
 
     def second(self, factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""
-        more = shift + least_damping(len(gram), gram.dtype) * jnp.linalg.norm(gram)
+        more = shift + accumulated_eps(len(gram), gram.dtype) * jnp.linalg.norm(gram)
         retried = self.cholesky(gram, jnp.where(more > 0, more, 1), root, DAMPED, True)
         return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, gram, shift, root)
 
@@ -115,14 +117,6 @@ class Factorise(eqx.Module):
             more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(gram)
             return self.cholesky(gram, jnp.where(more > 0, more, 1), root, DAMPED, True)
         return decompose(gram, shift, root, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
-
-
-def least_damping(n: int, dtype: jnp.dtype) -> float:
-    """The least ratio of extreme eigenvalues for which refinement makes a damped Cholesky factor exact.
-
-    Round-off as it adds up, √n·eps, but for few rows 4·eps; the bound n·eps would refuse what refinement answers.
-    """
-    return max(n**0.5, 4.0) * float(jnp.finfo(dtype).eps)
 
 
 def normalise(

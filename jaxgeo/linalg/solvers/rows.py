@@ -49,16 +49,14 @@ class GramCholesky(AbstractLiftSolver):
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
         factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition, rescue=not dense)
         factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype), shift, jnp.ones((), aim.dtype))
-        dynamic, static = eqx.partition(still, eqx.is_array)
 
-        def rescue(factor: Factor, value: PyTree, dynamic: PyTree, aim: Array, shift: None) -> tuple[Factor, PyTree]:
-            jacobian = eqx.combine(dynamic, static)
+        def rescue(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: None) -> tuple[Factor, PyTree]:
             found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64), Attempt.NOTHING)
             return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
 
-        def again(factor: Factor, value: PyTree, dynamic: PyTree, aim: Array, shift: Array) -> tuple[Factor, PyTree]:
+        def again(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array) -> tuple[Factor, PyTree]:
             # As much more damping as the refinement needs, λ_max being QN mean eigenvalues at most.
-            jacobian, more = eqx.combine(dynamic, static), shift + 4 * float(jnp.finfo(aim.dtype).eps) * aim.size
+            more = shift + 4 * float(jnp.finfo(aim.dtype).eps) * aim.size
             found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype), more, jnp.ones((), aim.dtype))
             found = found._replace(outcome=jnp.maximum(found.outcome, DAMPED))
             return found, refined_lift(jacobian, found, more, aim, self.refinements)
@@ -68,11 +66,11 @@ class GramCholesky(AbstractLiftSolver):
 
         value = refined_lift(still, factor, shift, aim, self.refinements)
         if dense:
-            factor, value = cond_any(~factor.trusted, rescue, keep, factor, value, dynamic, aim, shift)
+            factor, value = cond_any(~factor.trusted, rescue, keep, factor, value, still, aim, shift)
         if shift is not None and dtype != aim.dtype:
             # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
             lost = relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3
-            factor, value = cond_any(lost, again, keep, factor, value, dynamic, aim, shift)
+            factor, value = cond_any(lost, again, keep, factor, value, still, aim, shift)
         return finish_rows(jacobian, velocity, damping, factor, value)
 
 

@@ -1,13 +1,12 @@
 """The two sides on which a lift can be solved: QN rows or K columns. Round-off, refinement, derivatives."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
 from jaxgeo.linalg.solvers.factor import Factor
 from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, attach, inverse, trace_ratio
@@ -51,17 +50,6 @@ def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
     return max(data_floor(jacobian), formed, projected)
 
 
-class _Iterate(NamedTuple):
-    """A lift θ̇ and its ψ, with the defect v − Dθ̇ − λψ and its size relative to v, now and before."""
-
-    count: Int[Array, ""]
-    solution: PyTree
-    psi: Float[Array, "N Q"]
-    defect: Float[Array, "N Q"]
-    size: Float[Array, ""]
-    before: Float[Array, ""]
-
-
 def refined_lift(
     jacobian: Jacobian,
     factor: Factor,
@@ -73,38 +61,20 @@ def refined_lift(
 
     Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
     """
-    # Round-off in Dθ̇ itself.
-    floor = max(velocity.size**0.5, 4.0) * float(jnp.finfo(velocity.dtype).eps)
     transpose = jacobian.T
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
         psi = factor.apply(rows)
         return psi, jax.tree.map(lambda leaf: leaf / factor.root, transpose.mv(psi / factor.root))
 
-    def measure(solution: PyTree, psi: Array) -> tuple[Array, Array]:
+    def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
+        psi, solution = value
         defect = velocity - jacobian.mv(solution)
         defect = defect if shift is None else defect - shift * psi
         return defect, relative_norm(defect, velocity)
 
-    def go_on(now: _Iterate) -> Array:
-        return (now.count < refinements) & (now.size > floor) & (now.size < now.before / 2)
-
-    def step(now: _Iterate) -> _Iterate:
-        psi, solution = correct(now.defect)
-        psi = now.psi + psi
-        solution = jax.tree.map(jnp.add, now.solution, solution)
-        defect, size = measure(solution, psi)
-        new = _Iterate(now.count + 1, solution, psi, defect, size, now.size)
-        better = size < now.size
-        kept = now._replace(count=new.count, before=now.size)
-        return jax.tree.map(lambda new, kept: jnp.where(better, new, kept), new, kept)
-
-    psi, solution = correct(velocity)
-    if refinements == 0:
-        return solution
-    defect, size = measure(solution, psi)
-    start = _Iterate(jnp.zeros((), jnp.int32), solution, psi, defect, size, jnp.full_like(size, jnp.inf))
-    return jax.lax.while_loop(go_on, step, start).solution
+    round_off = accumulated_eps(velocity.size, velocity.dtype)
+    return refined(correct(velocity), correct, measure, refinements, round_off)[1]
 
 
 def finish_rows(
