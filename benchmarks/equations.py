@@ -15,37 +15,32 @@ import optax
 
 import jaxgeo as jg
 from benchmarks.harness import environment, run_cases
+from benchmarks.optimizers import first_order
 
 
-def train(
-    equation: Any, seed: int, limit_s: float, updates: int, tx: Any, fresh: bool, every: int, kind: str = "jaxgeo"
-) -> dict[str, Any]:
-    """Update until the time or the number of updates is over; errors at points that were not trained on."""
-    params = equation.init(jr.key(seed))
+def error_elsewhere(equation: Any, seed: int) -> Callable[[Any], jax.Array]:
+    """The relative L2 error at points that are not trained on."""
     elsewhere = jr.uniform(jr.key(10_000 + seed), (10_000, equation.dim))
-    error: Callable[[Any], jax.Array] = jax.jit(lambda params: equation.error(params, elsewhere))
+    return jax.jit(lambda params: equation.error(params, elsewhere))
+
+
+def train(equation: Any, seed: int, updates: int, limit_s: float, every: int, fresh: bool) -> dict[str, Any]:
+    """Update by default until the time or the number of updates is over, at fixed points or `fresh` ones each time."""
+    params, error = equation.init(jr.key(seed)), error_elsewhere(equation, seed)
+    tx = jg.optim.adapted_levenberg_marquardt()
 
     @eqx.filter_jit
     def step(params: Any, state: Any, key: jax.Array) -> tuple[Any, Any]:
         problem = equation.problem(equation.points(key))
-        if kind == "jaxgeo":
-            changes, state = tx.update(params, state, params, problem=problem)
-        elif kind == "gradient":
-            changes, state = tx.update(jax.grad(problem.cost)(params), state, params)
-        else:
-            value, gradient = jax.value_and_grad(problem.cost)(params)
-            changes, state = tx.update(gradient, state, params, value=value, grad=gradient, value_fn=problem.cost)
+        changes, state = tx.update(params, state, params, problem=problem)
         return optax.apply_updates(params, changes), state
 
-    def key(count: int) -> jax.Array:
-        return jr.key(count if fresh else 0)
-
     state = tx.init(params)
-    jax.block_until_ready((step(params, state, key(0)), error(params)))
+    jax.block_until_ready((step(params, state, jr.key(0)), error(params)))
     errors, seconds = [(0, 0.0, float(error(params)))], 0.0
     for count in range(1, updates + 1):
         start = time.perf_counter()
-        params, state = jax.block_until_ready(step(params, state, key(count)))
+        params, state = jax.block_until_ready(step(params, state, jr.key(count if fresh else 0)))
         seconds += time.perf_counter() - start
         if count % every == 0 or seconds > limit_s:
             errors.append((count, seconds, float(error(params))))
@@ -54,41 +49,56 @@ def train(
     return {"seed": seed, "updates": errors[-1][0], "seconds": seconds, "error": errors[-1][2], "errors": errors}
 
 
+def rival(equation: Any, tx: Any, limit_s: float, search: bool = False) -> dict[str, Any]:
+    """An optimizer of gradients for as long, from seed 0."""
+    params, problem = equation.init(jr.key(0)), equation.problem(equation.points(jr.key(0)))
+    error = error_elsewhere(equation, 0)
+    run = first_order(tx, problem, params, 10**9, 0.0, search, limit_s, error)
+    return {"seed": 0, "updates": run["steps"], "seconds": run["seconds"], "error": run["final"]}
+
+
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     found = sorted(run["error"] for run in runs)
     return {"median_error": statistics.median(found), "worst_error": found[-1], "runs": runs}
 
 
+def case(
+    equation: Callable[..., Any],
+    seeds: int,
+    updates: int,
+    limit_s: float,
+    every: int,
+    fresh: bool = False,
+    rivals: dict[str, tuple[Any, bool]] | None = None,
+) -> dict[str, Any]:
+    """A network with one layer of 64, in float64: ours from each seed, and each rival from the first."""
+    jax.config.update("jax_enable_x64", True)
+    ready = equation((64,))
+    rows = {
+        "adapted_levenberg_marquardt": summary(
+            [train(ready, seed, updates, limit_s, every, fresh) for seed in range(seeds)]
+        )
+    }
+    for name, (tx, search) in (rivals or {}).items():
+        rows[name] = summary([rival(ready, tx, limit_s, search)])
+    return {"environment": environment(), "dtype": "float64", "rows": rows}
+
+
 def poisson_2d() -> dict[str, Any]:
     """257 parameters, 900 + 120 fixed points, ten seeds, 200 updates; first-order methods for 30 s."""
-    jax.config.update("jax_enable_x64", True)
-    equation = jg.problems.poisson_2d()
-    ours = [train(equation, seed, 30.0, 200, jg.optim.adapted_levenberg_marquardt(), False, 10) for seed in range(10)]
-    rows = {
-        "adapted_levenberg_marquardt": summary(ours),
-        "optax.adam(1e-3)": summary([train(equation, 0, 30.0, 10**6, optax.adam(1e-3), False, 1000, "gradient")]),
-        "optax.lbfgs()": summary([train(equation, 0, 30.0, 10**6, optax.lbfgs(), False, 1000, "search")]),
-    }
-    return {"environment": environment(), "dtype": "float64", "rows": rows}
+    rivals = {"optax.adam(1e-3)": (optax.adam(1e-3), False), "optax.lbfgs()": (optax.lbfgs(), True)}
+    return case(jg.problems.poisson_2d, 10, 200, 30.0, 10, rivals=rivals)
 
 
 def heat_1d() -> dict[str, Any]:
     """257 parameters, 900 + 120 fixed points, five seeds, 200 updates."""
-    jax.config.update("jax_enable_x64", True)
-    equation = jg.problems.heat_1d()
-    ours = [train(equation, seed, 30.0, 200, jg.optim.adapted_levenberg_marquardt(), False, 10) for seed in range(5)]
-    rows = {"adapted_levenberg_marquardt": summary(ours)}
-    return {"environment": environment(), "dtype": "float64", "rows": rows}
+    return case(jg.problems.heat_1d, 5, 200, 30.0, 10)
 
 
 def poisson_5d() -> dict[str, Any]:
     """449 parameters, 3000 + 500 fresh points at every update, five seeds, two minutes each."""
-    jax.config.update("jax_enable_x64", True)
-    equation = jg.problems.poisson_5d((64,))
-    ours = [train(equation, seed, 120.0, 5000, jg.optim.adapted_levenberg_marquardt(), True, 20) for seed in range(5)]
-    rows = {"adapted_levenberg_marquardt": summary(ours)}
-    return {"environment": environment(), "dtype": "float64", "rows": rows}
+    return case(jg.problems.poisson_5d, 5, 5000, 120.0, 20, fresh=True)
 
 
 if __name__ == "__main__":
-    run_cases("equations", {case.__name__: case for case in (poisson_2d, heat_1d, poisson_5d)})
+    run_cases("equations", {each.__name__: each for each in (poisson_2d, heat_1d, poisson_5d)})

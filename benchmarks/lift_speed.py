@@ -1,7 +1,6 @@
 """One damped lift: the structured Gram matrix against gradients, a dense Jacobian and other libraries."""
 
 import functools
-import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,28 +25,10 @@ def network(widths: Sequence[int], num_samples: int, dtype: Any = jnp.float32) -
     return jg.supervised(Network(tuple(widths), dtype, key=jr.key(0)), inputs, targets)
 
 
-def poisson(width: int | Sequence[int], interior: int, boundary: int, dtype: Any) -> tuple[jg.Problem, Any]:
-    """The 5-D Poisson residual −Δu = π²u*, u* = Σ cos(πx_i), with the Laplacian by nested JVPs."""
-    widths = [width] * 3 if isinstance(width, int) else width
-    params, static = eqx.partition(Network((5, *widths, 1), dtype, key=jr.key(0)), eqx.is_array)
-
-    def solution(x: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.cos(jnp.pi * x))
-
-    def u(params: Any, x: jax.Array) -> jax.Array:
-        return eqx.combine(params, static)(x)[0]
-
-    def inside(params: Any, x: jax.Array) -> jax.Array:
-        def along(v: jax.Array) -> jax.Array:
-            return jax.jvp(lambda x: jax.jvp(functools.partial(u, params), (x,), (v,))[1], (x,), (v,))[1]
-
-        return -jnp.sum(jax.vmap(along)(jnp.eye(5, dtype=dtype))) - jnp.pi**2 * solution(x)
-
-    keys = jr.split(jr.key(1), 2)
-    points = jr.uniform(keys[0], (interior, 5), dtype)
-    edge = jr.uniform(keys[1], (boundary, 5), dtype).at[:, 0].set(0)
-    blocks = [(inside, points, 1.0), (lambda params, x: u(params, x) - solution(x), edge, 1.0)]
-    return jg.residual_problem(blocks), params
+def poisson(widths: tuple[int, ...], interior: int, boundary: int) -> tuple[jg.Problem, Any]:
+    """The residual of the 5-D Poisson equation, with the Laplacian by nested JVPs."""
+    equation = jg.problems.poisson_5d(widths)
+    return equation.problem(equation.points(jr.key(1), (interior, boundary))), equation.init(jr.key(0))
 
 
 def our_calls(problem: jg.Problem, params: Any, *, dense: bool = True) -> dict[str, Callable[[], Any]]:
@@ -182,14 +163,14 @@ def case_c() -> dict[str, Any]:
 def case_pde() -> dict[str, Any]:
     """The p5 residual at 10 065 parameters, N = 3500, float64, against the dense D."""
     jax.config.update("jax_enable_x64", True)
-    problem, params = poisson([64, 64, 48, 48], 3000, 500, jnp.float64)
+    problem, params = poisson((64, 64, 48, 48), 3000, 500)
     return describe(problem, params) | {"rows": measure(our_calls(problem, params), 3)}
 
 
 def case_pde_wide() -> dict[str, Any]:
     """The p5 residual at width 512, N = 700, float64, against the dense D."""
     jax.config.update("jax_enable_x64", True)
-    problem, params = poisson(512, 600, 100, jnp.float64)
+    problem, params = poisson((512,) * 3, 600, 100)
     return describe(problem, params) | {"rows": measure(our_calls(problem, params), 3)}
 
 

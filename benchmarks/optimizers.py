@@ -48,9 +48,20 @@ def train(tx: Any, problem: jg.Problem, params: Any, solves: int, stop: float) -
 
 
 def first_order(
-    tx: Any, problem: jg.Problem, params: Any, steps: int, stop: float, search: bool = False, limit_s: float = 60.0
+    tx: Any,
+    problem: jg.Problem,
+    params: Any,
+    steps: int,
+    stop: float,
+    search: bool = False,
+    limit_s: float = 60.0,
+    measure: Callable[[Any], jax.Array] | None = None,
 ) -> dict[str, Any]:
-    """The same for an optimizer of gradients: chunks of 200 scanned steps, until `stop` or `limit_s` seconds."""
+    """The same for an optimizer of gradients: chunks of 200 scanned steps, until `stop` or `limit_s` seconds.
+
+    `measure` is of the parameters after each chunk, by default their cost.
+    """
+    measure = problem.cost if measure is None else measure
 
     @eqx.filter_jit
     def chunk(params: Any, state: Any) -> tuple[Any, Any]:
@@ -71,7 +82,7 @@ def first_order(
     start, costs, reached = time.perf_counter(), [], None
     for count in range(200, steps + 1, 200):
         params, state = chunk(params, state)
-        costs.append(float(problem.cost(params)))
+        costs.append(float(measure(params)))
         seconds = time.perf_counter() - start
         if reached is None and costs[-1] <= stop:
             reached = {"steps": count, "seconds": seconds}

@@ -70,7 +70,7 @@ def on_digits() -> dict[str, Any]:
             "largest_defect_down_to_1e-20": float(np.abs(np.asarray(sol.defect)[lawful]).max()),
         }
     sizes = {"N": case.problem.num_samples, "QN": case.num_rows, "K": case.num_params}
-    return environment() | sizes | {"rows": rows}
+    return {"environment": environment(), **sizes, "rows": rows}
 
 
 CASES = {"digits": on_digits}

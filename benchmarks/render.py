@@ -112,7 +112,10 @@ def _equations(results: dict[str, Any]) -> str:
 
 def _digits(results: dict[str, Any]) -> str:
     result, lines = results["digits"], []
-    for name, title in (("levenberg_marquardt", "adapted_levenberg_marquardt"), ("linear_interpolation",) * 2):
+    for name, title in (
+        ("levenberg_marquardt", "adapted_levenberg_marquardt"),
+        ("linear_interpolation", "linear_interpolation"),
+    ):
         reached = [run["reached"] for run in result[name]]
         seconds = statistics.median(one["seconds"] for one in reached)
         solves = sorted(one["solves"] for one in reached)
@@ -131,6 +134,23 @@ def _digits(results: dict[str, Any]) -> str:
     return table(["optimizer", "cost reached", "after", "seconds"], lines) + "\n" + environment(result) + "\n"
 
 
+def _orbits(results: dict[str, Any]) -> str:
+    result = results["digits"]
+    lines = [
+        [
+            name,
+            f"{row['rtol']:.0e}",
+            str(row["lifts"]),
+            f"{row['seconds']:.0f}",
+            f"{row['largest_error_of_an_output']:.1e}",
+            f"{row['largest_defect_down_to_1e-20']:.1e}",
+        ]
+        for name, row in result["rows"].items()
+    ]
+    header = ["solver", "rtol", "lifts", "seconds", "largest error of an output", "of the cost, relative"]
+    return table(header, lines) + "\n" + environment(result) + "\n"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lift_accuracy_float64": ("lift_accuracy", _accuracy("float64")),
     "lift_accuracy_float32": ("lift_accuracy", _accuracy("float32")),
@@ -138,6 +158,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "conjugate_gradients": ("lift_iterative", _conjugate_gradients),
     "optimizers_digits": ("optimizers", _digits),
     "equations": ("equations", _equations),
+    "orbits": ("orbits", _orbits),
 }
 
 
