@@ -209,7 +209,7 @@ def extreme_eigenvalues(lower: Float[Array, "n n"]) -> tuple[Float[Array, ""], F
     def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         low, high, _, _ = carry
         low = jax.scipy.linalg.cho_solve((lower, True), low)
-        high = lower @ (lower.T @ high)
+        high = lower @ (high @ lower)
         shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
         return low / shrink, high / grow, 1 / shrink, grow
 
