@@ -110,28 +110,58 @@ def _equations(results: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(next(iter(results.values()))) + "\n"
 
 
+def _reached(run: dict[str, Any], value: str, unit: str) -> list[str]:
+    """Cost, steps and seconds: to `value`, or to where a run ended above it."""
+    found = run["reached"][value]
+    cost, at = (value, found) if found else (f"{run['final']:.0e}", run)
+    return [cost, f"{at['steps']} {unit}", f"{at['seconds']:.2f}"]
+
+
 def _digits(results: dict[str, Any]) -> str:
     result, lines = results["digits"], []
-    for name, title in (
-        ("levenberg_marquardt", "adapted_levenberg_marquardt"),
-        ("linear_interpolation", "linear_interpolation"),
-    ):
-        reached = [run["reached"] for run in result[name]]
-        seconds = statistics.median(one["seconds"] for one in reached)
-        solves = sorted(one["solves"] for one in reached)
-        lines.append([f"`{title}()`", "1e-26", f"{solves[0]}–{solves[-1]} solves", f"{seconds:.2f}"])
-    for name, title in (
-        ("lbfgs", "optax.lbfgs()"),
-        *((f"adam_{rate}", f"optax.adam({rate})") for rate in (1e-4, 1e-3, 1e-2)),
-    ):
-        row = result[name]
-        if row["reached"] is None:
-            lines.append([f"`{title}`", f"{row['final']:.0e}", f"{row['steps']} steps", f"{row['seconds']:.2f}"])
-        else:
-            lines.append(
-                [f"`{title}`", "1e-06", f"{row['reached']['steps']} steps", f"{row['reached']['seconds']:.2f}"]
-            )
+    for name, runs in result["rows"].items():
+        if len(runs) == 1:
+            lines.append([f"`{name}`", *_reached(runs[0], "1e-06", "steps")])
+            continue
+        reached = [run["reached"]["1e-26"] for run in runs]
+        solves, seconds = ([one[key] for one in reached] for key in ("steps", "seconds"))
+        cells = ["1e-26", f"{min(solves)}–{max(solves)} solves", f"{statistics.median(seconds):.2f}"]
+        lines.append([f"`{name}`", *cells])
     return table(["optimizer", "cost reached", "after", "seconds"], lines) + "\n" + environment(result) + "\n"
+
+
+def _diabetes(results: dict[str, Any]) -> str:
+    result, lines = results["diabetes"], []
+    for name, run in result["rows"].items():
+        if "failed" in run:
+            lines.append([f"`{name}`", run["failed"].splitlines()[0][:80], "", "", "", ""])
+            continue
+        cells = [run["reached"][value] for value in ("1e-06", "1e-12", "1e-20")]
+        times = [f"{cell['seconds']:.2f}" if cell else "—" for cell in cells]
+        lines.append([f"`{name}`", f"{min(point[2] for point in run['curve']):.0e}", str(run["steps"]), *times])
+    header = ["optimizer", "least cost", "steps", "seconds to 1e-6", "to 1e-12", "to 1e-20"]
+    return table(header, lines) + "\n" + environment(result) + "\n"
+
+
+def _classification(results: dict[str, Any]) -> str:
+    result, lines = results["classification"], []
+    for cost in ("l2", "cross_entropy"):
+        for name, row in result[cost].items():
+            accuracy = f"{100 * row['accuracy_mean']:.2f} ± {100 * row['accuracy_sd']:.2f}"
+            lines.append([cost, name.replace("_", " "), accuracy, str(row["epochs"]), f"{row['seconds_mean']:.2f}"])
+    header = ["cost", "optimizer", "test accuracy, %", "epochs", "seconds"]
+    return table(header, lines) + "\n" + environment(result) + "\n"
+
+
+def _two_steps(results: dict[str, Any]) -> str:
+    result, lines = results["zeros_and_ones"], []
+    for step in range(3):
+        train, test = ([run[key][step] for run in result["runs"]] for key in ("train_cost", "test_cost"))
+        accuracy = 100 * statistics.median(run["test_accuracy"][step] for run in result["runs"])
+        cells = [statistics.median(train), max(train), statistics.median(test)]
+        lines.append([str(step), *(f"{cell:.1e}" for cell in cells), f"{accuracy:.1f}"])
+    header = ["steps", "median training cost", "worst training cost", "median test cost", "test accuracy, %"]
+    return table(header, lines) + "\n" + environment(result) + "\n"
 
 
 def _orbits(results: dict[str, Any]) -> str:
@@ -157,6 +187,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     **{f"lift_speed_{case}": ("lift_speed", _speed(case)) for case in ("a", "b", "c", "pde", "pde_wide")},
     "conjugate_gradients": ("lift_iterative", _conjugate_gradients),
     "optimizers_digits": ("optimizers", _digits),
+    "optimizers_diabetes": ("optimizers", _diabetes),
+    "optimizers_classification": ("optimizers", _classification),
+    "two_steps": ("two_steps", _two_steps),
     "equations": ("equations", _equations),
     "orbits": ("orbits", _orbits),
 }
