@@ -22,8 +22,8 @@ def refined(
     value: PyTree,
     correct: Callable[[Float[Array, "..."]], PyTree],
     measure: Callable[[PyTree], tuple[Float[Array, "..."], Float[Array, ""]]],
-    most: int,
-    floor: float = 0.0,
+    most: int | Int[Array, ""],
+    floor: float | Float[Array, ""] = 0.0,
 ) -> PyTree:
     """The value, with corrections added while the size of its defect is above `floor` and halves, at most `most` times.
 
@@ -43,7 +43,7 @@ def refined(
         kept = now._replace(count=new.count, before=now.size)
         return jax.tree.map(lambda new, kept: jnp.where(size < now.size, new, kept), new, kept)
 
-    if most == 0:
+    if isinstance(most, int) and most == 0:
         return value
     defect, size = measure(value)
     start = _Iterate(jnp.zeros((), jnp.int32), value, defect, size, jnp.full_like(size, jnp.inf))

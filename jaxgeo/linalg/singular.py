@@ -32,10 +32,6 @@ class SingularValues(eqx.Module):
         """UᵀQᵀv."""
         return (velocity @ self.orthogonal) @ self.left
 
-    def image(self, delta: Float[Array, " K"]) -> Float[Array, " rows"]:
-        """Dδ."""
-        return self.orthogonal @ (self.left @ (self.values * (self.right @ delta)))
-
     def kept(self, cutoff: Float[Array, ""]) -> Bool[Array, " K"]:
         """Which singular values exceed `cutoff` times the largest."""
         return (self.relative() > cutoff) & (self.values > 0)

@@ -33,9 +33,9 @@ class GainRatioDamping(eqx.Module):
 
     initial: float | Float[Array, ""] = 1e-3
     error: float = 0.3
-    decrease: float = 1e3
+    decrease: float = 1e5
     increase: float = 10.0
-    minimum: float = 1e-30
+    minimum: float = 1e-16
     maximum: float = 1e10
 
     def update(self, damping: Float[Array, ""], ratio: Float[Array, ""], accepted: Bool[Array, ""]) -> Float[Array, ""]:

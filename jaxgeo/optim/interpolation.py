@@ -10,10 +10,11 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.solvers.base import SOLVED
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation, shorten_growth
+from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 
@@ -34,6 +35,7 @@ class LinearInterpolation(AbstractTransformation):
     metric: AbstractMetric
     solver: AbstractLiftSolver
     max_growth: float | Float[Array, ""]
+    corrections: int = eqx.field(static=True)
 
     @property
     def problems(self) -> Source:
@@ -52,9 +54,14 @@ class LinearInterpolation(AbstractTransformation):
         dtype = state.remaining.dtype
         linear = Linearisation(problem, params, self.metric)
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
-        velocity, lift = self.solver.solve(linear.jacobian, -linear.residual, None)
+        prepared = self.solver.prepare(linear.jacobian)
+        solve = prepared or (lambda rows: self.solver.solve(linear.jacobian, rows))
+        velocity, lift = solve(-linear.residual)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
-        trial, _, accepted = shorten_growth(linear, step, self.max_growth, halvings=0)
+        # What answers a failed factorisation would answer it once more for each correction.
+        most = jnp.where(lift.outcome == SOLVED, self.corrections, 0)
+        attempt = parts_of(linear, step, None if prepared is None else lambda rows: solve(rows)[0], most)
+        trial, _, accepted = shorten_growth(linear, attempt, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)
         info = step_info(linear, trial, fraction, accepted, zero, lift, dtype)
@@ -70,6 +77,7 @@ def linear_interpolation(
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
     max_growth: float | Float[Array, ""] = 100.0,
+    corrections: int = 8,
     trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
@@ -86,6 +94,7 @@ def linear_interpolation(
 
     - `num_steps`: steps on the line, at least 1.
     - `max_growth`: by how much a step may raise the cost.
+    - `corrections`: at most how many in a step, of what is missing at its end, by the factorisation that is there.
     - the others: as for `scale_by_adapted_metric`, and the same extra arguments of `update`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
@@ -114,5 +123,6 @@ def linear_interpolation(
         CostHessian() if metric is None else metric,
         Auto() if solver is None else solver,
         max_growth,
+        corrections,
     )
     return transformation.as_optax()

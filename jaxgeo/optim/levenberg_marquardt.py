@@ -53,6 +53,7 @@ class LevenbergMarquardt(AbstractTransformation):
     cutoff: RankCutoff
     acceleration: float | Float[Array, ""] | None
     linesearch: optax.GradientTransformationExtraArgs | None
+    corrections: int = eqx.field(static=True)
     least_gain: float = 1e-4
     halvings: int = eqx.field(static=True, default=6)
 
@@ -84,11 +85,18 @@ class LevenbergMarquardt(AbstractTransformation):
         dtype, damping = state.damping.dtype, state.damping.astype(linear.outputs.dtype)
         solver = _default_solver(linear) if self.solver is None else self.solver
         shift = linear.relative(damping)
-        velocity, lift = solver.solve(linear.jacobian, -linear.residual, shift)
-        step, search = self._bend(
-            linear, velocity, lambda rows: solver.solve(linear.jacobian, rows, shift)[0], state.linesearch
-        )
-        trial, fraction, accepted = shorten(linear, parts_of(linear, step), self._good, self.halvings)
+        prepared = solver.prepare(linear.jacobian, shift)
+        solve = prepared or (lambda rows: solver.solve(linear.jacobian, rows, shift))
+
+        def correct(rows: Array) -> PyTree:
+            return solve(rows)[0]
+
+        velocity, lift = solve(-linear.residual)
+        step, search = self._bend(linear, velocity, correct, state.linesearch)
+        # Corrections would undo the acceleration.
+        bent = prepared is None or self.acceleration is not None
+        attempt = parts_of(linear, step, None if bent else correct, self.corrections)
+        trial, fraction, accepted = shorten(linear, attempt, self._good, self.halvings)
         info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
         following = self.damping.update(state.damping, info.gain_ratio, accepted)
         return trial.step, state._replace(damping=following, linesearch=search, info=info)
@@ -212,17 +220,20 @@ def adapted_levenberg_marquardt(
     cutoff: RankCutoff | None = None,
     acceleration: float | Float[Array, ""] | None = None,
     linesearch: optax.GradientTransformationExtraArgs | None = None,
+    corrections: int = 8,
     trainable: PyTree = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Damped adapted steps, each tried before it is taken: the optimizer for the lowest cost without any tuning.
 
     θ ← θ − Dᵀ(DDᵀ + λ)⁻¹(x − y) for L2, and the same in the cost's own metric for other costs. A step is taken if the
     cost falls; otherwise the update is zero, parameters and all but the damping stay as they are. One update makes one
-    solve. How much it is damped follows from the last gain ratio, the decrease of the cost in units of what the
+    factorisation. How much it is damped follows from the last gain ratio, the decrease of the cost in units of what the
     linearised outputs predicted, summed from output differences so that it means something down to round-off:
 
-    - for K ≥ QN, or K > 1024, by `damping`. A step that does not lower the cost is halved, up to 6 times, before it
-        is rejected: that costs forward passes, where a new solve costs a factorisation;
+    - for K ≥ QN, or K > 1024, by `damping`. The network bends away from the straight line on which D says that the
+      outputs go; for K ≥ QN what is missing at its end is lifted by the same factorisation, up to `corrections` times.
+      A step that does not lower the cost is halved, up to 6 times, before it is rejected: both cost forward passes,
+      where a new solve costs a factorisation;
     - for K < QN with few parameters, as MINPACK does: the length of the step is bounded by `trust_region` with each
       parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude;
     - where with few parameters D has lost rank, as in networks trained on the residuals of a differential equation: by
@@ -239,11 +250,12 @@ def adapted_levenberg_marquardt(
         Cholesky factorisation of DDᵀ in float64, else `jaxgeo.linalg.Auto()`.
     - `damping`, `trust_region`, `scaling`, `cutoff`: the policies above.
     - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
-        0.75; one more solve a step. None (the default) for not.
+        0.75, in place of corrections; one more solve a step. None (the default) for not.
     - `linesearch`: an optax transformation that takes `value`, `grad` and `value_fn`, such as
         `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried.
+    - `corrections`: at most how many in a step by `damping`.
 
-    The last two are not for steps by `cutoff`, which have corrections and halvings of their own.
+    The last three are not for steps by `cutoff`, which have corrections and halvings of their own.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
@@ -273,5 +285,6 @@ def adapted_levenberg_marquardt(
         RankCutoff() if cutoff is None else cutoff,
         acceleration,
         linesearch,
+        corrections,
     )
     return transformation.as_optax()

@@ -15,7 +15,7 @@ from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
 from jaxgeo.optim.damping import Value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation, shorten_growth
+from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
 from jaxgeo.optim.source import CostOfTargets, Source, like, source
 from jaxgeo.problem import Problem
 
@@ -70,7 +70,7 @@ class AdaptedMomentum(AbstractTransformation):
         cap = jnp.asarray(self.norm_cap, work)
         capped = rate * jnp.where(length > cap, cap / jnp.where(length > cap, length, 1), 1)
         step = jax.tree.map(lambda leaf: capped.astype(leaf.dtype) * leaf, velocity)
-        trial, fraction, accepted = shorten_growth(linear, step, self.max_growth)
+        trial, fraction, accepted = shorten_growth(linear, parts_of(linear, step), self.max_growth)
         fraction = fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
         # A velocity that a cap or a halving had to hold back is not kept at its full length.
         velocity = jax.tree.map(

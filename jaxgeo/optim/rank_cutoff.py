@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo.linalg.refinement import refined
 from jaxgeo.linalg.singular import SingularValues
-from jaxgeo.optim.linearisation import Linearisation, Trial, shorten
+from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
 
 
 class RankCutoff(eqx.Module):
@@ -18,11 +17,9 @@ class RankCutoff(eqx.Module):
     in their logarithm. Damping then lets most directions creep, and a fixed cut-off either leaves much of the cost
     behind or asks for steps that are far too long. Here the cut-off follows how much of the last step could be taken.
 
-    A step of Dδ in the outputs would lead along a line, and the network bends away from it. Each correction lifts
-    what is missing through the same singular values, which costs a forward pass and no new D, as long as that halves
-    the miss: steps can be longer by orders of magnitude before the cost rises.
+    Corrections through the same singular values make steps possible that are longer by orders of magnitude.
 
-    Paper: (4.5), and arXiv 2408.01517 for the straight line
+    Paper: (4.5)
 
     **Arguments:**
 
@@ -64,19 +61,11 @@ class RankCutoff(eqx.Module):
         """
         jacobian = linear.jacobian
         kept = svd.kept(cutoff)
-        velocity = svd.lift(-linear.residual.reshape(-1), kept)
-        line = svd.image(velocity)
 
-        def attempt(fraction: Float[Array, ""]) -> Trial:
-            aim = fraction * line
+        def lift(rows: Float[Array, "rows R"]) -> PyTree:
+            return jacobian.unravel(svd.lift(rows.reshape(-1), kept))
 
-            def miss(delta: Float[Array, " K"]) -> tuple[Float[Array, " rows"], Float[Array, ""]]:
-                missing = aim - (linear.rows_at(jacobian.unravel(delta)) - jacobian.outputs).reshape(-1)
-                return missing, jnp.linalg.norm(missing)
-
-            delta = refined(fraction * velocity, lambda missing: svd.lift(missing, kept), miss, self.corrections)
-            return linear.move(jacobian.unravel(delta), aim.reshape(jacobian.outputs.shape))
-
+        attempt = parts_of(linear, lift(-linear.residual), lift, self.corrections)
         trial, fraction, accepted = shorten(linear, attempt, good, self.halvings)
         factor = jnp.where(fraction <= self.bad, self.increase, jnp.where(fraction >= self.good, 1 / self.decrease, 1))
         lowest = min(svd.round_off, self.maximum)

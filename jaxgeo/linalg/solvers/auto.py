@@ -1,6 +1,7 @@
 """The default: a solver chosen by the sizes, the dtype and the memory, with the reason."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -92,6 +93,11 @@ class Auto(AbstractLiftSolver):
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
         return self.choose(jacobian, damping).solver.solve(jacobian, velocity, damping)
+
+    def prepare(
+        self, jacobian: Jacobian, damping: Damping = None
+    ) -> Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]] | None:
+        return self.choose(jacobian, damping).solver.prepare(jacobian, damping)
 
 
 def _factored(side: int, dtype: jnp.dtype) -> int:

@@ -1,6 +1,7 @@
 """What every solver of the lift has in common: its interface and its report."""
 
 import abc
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -41,6 +42,13 @@ class AbstractLiftSolver(eqx.Module):
         **Returns:** θ̇ as a pytree like the trainable parameters, and how it went. θ̇ is finite always: where
         D or v is not, it is 0 and the outcome 3.
         """
+
+    def prepare(
+        self, jacobian: Jacobian, damping: Damping = None
+    ) -> Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]] | None:
+        """`solve` for any number of velocities with one factorisation; None for a solver that would start anew."""
+        del jacobian, damping
+        return None
 
 
 def conclude(

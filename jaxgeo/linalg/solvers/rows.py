@@ -1,5 +1,7 @@
 """The lift on the side of the rows: by a factorisation of G = DDᵀ, of size QN, whatever K is."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -43,12 +45,18 @@ class GramCholesky(AbstractLiftSolver):
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        dtype = gram_dtype(jacobian, damping, self.gram_dtype)
-        still, aim = freeze((jacobian, velocity))
+        return self.prepare(jacobian, damping)(velocity)
+
+    def prepare(
+        self, jacobian: Jacobian, damping: Damping = None
+    ) -> Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]]:
+        dtype, own = gram_dtype(jacobian, damping, self.gram_dtype), jacobian.outputs.dtype
+        still = freeze(jacobian)
         shift = freeze(relative_shift(jacobian, damping, rows=True))
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
         factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition, rescue=not dense)
-        factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype), shift, jnp.ones((), aim.dtype))
+        one = jnp.ones((), own)
+        factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype), shift, one)
 
         def rescue(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: None) -> tuple[Factor, PyTree]:
             found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64), Attempt.NOTHING)
@@ -56,22 +64,26 @@ class GramCholesky(AbstractLiftSolver):
 
         def again(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array) -> tuple[Factor, PyTree]:
             # As much more damping as the refinement needs, λ_max being QN mean eigenvalues at most.
-            more = shift + 4 * float(jnp.finfo(aim.dtype).eps) * aim.size
-            found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype), more, jnp.ones((), aim.dtype))
+            more = shift + 4 * float(jnp.finfo(own).eps) * aim.size
+            found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype), more, one)
             found = found._replace(outcome=jnp.maximum(found.outcome, DAMPED))
             return found, refined_lift(jacobian, found, more, aim, self.refinements)
 
         def keep(factor: Factor, value: PyTree, *operands: PyTree) -> tuple[Factor, PyTree]:
             return factor, value
 
-        value = refined_lift(still, factor, shift, aim, self.refinements)
-        if dense:
-            factor, value = cond_any(~factor.trusted, rescue, keep, factor, value, still, aim, shift)
-        if shift is not None and dtype != aim.dtype:
-            # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
-            lost = relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3
-            factor, value = cond_any(lost, again, keep, factor, value, still, aim, shift)
-        return finish_rows(jacobian, velocity, damping, factor, value)
+        def lift(velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
+            aim = freeze(velocity)
+            found, value = factor, refined_lift(still, factor, shift, aim, self.refinements)
+            if dense:
+                found, value = cond_any(~found.trusted, rescue, keep, found, value, still, aim, shift)
+            if shift is not None and dtype != own:
+                # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
+                lost = relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3
+                found, value = cond_any(lost, again, keep, found, value, still, aim, shift)
+            return finish_rows(jacobian, velocity, damping, found, value)
+
+        return lift
 
 
 class GramEigh(AbstractLiftSolver):
