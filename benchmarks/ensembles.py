@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 import jaxgeo as jg
-from benchmarks.harness import environment, measure, run_cases
+from benchmarks.harness import Case, environment, measure, run_cases
 
 MEMBERS = 32
 REPEATS = 100
@@ -84,7 +84,5 @@ def compare(num_samples: int, width: int) -> dict[str, Any]:
     }
 
 
-CASES = {"N=8": lambda: compare(8, 16)}
-
 if __name__ == "__main__":
-    run_cases("ensembles", CASES)
+    run_cases("ensembles", {"N=8": Case(lambda: compare(8, 16))})

@@ -14,7 +14,7 @@ import jax.random as jr
 import optax
 
 import jaxgeo as jg
-from benchmarks.harness import environment, run_cases
+from benchmarks.harness import Case, environment, run_cases
 from benchmarks.rivals import RIVALS, Make, run
 
 
@@ -69,10 +69,11 @@ def case(
     every: int,
     fresh: bool = False,
     rivals: tuple[str, ...] = (),
+    widths: tuple[int, ...] = (64,),
 ) -> dict[str, Any]:
-    """A network with one layer of 64, in float64: ours from each seed, and each rival from the first."""
+    """A network, by default with one layer of 64, in float64: ours from each seed, and each rival from the first."""
     jax.config.update("jax_enable_x64", True)
-    ready = equation((64,))
+    ready = equation(widths)
     rows = {
         "adapted_levenberg_marquardt": summary(
             [train(ready, seed, updates, limit_s, every, fresh) for seed in range(seeds)]
@@ -98,5 +99,18 @@ def poisson_5d() -> dict[str, Any]:
     return case(jg.problems.poisson_5d, 5, 5000, 120.0, 20, fresh=True)
 
 
+def poisson_5d_deep() -> dict[str, Any]:
+    """10 065 parameters, 3000 + 500 fresh points at every update, one seed, 252 updates."""
+    return case(jg.problems.poisson_5d, 1, 252, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
+
+
+def poisson_quickly() -> dict[str, Any]:
+    return case(jg.problems.poisson_2d, 2, 100, 10.0, 20, rivals=("optax.lbfgs()",))
+
+
 if __name__ == "__main__":
-    run_cases("equations", {each.__name__: each for each in (poisson_2d, heat_1d, poisson_5d)})
+    run_cases(
+        "equations",
+        {each.__name__: Case(each) for each in (poisson_2d, heat_1d, poisson_5d, poisson_5d_deep)},
+        quick={"poisson_2d": Case(poisson_quickly, 120.0)},
+    )

@@ -1,5 +1,11 @@
-"""What all benchmarks share: interleaved medians, the environment, JSON."""
+"""What all benchmarks share: interleaved medians, the environment, processes of their own, JSON.
 
+`python -m benchmarks.MODULE` runs the cases of a module and writes `results/MODULE.json` after each; with names, only
+these, and the rows of the others are kept. A case that fails or runs out of its time is a row {"failed": …}, beside
+what it had found by then. `--quick` runs a few cases at small sizes into `results/quick/`; `--out` says where else.
+"""
+
+import argparse
 import importlib.metadata
 import json
 import os
@@ -8,13 +14,16 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
+Result = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "equinox", "lineax", "diffrax", "optax", "optimistix", "numpy", "scipy")
 
@@ -43,6 +52,10 @@ def _version(name: str) -> str | None:
         return None
 
 
+def failure(error: Exception) -> Result:
+    return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
 def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, dict[str, Any]]:
     """Medians of interleaved calls in this process, in milliseconds; the first call, which compiles, apart.
 
@@ -56,7 +69,7 @@ def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, 
             jax.block_until_ready(call())
         # A rival may fail in any way: that is what is recorded.
         except Exception as error:
-            rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+            rows[name] = failure(error)
             continue
         rows[name] = {"first_call_s": time.perf_counter() - start}
         times[name] = []
@@ -75,18 +88,91 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_cases(module: str, cases: dict[str, Callable[[], dict[str, Any]]]) -> None:
-    """Run the case named on the command line; without one each case in a process of its own, into one JSON file."""
-    if len(sys.argv) > 1:
-        print(json.dumps(cases[sys.argv[1]]()))
+class Case(NamedTuple):
+    """`run` returns a result, or yields it as it grows, so that a process that is cut off leaves what it has."""
+
+    run: Callable[[], Result | Iterator[Result]]
+    limit_s: float = 7200.0
+
+
+def run_cases(
+    module: str, cases: dict[str, Case], quick: dict[str, Case] | None = None, arguments: Sequence[str] | None = None
+) -> None:
+    """What `python -m benchmarks.MODULE` does; `quick` are the cases of `--quick`."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
+    parser.add_argument("names", nargs="*", help="cases to run; all by default")
+    parser.add_argument("--quick", action="store_true", help="a few cases at small sizes, on any device")
+    parser.add_argument("--out", type=Path, help=f"by default results/{module}.json, with --quick in results/quick/")
+    parser.add_argument("--here", action="store_true", help="run in this process, and print")
+    chosen = parser.parse_args(arguments)
+    available = (quick or {}) if chosen.quick else cases
+    unknown = set(chosen.names) - set(available)
+    if unknown:
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(available) or 'none'}")
+    names = chosen.names or list(available)
+    if chosen.here:
+        for name in names:
+            run_here(available[name])
         return
-    results = {}
-    for name in cases:
-        command = [sys.executable, "-m", f"benchmarks.{module}", name]
-        print(f"{module} {name}", file=sys.stderr, flush=True)
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        results[name] = json.loads(done.stdout.strip().splitlines()[-1])
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{module}.json"
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--here", *(["--quick"] if chosen.quick else [])]
+    path = chosen.out or (RESULTS / "quick" if chosen.quick else RESULTS) / f"{module}.json"
+    kept = json.loads(path.read_text()) if chosen.names and path.exists() else {}
+    run_all({name: ([*command, name], available[name].limit_s) for name in names}, path, kept)
+
+
+def run_here(case: Case) -> None:
+    """Print the result as it grows, each a line of JSON; a failure is the last of them."""
+    result: Result = {}
+    try:
+        found = case.run()
+        for result in [found] if isinstance(found, dict) else found:
+            print(json.dumps(result), flush=True)
+    # Whatever a case fails with is its result.
+    except Exception as error:
+        traceback.print_exc()
+        print(json.dumps(result | failure(error)), flush=True)
+
+
+def run_apart(command: Sequence[str], limit_s: float) -> Result:
+    """The last result that a process prints, with why it is not the whole one if it is not."""
+    failed = None
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+", errors="replace") as log:
+        try:
+            status = subprocess.run(command, stdout=out, stderr=log, timeout=limit_s, check=False).returncode
+        except subprocess.TimeoutExpired:
+            failed = f"not done after {limit_s:g} s"
+        else:
+            log.seek(0)
+            if status != 0:
+                failed = f"exit status {status}: {log.read().strip()[-300:]}"
+        out.seek(0)
+        result = last_result(out.read().splitlines())
+    if failed is None and not result:
+        failed = "printed no result"
+    return result | ({} if failed is None else {"failed": failed}) | {"case_s": time.perf_counter() - start}
+
+
+def last_result(lines: Sequence[str]) -> Result:
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def run_all(commands: dict[str, tuple[Sequence[str], float]], path: Path, results: Result | None = None) -> Result:
+    """Run each command within its seconds, and write all results so far after each."""
+    results = {} if results is None else results
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name, (command, limit_s) in commands.items():
+        print(f"{path.stem} {name}", file=sys.stderr, flush=True)
+        results[name] = run_apart(command, limit_s)
+        if "failed" in results[name]:
+            print(f"failed: {results[name]['failed']}", file=sys.stderr, flush=True)
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {path.name}", file=sys.stderr)
+    return results

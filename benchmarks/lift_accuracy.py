@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.harness import environment, run_cases
+from benchmarks.harness import Case, environment, run_cases
 from jaxgeo.linalg import (
     LSMR,
     QR,
@@ -111,7 +111,7 @@ if __name__ == "__main__":
     run_cases(
         "lift_accuracy",
         {
-            "float64": lambda: table(np.float64),
-            "float32": lambda: table(np.float32),
+            "float64": Case(lambda: table(np.float64)),
+            "float32": Case(lambda: table(np.float32)),
         },
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxgeo as jg
-from benchmarks.harness import environment, peak_memory_mib, run_cases
+from benchmarks.harness import Case, environment, peak_memory_mib, run_cases
 from jaxgeo.linalg import CG, Nystrom
 
 RTOL = 1e-6
@@ -48,4 +48,4 @@ def iterate(problem, params, velocity, preconditioner):
 
 
 if __name__ == "__main__":
-    run_cases("lift_iterative", {"conjugate_gradients": conjugate_gradients})
+    run_cases("lift_iterative", {"conjugate_gradients": Case(conjugate_gradients)})

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 import jaxgeo as jg
-from benchmarks.harness import environment, measure, peak_memory_mib, run_cases
+from benchmarks.harness import Case, environment, measure, peak_memory_mib, run_cases
 from jaxgeo.linalg import GramCholesky
 from jaxgeo.problems import Network
 
@@ -134,11 +134,11 @@ def describe(problem: jg.Problem, params: Any, *rivals: str) -> dict[str, Any]:
     }
 
 
-def case_a() -> dict[str, Any]:
-    """MLP 64-256-256-256-1, N = 512, float32, with the rivals."""
-    problem, params = network([64, 256, 256, 256, 1], 512)
+def case_a(num_samples: int = 512, repeats: int = 15) -> dict[str, Any]:
+    """MLP 64-256-256-256-1, float32, with the rivals."""
+    problem, params = network([64, 256, 256, 256, 1], num_samples)
     calls = our_calls(problem, params) | rival_calls(problem, params)
-    return describe(problem, params, "nlls-gram", "python-somax", "jaxopt") | {"rows": measure(calls, 15)}
+    return describe(problem, params, "nlls-gram", "python-somax", "jaxopt") | {"rows": measure(calls, repeats)}
 
 
 def case_b() -> dict[str, Any]:
@@ -201,11 +201,12 @@ if __name__ == "__main__":
     run_cases(
         "lift_speed",
         {
-            "a": case_a,
-            "b": case_b,
-            "c": case_c,
-            "pde": case_pde,
-            "pde_wide": case_pde_wide,
-            "sweep": case_sweep,
+            "a": Case(case_a),
+            "b": Case(case_b),
+            "c": Case(case_c),
+            "pde": Case(case_pde),
+            "pde_wide": Case(case_pde_wide),
+            "sweep": Case(case_sweep),
         },
+        quick={"a": Case(functools.partial(case_a, 256, 3), 90.0)},
     )

@@ -18,7 +18,7 @@ import optax
 from sklearn.datasets import load_diabetes, load_digits
 
 import jaxgeo as jg
-from benchmarks.harness import environment, peak_memory_mib, run_cases
+from benchmarks.harness import Case, environment, failure, peak_memory_mib, run_cases
 from benchmarks.rivals import OURS, PACKAGES, RATES, RIVALS, Make, crossings, is_installed, run, thinned
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -58,30 +58,30 @@ def attempt(make: Make, problem: jg.Problem, params: Any, **limits: Any) -> dict
         result = run(make(problem, params), eqx.filter_jit(lambda params: problem.cost(params)), **limits)
     # A rival may fail in any way: that is what is recorded.
     except Exception as error:
-        return {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+        return failure(error)
     curve = result.pop("curve")
     return result | {"reached": crossings(curve, THRESHOLDS), "curve": thinned(curve)}
 
 
-def digits() -> dict[str, Any]:
-    """N = 100 digits, 64-64-64-10 tanh: ours from ten initialisations, first-order methods from one of them."""
+def digits(starts: int = 10, limit_s: float = 60.0) -> dict[str, Any]:
+    """N = 100 digits, 64-64-64-10 tanh: ours from some initialisations, first-order methods from one of them."""
     jax.config.update("jax_enable_x64", True)
     rows: dict[str, Any] = {
-        name: [attempt(make, *digits_problem(seed), stop=1e-26, limit_s=60, most=30) for seed in range(10)]
+        name: [attempt(make, *digits_problem(seed), stop=1e-26, limit_s=limit_s, most=30) for seed in range(starts)]
         for name, make in OURS.items()
     }
     problem, params = digits_problem(0)
     for name in ("optax.lbfgs()", *(f"optax.adam({rate:.0e})" for rate in RATES)):
-        rows[name] = [attempt(RIVALS[name], problem, params, stop=1e-6, limit_s=60, most=10_000)]
+        rows[name] = [attempt(RIVALS[name], problem, params, stop=1e-6, limit_s=limit_s, most=10_000)]
     return report(dtype="float64", sizes=sizes(problem, params), rows=rows)
 
 
-def diabetes() -> dict[str, Any]:
-    """All 442 patients, 10-64-64-1, to 1e-20, against every rival that is installed, 30 s each."""
+def diabetes(limit_s: float = 30.0) -> dict[str, Any]:
+    """All 442 patients, 10-64-64-1, to 1e-20, against every rival that is installed, for `limit_s` each."""
     jax.config.update("jax_enable_x64", True)
     problem, params = diabetes_problem(0)
     methods = OURS | {name: make for name, make in RIVALS.items() if is_installed(name)}
-    rows = {name: attempt(make, problem, params, stop=1e-20, limit_s=30) for name, make in methods.items()}
+    rows = {name: attempt(make, problem, params, stop=1e-20, limit_s=limit_s) for name, make in methods.items()}
     return report(dtype="float64", sizes=sizes(problem, params), rows=rows)
 
 
@@ -228,5 +228,9 @@ def _summary(runs: list[tuple[float, float]], epochs: int) -> dict[str, Any]:
 if __name__ == "__main__":
     run_cases(
         "optimizers",
-        {case.__name__: case for case in (digits, diabetes, float32, curve_fits, classification)},
+        {case.__name__: Case(case) for case in (digits, diabetes, float32, curve_fits, classification)},
+        quick={
+            "digits": Case(functools.partial(digits, 2, 5.0), 90.0),
+            "diabetes": Case(functools.partial(diabetes, 2.0), 150.0),
+        },
     )

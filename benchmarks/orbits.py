@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.harness import environment, run_cases
+from benchmarks.harness import Case, environment, run_cases
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 TIMES = np.linspace(0.0, 3000.0, 31)
@@ -73,7 +73,5 @@ def on_digits() -> dict[str, Any]:
     return {"environment": environment(), **sizes, "rows": rows}
 
 
-CASES = {"digits": on_digits}
-
 if __name__ == "__main__":
-    run_cases("orbits", CASES)
+    run_cases("orbits", {"digits": Case(on_digits)})

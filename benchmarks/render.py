@@ -9,7 +9,7 @@ import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -32,33 +32,28 @@ def environment(result: dict[str, Any]) -> str:
     return f"{where['device']}, {where['cores']} cores, JAX {where['versions']['jax']}, Python {where['python']}."
 
 
-def _accuracy(dtype: str) -> Callable[[dict[str, Any]], str]:
-    def render(results: dict[str, Any]) -> str:
-        result = results[dtype]
-        rows = result["rows"]
-        solvers = list(rows[0]["errors"])
-        lines = []
-        for lost in sorted({row["lost"] for row in rows}):
-            for condition in sorted({row["condition"] for row in rows}):
-                errors = [row["errors"] for row in rows if (row["condition"], row["lost"]) == (condition, lost)]
-                cells = [
-                    " / ".join(f"{max(error[name][key] for error in errors):.0e}" for key in ("lift", "outputs"))
-                    for name in solvers
-                ]
-                lines.append([f"{condition:.0e}", f"−{lost}" if lost else "full", *cells])
-        worst = result["auto_over_best_worst"]
-        finite = "All are finite." if result["all_finite"] else "Some are not finite."
-        summary = (
-            f"`Auto` over the best in any one row: at most {worst['lift']:.2g} (lift), {worst['outputs']:.2g} "
-            f"(outputs). {finite}\n"
-        )
-        return table(["cond(D)", "rank", *(f"`{name}`" for name in solvers)], lines) + "\n" + summary
-
-    return render
+def _accuracy(result: dict[str, Any]) -> str:
+    rows = result["rows"]
+    solvers = list(rows[0]["errors"])
+    lines = []
+    for lost in sorted({row["lost"] for row in rows}):
+        for condition in sorted({row["condition"] for row in rows}):
+            errors = [row["errors"] for row in rows if (row["condition"], row["lost"]) == (condition, lost)]
+            cells = [
+                " / ".join(f"{max(error[name][key] for error in errors):.0e}" for key in ("lift", "outputs"))
+                for name in solvers
+            ]
+            lines.append([f"{condition:.0e}", f"−{lost}" if lost else "full", *cells])
+    worst = result["auto_over_best_worst"]
+    finite = "All are finite." if result["all_finite"] else "Some are not finite."
+    summary = (
+        f"`Auto` over the best in any one row: at most {worst['lift']:.2g} (lift), {worst['outputs']:.2g} "
+        f"(outputs). {finite}\n"
+    )
+    return table(["cond(D)", "rank", *(f"`{name}`" for name in solvers)], lines) + "\n" + summary
 
 
-def _conjugate_gradients(results: dict[str, Any]) -> str:
-    result = results["conjugate_gradients"]
+def _conjugate_gradients(result: dict[str, Any]) -> str:
     lines = [
         [title, str(result[name]["steps"]), f"{result[name]['residual']:.1e}", f"{result[name]['seconds']:.0f}"]
         for title, name in ((f"`Nystrom(rank={result['sketch']})`", "nystrom"), ("none", "none"))
@@ -75,26 +70,21 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def _speed(case: str) -> Callable[[dict[str, Any]], str]:
-    def render(results: dict[str, Any]) -> str:
-        result = results[case]
-        rows, lines = result["rows"], []
-        ours = rows["jaxgeo"]["median_ms"]
-        for name, row in rows.items():
-            if "failed" in row:
-                lines.append([name, row["failed"], "", ""])
-                continue
-            lines.append(
-                [name, *map(_number, (row["median_ms"], row["median_ms"] / ours)), f"{row['first_call_s']:.2g}"]
-            )
-        peak = f" Peak memory of the process: {result['peak_memory_mib'] / 1024:.2g} GiB." if case == "c" else ""
-        summary = (
-            f"QN = {result['QN']}, K = {result['K']}, {result['predicted_gflop']:.3g} GFlop predicted for G.{peak} "
-            f"{environment(result)}\n"
-        )
-        return table(["", "ms", "over jaxgeo", "first call, s"], lines) + "\n" + summary
-
-    return render
+def _speed(result: dict[str, Any]) -> str:
+    rows, lines = result["rows"], []
+    ours = rows["jaxgeo"]["median_ms"]
+    for name, row in rows.items():
+        if "failed" in row:
+            lines.append([name, row["failed"], "", ""])
+            continue
+        lines.append([name, *map(_number, (row["median_ms"], row["median_ms"] / ours)), f"{row['first_call_s']:.2g}"])
+    peak = result.get("peak_memory_mib")
+    memory = "" if peak is None else f" Peak memory of the process: {peak / 1024:.2g} GiB."
+    summary = (
+        f"QN = {result['QN']}, K = {result['K']}, {result['predicted_gflop']:.3g} GFlop predicted for G.{memory} "
+        f"{environment(result)}\n"
+    )
+    return table(["", "ms", "over jaxgeo", "first call, s"], lines) + "\n" + summary
 
 
 def _equations(results: dict[str, Any]) -> str:
@@ -117,8 +107,8 @@ def _reached(run: dict[str, Any], value: str, unit: str) -> list[str]:
     return [cost, f"{at['steps']} {unit}", f"{at['seconds']:.2f}"]
 
 
-def _digits(results: dict[str, Any]) -> str:
-    result, lines = results["digits"], []
+def _digits(result: dict[str, Any]) -> str:
+    lines = []
     for name, runs in result["rows"].items():
         if len(runs) == 1:
             lines.append([f"`{name}`", *_reached(runs[0], "1e-06", "steps")])
@@ -130,8 +120,8 @@ def _digits(results: dict[str, Any]) -> str:
     return table(["optimizer", "cost reached", "after", "seconds"], lines) + "\n" + environment(result) + "\n"
 
 
-def _diabetes(results: dict[str, Any]) -> str:
-    result, lines = results["diabetes"], []
+def _diabetes(result: dict[str, Any]) -> str:
+    lines = []
     for name, run in result["rows"].items():
         if "failed" in run:
             lines.append([f"`{name}`", run["failed"].splitlines()[0][:80], "", "", "", ""])
@@ -143,8 +133,8 @@ def _diabetes(results: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
-def _classification(results: dict[str, Any]) -> str:
-    result, lines = results["classification"], []
+def _classification(result: dict[str, Any]) -> str:
+    lines = []
     for cost in ("l2", "cross_entropy"):
         for name, row in result[cost].items():
             accuracy = f"{100 * row['accuracy_mean']:.2f} ± {100 * row['accuracy_sd']:.2f}"
@@ -153,8 +143,8 @@ def _classification(results: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
-def _two_steps(results: dict[str, Any]) -> str:
-    result, lines = results["zeros_and_ones"], []
+def _two_steps(result: dict[str, Any]) -> str:
+    lines = []
     for step in range(3):
         train, test = ([run[key][step] for run in result["runs"]] for key in ("train_cost", "test_cost"))
         accuracy = 100 * statistics.median(run["test_accuracy"][step] for run in result["runs"])
@@ -164,8 +154,7 @@ def _two_steps(results: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
-def _orbits(results: dict[str, Any]) -> str:
-    result = results["digits"]
+def _orbits(result: dict[str, Any]) -> str:
     lines = [
         [
             name,
@@ -181,17 +170,28 @@ def _orbits(results: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "lift_accuracy_float64": ("lift_accuracy", _accuracy("float64")),
-    "lift_accuracy_float32": ("lift_accuracy", _accuracy("float32")),
-    **{f"lift_speed_{case}": ("lift_speed", _speed(case)) for case in ("a", "b", "c", "pde", "pde_wide")},
-    "conjugate_gradients": ("lift_iterative", _conjugate_gradients),
-    "optimizers_digits": ("optimizers", _digits),
-    "optimizers_diabetes": ("optimizers", _diabetes),
-    "optimizers_classification": ("optimizers", _classification),
-    "two_steps": ("two_steps", _two_steps),
-    "equations": ("equations", _equations),
-    "orbits": ("orbits", _orbits),
+class Table(NamedTuple):
+    """What a table is made from: a case of a module, or all of its cases."""
+
+    module: str
+    case: str | None
+    make: Callable[[dict[str, Any]], str]
+
+    def render(self, folder: Path) -> str:
+        results = json.loads((folder / f"{self.module}.json").read_text())
+        return self.make(results if self.case is None else results[self.case])
+
+
+TABLES = {
+    **{f"lift_accuracy_{dtype}": Table("lift_accuracy", dtype, _accuracy) for dtype in ("float64", "float32")},
+    **{f"lift_speed_{case}": Table("lift_speed", case, _speed) for case in ("a", "b", "c", "pde", "pde_wide")},
+    "conjugate_gradients": Table("lift_iterative", "conjugate_gradients", _conjugate_gradients),
+    "optimizers_digits": Table("optimizers", "digits", _digits),
+    "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
+    "optimizers_classification": Table("optimizers", "classification", _classification),
+    "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
+    "equations": Table("equations", None, _equations),
+    "orbits": Table("orbits", "digits", _orbits),
 }
 
 
@@ -200,10 +200,19 @@ def rendered(text: str) -> str:
 
     def place(match: re.Match[str]) -> str:
         start, name, end = match.groups()
-        file, make = TABLES[name]
-        return f"{start}\n{make(json.loads((RESULTS / f'{file}.json').read_text()))}\n{end}"
+        return f"{start}\n{TABLES[name].render(RESULTS)}\n{end}"
 
     return PLACE.sub(place, text)
+
+
+def summary(folder: Path) -> str:
+    """Every table for which a folder has results."""
+    found = []
+    for name, each in TABLES.items():
+        path = folder / f"{each.module}.json"
+        if path.exists() and (each.case is None or each.case in json.loads(path.read_text())):
+            found.append(f"## {name}\n\n{each.render(folder)}")
+    return "\n".join(found)
 
 
 def documents() -> list[Path]:
@@ -221,7 +230,11 @@ def draw_figures() -> None:
         figure.savefig(folder / "lift_sweep.svg", metadata={"Date": None})
 
 
-if __name__ == "__main__":
+def main() -> None:
     draw_figures()
     for path in documents():
         path.write_text(rendered(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

