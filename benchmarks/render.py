@@ -121,8 +121,18 @@ def _digits(result: dict[str, Any]) -> str:
 
 
 def _diabetes(result: dict[str, Any]) -> str:
+    return _race(result["rows"]) + environment(result) + "\n"
+
+
+def _mnist(results: dict[str, Any]) -> str:
+    where = next(each for each in results.values() if "environment" in each)
+    return _race({name: each.get("row", each) for name, each in results.items()}) + environment(where) + "\n"
+
+
+def _race(runs: dict[str, Any]) -> str:
+    """Seconds of each optimizer to some costs."""
     lines = []
-    for name, run in result["rows"].items():
+    for name, run in runs.items():
         if "failed" in run:
             lines.append([f"`{name}`", run["failed"].splitlines()[0][:80], "", "", "", ""])
             continue
@@ -130,7 +140,7 @@ def _diabetes(result: dict[str, Any]) -> str:
         times = [f"{cell['seconds']:.2f}" if cell else "—" for cell in cells]
         lines.append([f"`{name}`", f"{min(point[2] for point in run['curve']):.0e}", str(run["steps"]), *times])
     header = ["optimizer", "least cost", "steps", "seconds to 1e-6", "to 1e-12", "to 1e-20"]
-    return table(header, lines) + "\n" + environment(result) + "\n"
+    return table(header, lines) + "\n"
 
 
 def _classification(result: dict[str, Any]) -> str:
@@ -188,6 +198,7 @@ TABLES = {
     "conjugate_gradients": Table("lift_iterative", "conjugate_gradients", _conjugate_gradients),
     "optimizers_digits": Table("optimizers", "digits", _digits),
     "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
+    "optimizers_mnist": Table("mnist", None, _mnist),
     "optimizers_classification": Table("optimizers", "classification", _classification),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
