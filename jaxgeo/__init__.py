@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     )
     from jaxgeo._public import *  # noqa: F403
     from jaxgeo.geometry import RankReport as RankReport, rank_report as rank_report
+    from jaxgeo.training import fit as fit
 
 __version__ = importlib.metadata.version("jaxgeo")
 
 
 def __getattr__(name: str) -> Any:
     """What `import jaxgeo` leaves until it is asked for: JAX and all that stands on it."""
-    if name in ("geometry", "optim", "problems"):
+    if name in ("geometry", "optim", "problems", "training"):
         return importlib.import_module(f"jaxgeo.{name}")
     if name in ("RankReport", "rank_report"):
         return vars(importlib.import_module("jaxgeo.geometry"))[name]
+    if name == "fit":
+        return importlib.import_module("jaxgeo.training").fit
     if not name.startswith("_"):
         # The modules that this loads become attributes by themselves.
         globals().update(_public_names())
@@ -34,7 +37,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({"geometry", "optim", "problems", "RankReport", "rank_report", *_public_names(), *globals()})
+    return sorted(
+        {"geometry", "optim", "problems", "training", "RankReport", "rank_report", "fit", *_public_names(), *globals()}
+    )
 
 
 def _public_names() -> dict[str, Any]:

@@ -55,7 +55,7 @@ def one_line_error(capsys, arguments):
         (["train", "digits", "--hidden", "64-x"], ["--hidden", "64-x"]),
         (["train", "digits", "--tol", "0"], ["--tol"]),
         (["train", "digits", "--samples", "3"], ["must lie in"]),
-        (["train", "digits", "--target", "y"], ["--target is for CSV"]),
+        (["train", "digits", "--target", "y"], ["--target is for tables"]),
         (["train", "digits", "--sampels", "3"], ["--sampels"]),
         (["train", "digits", "--samples", "many"], ["--samples", "valid integer"]),
         (["train"], ["PROBLEM"]),

@@ -48,8 +48,9 @@ ROOMS = {
     "__main__": 23,
 }
 
-# The methods `Problem.jacobian` and `Problem.gram` look ahead, when called and for their annotations.
-EXCEPTIONS = {("problem", "linalg.jacobian"), ("problem", "linalg.gram")}
+# The methods `Problem.jacobian` and `Problem.gram` look ahead, when called and for their annotations; and the table of
+# contents names `fit` to type checkers, which loads `training` when it is asked for.
+EXCEPTIONS = {("problem", "linalg.jacobian"), ("problem", "linalg.gram"), ("", "training.fit")}
 
 PRIVATE = ("equinox.internal", "lineax.internal", "jaxtyping.internal")
 DEPENDENCIES = ("jax", "jaxlib", "equinox", "lineax", "diffrax", "optimistix", "optax", "jaxtyping", "numpy")

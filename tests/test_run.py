@@ -11,7 +11,7 @@ import pytest
 import runs
 
 import jaxgeo as jg
-from jaxgeo.training import Config, Interruptible, Monitor, Outcome, RunFolder, integrate_in_parts, load
+from jaxgeo.training import Config, Interruptible, Monitor, Outcome, RunFolder, load
 
 
 def test_a_run_is_loaded_back_exactly(tmp_path):
@@ -108,22 +108,28 @@ def test_an_error_of_the_computation_comes_out():
 
 @pytest.mark.slow
 def test_parts_join_to_one_integration():
-    task, network, heard = runs.task(), runs.network(), []
-    problem, params = jg.supervised(network, task.train_inputs, jnp.asarray(task.train_targets))
-    monitor = Monitor(task, network, lambda s, cost, scores: heard.append(float(cost)))
-    tol = 1e-6 * float(problem.cost(params))
-    parts = list(integrate_in_parts(problem, jg.AdaptedFlow(), params, monitor, cost_tol=tol, rtol=1e-8))
+    task, network, heard, parts = runs.task(), runs.network(), [], []
+    found = jg.fit(
+        network,
+        task.train_inputs,
+        task.train_targets,
+        rtol=1e-8,
+        record=Monitor(task, network),
+        progress=lambda progress: heard.append(progress.cost),
+        callbacks=[lambda progress, model: parts.append(progress.step)],
+    )
     jax.effects_barrier()
+    assert found.outcome is Outcome.REACHED
     assert len(parts) > 2
-    assert [part.outcome for part in parts] == [None] * (len(parts) - 1) + [Outcome.REACHED]
-    s, costs = (np.concatenate([np.asarray(each) for each in column]) for column in
-                ([part.s for part in parts], [part.costs for part in parts]))  # fmt: skip
+    assert parts[-1] == found.steps
+    s, costs = (np.array([row[name] for row in found.rows]) for name in ("s", "cost"))
     assert s[0] == 0
     assert (np.diff(s) > 0).all()
-    np.testing.assert_allclose(costs, costs[0] * np.exp(-2 * s / 4), rtol=1e-6)
+    np.testing.assert_allclose(costs, found.initial_cost * np.exp(-2 * s / 4), rtol=1e-6)
     assert s[-1] == pytest.approx(2 * np.log(1e6), rel=1e-6)
+    assert found.stopping_time == pytest.approx(s[-1], rel=1e-6)
     assert set(costs) <= set(heard)
-    # The scores of the last moment, by hand.
+    # The scores of the first moment, by hand.
     outputs = np.asarray(jax.vmap(network)(jnp.asarray(task.test_inputs)))
     start = np.sqrt(np.mean((outputs - task.test_targets) ** 2)) * task.outputs.scale[0]
-    assert parts[0].scores["test_rmse"][0] == pytest.approx(start)
+    assert found.rows[0]["test_rmse"] == pytest.approx(start)

@@ -1,16 +1,15 @@
 """What `jaxgeo train` shows in the terminal."""
 
-import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxgeo.report.words import ENDINGS, pick
-from jaxgeo.training import RunFolder, Setup
+from jaxgeo.report.words import ENDINGS, step_table
+from jaxgeo.training import Progress, RunFolder, Setup
 
 
 def show_setup(console: Console, setup: Setup) -> None:
@@ -27,29 +26,34 @@ def show_setup(console: Console, setup: Setup) -> None:
             f"rank {setup.report.rank} of {min(setup.num_rows, setup.num_params)}, "
             f"cond(DDᵀ) = {setup.report.condition:.3g}"
         )
-    facts["flow"] = f"{setup.config.flow}, until the cost is {setup.config.tol:g} of C(0) = {setup.cost0:.4g}"
-    if setup.stopping_time is None:
-        facts["stop"] = "not known beforehand: " + (
-            "this flow has no law" if setup.num_params >= setup.num_rows else "K < QN, underparametrized"
-        )
+    aim = f"until the cost is {setup.config.tol:g} of C(0) = {setup.cost0:.4g}"
+    if setup.config.optimizer:
+        batches = f", batches of {setup.config.batch_size}" if setup.config.batch_size else ""
+        facts["optimizer"] = f"{setup.config.optimizer}{batches}, {aim}, for at most {setup.config.max_steps} updates"
     else:
-        facts["stop"] = f"predicted at s = {setup.stopping_time:.6g}, s/N = {setup.stopping_time / count:.4g}"
+        facts["flow"] = f"{setup.config.flow}, {aim}"
+        if setup.stopping_time is None:
+            facts["stop"] = "not known beforehand: " + (
+                "this flow has no law" if setup.num_params >= setup.num_rows else "K < QN, underparametrized"
+            )
+        else:
+            facts["stop"] = f"predicted at s = {setup.stopping_time:.6g}, s/N = {setup.stopping_time / count:.4g}"
     for name, value in facts.items():
-        console.print(f"[bold]{name:>8}[/]  ", end="")
+        console.print(f"[bold]{name:>9}[/]  ", end="")
         console.print(value, markup=False, highlight=False)
     for note in task.notes:
         console.print(f"[yellow]    note[/]  {note}", highlight=False)
 
 
 class LiveBar:
-    """A progress bar that moves at each step, called from within the compiled integration.
+    """A progress bar that moves at each step, also from within a compiled integration.
 
-    The bar is the part of the way that log C has come: along the adapted flow this is s over the stopping time.
+    Along the adapted flow it is s over the stopping time.
     """
 
     def __init__(self, console: Console, setup: Setup):
         self.setup = setup
-        self.progress = Progress(
+        self.progress = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -61,15 +65,19 @@ class LiveBar:
         )
         self.bar = self.progress.add_task("compiling", total=1.0, facts="")
 
-    def step(self, s: float, cost: float) -> None:
-        """Show flow time and cost."""
-        setup, count = self.setup, self.setup.problem.num_samples
-        law = setup.cost0 * math.exp(-2 * s / count)
-        done = math.log(cost / setup.cost0) / math.log(setup.config.tol) if cost > 0 else 1.0
-        facts = f"s/N {s / count:.3f}  cost {cost:.2e}"
-        if setup.stopping_time is not None:
-            facts += f"  off the law {cost / law - 1:+.0e}"
-        self.progress.update(self.bar, description="training", completed=min(max(done, 0.0), 1.0), facts=facts)
+    def show(self, progress: Progress) -> None:
+        """Show where the run is."""
+        count = self.setup.problem.num_samples
+        where = f"update {progress.step}" if progress.s is None else f"s/N {progress.s / count:.3f}"
+        facts = [where, f"cost {progress.cost:.2e}"]
+        if progress.law is not None:
+            facts.append(f"off the law {progress.cost / progress.law - 1:+.0e}")
+        if "damping" in progress.row:
+            facts.append(f"damping {progress.row['damping']:.0e}")
+        rank = progress.row.get("rank", None if self.setup.report is None else self.setup.report.rank)
+        if rank is not None:
+            facts.append(f"rank {rank} of {self.setup.num_rows}")
+        self.progress.update(self.bar, description="training", completed=progress.fraction, facts="  ".join(facts))
 
     def __enter__(self) -> "LiveBar":
         self.progress.start()
@@ -86,13 +94,12 @@ def show_end(
 ) -> None:
     """The table of steps, the scores, and where all is kept."""
     if rows:
-        table = Table("s/N", "cost", "law", "deviation", box=None, header_style="bold")
+        header, cells = step_table(rows)
+        table = Table(*header, box=None, header_style="bold")
         for column in table.columns:
             column.justify = "right"
-        for row in pick(rows):
-            table.add_row(
-                f"{row['s_over_N']:.3f}", f"{row['cost']:.4e}", f"{row['law']:.4e}", f"{row['deviation']:+.1e}"
-            )
+        for row in cells:
+            table.add_row(*row)
         console.print(table)
         last = rows[-1]
         if summary["kind"] == "classification":
@@ -101,10 +108,11 @@ def show_end(
         else:
             scores = f"train error {last['train_rmse']:.4g}, test error {last['test_rmse']:.4g} (root mean square)"
             console.print(f"{scores}; always the mean: {summary['baseline']:.4g}", highlight=False)
+    where = "" if summary["stopping_time"] is None else f", at s = {summary['stopping_time']:.6g}"
     console.print(
-        f"{ENDINGS[summary['outcome']]}, after {summary['steps']} steps and {summary['seconds']:.0f} s, at "
-        f"s = {summary['stopping_time']:.6g}", highlight=False
-    )  # fmt: skip
+        f"{ENDINGS[summary['outcome']]}, after {summary['steps']} steps and {summary['seconds']:.0f} s{where}",
+        highlight=False,
+    )
     for warning in summary["warnings"]:
         console.print("[yellow]note[/]  ", end="")
         console.print(warning, markup=False, highlight=False)

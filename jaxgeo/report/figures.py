@@ -8,6 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxgeo.report.words import axis
+
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
 
 Summary = dict[str, Any]
@@ -27,14 +29,20 @@ STYLE = {
 
 
 def cost_figure(summary: Summary, rows: Rows) -> str | None:
-    """The cost on its law, and how far it is off."""
+    """The cost; along a flow with its law, and how far it is off."""
     if not rows:
         return None
+    name, label = axis(rows)
 
     def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots()
+        axes.semilogy(_column(rows, name), _column(rows, "cost"), "-", color=FIRST, lw=1.2)
+        axes.set(xlabel=label, ylabel="cost C")
+
+    def draw_law(figure: Figure) -> None:
         axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
         top, bottom = axes
-        tau, cost = _column(rows, "s_over_N"), _column(rows, "cost")
+        tau, cost = _column(rows, name), _column(rows, "cost")
         end = max(tau[-1], (summary["predicted_stopping_time"] or 0.0) / summary["N"]) or 1.0
         line = np.linspace(0, end, 200)
         top.semilogy(
@@ -49,9 +57,9 @@ def cost_figure(summary: Summary, rows: Rows) -> str | None:
         bottom.semilogy(
             tau[1:], np.maximum(np.abs(_column(rows, "deviation")[1:]), 1e-16), "o-", color=FIRST, ms=3, lw=1
         )
-        bottom.set(xlabel="s/N", ylabel="|C/law − 1|")
+        bottom.set(xlabel=label, ylabel="|C/law − 1|")
 
-    return _svg("cost", draw, height=4.4)
+    return _svg("cost", draw if name == "step" else draw_law, height=4.4)
 
 
 def spectrum_figure(summary: Summary, rows: Rows) -> str | None:
@@ -80,11 +88,12 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
     def draw(figure: Figure) -> None:
         axes: Any = figure.subplots()
         score = "accuracy" if summary["kind"] == "classification" else "rmse"
-        tau = _column(rows, "s_over_N")
+        name, label = axis(rows)
+        tau = _column(rows, name)
         axes.plot(tau, _column(rows, f"train_{score}"), "o-", color=SECOND, ms=3, label="training rows")
         axes.plot(tau, _column(rows, f"test_{score}"), "o-", color=FIRST, ms=3, label="held-out rows")
         axes.axhline(summary["baseline"], color=FAINT, ls="--", label="without the inputs")
-        axes.set(xlabel="s/N", ylabel="accuracy" if score == "accuracy" else "root mean square error")
+        axes.set(xlabel=label, ylabel="accuracy" if score == "accuracy" else "root mean square error")
         axes.set_ylim(0, 1.03 if score == "accuracy" else None)
         axes.legend()
 

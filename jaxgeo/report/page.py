@@ -8,7 +8,7 @@ from string import Template
 from typing import Any
 
 from jaxgeo.report.figures import FAINT, FIGURES, FIRST, INK, SECOND
-from jaxgeo.report.words import ENDINGS, pick
+from jaxgeo.report.words import ENDINGS, step_table
 from jaxgeo.training import Run, RunFolder, load
 
 
@@ -41,7 +41,7 @@ def render(run: Run, figures: list[str]) -> str:
         tiles="".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
         warnings=f'<section class="card notes"><h2>To note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
-        steps=_steps(run.metrics),
+        **dict(zip(("header", "steps"), _steps(run.metrics), strict=True)),
         trained=_pairs({"data": summary["source"], "network": "-".join(map(str, run.model.sizes)), **_settings(run)}),
         environment=_pairs(summary["environment"]),
         folder=html.escape(json.dumps(run.path.as_posix(), ensure_ascii=False)),
@@ -83,20 +83,19 @@ def tiles(run: Run) -> dict[str, str]:
 def _settings(run: Run) -> dict[str, str]:
     config = run.config
     return {
-        "flow": config.flow,
+        **({"optimizer": config.optimizer} if config.optimizer else {"flow": config.flow}),
         "tolerance": f"{config.tol:g} of C(0)",
-        "step tolerance": f"{config.rtol:g}",
+        **({} if config.rtol is None else {"step tolerance": f"{config.rtol:g}"}),
         "precision": config.precision,
         "seed": str(config.seed),
         "held-out rows": str(run.summary["test_rows"]),
     }
 
 
-def _steps(rows: list[dict[str, Any]]) -> str:
-    cells = (
-        f"<td>{r['s_over_N']:.3f}<td>{r['cost']:.4e}<td>{r['law']:.4e}<td>{r['deviation']:+.1e}" for r in pick(rows)
-    )
-    return "".join(f"<tr>{row}</tr>" for row in cells)
+def _steps(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    header, cells = step_table(rows)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}' for cell in row)}</tr>" for row in cells)
+    return "".join(f"<th>{name}</th>" for name in header), body
 
 
 def _pairs(pairs: dict[str, str]) -> str:

@@ -10,7 +10,26 @@ ENDINGS = {
     "max_steps": "the allowed steps were used up before the tolerance",
     "failed": "the integration failed",
     "interrupted": "the run was interrupted",
+    "early": "the validation cost had no new minimum any more",
+    "stopped": "the run was stopped",
 }
+
+
+def axis(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """What a run went along, by its name in the rows and as a label: the time of a flow, or the updates."""
+    return ("s_over_N", "s/N") if rows and "s_over_N" in rows[0] else ("step", "update")
+
+
+def step_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The header and the cells of a table of at most 16 rows."""
+    name, label = axis(rows)
+    if name == "step":
+        return [label, "cost"], [[str(row["step"]), f"{row['cost']:.4e}"] for row in pick(rows)]
+    cells = [
+        [f"{row['s_over_N']:.3f}", f"{row['cost']:.4e}", f"{row['law']:.4e}", f"{row['deviation']:+.1e}"]
+        for row in pick(rows)
+    ]
+    return [label, "cost", "law", "deviation"], cells
 
 
 def pick(rows: list[dict[str, Any]], most: int = 16) -> list[dict[str, Any]]:

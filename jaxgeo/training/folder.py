@@ -1,7 +1,7 @@
 """The folder of a run, written so that an interruption leaves each file whole."""
 
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from jaxgeo.problems import Network, Task
 from jaxgeo.training.config import Config
+from jaxgeo.training.files import save_rows, write_bytes, write_text
 
 
 class RunFolder:
     """Where a run is kept: `config.toml`, `network.json`, `parameters.eqx`, `metrics.jsonl`, `summary.json`.
 
-    Each file is written under another name first and then renamed. Nothing is pickled, so that opening a folder
-    from elsewhere runs no code.
+    Beside them lies what `jaxgeo.fit` keeps to go on from. Each file is written under another name first and then
+    renamed. Nothing is pickled, so that opening a folder from elsewhere runs no code.
     """
 
     def __init__(self, path: Path):
@@ -67,15 +68,13 @@ class RunFolder:
 
     def save_parameters(self, network: Network) -> None:
         """Write the network's weights in NumPy's format, through `eqx.tree_serialise_leaves`."""
-        target = self.path / "parameters.eqx"
-        partial = target.with_name(".parameters.eqx.part")
-        with partial.open("wb") as file:
-            eqx.tree_serialise_leaves(file, jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array)))
-        os.replace(partial, target)
+        file = io.BytesIO()
+        eqx.tree_serialise_leaves(file, jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array)))
+        write_bytes(self.path / "parameters.eqx", file.getvalue())
 
     def save_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write the metrics, one JSON object a line."""
-        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        save_rows(self.path, rows)
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run found."""
@@ -83,11 +82,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file in the folder, all or nothing."""
-        target = self.path / name
-        target.parent.mkdir(exist_ok=True)
-        partial = target.with_name(f".{target.name}.part")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
+        write_text(self.path / name, text)
 
 
 def _in_use(path: Path) -> bool:

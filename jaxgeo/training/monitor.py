@@ -1,7 +1,4 @@
-"""What is measured at each step of a run, and passed on while the compiled integration is going on."""
-
-from collections.abc import Callable
-from typing import Any
+"""What is measured at each step of a run of the command line."""
 
 import equinox as eqx
 import jax
@@ -13,14 +10,13 @@ from jaxgeo.problems import Kind, Network, Task
 
 
 class Monitor(eqx.Module):
-    """Scores on the training and the held-out rows, as `record=` of `jaxgeo.solve_flow`.
+    """Scores on the training and the held-out rows, as `record=` of `jaxgeo.fit`.
 
     Accuracies for classification; root mean square errors in the unit of the target for regression.
 
     **Arguments:**
 
     - `task`, `network`: what is learned, by what.
-    - `listen`: called as `listen(s, cost, scores)` at each accepted step, from the running integration.
     """
 
     static: PyTree
@@ -29,9 +25,8 @@ class Monitor(eqx.Module):
     test_targets: Float[Array, "M Q"]
     unit: Float[Array, ""]
     classify: bool = eqx.field(static=True)
-    listen: Callable[..., None] = eqx.field(static=True)
 
-    def __init__(self, task: Task, network: Network, listen: Callable[..., None]):
+    def __init__(self, task: Task, network: Network):
         dtype = network.layers[0].weight.dtype
         _, self.static = eqx.partition(network, eqx.is_array)
         self.train_targets = jnp.asarray(task.train_targets, dtype)
@@ -39,9 +34,8 @@ class Monitor(eqx.Module):
         self.test_targets = jnp.asarray(task.test_targets, dtype)
         self.unit = jnp.asarray(task.outputs.scale[0], dtype)
         self.classify = task.kind is Kind.CLASSIFICATION
-        self.listen = listen
 
-    def scores(self, params: Params, problem: Problem) -> dict[str, Float[Array, ""]]:
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Float[Array, ""]]:
         """The scores of the network with these parameters."""
         outputs = jax.vmap(eqx.combine(params, self.static))(self.test_inputs)
         pairs = {"train": (problem.outputs(params), self.train_targets), "test": (outputs, self.test_targets)}
@@ -51,8 +45,3 @@ class Monitor(eqx.Module):
 
     def _accuracy(self, x: Float[Array, "N Q"], y: Float[Array, "N Q"]) -> Float[Array, ""]:
         return jnp.mean(jnp.argmax(x, axis=1) == jnp.argmax(y, axis=1), dtype=x.dtype)
-
-    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Any]:
-        scores = self.scores(params, problem)
-        jax.debug.callback(self.listen, s, problem.cost(params), scores)
-        return scores

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from jaxgeo.problems import Kind, Network, Scaling
 from jaxgeo.training.config import Config
+from jaxgeo.training.files import read_rows
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def load(path: Path | str) -> Run:
         config = Config.from_toml((path / "config.toml").read_text(encoding="utf-8"))
         network = json.loads((path / "network.json").read_text(encoding="utf-8"))
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        metrics = read_rows(path)
         sizes, dtype = tuple(network["sizes"]), np.dtype(network["dtype"])
         # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
         skeleton = eqx.filter_eval_shape(Network, sizes, jnp.float32, key=jax.eval_shape(lambda: jax.random.key(0)))
@@ -82,10 +83,15 @@ def load(path: Path | str) -> Run:
             Scaling(tuple(network[end]["names"]), np.array(network[end]["mean"]), np.array(network[end]["scale"]))
             for end in ("inputs", "outputs")
         ]
-        metrics = [json.loads(line) for line in lines]
         kind = Kind(network["kind"])
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not the folder of a run: there is no {Path(error.filename).name} in it.") from None
-    except (ValueError, KeyError, TypeError, EOFError, RuntimeError) as error:
+    except RuntimeError as error:
+        # Equinox names the first array whose shape or dtype is another.
+        raise ValueError(
+            f"the run in {path} is damaged: parameters.eqx is not of the network {'-'.join(map(str, sizes))} in "
+            f"{dtype} that network.json names ({' '.join(str(error).split())})."
+        ) from error
+    except (ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
         raise ValueError(f"the run in {path} is damaged ({type(error).__name__}: {error}); train it again.") from error
     return Run(path, config, summary, metrics, model, kind, *scalings)

@@ -1,14 +1,15 @@
 """A run from beginning to end: what is known beforehand, the integration, and what was found."""
 
+import contextlib
+import dataclasses
 import importlib.metadata
+import math
 import os
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +19,13 @@ from jaxgeo.flows import AbstractFlow
 from jaxgeo.problem import Params, Problem
 from jaxgeo.problems import Network, Task
 from jaxgeo.training.config import Config
+from jaxgeo.training.drivers import Outcome
+from jaxgeo.training.fit import fit
 from jaxgeo.training.folder import RunFolder
 from jaxgeo.training.interrupt import Interruptible
+from jaxgeo.training.loop import Fit, Progress
+from jaxgeo.training.methods import Method, flow_named, optimizer_named
 from jaxgeo.training.monitor import Monitor
-from jaxgeo.training.parts import Outcome, integrate_in_parts
 
 # Entries of D beyond which its singular values are not worth the wait.
 MOST_ENTRIES = 30_000_000
@@ -32,7 +36,7 @@ class Setup:
     """All that is known before a run begins.
 
     `stopping_time` is s_ε of (2.18), None where the cost does not follow the law; `report` is None where D is
-    too large for its spectrum to be computed.
+    too large for its spectrum to be computed. `validation` is what patience judges by.
     """
 
     task: Task
@@ -40,7 +44,8 @@ class Setup:
     network: Network
     problem: Problem
     params: Params
-    flow: AbstractFlow
+    method: Method
+    validation: tuple[np.ndarray, np.ndarray] | None
     num_rows: int
     num_params: int
     cost0: float
@@ -48,19 +53,25 @@ class Setup:
     report: RankReport | None
 
 
-def prepare(task: Task, config: Config, flow: AbstractFlow) -> Setup:
+def prepare(task: Task, config: Config) -> Setup:
     """Build network and problem, and find the rank of D and the stopping time.
 
     Paper: (2.12), (2.18)
 
-    **Raises:** `ValueError` if rank(D) is too small for the flow, or K does not suit it.
+    **Raises:** `ValueError` if the flow or optimizer has no such name, or takes no such option; if rank(D) is too small
+    for the flow, or K does not suit it.
     """
+    method = optimizer_named(config.optimizer, config.learning_rate) if config.optimizer else flow_named(config.flow)
+    flow = method if isinstance(method, AbstractFlow) else None
+    validation = None
+    if config.patience is not None:
+        task, validation = _split(task)
     dtype = jnp.float64 if config.precision == "float64" else jnp.float32
     sizes = (task.train_inputs.shape[1], *config.hidden, task.train_targets.shape[1])
     network = Network(sizes, dtype, key=jax.random.key(config.seed))
     problem, params = supervised(network, task.train_inputs, jnp.asarray(task.train_targets, dtype))
     rows, size = problem.num_rows(params), problem.num_params(params)
-    required = flow.required_rank(rows, size)
+    required = None if flow is None else flow.required_rank(rows, size)
     cost0 = float(problem.cost(params))
     report = rank_report(problem, params) if rows * size <= MOST_ENTRIES else None
     if report is not None and required is not None and report.rank < required:
@@ -70,99 +81,99 @@ def prepare(task: Task, config: Config, flow: AbstractFlow) -> Setup:
             f"rank(D) is {report.rank}, but this flow needs {required} (QN={rows}, K={size}){cause}. "
             "Use `RankAdaptiveFlow`, remove repeated rows, or train on fewer samples."
         )
-    follows = flow.follows_law(rows, size)
+    follows = flow is not None and flow.follows_law(rows, size)
     stop = float(theory.stopping_time(cost0, config.tol * cost0, problem.num_samples)) if follows else None
-    return Setup(task, config, network, problem, params, flow, rows, size, cost0, stop, report)
+    return Setup(task, config, network, problem, params, method, validation, rows, size, cost0, stop, report)
+
+
+def _split(task: Task) -> tuple[Task, tuple[np.ndarray, np.ndarray]]:
+    """Half of the held-out rows to judge by when to stop, so that the score of the others stays an honest one."""
+    half = len(task.test_inputs) // 2
+    if half == 0:
+        raise ValueError("--patience judges by half of the held-out rows, and there are fewer than 2; raise "
+                         "--test-fraction.")  # fmt: skip
+    note = f"Half of the held-out rows, {half}, were used to decide when to stop; the scores are those of the others."
+    rest = dataclasses.replace(
+        task, test_inputs=task.test_inputs[half:], test_targets=task.test_targets[half:], notes=(*task.notes, note)
+    )
+    return rest, (task.test_inputs[:half], task.test_targets[:half])
 
 
 def train(
     setup: Setup,
     folder: RunFolder,
     *,
-    on_step: Callable[[float, float], None],
+    progress: Callable[[Progress], None],
     interruptible: Interruptible,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Integrate the flow and keep the run in `folder`, after each part of a few steps.
+    """Train by `jaxgeo.fit` and keep the run in `folder`, with all that `load` needs to read it back at any time.
 
     Ctrl-C ends the run after the part at hand; a second one at once, with the state before that part.
 
     **Arguments:**
 
-    - `on_step`: called as `on_step(s, cost)` at each step while the integration goes on.
+    - `progress`: as for `jaxgeo.fit`.
+    - `resume`: go on with what is kept in `folder`.
 
     **Returns:** the summary, which is in the folder as `summary.json` as well.
     """
-    config, problem = setup.config, setup.problem
-    began, offset, steps = time.monotonic(), 0.0, 0
-    rows: list[dict[str, Any]] = []
-    outcome, message, params = Outcome.INTERRUPTED, "", setup.params
-    folder.save_settings(config, setup.task, setup.network.sizes)
-    folder.save_parameters(setup.network)
-    folder.save_metrics(rows)
-
-    def listen(s: SupportsFloat, cost: SupportsFloat, scores: dict[str, SupportsFloat]) -> None:
-        on_step(offset + float(s), float(cost))
-
-    monitor = Monitor(setup.task, setup.network, listen)
-    parts = integrate_in_parts(
-        problem,
-        setup.flow,
-        setup.params,
-        monitor,
-        cost_tol=config.tol * setup.cost0,
-        rtol=config.rtol,
+    config, task = setup.config, setup.task
+    if not (resume and (folder.path / "summary.json").exists()):
+        folder.save_settings(config, task, setup.network.sizes)
+        folder.save_parameters(setup.network)
+        folder.save_metrics([])
+        folder.save_summary(_summary(setup, None, [], None))
+    dtype = setup.network.layers[0].weight.dtype
+    found = fit(
+        setup.network,
+        task.train_inputs,
+        jnp.asarray(task.train_targets, dtype),
+        method=setup.method,
+        tol=config.tol,
+        rtol=config.rtol if isinstance(setup.method, AbstractFlow) else None,
         max_steps=config.max_steps,
+        batch_size=config.batch_size,
+        record_every=config.record_every,
+        seed=config.seed,
+        validation=setup.validation,
+        patience=config.patience,
+        record=Monitor(task, setup.network),
+        progress=progress,
+        callbacks=[_KeepParameters(folder, config.keep_every)],
+        folder=folder.path,
+        resume=resume,
+        keep_every=config.keep_every,
         rank_check=setup.report is None,
+        interruptible=interruptible,
     )
-    folder.save_summary(_summary(setup, outcome, message, rows, 0, 0.0, None))
-    end, seconds = None, 0.0
-    try:
-        while not interruptible.interrupted:
-            part = interruptible.run(lambda: next(parts))
-            params, steps, offset = part.params, steps + part.steps, float(part.s[-1]) if len(part.s) else offset
-            seconds = time.monotonic() - began
-            rows += _rows(setup, part.s, part.costs, part.scores)
-            folder.save_parameters(eqx.combine(params, setup.network))
-            folder.save_metrics(rows)
-            if part.outcome is not None:
-                outcome, message = part.outcome, part.message
-                break
-        if setup.report is not None and not interruptible.interrupted:
-            end = interruptible.run(lambda: rank_report(problem, params))
-    except KeyboardInterrupt:
-        interruptible.interrupted = True
-    summary = _summary(setup, outcome, message, rows, steps, seconds, end)
+    folder.save_parameters(found.model)
+    end = None
+    if setup.report is not None and not interruptible.interrupted:
+        params, _ = setup.problem.partition(found.model)
+        with contextlib.suppress(KeyboardInterrupt):
+            end = interruptible.run(lambda: rank_report(setup.problem, params))
+    summary = _summary(setup, found, found.rows, end)
     folder.save_summary(summary)
     return summary
 
 
-def _rows(setup: Setup, s: np.ndarray, costs: np.ndarray, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    count = setup.problem.num_samples
-    laws = setup.cost0 * np.exp(-2 * s / count)
-    return [
-        {
-            "s": float(s[i]),
-            "s_over_N": float(s[i]) / count,
-            "cost": float(costs[i]),
-            "law": float(laws[i]),
-            "deviation": float(costs[i] / laws[i] - 1),
-            **{name: float(values[i]) for name, values in scores.items()},
-        }
-        for i in range(len(s))
-    ]
+class _KeepParameters:
+    """Writes the network of a run that is going on, so that it can be loaded whatever happens."""
+
+    def __init__(self, folder: RunFolder, every: float):
+        self.folder, self.every, self.last = folder, every, -math.inf
+
+    def __call__(self, progress: Progress, network: Network) -> None:
+        if progress.seconds - self.last >= self.every:
+            self.folder.save_parameters(network)
+            self.last = progress.seconds
 
 
-def _summary(
-    setup: Setup,
-    outcome: Outcome,
-    message: str,
-    rows: list[dict[str, Any]],
-    steps: int,
-    seconds: float,
-    end: RankReport | None,
-) -> dict[str, Any]:
+def _summary(setup: Setup, found: Fit | None, rows: list[dict[str, Any]], end: RankReport | None) -> dict[str, Any]:
+    """What a run found; before it has ended, what there is if it never does."""
     start, task = setup.report, setup.task
-    reached = rows[-1]["s"] if rows else 0.0
+    outcome, message = (Outcome.INTERRUPTED, "") if found is None else (found.outcome, found.message)
     return {
         "name": task.name,
         "source": task.source,
@@ -180,10 +191,10 @@ def _summary(
         "cost0": setup.cost0,
         "cost": rows[-1]["cost"] if rows else setup.cost0,
         "predicted_stopping_time": setup.stopping_time,
-        "stopping_time": reached,
-        "largest_deviation": max((abs(row["deviation"]) for row in rows), default=0.0),
-        "steps": steps,
-        "seconds": seconds,
+        "stopping_time": 0.0 if found is None else found.s,
+        "largest_deviation": max((abs(row["deviation"]) for row in rows if "deviation" in row), default=0.0),
+        "steps": 0 if found is None else found.steps,
+        "seconds": 0.0 if found is None else found.seconds,
         "baseline": task.baseline,
         "warnings": [*task.notes, *_warnings(setup, outcome, message, rows)],
         "environment": environment(),
@@ -201,7 +212,12 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
     if outcome is Outcome.STALLED:
         found.append("The cost ceased to fall above the tolerance: a critical point. A larger network may go further.")
     if outcome is Outcome.FAILED:
-        found.append(f"The integration failed: {message}")
+        found.append(f"The training failed: {message}")
+    if outcome is Outcome.EARLY:
+        found.append(
+            f"Stopped after {setup.config.patience} parts without a new minimum of the validation cost; the network "
+            "that is kept is the one at that minimum."
+        )
     if setup.num_params < setup.num_rows:
         found.append(
             f"Underparametrized: K={setup.num_params} < QN={setup.num_rows}. The cost ends at a positive value and the "
@@ -219,10 +235,11 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         if worst > 0.01:
             found.append(f"The cost left its law by up to {worst:.1%}; a smaller --rtol keeps it closer.")
     score = [row["test_rmse"] for row in rows if "test_rmse" in row]
-    if score and score[-1] > 1.05 * min(score):
+    if outcome is not Outcome.EARLY and score and score[-1] > 1.05 * min(score):
         best = rows[score.index(min(score))]
+        where = f"s/N = {best['s_over_N']:.2f}" if "s_over_N" in best else f"update {best['step']}"
         found.append(
-            f"The held-out error was smallest, {min(score):.4g}, at s/N = {best['s_over_N']:.2f}, and is "
+            f"The held-out error was smallest, {min(score):.4g}, at {where}, and is "
             f"{score[-1]:.4g} at the end: the network has begun to fit noise. "
             f"--tol {best['cost'] / setup.cost0:.1g} stops there."
         )
