@@ -97,6 +97,11 @@ def test_many_rows_are_held_to_a_thousand_outputs(write):
         (",a,y\n0,1,2\n1,3,4\n", "y", ["column 1", "no name"]),
         ("a,a,y\n0,1,2\n1,3,4\n", "y", ["more than one column 'a'"]),
         ("y\n1\n2\n3\n", "y", ["no columns besides"]),
+        ("a,y\n1,2\n=A2+1,3\n4,5\n", "y", ["'a'", "formulas", "'=A2+1'", "line 3", "values in place"]),
+        ("a,y\n1,=A2\n2,=A3\n4,5\n", "y", ["'y'", "formulas", "'=A2'", "line 2"]),
+        ("a,y\n1,2\n" + "x" * 200_000 + ",3\n", "y", ["not a readable CSV file", "field larger"]),
+        ("a,y\n1,2\n" + "x" * 100_000 + ",3\n4,5\n", "y", ["text", "line 3", "x…"]),
+        ("a\0,y\0\n1,2\n3,4\n", "y", ["zero bytes", "UTF-8"]),
         ("a,y\n1,2.5\n2,2.5\n3,2.5\n4,2.5\n", "y", ["one and the same value"]),
         ("a,y\n1,u\n2,u\n3,u\n", "y", ["one class, 'u'"]),
         ("a,y\n1,u\n2,v\n3,w\n", "y", ["3 classes in 3 rows"]),
@@ -116,8 +121,61 @@ def test_a_missing_file_a_folder_and_another_encoding(tmp_path, write):
         read_table(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="is a folder"):
         read_table(tmp_path)
-    with pytest.raises(ValueError, match="UTF-8"):
-        read_table(write("a,y\n1,é\n", encoding="latin-1"))
+    for encoding in ("latin-1", "utf-16", "utf-32"):
+        with pytest.raises(ValueError, match="UTF-8"):
+            read_table(write("a,y\n1,é\n", encoding=encoding))
+    # Without its mark, UTF-16 of plain letters is UTF-8 with zero bytes.
+    with pytest.raises(ValueError, match="zero bytes"):
+        read_table(write("a,y\n1,2\n", encoding="utf-16-le"))
+
+
+def test_numbers_come_out_of_npz_and_parquet_to_the_last_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 2)), rng.normal(size=7)
+    np.savez(tmp_path / "data.npz", x=x, y=y, word=np.array(["é"] * 7))
+    tables = [read_table(tmp_path / "data.npz")]
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        pass
+    else:
+        columns = {"x0": x[:, 0], "x1": x[:, 1], "y": y, "word": ["é"] * 7}
+        pyarrow.parquet.write_table(pa.table(columns), tmp_path / "data.parquet")
+        tables.append(read_table(tmp_path / "data.parquet"))
+    for table in tables:
+        assert table.names == ("x0", "x1", "y", "word")
+        np.testing.assert_array_equal(table.numbers("x1"), x[:, 1])
+        np.testing.assert_array_equal(table.numbers("y"), y)
+        assert table.column("word") == ["é"] * 7
+
+
+class Armed:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was opened",)
+
+
+def test_a_file_that_is_not_what_it_is_called_is_refused_and_nothing_runs(tmp_path):
+    np.savez(tmp_path / "armed.npz", x=np.array([Armed()], object))
+    with pytest.raises(ValueError, match="Python objects"):
+        read_table(tmp_path / "armed.npz")
+    np.savez(tmp_path / "uneven.npz", x=np.ones(3), y=np.ones(4))
+    with pytest.raises(ValueError, match="different lengths"):
+        read_table(tmp_path / "uneven.npz")
+    np.savez(tmp_path / "cube.npz", x=np.ones((3, 2, 2)))
+    with pytest.raises(ValueError, match=r"'x' .* shape \(3, 2, 2\)"):
+        read_table(tmp_path / "cube.npz")
+    (tmp_path / "text.npz").write_text("a,y\n1,2\n")
+    with pytest.raises(ValueError, match="not a readable NPZ file|Python objects"):
+        read_table(tmp_path / "text.npz")
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_read(write):
+    rows = "".join(f"{i},{i % 7},{i * 0.5}\n" for i in range(1_000_000))
+    task = table_task(read_table(write("a,b,y\n" + rows)), "y")
+    assert len(task.train_inputs) == 1000
+    assert len(task.test_inputs) == 999_000
 
 
 def test_scaling_of_a_constant_column_is_finite_and_inverts():

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from jaxgeo.cli.compare import compare_command
 from jaxgeo.cli.options import PROBLEMS, parse_hidden
+from jaxgeo.cli.tools import info_command, predict_command, rank_command
 from jaxgeo.cli.work import resume_command, train_command
 from jaxgeo.problems.names import did_you_mean
 from jaxgeo.training import FLOWS, OPTIMIZERS, Interruptible
@@ -19,7 +21,7 @@ from jaxgeo.training import FLOWS, OPTIMIZERS, Interruptible
 # What typer raises at a mistyped option; a common ancestor, since typer brings its own click or uses the installed one.
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 
-COMMANDS = ("train", "resume")
+COMMANDS = ("train", "resume", "compare", "rank", "predict", "info")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 error_console = Console(stderr=True)
@@ -37,50 +39,74 @@ DATA, NETWORK, RUN = "Data", "Network and method", "Run"
 FOLDER = typer.Argument(help="The folder of a run, such as runs/digits.", metavar="RUN")
 
 
+Problem = Annotated[
+    str | None, typer.Argument(help="[b]digits[/b], or the path of a table: CSV, Parquet or NPZ.", metavar="PROBLEM")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(help="TOML file of settings, such as the config.toml of a run; options given beside it come first."),
+]
+Target = Annotated[str | None, typer.Option(help="Column of the table to predict.", rich_help_panel=DATA)]
+TaskKind = Annotated[
+    str | None,
+    typer.Option("--task", help="classification or regression; by default as the target looks.", rich_help_panel=DATA),
+]
+Drop = Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.", rich_help_panel=DATA)]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        help="N, rows to train on; the others are held out. For digits 100 by default, for a table what is not "
+        "held out, up to 1000 outputs.",
+        rich_help_panel=DATA,
+    ),
+]
+TestFraction = Annotated[
+    float | None, typer.Option(help="Part of a table held out; 0.2 by default.", rich_help_panel=DATA)
+]
+Hidden = Annotated[
+    str | None,
+    typer.Option(
+        "--hidden",
+        "--model",
+        help="Hidden widths, such as 64-64; by default wide enough for K ≥ 4 QN.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Flow = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(FLOWS)}; adapted by default.", rich_help_panel=NETWORK)
+]
+Tol = Annotated[
+    float | None,
+    typer.Option(
+        help="Stop where the cost is this part of C(0); by default 1e-6 for digits and 1e-4 for a table.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Rtol = Annotated[
+    float | None,
+    typer.Option(help="Tolerance of an ODE step; by default 1e-5, in float32 1e-3.", rich_help_panel=NETWORK),
+]
+Precision = Annotated[str | None, typer.Option(help="float64 (default) or float32.", rich_help_panel=RUN)]
+Seed = Annotated[
+    int | None, typer.Option(help="Of the split, the initial weights and the batches.", rich_help_panel=RUN)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write; by default runs/NAME, or runs/NAME-2, … if in use.", rich_help_panel=RUN),
+]
+
+
 @app.command()
 def train(
-    problem: Annotated[
-        str | None,
-        typer.Argument(help="[b]digits[/b], or the path of a table: CSV, Parquet or NPZ.", metavar="PROBLEM"),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file of settings, such as the config.toml of a run; options given beside it come first."
-        ),
-    ] = None,
-    target: Annotated[str | None, typer.Option(help="Column of the table to predict.", rich_help_panel=DATA)] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="classification or regression; by default as the target looks.", rich_help_panel=DATA),
-    ] = None,
-    drop: Annotated[
-        list[str] | None, typer.Option(help="Column to leave out; may be repeated.", rich_help_panel=DATA)
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="N, rows to train on; the others are held out. For digits 100 by default, for a table what is not "
-            "held out, up to 1000 outputs.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    test_fraction: Annotated[
-        float | None, typer.Option(help="Part of a table held out; 0.2 by default.", rich_help_panel=DATA)
-    ] = None,
-    hidden: Annotated[
-        str | None,
-        typer.Option(
-            "--hidden",
-            "--model",
-            help="Hidden widths, such as 64-64; by default wide enough for K ≥ 4 QN.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None,
-    flow: Annotated[
-        str | None,
-        typer.Option(help=f"One of {', '.join(FLOWS)}; adapted by default.", rich_help_panel=NETWORK),
-    ] = None,
+    problem: Problem = None,
+    config: ConfigFile = None,
+    target: Target = None,
+    task: TaskKind = None,
+    drop: Drop = None,
+    samples: Samples = None,
+    test_fraction: TestFraction = None,
+    hidden: Hidden = None,
+    flow: Flow = None,
     optimizer: Annotated[
         str | None, typer.Option(help=f"In place of a flow, one of {', '.join(OPTIMIZERS)}.", rich_help_panel=NETWORK)
     ] = None,
@@ -90,17 +116,8 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Samples of an update; all by default.", rich_help_panel=NETWORK)
     ] = None,
-    tol: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop where the cost is this part of C(0); by default 1e-6 for digits and 1e-4 for a table.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None,
-    rtol: Annotated[
-        float | None,
-        typer.Option(help="Tolerance of an ODE step; by default 1e-5, in float32 1e-3.", rich_help_panel=NETWORK),
-    ] = None,
+    tol: Tol = None,
+    rtol: Rtol = None,
     max_steps: Annotated[
         int | None,
         typer.Option(help="Give up after so many steps or updates; 1000 by default.", rich_help_panel=NETWORK),
@@ -116,45 +133,39 @@ def train(
     record_every: Annotated[
         int | None, typer.Option(help="Updates from one row of the metrics to the next.", rich_help_panel=RUN)
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float64 (default) or float32.", rich_help_panel=RUN)] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the split, the initial weights and the batches.", rich_help_panel=RUN)
-    ] = None,
+    precision: Precision = None,
+    seed: Seed = None,
     keep_every: Annotated[
         float | None,
         typer.Option(help="Seconds from one checkpoint to the next; 5 by default.", rich_help_panel=RUN),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the run; by default runs/NAME, or runs/NAME-2, … if in use.", rich_help_panel=RUN),
-    ] = None,
+    out: Out = None,
 ) -> None:
     """Train a network, and write a report, the figures, the metrics and the network into a folder.
 
     Examples: [b]jaxgeo train digits[/b], and [b]jaxgeo train table.csv --target price[/b].
     """
-    options = {
-        "problem": problem,
-        "target": target,
-        "task": task,
-        "drop": tuple(drop) if drop else None,
-        "samples": samples,
-        "test_fraction": test_fraction,
-        "hidden": None if hidden is None else parse_hidden(hidden),
-        "flow": flow,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "tol": tol,
-        "rtol": rtol,
-        "max_steps": max_steps,
-        "patience": patience,
-        "record_every": record_every,
-        "precision": precision,
-        "seed": seed,
-        "keep_every": keep_every,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
+    given = _given(
+        problem=problem,
+        target=target,
+        task=task,
+        drop=drop,
+        samples=samples,
+        test_fraction=test_fraction,
+        hidden=hidden,
+        flow=flow,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        tol=tol,
+        rtol=rtol,
+        max_steps=max_steps,
+        patience=patience,
+        record_every=record_every,
+        precision=precision,
+        seed=seed,
+        keep_every=keep_every,
+    )
     _finish(lambda interruptible: train_command(given, config, out, Console(), interruptible))
 
 
@@ -162,6 +173,74 @@ def train(
 def resume(run: Annotated[Path, FOLDER]) -> None:
     """Go on with a run that was interrupted or killed, to the same end as if it had not been."""
     _finish(lambda interruptible: resume_command(run, Console(), interruptible))
+
+
+@app.command()
+def compare(
+    problem: Problem = None,
+    config: ConfigFile = None,
+    target: Target = None,
+    task: TaskKind = None,
+    drop: Drop = None,
+    samples: Samples = None,
+    test_fraction: TestFraction = None,
+    hidden: Hidden = None,
+    flow: Flow = None,
+    tol: Tol = None,
+    rtol: Rtol = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    seconds: Annotated[float, typer.Option(help="For each method, at most.", rich_help_panel=RUN)] = 30.0,
+    out: Out = None,
+) -> None:
+    """Train by the adapted flow, Levenberg-Marquardt, Adam, L-BFGS and the standard flow, and draw one figure."""
+    given = _given(
+        problem=problem,
+        target=target,
+        task=task,
+        drop=drop,
+        samples=samples,
+        test_fraction=test_fraction,
+        hidden=hidden,
+        flow=flow,
+        tol=tol,
+        rtol=rtol,
+        precision=precision,
+        seed=seed,
+    )
+    _finish(lambda interruptible: compare_command(given, config, seconds, out, Console(), interruptible))
+
+
+@app.command()
+def rank(run: Annotated[Path, FOLDER]) -> None:
+    """Rank and spectrum of D at the start and at the end of a run."""
+    rank_command(run, Console())
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, FOLDER],
+    rows: Annotated[Path, typer.Argument(help="A table with the columns that the run was trained on.", metavar="ROWS")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; by default the standard output.")] = None,
+) -> None:
+    """Predict the target of new rows."""
+    predict_command(run, rows, out, Console())
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, precision and optional packages."""
+    info_command(Console())
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given, in the types of the settings."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if "hidden" in given:
+        given["hidden"] = parse_hidden(given["hidden"])
+    if "drop" in given:
+        given["drop"] = tuple(given["drop"])
+    return given
 
 
 def _finish(command: Callable[[Interruptible], int]) -> None:

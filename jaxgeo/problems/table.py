@@ -1,4 +1,4 @@
-"""A table in a CSV file, read with the standard library."""
+"""A table in a file: CSV, Parquet or NPZ."""
 
 import csv
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgeo.problems.names import did_you_mean
+from jaxgeo.problems.table_binary import read_npz, read_parquet
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Table:
     """A table of text cells with named columns.
 
     - `path`: where it was read from. `names`: the columns. `rows`: the cells.
-    - `lines`: the line of the file on which each row ends, for messages.
+    - `lines`: the line of the file on which each row ends, or its number in a file without lines, for messages.
     """
 
     path: Path
@@ -39,10 +40,13 @@ class Table:
         values = np.array([to_number(cell) for cell in cells], np.float64)
         missing = [i for i, cell in enumerate(cells) if is_missing(cell)]
         text = [i for i, cell in enumerate(cells) if np.isnan(values[i]) and not is_missing(cell)]
+        formulas = [i for i in text if is_formula(cells[i])]
+        if formulas:
+            raise ValueError(formula_message(self, name, cells, formulas))
         if text:
             raise ValueError(
-                f"column {name!r} of {self.path.name} holds text: {cells[text[0]]!r} on line {self.lines[text[0]]} "
-                f"({len(text)} of {len(cells)} cells); leave it out with --drop {quote(name)}, or make it numbers."
+                f"column {name!r} of {self.path.name} holds text: {shorten(cells[text[0]])!r} on line "
+                f"{self.lines[text[0]]} ({len(text)} of {len(cells)} cells); leave it out with --drop {quote(name)}, or make it numbers."
             )
         if missing or not np.isfinite(values).all():
             bad = missing or [int(np.argmax(~np.isfinite(values)))]
@@ -56,15 +60,32 @@ class Table:
 
 
 def read_table(path: Path | str) -> Table:
-    """Read a CSV file whose first line names the columns; the separator may be a comma, semicolon or tab.
+    """Read a table, by the ending of its name.
 
-    **Raises:** `ValueError`, in one line that says what to do, if the file is missing, empty, not UTF-8 text,
-    has no header, a nameless or doubled column, or rows of different lengths.
+    - `.parquet`: its columns; needs pyarrow.
+    - `.npz`: arrays of one length, a column each by name, or several, NAME0, NAME1, …, of a matrix.
+    - anything else: CSV text in UTF-8, whose first line names the columns, separated by comma, semicolon or tab.
+
+    **Raises:** `ValueError`, in one line that says what to do, if the file is missing, empty, not what it is called,
+    has no header, a nameless or doubled column, or rows of different lengths; `ModuleNotFoundError` for Parquet without
+    pyarrow.
     """
     path = Path(path)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise ValueError(f"{path} {what}; pass the path of a CSV file.")
+        raise ValueError(f"{path} {what}; pass the path of a table.")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    reader = {".parquet": read_parquet, ".npz": read_npz}.get(path.suffix.lower())
+    table = _read_csv(path) if reader is None else _of_columns(path, reader(path))
+    _check_header(path, table.names)
+    return table
+
+
+def _read_csv(path: Path) -> Table:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
@@ -80,12 +101,13 @@ def read_table(path: Path | str) -> Table:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as a CSV file in UTF-8.") from None
     except csv.Error as error:
         raise ValueError(f"{path} is not a readable CSV file ({error}); save it again as CSV.") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    except MemoryError:
+        raise ValueError(f"{path} does not fit into memory; pass fewer rows, or its columns as an .npz file.") from None
+    if "\0" in header:
+        raise ValueError(f"{path} holds zero bytes: it is UTF-16 or no text; save it as a CSV file in UTF-8.")
     if len(rows) < 2:
         raise ValueError(f"{path} has no rows of data; the first line must name the columns, and rows must follow.")
     names = tuple(name.strip() for name in rows[0])
-    _check_header(path, names)
     for row, line in zip(rows[1:], lines[1:], strict=True):
         if len(row) != len(names):
             raise ValueError(
@@ -93,6 +115,16 @@ def read_table(path: Path | str) -> Table:
                 "must have the same number (quote text that contains the separator)."
             )
     return Table(path, names, rows[1:], lines[1:])
+
+
+def _of_columns(path: Path, columns: dict[str, list[str]]) -> Table:
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the columns of {path} have different lengths: {sizes}; all need one value for each row.")
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    if not rows:
+        raise ValueError(f"{path} has no rows of data.")
+    return Table(path, tuple(columns), rows, list(range(1, len(rows) + 1)))
 
 
 def to_number(cell: str) -> float:
@@ -107,6 +139,24 @@ def to_number(cell: str) -> float:
 def is_missing(cell: str) -> bool:
     """Whether a cell says that there is no value."""
     return cell.strip().lower() in ("", "nan", "na", "n/a", "null", "none", "?")
+
+
+def is_formula(cell: str) -> bool:
+    """Whether a cell holds a formula of a spreadsheet, not its value."""
+    return cell.lstrip().startswith(("=", "@"))
+
+
+def formula_message(table: "Table", name: str, cells: list[str], where: list[int]) -> str:
+    """That column `name` has formulas in the rows `where`, and what to do."""
+    return (
+        f"column {name!r} of {table.path.name} holds formulas, the first ({shorten(cells[where[0]])!r}) on line "
+        f"{table.lines[where[0]]}; save the table from the spreadsheet with values in place of formulas."
+    )
+
+
+def shorten(cell: str, most: int = 40) -> str:
+    """The beginning of a long cell."""
+    return cell if len(cell) <= most else f"{cell[:most]}…"
 
 
 def quote(name: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxgeo.problems.names import did_you_mean
-from jaxgeo.problems.table import Table, is_missing, to_number
+from jaxgeo.problems.table import Table, formula_message, is_formula, is_missing, to_number
 from jaxgeo.problems.task import Kind, Scaling, Task
 
 # Integers with more values than this are taken for quantities, not for classes.
@@ -55,6 +55,8 @@ def table_task(
             f"the target {target!r} of {file} is missing in {len(missing)} rows, the first on line {missing[0]}; "
             "fill in or remove them."
         )
+    if formulas := [i for i, cell in enumerate(labels) if is_formula(cell)]:
+        raise ValueError(formula_message(table, target, labels, formulas))
     values = np.stack([table.numbers(name) for name in features], axis=1)
     notes = []
     if kind is None:

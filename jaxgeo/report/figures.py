@@ -100,6 +100,25 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
     return _svg("score", draw)
 
 
+def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> str:
+    """The costs and held-out scores of several methods over the seconds they took."""
+
+    def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots(2, 1, sharex=True)
+        colors = (FIRST, SECOND, "#2e7d32", "#7b3fa0", INK)
+        for (name, rows), color in zip(curves.items(), colors, strict=False):
+            seconds = _column(rows, "seconds")
+            axes[0].semilogy(seconds, _column(rows, "cost"), ".-", color=color, ms=4, lw=1.2, label=name)
+            axes[1].plot(seconds, _column(rows, score), ".-", color=color, ms=4, lw=1.2)
+        axes[1].axhline(baseline, color=FAINT, ls="--")
+        axes[0].set_ylabel("cost C")
+        axes[0].legend()
+        kind = "accuracy" if score == "test_accuracy" else "root mean square error"
+        axes[1].set(xlabel="seconds, compilation included", ylabel=f"held-out {kind}")
+
+    return _svg("comparison", draw, height=5.6).replace("<svg", '<svg style="background:#fff"', 1)
+
+
 FIGURES: dict[str, tuple[str, Callable[[Summary, Rows], str | None]]] = {
     "cost": ("The cost on its law", cost_figure),
     "score": ("Training and held-out rows", score_figure),

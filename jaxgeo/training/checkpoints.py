@@ -1,8 +1,11 @@
 """The last two states of a run, kept by orbax: each whole or not there, and checked when it is read back."""
 
+import errno
 import hashlib
 import json
 import logging
+import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgeo.training.files import cannot_write
+
+# Bytes that a checkpoint needs beside its arrays, with a margin.
+SPARE = 1_000_000
 
 
 class Checkpoints:
@@ -33,8 +39,8 @@ class Checkpoints:
                 "without a folder.",
                 name=error.name,
             ) from error
-        # Its remarks on every save are of no use to whoever waits for the training.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # What it has to say on a save is said by the errors raised here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = folder
         self.orbax: Any = ocp
         options = ocp.CheckpointManagerOptions(
@@ -58,6 +64,9 @@ class Checkpoints:
         arrays = _arrays(state)
         described = {"leaves": describe(state), "facts": facts}
         digest = _digest(arrays, described)
+        # Seen beforehand, a full disk is one error; met by TensorStore's threads it is a page of tracebacks.
+        if shutil.disk_usage(self.folder).free < 2 * sum(array.nbytes for array in arrays.values()) + SPARE:
+            raise cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         save = self.orbax.args
         number = self.numbers[-1] + 1 if self.numbers else 0
         try:
