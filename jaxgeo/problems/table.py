@@ -46,7 +46,8 @@ class Table:
         if text:
             raise ValueError(
                 f"column {name!r} of {self.path.name} holds text: {shorten(cells[text[0]])!r} on line "
-                f"{self.lines[text[0]]} ({len(text)} of {len(cells)} cells); leave it out with --drop {quote(name)}, or make it numbers."
+                f"{self.lines[text[0]]} ({len(text)} of {len(cells)} cells); leave it out with "
+                f"--drop {quote(name)}, or make it numbers."
             )
         if missing or not np.isfinite(values).all():
             bad = missing or [int(np.argmax(~np.isfinite(values)))]
