@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
 
 import jax
 import numpy as np
@@ -59,6 +60,17 @@ def one_line_error(capsys, arguments):
         (["train", "digits", "--sampels", "3"], ["--sampels"]),
         (["train", "digits", "--samples", "many"], ["--samples", "valid integer"]),
         (["train"], ["PROBLEM"]),
+        (["train", "digits", "--optimizer", "adma"], ["no optimizer 'adma'", "did you mean 'adam'"]),
+        (["train", "digits", "--optimizer", "adam", "--flow", "adapted"], ["not both"]),
+        (["train", "digits", "--learning-rate", "0.1"], ["--learning-rate is for optimizers"]),
+        (["train", "digits", "--optimizer", "lbfgs", "--learning-rate", "0.1"], ["chooses its steps itself"]),
+        (["train", "digits", "--optimizer", "adam", "--batch-size", "0"], ["--batch-size must be positive"]),
+        (["train", "--config", "none.toml"], ["none.toml cannot be read"]),
+        (["train", "--config", "plain.csv"], ["plain.csv:"]),
+        (["resume", "none"], ["none is not the folder of a run", "config.toml"]),
+        (["rank", "none"], ["none is not the folder of a run"]),
+        (["predict", "none", "plain.csv"], ["none is not the folder of a run"]),
+        (["compare", "digits", "--seconds", "0"], ["--seconds"]),
         (["train", "plain.csv"], ["--target", "a, b, c, y"]),
         (["train", "plain.csv", "--target", "z"], ["no column 'z'"]),
         (["train", "plain.csv", "--target", "y", "--task", "regresion"], ["did you mean 'regression'"]),
@@ -112,6 +124,100 @@ def test_a_table_is_trained_and_loaded_back(table, capsys):
     again = load(table.parent / "runs" / "plain-2")
     assert again.metrics == kept.metrics
     assert all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(r.model) for r in (kept, again)), strict=True))
+
+
+@pytest.fixture
+def trained(table):
+    """A run by minibatches, and its arguments."""
+    arguments = [
+        "train",
+        "plain.csv",
+        "--target",
+        "y",
+        "--model",
+        "8-8",
+        "--optimizer",
+        "momentum",
+        "--batch-size",
+        "4",
+    ]
+    assert run([*arguments, "--max-steps", "30", "--keep-every", "0", "--out", "one"]) == 0
+    return table.parent / "one"
+
+
+def test_a_config_repeats_a_run_bit_for_bit_and_options_come_before_it(trained, capsys):
+    assert run(["train", "--config", "one/config.toml", "--out", "two"]) == 0
+    for name in ("parameters.eqx", "metrics.jsonl", "config.toml", "network.json"):
+        assert (trained / name).read_bytes() == (trained.parent / "two" / name).read_bytes(), name
+    assert run(["train", "--config", "one/config.toml", "--seed", "5", "--out", "three"]) == 0
+    assert load("three").config.seed == 5
+    assert (trained / "parameters.eqx").read_bytes() != (trained.parent / "three" / "parameters.eqx").read_bytes()
+    assert (trained / "report.html").read_text().count("<th>update</th>") == 1
+
+
+def test_what_is_done_with_a_run(trained, capsys):
+    (trained.parent / "new.csv").write_text("c,a,note,b\n1,2,x,3\n0.5,0.25,y,-1\n")
+    capsys.readouterr()
+    assert run(["predict", "one", "new.csv"]) == 0
+    name, *values = capsys.readouterr().out.split()
+    expected = load(trained).predict(np.array([[2, 3, 1], [0.25, -1, 0.5]]))
+    assert name == "y"
+    assert [float(value) for value in values] == expected.tolist()
+    assert run(["predict", "one", "new.csv", "--out", "predicted.csv"]) == 0
+    assert (trained.parent / "predicted.csv").read_text().split() == [name, *values]
+    assert "predicted.csv exists" in one_line_error(capsys, ["predict", "one", "new.csv", "--out", "predicted.csv"])
+    (trained.parent / "few.csv").write_text("c,b\n1,2\n")
+    assert "no column 'a'" in one_line_error(capsys, ["predict", "one", "few.csv"])
+    assert run(["rank", "one"]) == 0
+    assert "12 of 12" in capsys.readouterr().out
+    # A run that has ended is left as it is.
+    before = (trained / "parameters.eqx").read_bytes()
+    assert run(["resume", "one"]) == 0
+    assert (trained / "parameters.eqx").read_bytes() == before
+    assert run(["info"]) == 0
+    output = capsys.readouterr().out
+    assert [part for part in ("jax ", "devices", "x64", "orbax") if part not in output] == []
+
+
+def test_a_run_on_a_table_that_has_changed_is_not_gone_on_with(trained, table, capsys):
+    table.write_text(table.read_text().replace(table.read_text().splitlines()[3], "1,2,3,4"))
+    assert "the samples or targets have changed" in one_line_error(capsys, ["resume", "one"])
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_to_the_same_end(home):
+    command = [sys.executable, "-m", "jaxgeo", "train", "digits", "--samples", "20", "--hidden", "16-16", "--out"]
+    subprocess.run([*command, "whole"], cwd=home, check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "killed", "--keep-every", "0"], cwd=home, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (home / "killed" / "checkpoints" / "1").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert load(home / "killed").summary["outcome"] == "interrupted"
+    subprocess.run(
+        [sys.executable, "-m", "jaxgeo", "resume", "killed"], cwd=home, check=True, stdout=subprocess.DEVNULL
+    )
+    for name in ("parameters.eqx", "metrics.jsonl"):
+        assert (home / "killed" / name).read_bytes() == (home / "whole" / name).read_bytes(), name
+    assert load(home / "killed").summary["outcome"] == "reached"
+
+
+@pytest.mark.slow
+def test_methods_are_compared_in_one_figure(table):
+    command = [sys.executable, "-m", "jaxgeo", "compare", "plain.csv", "--target", "y", "--model", "8-8"]
+    subprocess.run(
+        [*command, "--seconds", "2", "--tol", "1e-2"], cwd=table.parent, check=True, stdout=subprocess.DEVNULL
+    )
+    folder = table.parent / "runs" / "plain-compare"
+    found = json.loads((folder / "compare.json").read_text())
+    assert set(found["curves"]) == {"adapted", "levenberg-marquardt", "adam", "lbfgs", "standard"}
+    starts = {curve[0]["cost"] for curve in found["curves"].values()}
+    assert max(starts) == pytest.approx(min(starts))
+    assert found["endings"]["levenberg-marquardt"] == "reached"
+    assert ElementTree.parse(folder / "compare.svg").getroot().tag.endswith("svg")
 
 
 def test_help_and_version(home, capsys):
