@@ -137,6 +137,7 @@ def test_a_cost_that_is_not_finite_ends_the_run():
         ({"method": "adam", "rtol": 1e-3}, "`rtol`"),
         ({"patience": 3}, "`validation="),
         ({"resume": True}, "`folder`"),
+        ({"seed": -1}, "`seed`"),
         ({"keep_every": -1.0}, "`keep_every`"),
     ],
 )

@@ -50,7 +50,7 @@ ROOMS = {
 
 # The methods `Problem.jacobian` and `Problem.gram` look ahead, when called and for their annotations; and the table of
 # contents names `fit` to type checkers, which loads `training` when it is asked for.
-EXCEPTIONS = {("problem", "linalg.jacobian"), ("problem", "linalg.gram"), ("", "training.fit")}
+EXCEPTIONS = {("problem", "linalg.jacobian"), ("problem", "linalg.gram"), ("", "training")}
 
 PRIVATE = ("equinox.internal", "lineax.internal", "jaxtyping.internal")
 DEPENDENCIES = ("jax", "jaxlib", "equinox", "lineax", "diffrax", "optimistix", "optax", "jaxtyping", "numpy")

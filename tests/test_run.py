@@ -1,6 +1,7 @@
 """Runs: kept whole, loaded back exactly, refused when damaged, and integrated in parts as in one go."""
 
 import _thread
+import pickle
 import threading
 import time
 
@@ -11,7 +12,7 @@ import pytest
 import runs
 
 import jaxgeo as jg
-from jaxgeo.training import Config, Interruptible, Monitor, Outcome, RunFolder, load
+from jaxgeo.training import Config, Interruptible, Monitor, Outcome, RunFolder, load, write_text
 
 
 def test_a_run_is_loaded_back_exactly(tmp_path):
@@ -53,8 +54,37 @@ def test_a_damaged_or_incomplete_run_is_refused(tmp_path, name):
 def test_parameters_of_another_network_are_refused(tmp_path):
     folder = runs.write(tmp_path / "run")
     folder.save_settings(runs.CONFIG, runs.task(), (2, 4, 1))
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match=r"layers\[0\].weight is float64 \(3, 2\) there and float64 \(4, 2\) here"):
         load(tmp_path / "run")
+
+
+class Armed:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was opened",)
+
+
+def test_a_run_from_a_stranger_executes_nothing(tmp_path):
+    runs.write(tmp_path / "run")
+    for content in (pickle.dumps(Armed()), None):
+        with (tmp_path / "run" / "parameters.eqx").open("wb") as file:
+            if content is None:
+                np.save(file, np.array([Armed()], object), allow_pickle=True)
+            else:
+                file.write(content)
+        with pytest.raises(ValueError, match="damaged"):
+            load(tmp_path / "run")
+
+
+def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    write_text(tmp_path / "summary.json", "before")
+
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "summary.json", "after")
+    assert (tmp_path / "summary.json").read_text() == "before"
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -72,9 +102,25 @@ def test_a_folder_in_use_gets_a_neighbour(tmp_path):
         RunFolder.create(tmp_path / "file" / "run", fresh_name=False)
 
 
-def test_settings_with_an_unknown_name_are_refused():
-    with pytest.raises(ValueError, match="not the settings"):
-        Config.from_toml(runs.CONFIG.to_toml() + "colour = 1\n")
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("colour = 1", "no setting 'colour'"),
+        ("patiense = 1", "did you mean 'patience'"),
+        ('patience = "long"', "patience must be an integer; got 'long'"),
+        ("learning_rate = true", "learning_rate must be a number"),
+        ("batch_size", "not the settings|Expected '='"),
+    ],
+)
+def test_settings_of_another_name_or_type_are_refused(line, part):
+    with pytest.raises(ValueError, match=part):
+        Config.from_toml(runs.CONFIG.to_toml() + line + "\n")
+
+
+def test_settings_that_are_not_there_are_named():
+    text = "".join(line for line in runs.CONFIG.to_toml().splitlines(True) if not line.startswith(("seed", "tol")))
+    with pytest.raises(ValueError, match="tol, seed missing"):
+        Config.from_toml(text)
 
 
 def test_ctrl_c_is_heard_and_the_computation_finishes():

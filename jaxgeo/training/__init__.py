@@ -4,7 +4,7 @@ from jaxgeo.training.checkpoints import Checkpoints as Checkpoints
 from jaxgeo.training.config import Config as Config
 from jaxgeo.training.drivers import Outcome as Outcome
 from jaxgeo.training.files import write_text as write_text
-from jaxgeo.training.fit import fit as fit
+from jaxgeo.training.fitting import fit as fit
 from jaxgeo.training.folder import RunFolder as RunFolder
 from jaxgeo.training.interrupt import Interruptible as Interruptible
 from jaxgeo.training.loop import Fit as Fit, Progress as Progress

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxgeo.problems import Kind, Network, Scaling
+from jaxgeo.training.checkpoints import compare, describe
 from jaxgeo.training.config import Config
 from jaxgeo.training.files import read_rows
 
@@ -77,8 +78,7 @@ def load(path: Path | str) -> Run:
         # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
         skeleton = eqx.filter_eval_shape(Network, sizes, jnp.float32, key=jax.eval_shape(lambda: jax.random.key(0)))
         like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, dtype), skeleton)
-        with (path / "parameters.eqx").open("rb") as file:
-            model = jax.tree.map(jnp.asarray, eqx.tree_deserialise_leaves(file, like))
+        model = _read_network(path / "parameters.eqx", like)
         scalings = [
             Scaling(tuple(network[end]["names"]), np.array(network[end]["mean"]), np.array(network[end]["scale"]))
             for end in ("inputs", "outputs")
@@ -86,12 +86,21 @@ def load(path: Path | str) -> Run:
         kind = Kind(network["kind"])
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not the folder of a run: there is no {Path(error.filename).name} in it.") from None
-    except RuntimeError as error:
-        # Equinox names the first array whose shape or dtype is another.
-        raise ValueError(
-            f"the run in {path} is damaged: parameters.eqx is not of the network {'-'.join(map(str, sizes))} in "
-            f"{dtype} that network.json names ({' '.join(str(error).split())})."
-        ) from error
     except (ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
         raise ValueError(f"the run in {path} is damaged ({type(error).__name__}: {error}); train it again.") from error
     return Run(path, config, summary, metrics, model, kind, *scalings)
+
+
+def _read_network(path: Path, like: Network) -> Network:
+    """The network of `like`'s shape whose weights are in `path`; `ValueError` with the difference if they are not."""
+    size, arrays = path.stat().st_size, []
+    with path.open("rb") as file:
+        while file.tell() < size:
+            # What `eqx.tree_serialise_leaves` wrote, array by array, so that all that differs can be told.
+            arrays.append(np.load(file, allow_pickle=False))
+    wanted = describe(like)
+    names = [*wanted, *(f"array {i}" for i in range(len(wanted), len(arrays)))]
+    kept = {name: f"{array.dtype} {array.shape}" for name, array in zip(names, arrays, strict=False)}
+    if differences := compare(kept, wanted):
+        raise ValueError(f"parameters.eqx is of another network than network.json: {'; '.join(differences)}")
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(array) for array in arrays])

@@ -20,7 +20,7 @@ from jaxgeo.problem import Params, Problem
 from jaxgeo.problems import Network, Task
 from jaxgeo.training.config import Config
 from jaxgeo.training.drivers import Outcome
-from jaxgeo.training.fit import fit
+from jaxgeo.training.fitting import fit
 from jaxgeo.training.folder import RunFolder
 from jaxgeo.training.interrupt import Interruptible
 from jaxgeo.training.loop import Fit, Progress

@@ -107,7 +107,7 @@ def fit(
 
     ```
     """
-    _check_numbers(tol, max_steps, batch_size, record_every, patience, keep_every)
+    _check_numbers(tol, max_steps, batch_size, record_every, patience, seed, keep_every)
     if patience is not None and validation is None:
         raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
     if resume and folder is None:
@@ -215,6 +215,7 @@ def _check_numbers(
     batch_size: int | None,
     record_every: int | None,
     patience: int | None,
+    seed: int,
     keep_every: float,
 ) -> None:
     """`ValueError` that names the argument if one is out of range."""
@@ -224,7 +225,9 @@ def _check_numbers(
         "max_steps": max_steps, "batch_size": batch_size, "record_every": record_every, "patience": patience
     }  # fmt: skip
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {count}.")
+        if count is not None and not (isinstance(count, int | np.integer) and count >= 1):
+            raise ValueError(f"`{name}` must be an integer of at least 1; got {count!r}.")
+    if not (isinstance(seed, int | np.integer) and seed >= 0):
+        raise ValueError(f"`seed` must be an integer of at least 0; got {seed!r}.")
     if not keep_every >= 0:
         raise ValueError(f"`keep_every` is in seconds and must not be negative; got {keep_every}.")
