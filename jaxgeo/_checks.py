@@ -40,6 +40,11 @@ def check_finite(name: str, tree: PyTree) -> None:
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.core.Tracer) or not eqx.is_inexact_array_like(leaf):
             continue
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            # Other processes hold a part of it: all of them find out together.
+            if not bool(jnp.all(jnp.isfinite(leaf))):
+                raise ValueError(f"`{name}` has NaN or infinite entries; remove or fill these samples first.")
+            continue
         leaf = np.asarray(leaf)
         # NumPy knows no finiteness of bfloat16 and its like, all of which float32 can hold.
         bad = ~np.isfinite(leaf if leaf.dtype.kind in "fc" else leaf.astype(np.float32))

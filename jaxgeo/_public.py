@@ -35,3 +35,4 @@ from jaxgeo.integrate import (
 )
 from jaxgeo.linalg.lift import lift as lift
 from jaxgeo.problem import Problem as Problem, residual_problem as residual_problem, supervised as supervised
+from jaxgeo.sharding import shard_samples as shard_samples

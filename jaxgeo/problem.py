@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
@@ -21,22 +22,46 @@ Params = PyTree[Any, "params"]
 
 
 class Block(eqx.Module):
-    """One per-sample function over its own points: rows `scale * apply(params, x_j)`, j = 1…N."""
+    """One per-sample function over its own points: rows `scale * apply(params, x_j)`, j = 1…N.
+
+    - `sharding`: how the samples lie on a mesh, None for one device; see `jaxgeo.shard_samples`.
+    - `padding`: how many of `inputs`, at the end, only fill up the last shard; they have no rows.
+    """
 
     apply: Callable[[PyTree, PyTree], Array]
     inputs: PyTree
     scale: float
+    sharding: NamedSharding | None = eqx.field(static=True)
+    padding: int = eqx.field(static=True)
 
-    def __init__(self, apply: Callable[[PyTree, PyTree], Array], inputs: PyTree, scale: float = 1.0):
+    def __init__(
+        self,
+        apply: Callable[[PyTree, PyTree], Array],
+        inputs: PyTree,
+        scale: float = 1.0,
+        sharding: NamedSharding | None = None,
+        padding: int = 0,
+    ):
         leading_size("inputs", inputs)
         check_finite("inputs", inputs)
         self.apply = apply
         self.inputs = jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs)
         self.scale = scale
+        self.sharding = sharding
+        self.padding = padding
 
     @property
     def num_samples(self) -> int:
-        return leading_size("inputs", self.inputs)
+        return leading_size("inputs", self.inputs) - self.padding
+
+    @property
+    def num_shards(self) -> int:
+        """Over how many devices the samples are spread."""
+        return 1 if self.sharding is None else self.sharding.mesh.shape[self.sharding.spec[0]]
+
+    def pad(self, tree: PyTree) -> PyTree:
+        """Arrays of N samples, with as much padding as `inputs` have: the last sample again."""
+        return jax.tree.map(lambda leaf: repeat_last(leaf, self.padding), tree)
 
     def sample(self) -> PyTree[jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one sample, without the sample axis."""
@@ -52,6 +77,11 @@ class Block(eqx.Module):
     def rows(self, params: Params, sample: PyTree) -> Float[Array, " Q"]:
         """The outputs of one sample, flattened and scaled."""
         return jnp.ravel(self.outputs(params, sample))
+
+
+def repeat_last(array: Array, times: int) -> Array:
+    """The array with its last entry repeated at its end."""
+    return array if times == 0 else jnp.concatenate([array, jnp.repeat(array[-1:], times, axis=0)])
 
 
 class Problem(eqx.Module):
@@ -137,7 +167,10 @@ class Problem(eqx.Module):
 
         Paper: (1.3), (1.6)
         """
-        outputs = [jax.vmap(block.outputs, in_axes=(None, 0))(params, block.inputs) for block in self.blocks]
+        outputs = [
+            jax.vmap(block.outputs, in_axes=(None, 0))(params, block.inputs)[: block.num_samples]
+            for block in self.blocks
+        ]
         for output in outputs:
             self.loss.check_shape(output.shape)
         return self.loss.arrange(jnp.concatenate([output.reshape(-1) for output in outputs]))

@@ -77,24 +77,30 @@ class Jacobian(lx.AbstractLinearOperator):
         - `chunk_size`: samples differentiated at a time; all at once by default.
         """
         with jax.default_matmul_precision("highest"):
-            return jnp.concatenate([self._rows(block, mode, chunk_size) for block in self.problem.blocks])
+            return jnp.concatenate(
+                [sample_rows(block, self.trainable, self.frozen, mode, chunk_size) for block in self.problem.blocks]
+            )
 
-    def _rows(self, block: Block, mode: str, chunk_size: int | None) -> Float[Array, "rows K"]:
-        flat, unravel = ravel_pytree(self.trainable)
 
-        def outputs(theta: Float[Array, " K"], sample: PyTree) -> Float[Array, " Q"]:
-            return block.rows(eqx.combine(unravel(theta), self.frozen), sample)
+def sample_rows(
+    block: Block, trainable: PyTree, frozen: PyTree, mode: str = "auto", chunk_size: int | None = None
+) -> Float[Array, "rows K"]:
+    """The rows of D of the samples of a block, as `Jacobian.as_matrix`."""
+    flat, unravel = ravel_pytree(trainable)
 
-        if mode == "auto":
-            num_outputs = jax.eval_shape(outputs, flat, block.sample()).size
-            # A VJP costs about two JVPs: it also forms the gradient of every leaf.
-            mode = "forward" if flat.size <= 2 * num_outputs else "reverse"
-        derivative = {"forward": jax.jacfwd, "reverse": jax.jacrev}[mode](outputs)
-        if chunk_size is None:
-            rows = jax.vmap(derivative, in_axes=(None, 0))(flat, block.inputs)
-        else:
-            rows = jax.lax.map(lambda sample: derivative(flat, sample), block.inputs, batch_size=chunk_size)
-        return rows.reshape(-1, flat.size)
+    def outputs(theta: Float[Array, " K"], sample: PyTree) -> Float[Array, " Q"]:
+        return block.rows(eqx.combine(unravel(theta), frozen), sample)
+
+    if mode == "auto":
+        num_outputs = jax.eval_shape(outputs, flat, block.sample()).size
+        # A VJP costs about two JVPs: it also forms the gradient of every leaf.
+        mode = "forward" if flat.size <= 2 * num_outputs else "reverse"
+    derivative = {"forward": jax.jacfwd, "reverse": jax.jacrev}[mode](outputs)
+    if chunk_size is None:
+        rows = jax.vmap(derivative, in_axes=(None, 0))(flat, block.inputs)
+    else:
+        rows = jax.lax.map(lambda sample: derivative(flat, sample), block.inputs, batch_size=chunk_size)
+    return rows[: block.num_samples].reshape(-1, flat.size)
 
 
 @lx.linearise.register

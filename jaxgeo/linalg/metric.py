@@ -46,7 +46,8 @@ def factored(problem: Problem, factor: AbstractFactor) -> Problem:
             "Weight the blocks through `residual_problem`."
         )
     (block,) = problem.blocks
-    block = Block(FactoredApply(block.apply), (block.inputs, factor), block.scale)
+    inputs = (block.inputs, block.pad(factor))
+    block = Block(FactoredApply(block.apply), inputs, block.scale, block.sharding, block.padding)
     return with_blocks(problem, (block,), SumOfSquares(block.num_samples))
 
 

@@ -48,6 +48,8 @@ class Layout:
 
     - `plain`: leaves in no group, whose rows are a VJP's.
     - `names`: of all leaves.
+    - `num_samples`: of each block, those that one device holds, padding among them; `num_shards`: how many devices.
+    - `num_rows`: QN.
     - `profiles`: for each group and block, (positions, whether δ is on the first side, whether a lookup) of its stacks.
     """
 
@@ -58,14 +60,12 @@ class Layout:
     factored: tuple[bool, ...]
     plain: tuple[int, ...]
     names: tuple[str, ...]
+    num_rows: int
+    num_shards: int
 
     def constants(self, jacobian: Jacobian, block: int) -> PyTree:
         parts = (_without_inputs(jacobian.problem.blocks[block]), jacobian.frozen)
         return eqx.filter(parts, eqx.is_array)
-
-    @property
-    def num_rows(self) -> int:
-        return sum(n * trace.num_rows for n, trace in zip(self.num_samples, self.traces, strict=True))
 
 
 def make_layout(jacobian: Jacobian) -> Layout:
@@ -79,7 +79,8 @@ def make_layout(jacobian: Jacobian) -> Layout:
         constant_shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), constants)
         traces.append(SampleTrace(function, shapes, (constant_shapes, block.sample())))
     groups = find_groups(traces)
-    num_samples = tuple(block.num_samples for block in jacobian.problem.blocks)
+    blocks = jacobian.problem.blocks
+    num_samples = tuple(block.num_samples for block in blocks)
     profiles = tuple(tuple(_profile(group, i, trace) for i, trace in enumerate(traces)) for group in groups)
     height = [trace.num_rows for trace in traces]
     factored = tuple(
@@ -89,7 +90,11 @@ def make_layout(jacobian: Jacobian) -> Layout:
     in_groups = {leaf for group in groups for leaf in (group.leaf, group.bias)}
     names = tuple(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(jacobian.trainable))
     plain = tuple(i for i in range(len(leaves)) if i not in in_groups)
-    return Layout(tuple(traces), num_samples, tuple(groups), profiles, factored, plain, names)
+    num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
+    shares = tuple((block.num_samples + block.padding) // block.num_shards for block in blocks)
+    return Layout(
+        tuple(traces), shares, tuple(groups), profiles, factored, plain, names, num_rows, blocks[0].num_shards
+    )
 
 
 def _profile(group: Group, block: int, trace: SampleTrace) -> tuple[tuple[int, bool, bool], ...]:
@@ -142,7 +147,7 @@ class LeafPlan:
 
     - `route`: "factored", "materialised" (its rows from its factors) or "vjp" (its rows by a VJP).
     - `uses`: how often the traced function multiplies with it.
-    - `flops`, `bytes`: of its part of G, and of what is held for it.
+    - `flops`, `bytes`: of its part of G, over all devices, and of what is held for it on each.
     """
 
     name: str
@@ -159,7 +164,7 @@ class GramPlan:
     - `leaves`: one entry a leaf (a bias together with the kernel whose products it is added to).
     - `stored`: whether the factors of all samples are held, or computed again for each block of G.
     - `block_samples`: samples a block, for each block of the problem.
-    - `bytes`: what the assembly holds at its peak; `budget`: what it may.
+    - `bytes`: what the assembly holds at its peak, on each device; `budget`: what it may.
     """
 
     num_rows: int
@@ -213,17 +218,17 @@ def make_plan(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: b
         if any(size != full for (_, size), full in zip(group.part, group.shape, strict=True)):
             name += "[" + ", ".join(f"{start}:{start + size}" for start, size in group.part) + "]"
         uses = sum(len(block) for block in group.uses)
-        flops = cost(group, profile, layout.num_samples, height)
+        flops = cost(group, profile, [n * layout.num_shards for n in layout.num_samples], height)
         entries.append(LeafPlan(name, uses, "factored" if factored else "materialised", flops, int(held)))
     for index in layout.plain:
         size = math.prod(layout.traces[0].leaves[index].shape)
         for b, q in enumerate(height):
             per_sample[b] += q * size * itemsize
         flops = layout.num_rows**2 * size
-        entries.append(LeafPlan(layout.names[index], 0, "vjp", flops, layout.num_rows * size * itemsize))
+        held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
+        entries.append(LeafPlan(layout.names[index], 0, "vjp", flops, held))
 
-    # G itself, and the copy that its lower half is mirrored into.
-    square = 2 * layout.num_rows**2 * dtype.itemsize if matrix else 0
+    square = square_bytes(layout.num_rows, layout.num_shards, dtype) if matrix else 0
     all_samples = sum(n * b for n, b in zip(layout.num_samples, per_sample, strict=True))
     stored = matrix and square + WORKING_COPIES * all_samples <= budget
     sizes = []
@@ -248,6 +253,15 @@ def make_plan(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: b
     return GramPlan(
         layout.num_rows, tuple(entries), stored, tuple(sizes), int(square + WORKING_COPIES * held), int(budget)
     )
+
+
+def square_bytes(num_rows: int, num_shards: int, dtype: jnp.dtype) -> int:
+    """What one device holds of G while it is assembled: G, and what its lower half is mirrored through.
+
+    With one device that is a copy; between devices it is what is sent and what arrives.
+    """
+    copies = 2 if num_shards == 1 else 3
+    return copies * num_rows**2 * dtype.itemsize // num_shards
 
 
 def _mib(size: float) -> str:

@@ -5,13 +5,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.jacobian import Jacobian, sample_rows
 from jaxgeo.linalg.precision import in_dtype
+from jaxgeo.linalg.shards import on_shards, replicated, sharded
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.factor import Factor, Factorise
 from jaxgeo.linalg.solvers.sides import finish_columns, freeze, gram_dtype, gram_floor, relative_shift
-from jaxgeo.problem import Block, Problem
+from jaxgeo.problem import Block
 
 
 class NormalCholesky(AbstractLiftSolver):
@@ -62,30 +63,59 @@ def _first(factor: Factor, image: Float[Array, " K"], out: Float[Array, ""]) -> 
 def normal_equations(
     jacobian: Jacobian, velocity: Float[Array, "N Q"], dtype: jnp.dtype, chunk_size: int
 ) -> tuple[Float[Array, "K K"], Float[Array, " K"]]:
-    """DᵀD and Dᵀv, summed in `dtype` over chunks of samples."""
-    size = jacobian.in_size()
-    gram, image = in_dtype(_Zeros(size, dtype), dtype)()
+    """DᵀD and Dᵀv, summed in `dtype` over chunks of samples; on a mesh each device sums over its own."""
+    total = in_dtype(_Zeros(jacobian.in_size(), dtype), dtype)()
     start = 0
     flat = velocity.reshape(-1)
+    params = (jacobian.trainable, jacobian.frozen)
     for block in jacobian.problem.blocks:
-        rows = block.num_samples * eqx.filter_eval_shape(block.rows, _params(jacobian), block.sample()).size
-        part = flat[start : start + rows].reshape(block.num_samples, -1)
-        start += rows
-        whole = block.num_samples // chunk_size * chunk_size
+        height = eqx.filter_eval_shape(block.rows, eqx.combine(*params), block.sample()).size
+        part = flat[start : start + block.num_samples * height].reshape(block.num_samples, -1)
+        start += part.size
+        function = (block.apply, block.scale)
+        add = _SumOverChunks(dtype, chunk_size, jacobian.in_size())
+        if block.num_shards == 1:
+            found = add((params, function, (block.inputs, part, None)))
+        else:
+            counted = jnp.arange(block.num_samples + block.padding) < block.num_samples
+            samples = (block.inputs, block.pad(part), counted)
+            specs = (replicated(params), replicated(function), sharded(samples, block))
+            found = on_shards(add, block, (params, function, samples), specs, summed=True)
+        total = in_dtype(_Plus(), dtype)(total, found)
+    return total
 
-        def add(carry: tuple[Array, Array], chunk: tuple[PyTree, Array], block: Block = block) -> tuple:
-            matrix = _rows(jacobian, block, chunk[0])
-            return in_dtype(_add, dtype)(*carry, matrix, chunk[1].reshape(-1)), None
 
+class _SumOverChunks(eqx.Module):
+    """DᵀD and Dᵀv of some samples of one block; what is not `counted` among them is padding."""
+
+    dtype: jnp.dtype = eqx.field(static=True)
+    chunk_size: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, argument: tuple[PyTree, tuple, tuple]) -> tuple[Float[Array, "K K"], Float[Array, " K"]]:
+        params, (apply, scale), samples = argument
+        num_samples = len(samples[1])
+        whole = num_samples // self.chunk_size * self.chunk_size
+
+        def add(carry: tuple[Array, Array], chunk: tuple) -> tuple:
+            inputs, velocity, counted = chunk
+            matrix = sample_rows(Block(apply, inputs, scale), *params)
+            if counted is not None:
+                matrix = jnp.where(jnp.repeat(counted, velocity.shape[1])[:, None], matrix, 0)
+            return in_dtype(_add, self.dtype)(*carry, matrix, velocity.reshape(-1)), None
+
+        total = in_dtype(_Zeros(self.size, self.dtype), self.dtype)()
         if whole:
-            chunks = jax.tree.map(
-                lambda leaf, whole=whole: leaf[:whole].reshape(-1, chunk_size, *leaf.shape[1:]), (block.inputs, part)
-            )
-            (gram, image), _ = jax.lax.scan(add, (gram, image), chunks)
-        if whole < block.num_samples:
-            rest = jax.tree.map(lambda leaf, whole=whole: leaf[whole:], (block.inputs, part))
-            (gram, image), _ = add((gram, image), rest)
-    return gram, image
+            chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, self.chunk_size, *leaf.shape[1:]), samples)
+            total, _ = jax.lax.scan(add, total, chunks)
+        if whole < num_samples:
+            total, _ = add(total, jax.tree.map(lambda leaf: leaf[whole:], samples))
+        return total
+
+
+class _Plus(eqx.Module):
+    def __call__(self, left: PyTree, right: PyTree) -> PyTree:
+        return jax.tree.map(jnp.add, left, right)
 
 
 class _Zeros(eqx.Module):
@@ -105,17 +135,3 @@ def _add(
     matrix, velocity = matrix.astype(gram.dtype), velocity.astype(gram.dtype)
     product = jnp.matmul(matrix.T, matrix, precision=jax.lax.Precision.HIGHEST)
     return gram + product, image + matrix.T @ velocity
-
-
-def _params(jacobian: Jacobian) -> PyTree:
-    return eqx.combine(jacobian.trainable, jacobian.frozen)
-
-
-def _rows(jacobian: Jacobian, block: Block, inputs: PyTree) -> Float[Array, "rows K"]:
-    """The rows of D of some samples of a block."""
-    part: Problem = eqx.tree_at(
-        lambda problem: problem.blocks,
-        jacobian.problem,
-        (eqx.tree_at(lambda block: block.inputs, block, inputs),),
-    )
-    return eqx.tree_at(lambda jacobian: jacobian.problem, jacobian, part).as_matrix()

@@ -1,0 +1,198 @@
+"""The factors of ranges of samples, and the blocks of G that they give."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo.linalg.factors import Stack, diagonal, product, rows, stacks
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.plan import Layout
+
+
+class Factors(NamedTuple):
+    """The factors of some samples of one block: stacks of each factored group, and rows of all other leaves."""
+
+    groups: list[list[Stack]]
+    rows: Array | None
+
+
+class Source(NamedTuple):
+    """What the factors of one block are computed from: leaves, other arrays of the block's function, samples."""
+
+    leaves: list[Array]
+    constants: PyTree
+    inputs: PyTree
+
+
+def source_of(jacobian: Jacobian, layout: Layout, block: int) -> Source:
+    inputs = jacobian.problem.blocks[block].inputs
+    return Source(jax.tree.leaves(jacobian.trainable), layout.constants(jacobian, block), inputs)
+
+
+def factors_of(layout: Layout, block: int, source: Source) -> Factors:
+    """The factors of D for these samples of a block: one forward and Q backward passes."""
+    trace = layout.traces[block]
+    epsilons = [jnp.zeros(site.shape, site.dtype) for site in trace.sites]
+
+    def one(sample: PyTree) -> tuple:
+        def function(epsilons: list[Array], plain: list[Array]) -> tuple[Array, list[Array]]:
+            values = list(source.leaves)
+            for index, value in zip(layout.plain, plain, strict=True):
+                values[index] = value
+            return trace(values, epsilons, (source.constants, sample))
+
+        plain = [source.leaves[index] for index in layout.plain]
+        _, pullback, operands = jax.vjp(function, epsilons, plain, has_aux=True)
+        deltas, plain_rows = jax.vmap(pullback)(jnp.eye(trace.num_rows, dtype=trace.dtype))
+        return deltas, plain_rows, operands
+
+    with jax.default_matmul_precision("highest"):
+        deltas, plain_rows, operands = jax.vmap(one)(source.inputs)
+        found, columns = [], [leaf.reshape(*leaf.shape[:2], -1) for leaf in plain_rows]
+        for group, factored in zip(layout.groups, layout.factored, strict=True):
+            members = stacks(group, block, deltas, operands)
+            if factored:
+                found.append(members)
+            elif members:
+                columns.append(sum(map(rows, members[1:]), start=rows(members[0])))
+            else:
+                num_samples = jax.tree.leaves(source.inputs)[0].shape[0]
+                columns.append(jnp.zeros((num_samples, trace.num_rows, group.num_numbers), trace.dtype))
+    return Factors(found, jnp.concatenate(columns, axis=-1) if columns else None)
+
+
+def block_product(left: Factors, right: Factors, dtype: jnp.dtype) -> Array:
+    """The block of G that belongs to two sets of samples."""
+    left, right = (
+        jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, side)
+        for side in (left, right)
+    )
+    terms = [
+        product(mine, its)
+        for my_stacks, its_stacks in zip(left.groups, right.groups, strict=True)
+        for mine in my_stacks
+        for its in its_stacks
+    ]
+    if left.rows is not None and right.rows is not None:
+        terms.append(jnp.einsum("nqk,mpk->nqmp", left.rows, right.rows))
+    total = sum(terms[1:], start=terms[0])
+    return total.reshape(total.shape[0] * total.shape[1], -1)
+
+
+class Samples(eqx.Module):
+    """Factors of a range of samples of one block, taken from a store or computed when asked for."""
+
+    held: Factors | Source
+    layout: Layout = eqx.field(static=True)
+    block: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, start: Array) -> Factors:
+        def cut(array: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(array, start, self.size)
+
+        if isinstance(self.held, Factors):
+            return jax.tree.map(cut, self.held)
+        part = self.held._replace(inputs=jax.tree.map(cut, self.held.inputs))
+        return factors_of(self.layout, self.block, part)
+
+    @property
+    def travelling(self) -> PyTree:
+        """The arrays that have one entry a sample."""
+        return self.held if isinstance(self.held, Factors) else self.held.inputs
+
+    def replaced(self, arrays: PyTree) -> "Samples":
+        """The same with `arrays` in place of `travelling`."""
+        held = arrays if isinstance(self.held, Factors) else self.held._replace(inputs=arrays)
+        return Samples(held, self.layout, self.block, self.size)
+
+    @property
+    def starts(self) -> list[int]:
+        """Where the ranges start; the last one is moved back to end with the last sample."""
+        num_samples = self.layout.num_samples[self.block]
+        return [min(start, num_samples - self.size) for start in range(0, num_samples, self.size)]
+
+    @property
+    def num_rows(self) -> int:
+        """Q, rows a sample."""
+        return self.layout.traces[self.block].num_rows
+
+    @property
+    def height(self) -> int:
+        """Rows of D of all these samples."""
+        return self.layout.num_samples[self.block] * self.num_rows
+
+    def squares(self) -> Float[Array, "samples Q"]:
+        """The squared norms of the rows of D."""
+        pieces = jax.lax.map(Squares(self), jnp.array(self.starts))
+        # The last range begins in the one before it: take its end only.
+        whole = pieces[:-1].reshape(-1, self.num_rows)
+        return jnp.concatenate([whole, pieces[-1][len(whole) - self.starts[-1] :]])
+
+
+class Squares(eqx.Module):
+    """The squared norms of the rows of D for a range of samples, (samples, Q)."""
+
+    samples: Samples
+
+    def __call__(self, start: Array) -> Array:
+        factors = self.samples(start)
+        terms = [diagonal(left, right) for members in factors.groups for left in members for right in members]
+        if factors.rows is not None:
+            terms.append(jnp.sum(factors.rows**2, axis=-1))
+        return sum(terms[1:], start=terms[0])
+
+
+def blocks_of_gram(left: list[Samples], right: list[Samples], dtype: jnp.dtype, *, lower: bool) -> Array:
+    """The part of G between two sets of samples of all blocks of the problem.
+
+    - `lower`: the sets are the same, and what lies above the diagonal is not needed.
+    """
+    if len(left) == len(right) == 1 and len(left[0].starts) == len(right[0].starts) == 1:
+        return block_product(left[0](jnp.array(0)), right[0](jnp.array(0)), dtype)
+    matrix = jnp.zeros((sum(side.height for side in left), sum(side.height for side in right)), dtype)
+    row = 0
+    for i, mine in enumerate(left):
+        column = 0
+        for j, its in enumerate(right):
+            if not lower or j <= i:
+                matrix = _fill(matrix, mine, its, (row, column), lower and i == j)
+            column += its.height
+        row += mine.height
+    return matrix
+
+
+def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int], lower: bool) -> Array:
+    """Write the blocks of G between two blocks of the problem, or those on and below the diagonal.
+
+    What the last range of samples shares with the one before is written twice alike.
+    """
+    pairs = [
+        (start, other)
+        for i, start in enumerate(left.starts)
+        for j, other in enumerate(right.starts)
+        if not lower or j <= i
+    ]
+
+    def body(matrix: Array, pair: Array) -> tuple[Array, None]:
+        block = block_product(left(pair[0]), right(pair[1]), matrix.dtype)
+        start = (corner[0] + pair[0] * left.num_rows, corner[1] + pair[1] * right.num_rows)
+        return jax.lax.dynamic_update_slice(matrix, block, start), None
+
+    matrix, _ = jax.lax.scan(body, matrix, jnp.array(pairs))
+    return matrix
+
+
+class Assemble(eqx.Module):
+    """G from the factors of all blocks of the problem; what lies above the diagonal is not computed."""
+
+    dtype: jnp.dtype = eqx.field(static=True)
+
+    def __call__(self, samples: list[Samples]) -> Float[Array, "QN QN"]:
+        matrix = blocks_of_gram(samples, samples, self.dtype, lower=True)
+        if len(samples) == 1 and len(samples[0].starts) == 1:
+            return matrix
+        return jnp.tril(matrix) + jnp.tril(matrix, -1).T

@@ -1,0 +1,76 @@
+"""Samples spread over the devices of a mesh. JAX's own runtime moves what has to be moved."""
+
+import equinox as eqx
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from jaxgeo.problem import Block, Problem, repeat_last
+
+
+def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Problem:
+    """The same problem with its samples spread over one axis of a mesh, and all else that it holds on every device.
+
+    Flows, lifts and optimizers take it like any other: outputs, D and its products, and the block rows of DDᵀ stay
+    where their samples are, and DDᵀ is brought together only where it is factored. Where N is not a multiple of the
+    number of devices the last device's share is filled up with samples that have no rows, so that results do not
+    change. Parameters may lie on the mesh in any way; `jax.device_put(params, NamedSharding(mesh, …))` shards wide
+    layers over another axis, and they are not gathered.
+
+    With several processes (`jax.distributed.initialize()`) every process calls this with the same data, or with
+    arrays that span the processes already, such as those of `jax.make_array_from_process_local_data`; parameters are
+    put on the mesh by `jax.device_put` too.
+
+    **Arguments:**
+
+    - `mesh`: of `jax.make_mesh`. Its axes are taken as `AxisType.Auto`, and so are those of the parameters' mesh to
+        be: with `Explicit` axes the network itself would have to say how its arrays are sharded.
+    - `axis`: the name of the axis to spread the samples over.
+
+    **Raises:** `ValueError` if the mesh has no such axis, if the problem couples its samples, or if it has fewer
+    samples than the axis has devices.
+
+    ```python
+    >>> import jax, jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
+    >>> sharded = jg.shard_samples(problem, jax.make_mesh((1,), ("samples",)))
+    >>> sharded.gram(jnp.zeros(2)).as_matrix().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+
+    ```
+    """
+    if axis not in mesh.axis_names:
+        raise ValueError(
+            f"`axis` must name an axis of the mesh; got {axis!r}, and the mesh has {', '.join(mesh.axis_names)}."
+        )
+    if len(problem.blocks) == 1 and problem.blocks[0].num_samples != problem.num_samples:
+        raise ValueError(
+            "a problem with `per_sample=False` couples its samples, so that they cannot be spread over devices; shard "
+            "its parameters instead, or write the network for one sample."
+        )
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    blocks = tuple(_shard(block, NamedSharding(mesh, PartitionSpec(axis))) for block in problem.blocks)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return eqx.tree_at(
+        lambda problem: (problem.blocks, problem.loss, problem.trainable),
+        problem,
+        (blocks, put(problem.loss, everywhere), put(problem.trainable, everywhere)),
+    )
+
+
+def _shard(block: Block, sharding: NamedSharding) -> Block:
+    num_shards = sharding.mesh.shape[sharding.spec[0]]
+    if block.num_samples < num_shards:
+        raise ValueError(
+            f"{block.num_samples} samples cannot be spread over {num_shards} devices; use a mesh whose samples axis is "
+            "no longer than that, or more samples."
+        )
+    padding = -block.num_samples % num_shards
+    inputs = jax.tree.map(lambda leaf: repeat_last(leaf[: block.num_samples], padding), block.inputs)
+    apply = put(block.apply, NamedSharding(sharding.mesh, PartitionSpec()))
+    return Block(apply, put(inputs, sharding), block.scale, sharding, padding)
+
+
+def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """The arrays of a tree, laid out so; what is no array stays as it is."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding) if eqx.is_array(leaf) else leaf, tree)

@@ -1,0 +1,193 @@
+"""Everything sharded against the same on one device: `python sharded.py fast|slow`, on eight simulated devices.
+
+Prints JSON: for each mesh and case the relative difference. A process of its own, because the number of devices is
+fixed before JAX starts.
+"""
+
+import json
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from problems import Layer
+
+import jaxgeo as jg
+from jaxgeo.linalg import CG, QR, DenseCholesky, Gram, GramCholesky, GramEigh, NormalCholesky
+
+MESHES = {"1": (1,), "2": (2,), "4": (4,), "8": (8,), "4x2": (4, 2)}
+DAMPING = 1e-3
+
+
+def mesh_of(name: str) -> jax.sharding.Mesh:
+    shape = MESHES[name]
+    devices = np.array(jax.devices()[: np.prod(shape)]).reshape(shape)
+    return jax.sharding.Mesh(devices, ("samples", "model")[: len(shape)])
+
+
+def network(num_samples: int, width: int, num_outputs: int = 2) -> tuple[jg.Problem, dict]:
+    """A layer of `width` on normal points; K > QN for a wide one, K < QN for a narrow one."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    params = {"W": normal(width, 2), "b": normal(width), "v": normal(num_outputs, width) / width**0.5}
+    problem = jg.Problem(Layer(), normal(num_samples, 2), jg.L2(normal(num_samples, num_outputs)))
+    return problem, params
+
+
+def residuals(num_samples: int) -> tuple[jg.Problem, dict]:
+    """Two blocks of points, of which neither number is a multiple of the other."""
+    _, params = network(num_samples, 12, 1)
+    params |= {"W": params["W"][:, :1]}
+
+    def inner(params, x):
+        return jax.grad(lambda x: Layer()(params, x[None])[0])(x) + 1.0
+
+    def ends(params, x):
+        return Layer()(params, x[None])
+
+    points = jnp.linspace(-1.0, 1.0, num_samples)
+    return jg.residual_problem([(inner, points[:9], 1.0), (ends, points[9:], 4.0)]), params
+
+
+def wide_on_model_axis(params, mesh):
+    """The parameters with the hidden units spread over the mesh's last axis."""
+    axis = mesh.axis_names[-1]
+    specs = {"W": PartitionSpec(axis), "b": PartitionSpec(axis), "v": PartitionSpec(None, axis)}
+    return {name: jax.device_put(leaf, NamedSharding(mesh, specs[name])) for name, leaf in params.items()}
+
+
+def velocity(problem, params):
+    return -problem.loss.gradient(problem.outputs(params))
+
+
+def lift(solver, damping=None):
+    return lambda problem, params: jg.lift(problem, params, velocity(problem, params), solver, damping=damping)
+
+
+def train(transformation):
+    """Three steps of an optimizer, and its last state."""
+
+    @eqx.filter_jit
+    def step(params, state, problem):
+        gradient = jax.grad(problem.cost)(params)
+        updates, state = transformation.update(gradient, state, params, problem=problem)
+        return optax.apply_updates(params, updates), state
+
+    def run(problem, params):
+        state = transformation.init(params)
+        for _ in range(3):
+            params, state = step(params, state, problem)
+        return params, problem.cost(params)
+
+    return run
+
+
+def flow(flow):
+    return lambda problem, params: eqx.filter_jit(flow)(0.2, params, problem)
+
+
+GRAMS = {
+    "gram": lambda problem, params: problem.gram(params).as_matrix(),
+    "gram, factors computed again": lambda problem, params: (
+        # Too little to hold the factors of all samples.
+        Gram(problem.jacobian(params), memory=2 * problem.num_rows(params) ** 2 * 8 + 30_000).as_matrix()
+    ),
+    "diagonal": lambda problem, params: problem.gram(params).diagonal(),
+    "jacobian": lambda problem, params: problem.jacobian(params).as_matrix(),
+}
+LIFTS = {
+    "GramCholesky": lift(GramCholesky()),
+    "damped GramCholesky": lift(GramCholesky(), DAMPING),
+    "damped NormalCholesky": lift(NormalCholesky(chunk_size=3), DAMPING),
+}
+SLOW_LIFTS = {
+    "Auto": lift(None),
+    "damped Auto": lift(None, DAMPING),
+    "DenseCholesky": lift(DenseCholesky()),
+    "GramEigh": lift(GramEigh()),
+    "QR": lift(QR()),
+    "damped CG": lift(CG(rtol=1e-14), DAMPING),
+}
+FLOWS = {
+    "StandardFlow": flow(jg.StandardFlow()),
+    "OverparametrizedFlow": flow(jg.OverparametrizedFlow()),
+    "AdaptedFlow": flow(jg.AdaptedFlow()),
+    "AdaptedFlow, damped": flow(jg.AdaptedFlow(damping=DAMPING)),
+    "RankAdaptiveFlow": flow(jg.RankAdaptiveFlow()),
+    "InterpolationFlow": flow(jg.InterpolationFlow()),
+    "HomotopyFlow": flow(jg.HomotopyFlow(0.5)),
+    "solve_flow": lambda problem, params: (
+        jg.solve_flow(problem, jg.AdaptedFlow(damping=DAMPING), params, s1=2.0).params
+    ),
+}
+OPTIMIZERS = {
+    "adapted_gradient_descent": train(jg.optim.adapted_gradient_descent(0.5, damping=DAMPING)),
+    "scale_by_adapted_metric": train(
+        optax.chain(jg.optim.scale_by_adapted_metric(damping=DAMPING), optax.scale_by_learning_rate(0.5))
+    ),
+    "adapted_momentum": train(jg.optim.adapted_momentum(0.5)),
+    "adapted_levenberg_marquardt": train(jg.optim.adapted_levenberg_marquardt()),
+    "linear_interpolation": train(jg.optim.linear_interpolation(3)),
+}
+
+
+def difference(found, expected) -> float:
+    """Relative, in the largest norm."""
+    found, expected = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))])
+        for tree in (found, expected)
+    )
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def compare(problem, params, meshes, cases, lay_out=lambda params, mesh: params) -> dict:
+    expected = {name: case(problem, params) for name, case in cases.items()}
+    found = {}
+    for mesh_name in meshes:
+        mesh = mesh_of(mesh_name)
+        sharded, placed = jg.shard_samples(problem, mesh), lay_out(params, mesh)
+        for name, case in cases.items():
+            found[f"{mesh_name}: {name}"] = difference(case(sharded, placed), expected[name])
+    return found
+
+
+def labelled(label: str, found: dict) -> dict:
+    return {f"{label}, {name}": error for name, error in found.items()}
+
+
+def fast() -> dict:
+    return (
+        labelled("N = 13", compare(*network(13, 14), ["2", "8"], GRAMS | LIFTS))
+        | labelled("wide layer on its own axis", compare(*network(13, 14), ["4x2"], LIFTS, wide_on_model_axis))
+        | labelled("two blocks", compare(*residuals(20), ["8"], GRAMS))
+    )
+
+
+def slow() -> dict:
+    everything = GRAMS | LIFTS | SLOW_LIFTS | FLOWS | OPTIMIZERS
+    narrow = {name: everything[name] for name in ("gram", "damped NormalCholesky", "Auto", "RankAdaptiveFlow")}
+    softmax, params = network(13, 14)
+    labels = jnp.arange(13) % 2
+    softmax = jg.Problem(Layer(), softmax.blocks[0].inputs, jg.SoftmaxCrossEntropy.from_labels(labels))
+    return (
+        labelled("N = 16", compare(*network(16, 16), list(MESHES), everything))
+        | labelled("N = 13", compare(*network(13, 14), ["8"], everything))
+        | labelled("K < QN", compare(*network(61, 3), ["4", "8"], narrow))
+        | labelled("wide layer on its own axis", compare(*network(13, 14), ["4x2"], everything, wide_on_model_axis))
+        | labelled("softmax", compare(softmax, params, ["8"], OPTIMIZERS))
+        | labelled("two blocks", compare(*residuals(20), ["4", "8"], GRAMS | LIFTS))
+    )
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    if sys.argv[1] == "fast":
+        jax.config.update("jax_disable_most_optimizations", True)
+    print(json.dumps({"fast": fast, "slow": slow}[sys.argv[1]]()))
