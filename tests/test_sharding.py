@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from problems import cases
 
@@ -16,28 +20,71 @@ import jaxgeo as jg
 TESTS = Path(__file__).parent
 
 
-def run(script: str, *arguments: str) -> dict[str, float]:
-    """What a script of this folder prints, in a process with its own devices."""
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """A script of this folder, in a process with its own devices."""
     environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=TESTS, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def printed(process: subprocess.Popen[str]) -> Any:
+    """The JSON in the last line that it prints."""
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def run(script: str, *arguments: str) -> Any:
+    return printed(start(script, *arguments))
+
+
+def processes(count: int, *killed: str) -> list[subprocess.Popen[str]]:
+    """A training run over several processes on this machine; `killed` says at which step the last one dies."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    last = count - 1
+    return [start("processes.py", port, str(i), str(count), *(killed if i == last else ())) for i in range(count)]
 
 
 def check(differences: dict[str, float]) -> None:
-    assert len(differences) > 20
+    assert len(differences) >= 14
     assert {name: error for name, error in differences.items() if not error <= 1e-12} == {}
 
 
 @pytest.mark.slow
-def test_gram_and_lift_are_the_same_on_any_mesh():
-    check(run("sharded.py", "fast"))
+def test_gram_and_lift_are_the_same_on_a_mesh():
+    check(run("sharded.py"))
 
 
 @pytest.mark.slow
-def test_every_flow_and_optimizer_is_the_same_on_any_mesh():
-    check(run("sharded.py", "slow"))
+@pytest.mark.parametrize("mesh", ["1", "2", "4", "8", "4x2"])
+def test_every_flow_and_optimizer_is_the_same_on_any_mesh(mesh):
+    check(run("sharded.py", mesh))
+
+
+@pytest.mark.slow
+def test_several_processes_train_as_one():
+    (alone,) = [printed(process) for process in processes(1)]
+    assert alone[-1] < 0.95 * alone[0]
+    for count in (2, 4):
+        found = [printed(process) for process in processes(count)]
+        assert all(costs == found[0] for costs in found)
+        np.testing.assert_allclose(found[0], alone, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_makes_the_others_fail():
+    survivor, killed = processes(2, "2")
+    try:
+        killed.communicate(timeout=300)
+        assert killed.returncode == -signal.SIGKILL
+        _, err = survivor.communicate(timeout=60)
+        assert survivor.returncode not in (0, None)
+        assert "Connection" in err or "heartbeat" in err or "another task died" in err
+    finally:
+        survivor.kill()
 
 
 def mesh(*names: str) -> jax.sharding.Mesh:

@@ -146,43 +146,14 @@ class Squares(eqx.Module):
         return sum(terms[1:], start=terms[0])
 
 
-def blocks_of_gram(left: list[Samples], right: list[Samples], dtype: jnp.dtype, *, lower: bool) -> Array:
-    """The part of G between two sets of samples of all blocks of the problem.
-
-    - `lower`: the sets are the same, and what lies above the diagonal is not needed.
-    """
+def blocks_of_gram(left: list[Samples], right: list[Samples], dtype: jnp.dtype) -> Float[Array, "rows columns"]:
+    """The part of G between two sets of samples of all blocks of the problem."""
     if len(left) == len(right) == 1 and len(left[0].starts) == len(right[0].starts) == 1:
         return block_product(left[0](jnp.array(0)), right[0](jnp.array(0)), dtype)
     matrix = jnp.zeros((sum(side.height for side in left), sum(side.height for side in right)), dtype)
-    row = 0
-    for i, mine in enumerate(left):
-        column = 0
-        for j, its in enumerate(right):
-            if not lower or j <= i:
-                matrix = _fill(matrix, mine, its, (row, column), lower and i == j)
-            column += its.height
-        row += mine.height
-    return matrix
-
-
-def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int], lower: bool) -> Array:
-    """Write the blocks of G between two blocks of the problem, or those on and below the diagonal.
-
-    What the last range of samples shares with the one before is written twice alike.
-    """
-    pairs = [
-        (start, other)
-        for i, start in enumerate(left.starts)
-        for j, other in enumerate(right.starts)
-        if not lower or j <= i
-    ]
-
-    def body(matrix: Array, pair: Array) -> tuple[Array, None]:
-        block = block_product(left(pair[0]), right(pair[1]), matrix.dtype)
-        start = (corner[0] + pair[0] * left.num_rows, corner[1] + pair[1] * right.num_rows)
-        return jax.lax.dynamic_update_slice(matrix, block, start), None
-
-    matrix, _ = jax.lax.scan(body, matrix, jnp.array(pairs))
+    for mine, row in zip(left, _offsets(left), strict=True):
+        for its, column in zip(right, _offsets(right), strict=True):
+            matrix = _fill(matrix, mine, its, (row, column))
     return matrix
 
 
@@ -192,7 +163,41 @@ class Assemble(eqx.Module):
     dtype: jnp.dtype = eqx.field(static=True)
 
     def __call__(self, samples: list[Samples]) -> Float[Array, "QN QN"]:
-        matrix = blocks_of_gram(samples, samples, self.dtype, lower=True)
         if len(samples) == 1 and len(samples[0].starts) == 1:
-            return matrix
-        return jnp.tril(matrix) + jnp.tril(matrix, -1).T
+            return blocks_of_gram(samples, samples, self.dtype)
+        size = sum(side.height for side in samples)
+        matrix = jnp.zeros((size, size), self.dtype)
+        for i, (mine, row) in enumerate(zip(samples, _offsets(samples), strict=True)):
+            for its, column in zip(samples[: i + 1], _offsets(samples), strict=False):
+                matrix = _fill(matrix, mine, its, (row, column), mirrored=True)
+        return matrix
+
+
+def _offsets(samples: list[Samples]) -> list[int]:
+    return [sum(side.height for side in samples[:i]) for i in range(len(samples))]
+
+
+def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int], *, mirrored: bool = False) -> Array:
+    """Write the blocks of G between two blocks of the problem.
+
+    What the last range of samples shares with the one before is written twice alike.
+
+    - `mirrored`: with the same blocks on the other side of the diagonal, in place: no second matrix is held.
+    """
+    within = mirrored and corner[0] == corner[1]
+    pairs = [
+        (start, other)
+        for i, start in enumerate(left.starts)
+        for j, other in enumerate(right.starts)
+        if not within or j <= i
+    ]
+
+    def body(matrix: Array, pair: Array) -> tuple[Array, None]:
+        block = block_product(left(pair[0]), right(pair[1]), matrix.dtype)
+        row, column = corner[0] + pair[0] * left.num_rows, corner[1] + pair[1] * right.num_rows
+        if mirrored:
+            matrix = jax.lax.dynamic_update_slice(matrix, block.T, (column, row))
+        return jax.lax.dynamic_update_slice(matrix, block, (row, column)), None
+
+    matrix, _ = jax.lax.scan(body, matrix, jnp.array(pairs))
+    return matrix

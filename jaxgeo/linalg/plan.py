@@ -256,11 +256,8 @@ def make_plan(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: b
 
 
 def square_bytes(num_rows: int, num_shards: int, dtype: jnp.dtype) -> int:
-    """What one device holds of G while it is assembled: G, and what its lower half is mirrored through.
-
-    With one device that is a copy; between devices it is what is sent and what arrives.
-    """
-    copies = 2 if num_shards == 1 else 3
+    """What one device holds of G while it is assembled; between devices also what is sent and what arrives."""
+    copies = 1 if num_shards == 1 else 3
     return copies * num_rows**2 * dtype.itemsize // num_shards
 
 

@@ -62,7 +62,7 @@ class _BlockRows(eqx.Module):
         def step(carry: tuple[Array, list], behind: Array) -> tuple[tuple[Array, list], None]:
             matrix, visitors = carry
             others = [side.replaced(arrays) for side, arrays in zip(samples, visitors, strict=True)]
-            block = blocks_of_gram(samples, others, self.dtype, lower=False)
+            block = blocks_of_gram(samples, others, self.dtype)
             start = (jnp.zeros((), here.dtype), (here - behind) % count, jnp.zeros((), here.dtype))
             matrix = jax.lax.dynamic_update_slice(matrix, block[:, None], start)
             return (matrix, jax.lax.ppermute(visitors, self.axis, onwards)), None

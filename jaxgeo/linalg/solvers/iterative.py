@@ -28,14 +28,14 @@ class Nystrom(eqx.Module):
     seed: int = eqx.field(static=True, default=0)
     batch_size: int = eqx.field(static=True, default=16)
 
-    def __call__(self, jacobian: Jacobian, shift: Float[Array, ""]) -> "NystromInverse":
+    def __call__(self, gram: lx.AbstractLinearOperator, shift: Float[Array, ""]) -> "NystromInverse":
         """The preconditioner for G + `shift`."""
-        shape, dtype = jacobian.outputs.shape, jacobian.outputs.dtype
-        size = jacobian.out_size()
+        shape, dtype = gram.out_structure().shape, gram.out_structure().dtype
+        size = gram.out_size()
         rank = min(self.rank, size)
         test = jnp.linalg.qr(jax.random.normal(jax.random.key(self.seed), (size, rank), dtype))[0]
         sketch = jax.lax.map(
-            lambda column: jacobian.mv(jacobian.T.mv(column.reshape(shape))).reshape(-1),
+            lambda column: gram.mv(column.reshape(shape)).reshape(-1),
             test.T,
             batch_size=min(self.batch_size, rank),
         ).T
@@ -68,19 +68,23 @@ class CG(AbstractLiftSolver):
 
     Paper: (1.23), (2.2)
 
-    Each step is one JVP and one VJP. Whether the tolerance was reached shows in the residual of the report, not in
-    its outcome. For K ≥ QN and full rank, or with damping.
+    Each step is one JVP and one VJP, or a product with G where that is held: over a mesh by block rows, each device
+    those of its samples, so that it takes (QN)²/devices numbers and is never brought together. Whether the tolerance
+    was reached shows in the residual of the report, not in its outcome. For K ≥ QN and full rank, or with damping.
 
     **Arguments:**
 
     - `rtol`: residual relative to v to stop at.
     - `max_steps`: steps to stop at.
     - `preconditioner`: None for none.
+    - `hold_gram`: form G once, in the parameters' dtype. Cheaper where a step through the network costs more than
+        reading G, and many are needed.
     """
 
     rtol: float = 1e-6
     max_steps: int = eqx.field(static=True, default=1000)
     preconditioner: Nystrom | None = Nystrom()
+    hold_gram: bool = eqx.field(static=True, default=False)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
@@ -94,17 +98,30 @@ class CG(AbstractLiftSolver):
         """The lift, its outcome, and the number of steps."""
         shift = None if damping is None else jnp.asarray(damping, velocity.dtype) * mean_eigenvalue(jacobian)
         still, constant = freeze((jacobian, jnp.zeros((), velocity.dtype) if shift is None else shift))
-        prepared = None if self.preconditioner is None else self.preconditioner(still, constant)
-        inner = _ConjugateGradients(still, constant, freeze(prepared), self.rtol, self.max_steps)
+        gram = Gram(still)
+        if self.hold_gram:
+            gram = lx.FunctionLinearOperator(_HeldGram(gram.as_matrix()), gram.in_structure())
+        prepared = None if self.preconditioner is None else self.preconditioner(gram, constant)
+        inner = _ConjugateGradients(gram, constant, freeze(prepared), self.rtol, self.max_steps)
         psi, steps = inner.iterate(freeze(velocity))
         carrier = inverse(RowOperator(jacobian, jnp.ones((), velocity.dtype)), inner, shift, velocity)
         return jacobian.T.mv(attach(psi, carrier)), jnp.asarray(SOLVED, jnp.int32), steps
 
 
+class _HeldGram(eqx.Module):
+    """Products with G as a matrix."""
+
+    matrix: Float[Array, "n n"]
+
+    def __call__(self, rows: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        product = jnp.matmul(self.matrix, rows.reshape(-1), precision=jax.lax.Precision.HIGHEST)
+        return product.reshape(rows.shape)
+
+
 class _ConjugateGradients(AbstractInverse):
     """(G + λ)⁻¹."""
 
-    jacobian: Jacobian
+    gram: lx.AbstractLinearOperator
     shift: Float[Array, ""]
     preconditioner: NystromInverse | None
     rtol: float
@@ -116,8 +133,8 @@ class _ConjugateGradients(AbstractInverse):
 
     def iterate(self, rows: Float[Array, "N Q"]) -> tuple[Float[Array, "N Q"], Array]:
         """The solution, and the number of steps."""
-        structure = self.jacobian.out_structure()
-        operator = self.jacobian @ self.jacobian.T + self.shift * lx.IdentityLinearOperator(structure)
+        structure = self.gram.out_structure()
+        operator = self.gram + self.shift * lx.IdentityLinearOperator(structure)
         # A shift by a traced number loses the tag.
         operator = lx.TaggedLinearOperator(operator, lx.positive_semidefinite_tag)
         options = {}
