@@ -17,6 +17,7 @@ from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 if TYPE_CHECKING:
     from jaxgeo.linalg.gram import Gram
     from jaxgeo.linalg.jacobian import Jacobian
+    from jaxgeo.linalg.routes import LiftPlan
 
 Params = PyTree[Any, "params"]
 
@@ -194,6 +195,29 @@ class Problem(eqx.Module):
         from jaxgeo.linalg.gram import Gram
 
         return Gram(self.jacobian(params))
+
+    def plan(
+        self, params: Params, *, damping: float | Float[Array, ""] | None = None, memory: int | None = None
+    ) -> "LiftPlan":
+        """What every way to lift would hold on each device, and which one `Auto` takes and why; computes nothing.
+
+        **Arguments:**
+
+        - `damping`: as for `jaxgeo.lift`; whether there is any decides about the dtype.
+        - `memory`: bytes that matrices may take on each device; by default a quarter of what it has.
+
+        ```python
+        >>> import jax.numpy as jnp, jaxgeo as jg
+        >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
+        >>> plan = problem.plan(jnp.zeros(2))
+        >>> plan.chosen.label, plan.routes[0].matrices
+        ('GramCholesky, float64, D if that fails', 128)
+
+        ```
+        """
+        from jaxgeo.linalg.routes import plan_lift
+
+        return plan_lift(self, params, damping=damping, memory=memory)
 
     def check(self, params: Params) -> None:
         """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing."""

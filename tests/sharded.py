@@ -1,4 +1,4 @@
-"""Everything sharded against the same on one device: `python sharded.py [mesh]`, on eight simulated devices.
+"""Everything sharded against the same on one device: `python sharded.py [mesh | memory]`, on eight simulated devices.
 
 Prints JSON: for each mesh and case the relative difference. A process of its own, because the number of devices is
 fixed before JAX starts.
@@ -194,7 +194,41 @@ def thorough(mesh: str) -> dict:
     )
 
 
+def allocated(problem, params, solver, damping) -> int:
+    """What XLA allocates on each device for the compiled lift: arguments, result, and all in between."""
+    mesh = problem.blocks[0].sharding and problem.blocks[0].sharding.mesh
+    velocity = jnp.zeros((problem.num_samples, problem.num_rows(params) // problem.num_samples))
+    if mesh is not None:
+        params, velocity = jax.device_put((params, velocity), NamedSharding(mesh, PartitionSpec()))
+    arrays, static = eqx.partition((problem, params, velocity), eqx.is_array)
+    compiled = jax.jit(lambda arrays: jg.lift(*eqx.combine(arrays, static), solver, damping=damping))
+    found = compiled.lower(arrays).compile().memory_analysis()
+    return found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
+
+
+def memory() -> dict:
+    """For each route and number of devices: bytes as planned, bytes as XLA allocates them."""
+    found = {}
+    cases = {
+        "square": (network(512, 600), DAMPING, ("GramCholesky, float64", "CG, DDᵀ held", "CG")),
+        "wide": (network(128, 40_000), None, ("GramCholesky, float64",)),
+        "tall": (network(1500, 120), None, ("NormalCholesky, float64", "DenseCholesky", "LSMR")),
+    }
+    for case, ((problem, params), damping, labels) in cases.items():
+        for mesh in ("1", "2", "8"):
+            sharded = problem if mesh == "1" else jg.shard_samples(problem, mesh_of(mesh))
+            routes = {route.label: route for route in sharded.plan(params, damping=damping).routes}
+            for label in labels:
+                route = routes[label]
+                taken = allocated(sharded, params, route.solver, damping)
+                found[f"{case}, {label}, {mesh}"] = [route.bytes, taken]
+    return found
+
+
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_disable_most_optimizations", True)
-    print(json.dumps(thorough(sys.argv[1]) if sys.argv[1:] else quick()))
+    if sys.argv[1:] == ["memory"]:
+        print(json.dumps(memory()))
+    else:
+        jax.config.update("jax_disable_most_optimizations", True)
+        print(json.dumps(thorough(sys.argv[1]) if sys.argv[1:] else quick()))

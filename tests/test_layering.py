@@ -37,6 +37,7 @@ ROOMS = {
     "linalg.solvers": 14,
     "linalg.lift": 15,
     "linalg.rank": 15,
+    "linalg.routes": 15,
     "linalg": 16,
     "flows": 17,
     "integrate": 18,
@@ -52,9 +53,14 @@ ROOMS = {
     "__main__": 25,
 }
 
-# The methods `Problem.jacobian` and `Problem.gram` look ahead, when called and for their annotations; and the table of
-# contents names `fit` to type checkers, which loads `training` when it is asked for.
-EXCEPTIONS = {("problem", "linalg.jacobian"), ("problem", "linalg.gram"), ("", "training")}
+# The methods `jacobian`, `gram` and `plan` of `Problem` look ahead, when called and for their annotations; and the table
+# of contents names `fit` to type checkers, which loads `training` when it is asked for.
+EXCEPTIONS = {
+    ("problem", "linalg.jacobian"),
+    ("problem", "linalg.gram"),
+    ("problem", "linalg.routes"),
+    ("", "training"),
+}
 
 PRIVATE = ("equinox.internal", "lineax.internal", "jaxtyping.internal")
 DEPENDENCIES = ("jax", "jaxlib", "equinox", "lineax", "diffrax", "optimistix", "optax", "jaxtyping", "numpy")

@@ -64,6 +64,29 @@ def test_every_flow_and_optimizer_is_the_same_on_any_mesh(mesh):
     check(run("sharded.py", mesh))
 
 
+@pytest.fixture(scope="module")
+def memory() -> dict[str, tuple[int, int]]:
+    """For each route and number of devices: bytes as planned, and as XLA allocates them."""
+    return run("sharded.py", "memory")
+
+
+@pytest.mark.slow
+def test_the_plan_knows_what_each_device_allocates(memory):
+    assert len(memory) == 21
+    assert {name: sizes for name, sizes in memory.items() if not 1 / 1.5 <= sizes[0] / sizes[1] <= 1.5} == {}
+
+
+@pytest.mark.slow
+def test_a_device_holds_its_share_but_for_the_replicated_factor(memory):
+    # Of QN = 1024: DDᵀ and its factor, which every device holds in whole to factor it.
+    replicated = 2 * 8 * 1024**2
+    two, eight = (memory[f"square, GramCholesky, float64, {count}"][1] - replicated for count in (2, 8))
+    assert eight <= 1.3 * two / 4
+    for name in ("square, CG, DDᵀ held", "square, CG", "wide, GramCholesky, float64", "tall, LSMR"):
+        two, eight = (memory[f"{name}, {count}"][1] for count in (2, 8))
+        assert eight <= 1.3 * two / 4
+
+
 @pytest.mark.slow
 def test_several_processes_train_as_one():
     (alone,) = [printed(process) for process in processes(1)]
@@ -98,6 +121,22 @@ def test_errors_say_what_to_do():
     coupled = jg.Problem(lambda a, x: x - jnp.mean(x, 0) + a, jnp.eye(2), jg.L2(jnp.eye(2)), per_sample=False)
     with pytest.raises(ValueError, match="couples its samples"):
         jg.shard_samples(coupled, mesh("samples"))
+
+
+def test_the_plan_marks_what_auto_takes():
+    case = cases()["dict"]
+    problem = jg.shard_samples(case.problem, mesh("samples"))
+    for damping, memory, label in (
+        (None, 10**9, "GramCholesky, float64, D if that fails"),
+        (1e-3, 10**9, "GramCholesky, float64"),
+        (1e-3, 1000, "CG, DDᵀ held"),
+        (None, 1000, "CG"),
+    ):
+        plan = problem.plan(case.params, damping=damping, memory=memory)
+        assert plan.chosen.label == label
+        assert type(plan.chosen.solver) is type(plan.choice.solver)
+        assert f"→ {label}" in str(plan)
+        assert str(plan).endswith(str(plan.choice))
 
 
 def test_a_problem_can_be_sharded_again():

@@ -5,6 +5,7 @@ from jaxgeo.linalg.jacobian import Jacobian as Jacobian
 from jaxgeo.linalg.lift import lift as lift, lift_gradient as lift_gradient
 from jaxgeo.linalg.plan import GramPlan as GramPlan, LeafPlan as LeafPlan
 from jaxgeo.linalg.rank import RankRecord as RankRecord, rank_record as rank_record
+from jaxgeo.linalg.routes import LiftPlan as LiftPlan, RoutePlan as RoutePlan
 from jaxgeo.linalg.solvers import (
     CG as CG,
     LSMR as LSMR,

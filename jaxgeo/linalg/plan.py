@@ -22,8 +22,9 @@ MOST_BLOCKS = 8
 LEAST_BLOCK_ROWS = 256
 # Products of factors before they are multiplied and summed over positions, at a time.
 PRODUCT_BYTES = 32 * 2**20
-# Copies of the factors that are held while they are computed.
-WORKING_COPIES = 3
+# Copies of the factors that are held while they are computed, and with several devices while they travel.
+WORKING_COPIES = 2
+TRAVELLING_COPIES = 3
 
 
 class BlockFunction(eqx.Module):
@@ -228,9 +229,10 @@ def make_plan(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: b
         held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
         entries.append(LeafPlan(layout.names[index], 0, "vjp", flops, held))
 
+    copies = WORKING_COPIES if layout.num_shards == 1 else TRAVELLING_COPIES
     square = square_bytes(layout.num_rows, layout.num_shards, dtype) if matrix else 0
     all_samples = sum(n * b for n, b in zip(layout.num_samples, per_sample, strict=True))
-    stored = matrix and square + WORKING_COPIES * all_samples <= budget
+    stored = matrix and square + copies * all_samples <= budget
     sizes = []
     for n, q, sample_bytes, product_bytes in zip(layout.num_samples, height, per_sample, products, strict=True):
         size = n
@@ -239,10 +241,10 @@ def make_plan(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: b
             if product_bytes:
                 size = min(size, int(math.sqrt(PRODUCT_BYTES / product_bytes)))
         if not stored:
-            room = (budget - square) / (2 * WORKING_COPIES * max(sample_bytes, 1.0) * len(height))
+            room = (budget - square) / (2 * copies * max(sample_bytes, 1.0) * len(height))
             size = min(size, int(room))
             if size < 1:
-                needed = square + 2 * WORKING_COPIES * sample_bytes * len(height)
+                needed = square + 2 * copies * sample_bytes * len(height)
                 raise MemoryError(
                     f"G = DDᵀ of {layout.num_rows} rows in {dtype} needs {_mib(square)}, and {_mib(needed)} with the "
                     f"factors of one sample at a time; {_mib(budget)} may be used. Pass a larger `memory`, use fewer "
@@ -250,9 +252,7 @@ def make_plan(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: b
                 )
         sizes.append(max(size, 1))
     held = all_samples if stored else 2 * sum(b * s for b, s in zip(sizes, per_sample, strict=True))
-    return GramPlan(
-        layout.num_rows, tuple(entries), stored, tuple(sizes), int(square + WORKING_COPIES * held), int(budget)
-    )
+    return GramPlan(layout.num_rows, tuple(entries), stored, tuple(sizes), int(square + copies * held), int(budget))
 
 
 def square_bytes(num_rows: int, num_shards: int, dtype: jnp.dtype) -> int:

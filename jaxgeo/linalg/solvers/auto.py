@@ -15,6 +15,7 @@ from jaxgeo.linalg.solvers.columns import NormalCholesky
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import DenseCholesky
 from jaxgeo.linalg.solvers.iterative import CG, LSMR
+from jaxgeo.linalg.solvers.needs import dense_matrices, gram_matrices, held_gram, normal_matrices, sizes_of
 from jaxgeo.linalg.solvers.rows import GramCholesky
 
 
@@ -40,7 +41,8 @@ class Auto(AbstractLiftSolver):
 
     **Arguments:**
 
-    - `memory`: bytes that a lift may take; by default a quarter of the device's or the machine's.
+    - `memory`: bytes that the matrices of a lift may take on each device; by default a quarter of the device's or
+        the machine's. `Problem.plan` counts all that is held.
     - `max_entries`: QN·K up to which D is held for its own sake.
     - `cutoff`: which singular values count where D has lost rank.
     """
@@ -60,33 +62,41 @@ class Auto(AbstractLiftSolver):
 
         ```
         """
-        rows, columns = jacobian.out_size(), jacobian.in_size()
-        memory = total_memory() // 4 if self.memory is None else self.memory
+        sizes = sizes_of(jacobian)
+        rows, columns = sizes.rows, sizes.columns
+        memory = default_memory() if self.memory is None else self.memory
         # In float32 a damped Gram matrix would ask for more damping than was given: its eigenvalues spread by the
         # condition number of D squared, and with QN.
-        double, own = jnp.dtype(jnp.float64), jnp.dtype(jacobian.outputs.dtype)
-        side, wide = min(rows, columns), columns >= rows
-        dense, factored = double.itemsize * rows * columns, _factored(side, double)
+        double, own = jnp.dtype(jnp.float64), sizes.dtype
+        side, wide, damped = min(rows, columns), columns >= rows, damping is not None
+
+        def needed(dtype: jnp.dtype) -> int:
+            return gram_matrices(sizes, dtype, damped) if wide else normal_matrices(sizes, dtype)
+
+        dense, factored = dense_matrices(sizes, double), needed(double)
         name = "DDᵀ" if wide else "DᵀD"
-        if wide and (own == double or damping is not None) and factored <= memory:
+        if wide and (own == double or damped) and factored <= memory:
             # Products with D are in this dtype already, or damping bounds their error, so holding D would gain nothing.
-            reason = f"{name}, {side} × {side}, takes {_bytes(factored)} to factor, and is formed without D"
-            return Choice(
-                GramCholesky(gram_dtype=double, cutoff=self.cutoff, dense_fallback=4 * dense <= memory), reason
-            )
-        if 4 * dense <= memory and (rows * columns <= self.max_entries or (not wide and damping is None)):
+            reason = f"{name}, {side} × {side}, takes {show_bytes(factored)} to factor, and is formed without D"
+            # D is whole on every device.
+            fallback = sizes.shards == 1 and not damped and dense <= memory
+            return Choice(GramCholesky(gram_dtype=double, cutoff=self.cutoff, dense_fallback=fallback), reason)
+        if dense <= memory and (rows * columns <= self.max_entries or (not wide and not damped)):
             few = "" if rows * columns <= self.max_entries else "K < QN, and "
-            reason = f"{few}D, {rows} × {columns}, takes {_bytes(dense)} in {double}"
+            reason = f"{few}D, {rows} × {columns}, takes {show_bytes(dense)} to factor in {double}"
             return Choice(DenseCholesky(self.cutoff, double), reason)
-        for dtype in (double,) if damping is None else (double, own):
-            factored = _factored(side, dtype)
+        for dtype in (double, own) if damped else (double,):
+            factored = needed(dtype)
             if factored > memory:
                 continue
-            reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {_bytes(factored)} to factor"
+            reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {show_bytes(factored)} to factor"
             if wide:
                 return Choice(GramCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
             return Choice(NormalCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
-        reason = f"{name}, {side} × {side}, would take {_bytes(factored)} of {_bytes(memory)} to factor"
+        reason = f"{name}, {side} × {side}, would take {show_bytes(factored)} of {show_bytes(memory)} to factor"
+        if wide and damped and held_gram(sizes) <= memory:
+            # Without damping a held G would cost the accuracy of the products with D.
+            return Choice(CG(hold_gram=True), f"{reason}, and {show_bytes(held_gram(sizes))} to hold")
         return Choice(CG() if wide else LSMR(), reason)
 
     def solve(
@@ -100,11 +110,11 @@ class Auto(AbstractLiftSolver):
         return self.choose(jacobian, damping).solver.prepare(jacobian, damping)
 
 
-def _factored(side: int, dtype: jnp.dtype) -> int:
-    """Bytes of a Gram matrix, its factor, and what eigenvectors take where they are needed."""
-    return dtype.itemsize * side**2 * 4
+def default_memory() -> int:
+    """Bytes that a lift may take where nothing is said."""
+    return total_memory() // 4
 
 
-def _bytes(count: int) -> str:
+def show_bytes(count: float) -> str:
     power = min(int(math.log2(max(count, 1)) // 10), 4)
     return f"{count / 2 ** (10 * power):.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
