@@ -144,7 +144,9 @@ class _ConjugateGradients(AbstractInverse):
         # lineax stops by absolute and relative tolerances together; on the scale of v they are the same.
         size = jnp.sqrt(jnp.mean(rows**2))
         unit = jnp.where(size > 0, size, jnp.ones_like(size))
-        solver = lx.CG(self.rtol / 2, self.rtol / 2, norm=optx.rms_norm, max_steps=self.max_steps)
+        # Going on from the exact residual every few steps, lineax' default, can make the steps in float32 diverge.
+        tolerance = self.rtol / 2
+        solver = lx.CG(tolerance, tolerance, norm=optx.rms_norm, stabilise_every=None, max_steps=self.max_steps)
         found = lx.linear_solve(operator, rows / unit, solver, options=options, throw=False)
         return found.value * unit, found.stats["num_steps"]
 

@@ -1,0 +1,113 @@
+"""Lifts at the size where one device's memory ends: `python -m benchmarks.scaling`."""
+
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import jaxgeo as jg
+from benchmarks.harness import environment, peak_memory_mib, run_cases
+from benchmarks.lift_speed import network
+from jaxgeo.linalg import CG, GramCholesky, Nystrom
+
+DAMPING = 1e-3
+RTOL = 1e-4
+
+
+def products_flops(problem: jg.Problem, params: Any) -> float:
+    """Of one JVP and one VJP of a network of dense layers: three products with each kernel for each sample."""
+    return 3 * 2.0 * problem.num_samples * problem.num_params(params)
+
+
+def measure_lift(problem: jg.Problem, params: Any, solver: Any) -> dict[str, Any]:
+    """Seconds to compile and to run one damped lift, and the steps that conjugate gradients took."""
+    velocity = jax.random.normal(jax.random.key(2), problem.outputs(params).shape, jnp.float32)
+
+    @eqx.filter_jit
+    def call(problem: jg.Problem, params: Any, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+        jacobian = problem.jacobian(params)
+        if isinstance(solver, CG):
+            solution, _, steps = solver.iterate(jacobian, velocity, DAMPING)
+        else:
+            solution, _ = solver.solve(jacobian, velocity, DAMPING)
+            steps = jnp.zeros((), jnp.int32)
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(solution)))
+        return norm, steps
+
+    start = time.perf_counter()
+    compiled = call.lower(problem, params, velocity).compile()
+    ready = time.perf_counter()
+    norm, steps = jax.block_until_ready(compiled(problem, params, velocity))
+    seconds = time.perf_counter() - ready
+    return {"compile_s": ready - start, "seconds": seconds, "steps": int(steps), "norm": float(norm)}
+
+
+def describe(problem: jg.Problem, params: Any) -> dict[str, Any]:
+    routes = problem.plan(params, damping=DAMPING).routes
+    return {
+        "N": problem.num_samples,
+        "QN": problem.num_rows(params),
+        "K": problem.num_params(params),
+        "dtype": "float32",
+        "damping": DAMPING,
+        "planned_mib": {route.label: route.bytes / 2**20 for route in routes},
+        "gram_gflop": sum(leaf.flops for leaf in problem.gram(params).plan().leaves) / 1e9,
+        "products_gflop": products_flops(problem, params) / 1e9,
+        "environment": environment(),
+    }
+
+
+def rates() -> dict[str, Any]:
+    """What this machine does in a second: flops of a product of float32 matrices, bytes of one times a vector."""
+    side = 2048
+    matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
+    long = jax.random.normal(jax.random.key(0), (8 * side, 2 * side), jnp.float32)
+    calls = (jax.jit(lambda a: a @ a), matrix, 2.0 * side**3), (jax.jit(lambda a: a @ a[0]), long, 4.0 * long.size)
+    found = []
+    for call, argument, amount in calls:
+        jax.block_until_ready(call(argument))
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            jax.block_until_ready(call(argument))
+            times.append(time.perf_counter() - start)
+        found.append(amount / sorted(times)[2])
+    return {"gflops": found[0] / 1e9, "gbytes": found[1] / 1e9}
+
+
+def large(hold_gram: bool) -> dict[str, Any]:
+    """QN = 32 768 by conjugate gradients, to a relative residual of RTOL."""
+    problem, params = network([64, 256, 256, 8], 4096)
+    solver = CG(rtol=RTOL, preconditioner=Nystrom(rank=128), hold_gram=hold_gram)
+    found = describe(problem, params) | {"rtol": RTOL, "rates": rates()}
+    found |= {"lift": measure_lift(problem, params, solver), "peak_memory_mib": peak_memory_mib()}
+    n, speed = found["QN"], found["rates"]
+    sketched = found["lift"]["steps"] + 128
+    if hold_gram:
+        # G is read once a step; the sketch reads it once for 16 columns.
+        moved = 4.0 * n**2 * (found["lift"]["steps"] + 128 / 16) / 1e9
+        model = found["gram_gflop"] / speed["gflops"] + moved / speed["gbytes"]
+    else:
+        model = sketched * found["products_gflop"] / speed["gflops"]
+    return found | {"model_s": model}
+
+
+def wide() -> dict[str, Any]:
+    """K = 1.28·10⁷ with QN = 2 048 in one lift by the Gram matrix and its factorisation."""
+    problem, params = network([64, 2512, 2512, 2512, 8], 256)
+    found = describe(problem, params) | {"rates": rates()}
+    found |= {"lift": measure_lift(problem, params, GramCholesky(refinements=0)), "peak_memory_mib": peak_memory_mib()}
+    n, gflops = found["QN"], found["rates"]["gflops"]
+    # The factors are Q backward passes to the hidden layers, the lift and its report are two products with D.
+    factors = found["products_gflop"] / 3 * (1 + 8)
+    work = found["gram_gflop"] + factors + 2 * found["products_gflop"] + n**3 / 3e9
+    return found | {"model_s": work / gflops}
+
+
+if __name__ == "__main__":
+    run_cases(
+        "scaling",
+        {"large_products": lambda: large(False), "large_held": lambda: large(True), "wide": wide},
+    )
