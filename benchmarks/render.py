@@ -87,6 +87,32 @@ def _speed(result: dict[str, Any]) -> str:
     return table(["", "ms", "over jaxgeo", "first call, s"], lines) + "\n" + summary
 
 
+def _scaling(results: dict[str, Any]) -> str:
+    names = {
+        "large_products": ("`CG`", "CG"),
+        "large_held": ("`CG(hold_gram=True)`", "CG, DDᵀ held"),
+        "wide": ("`GramCholesky`", "GramCholesky, float32"),
+    }
+    lines = []
+    for case, (name, label) in names.items():
+        result = results[case]
+        lift = result["lift"]
+        sizes = [str(result["QN"]), str(result["K"]), str(lift["steps"] or "")]
+        times = [_number(lift["seconds"]), _number(result["model_s"])]
+        memory = [_number(mib / 1024) for mib in (result["peak_memory_mib"], result["planned_mib"][label])]
+        lines.append([name, *sizes, *times, *memory])
+    first = results["wide"]
+    header = ["", "QN", "K", "steps", "seconds", "by the model", "peak of the process, GiB", "planned, GiB"]
+    rates = ", ".join(
+        f"{results[case]['rates']['gflops']:.0f} GFlop/s and {results[case]['rates']['gbytes']:.0f} GB/s"
+        for case in names
+    )
+    summary = (
+        f"float32, λ = {first['damping']:g}; rates measured in the same processes: {rates}. {environment(first)}\n"
+    )
+    return table(header, lines) + "\n" + summary
+
+
 def _equations(results: dict[str, Any]) -> str:
     lines = []
     for case, result in results.items():
@@ -203,6 +229,7 @@ TABLES = {
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
     "orbits": Table("orbits", "digits", _orbits),
+    "scaling": Table("scaling", None, _scaling),
 }
 
 

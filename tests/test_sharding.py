@@ -64,6 +64,12 @@ def test_every_flow_and_optimizer_is_the_same_on_any_mesh(mesh):
     check(run("sharded.py", mesh))
 
 
+@pytest.mark.slow
+def test_a_checkpoint_is_restored_onto_another_mesh():
+    pytest.importorskip("orbax.checkpoint")
+    assert {name: error for name, error in run("sharded.py", "checkpoint").items() if not error <= 1e-12} == {}
+
+
 @pytest.fixture(scope="module")
 def memory() -> dict[str, tuple[int, int]]:
     """For each route and number of devices: bytes as planned, and as XLA allocates them."""
