@@ -38,6 +38,7 @@ ROOMS = {
     "linalg.lift": 15,
     "linalg.rank": 15,
     "linalg.routes": 15,
+    "linalg.streaming": 15,
     "linalg": 16,
     "flows": 17,
     "integrate": 18,

@@ -22,3 +22,4 @@ from jaxgeo.linalg.solvers import (
     Nystrom as Nystrom,
     SmoothCutoff as SmoothCutoff,
 )
+from jaxgeo.linalg.streaming import streamed_lift as streamed_lift

@@ -127,8 +127,8 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
     assert nystrom is not None
     basis = sketch(sizes, nystrom.rank)
     add(CG(hold_gram=True), "CG, DDᵀ held", held_gram(sizes) + basis, _assembly(gram, sizes.dtype))
-    add(CG(), "CG", basis + min(nystrom.batch_size, nystrom.rank, sizes.rows) * products(sizes))
-    add(LSMR(), "LSMR", products(sizes))
+    add(CG(), "CG", basis + products(sizes, min(nystrom.batch_size, nystrom.rank, sizes.rows)))
+    add(LSMR(), "LSMR", products(sizes, 1))
     memory = default_memory() if memory is None else memory
     choice = Auto(memory=memory).choose(jacobian, damping)
     return LiftPlan(sizes.rows, sizes.columns, sizes.shards, memory, tuple(routes), choice)

@@ -40,11 +40,8 @@ class NormalCholesky(AbstractLiftSolver):
     ) -> tuple[PyTree, LiftInfo]:
         dtype = gram_dtype(jacobian, damping, self.gram_dtype)
         still, aim, shift = freeze((jacobian, velocity, relative_shift(jacobian, damping, rows=False)))
-        gram, image = normal_equations(still, aim, dtype, self.chunk_size)
-        factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition)
-        factor, _ = in_dtype(factorise, dtype)(gram, shift, jnp.ones((), aim.dtype))
-        flat = in_dtype(_first, dtype)(factor, image, jnp.ones((), aim.dtype))
-        value = jacobian.unravel(flat)
+        normal = normal_equations(still, aim, dtype, self.chunk_size)
+        factor, value = self.solve_normal(still, normal, shift)
         if shift is None:
             # Through v − Dθ̇ the correction has an error of cond(D)·eps; from DᵀD alone it would be cond(D)².
             correction = factor.apply(still.T.mv((aim - still.mv(value)) / factor.root))
@@ -53,6 +50,19 @@ class NormalCholesky(AbstractLiftSolver):
             # In float32 the products are less exact than the first solution, which came from float64.
             value = refined if eps < 1e-10 else value
         return finish_columns(jacobian, velocity, damping, factor, value)
+
+    def solve_normal(
+        self, jacobian: Jacobian, normal: tuple[Float[Array, "K K"], Float[Array, " K"]], shift: Float[Array, ""] | None
+    ) -> tuple[Factor, PyTree]:
+        """A factor of DᵀD, and (DᵀD/t + μ)⁻¹Dᵀv/t, from DᵀD and Dᵀv.
+
+        `jacobian` may be that of a part of the samples.
+        """
+        gram, image = normal
+        dtype, one = gram.dtype, jnp.ones((), jacobian.outputs.dtype)
+        factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition)
+        factor, _ = in_dtype(factorise, dtype)(gram, shift, one)
+        return factor, jacobian.unravel(in_dtype(_first, dtype)(factor, image, one))
 
 
 def _first(factor: Factor, image: Float[Array, " K"], out: Float[Array, ""]) -> Float[Array, " K"]:

@@ -74,9 +74,13 @@ def normal_matrices(sizes: Sizes, dtype: jnp.dtype) -> int:
     return 4 * sizes.columns**2 * dtype.itemsize
 
 
-def products(sizes: Sizes) -> int:
-    """What a product with D and one with Dᵀ take while they run, beyond the linearisation."""
-    return sizes.columns * sizes.dtype.itemsize + 3 * sizes.activations // (2 * sizes.shards)
+def products(sizes: Sizes, vectors: int) -> int:
+    """What products with D and Dᵀ take while they run, beyond the linearisation, for so many vectors at a time.
+
+    With several, the activations of all layers along each are kept; with one, those of a part of the layers at a time.
+    """
+    kept = 3 * vectors if vectors > 1 else 1
+    return vectors * sizes.columns * sizes.dtype.itemsize + kept * sizes.activations // (2 * sizes.shards)
 
 
 def sketch(sizes: Sizes, rank: int) -> int:
