@@ -12,7 +12,18 @@ from benchmarks import render
 from benchmarks.harness import RESULTS
 
 QUICK = ("lift_speed", "optimizers", "equations")
-ALL = (*QUICK, "lift_accuracy", "lift_iterative", "mnist", "two_steps", "orbits", "ensembles", "statements", "gpu")
+ALL = (
+    *QUICK,
+    "lift_accuracy",
+    "lift_iterative",
+    "scaling",
+    "mnist",
+    "two_steps",
+    "orbits",
+    "ensembles",
+    "statements",
+    "gpu",
+)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxgeo as jg
-from benchmarks.harness import environment, peak_memory_mib, run_cases
+from benchmarks.harness import Case, environment, peak_memory_mib, run_cases
 from benchmarks.lift_speed import network
 from jaxgeo.linalg import CG, GramCholesky, Nystrom
 
@@ -109,5 +109,5 @@ def wide() -> dict[str, Any]:
 if __name__ == "__main__":
     run_cases(
         "scaling",
-        {"large_products": lambda: large(False), "large_held": lambda: large(True), "wide": wide},
+        {"large_products": Case(lambda: large(False)), "large_held": Case(lambda: large(True)), "wide": Case(wide)},
     )
