@@ -1,5 +1,7 @@
 """Checks of concrete values, made before anything is compiled."""
 
+import math
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -54,6 +56,18 @@ def check_finite(name: str, tree: PyTree) -> None:
                 f"`{name}` has {int(bad.sum())} NaN or infinite entries, the first at index {where}; "
                 "remove or fill these samples first."
             )
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise if `value` is not a positive and finite number; a traced one is let through.
+
+    **Raises:** `ValueError` with the name.
+    """
+    if not is_concrete(value):
+        return
+    number = value.item() if eqx.is_array_like(value) and np.ndim(value) == 0 and not np.isscalar(value) else value
+    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 < float(number) < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite; got {value!r}.")
 
 
 def leading_size(name: str, tree: PyTree) -> int:

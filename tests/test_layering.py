@@ -49,13 +49,14 @@ ROOMS = {
     "": 20,
     "problems": 21,
     "training": 22,
+    "estimators": 22,
     "report": 23,
     "cli": 24,
     "__main__": 25,
 }
 
-# The methods `jacobian`, `gram` and `plan` of `Problem` look ahead, when called and for their annotations; and the table
-# of contents names `fit` to type checkers, which loads `training` when it is asked for.
+# The methods `jacobian`, `gram` and `plan` of `Problem` look ahead, when called and for their annotations; and the
+# table of contents names `fit` to type checkers, which loads `training` when it is asked for.
 EXCEPTIONS = {
     ("problem", "linalg.jacobian"),
     ("problem", "linalg.gram"),
