@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 __version__ = importlib.metadata.version("jaxgeo")
 
+_MODULES = ("geometry", "integrate", "linalg", "metrics", "optim", "problems", "theory")
+
 
 def __getattr__(name: str) -> Any:
     """What `import jaxgeo` leaves until it is asked for: JAX and all that stands on it."""
-    if name in ("geometry", "optim", "problems", "training"):
+    if name in _MODULES:
+        # Also where one of them is imported first, and asks for another before the public names are there.
         return importlib.import_module(f"jaxgeo.{name}")
     if name in ("RankReport", "rank_report"):
         return vars(importlib.import_module("jaxgeo.geometry"))[name]
     if name == "fit":
         return importlib.import_module("jaxgeo.training").fit
     if not name.startswith("_"):
-        # The modules that this loads become attributes by themselves.
+        # The other modules, which this loads, become attributes by themselves.
         globals().update(_public_names())
         if name in globals():
             return globals()[name]
@@ -37,9 +40,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(
-        {"geometry", "optim", "problems", "training", "RankReport", "rank_report", "fit", *_public_names(), *globals()}
-    )
+    return sorted({*_MODULES, "RankReport", "rank_report", "fit", *_public_names(), *globals()})
 
 
 def _public_names() -> dict[str, Any]:

@@ -55,6 +55,12 @@ else:
 """
 
 
+@pytest.mark.parametrize("module", ["geometry", "integrate", "linalg", "optim", "problems", "theory", "flows", "costs"])
+def test_any_module_can_be_imported_first(module):
+    done = subprocess.run([sys.executable, "-c", f"import jaxgeo.{module}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "script",
     [CHECK_CONFIG, CHECK_MODULES, CHECK_LIGHT, CHECK_LAZY],
