@@ -11,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
+from numpy.typing import NDArray
+
+# The largest finite number.
+MOST = float(np.finfo(np.float64).max)
 
 
 def is_concrete(tree: PyTree) -> bool:
@@ -58,16 +62,100 @@ def check_finite(name: str, tree: PyTree) -> None:
             )
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise if `value` is not a positive and finite number; a traced one is let through.
+def check_number(
+    name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> None:
+    """Raise if `value` is not one real number, > `above`, ≥ `least` and ≤ `most`; a traced one is let through.
+
+    Infinity is let through where no bound is against it: ask for `most=MOST` where it should not be.
 
     **Raises:** `ValueError` with the name.
     """
     if not is_concrete(value):
         return
-    number = value.item() if eqx.is_array_like(value) and np.ndim(value) == 0 and not np.isscalar(value) else value
-    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 < float(number) < math.inf:
-        raise ValueError(f"`{name}` must be positive and finite; got {value!r}.")
+    number = value.item() if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 else value
+    if isinstance(number, Real) and not isinstance(number, bool | np.bool_):
+        number = float(number)
+        if (number > above or above == -math.inf) and least <= number <= most:
+            return
+    wanted = [
+        text
+        for text, asked in (
+            (f"greater than {above:g}", above > -math.inf),
+            (f"at least {least:g}", least > -math.inf),
+            ("finite", most == MOST),
+            (f"at most {most:g}", most < MOST),
+        )
+        if asked
+    ]
+    raise ValueError(f"`{name}` must be a number{', ' * bool(wanted)}{' and '.join(wanted)}; got {value!r}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise if `value` is not a positive and finite number; a traced one is let through.
+
+    **Raises:** `ValueError` with the name.
+    """
+    try:
+        check_number(name, value, above=0, most=MOST)
+    except ValueError:
+        raise ValueError(f"`{name}` must be positive and finite; got {value!r}.") from None
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether `value` is an integer, of Python or NumPy, of at least `least`."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise if `value` is not an integer of at least `least`.
+
+    **Raises:** `ValueError` with the name.
+    """
+    if not is_count(value, least):
+        raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.")
+
+
+def as_real(name: str, value: ArrayLike) -> Array:
+    """`value` as an array of real numbers, of which concrete ones are finite; integers become floating point.
+
+    **Raises:** `ValueError` with the name.
+    """
+    array = as_array(name, value)
+    if jnp.iscomplexobj(array):
+        raise ValueError(f"`{name}` must be real numbers; got dtype {array.dtype}.")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(float)
+    check_finite(name, array)
+    return array
+
+
+def as_table(name: str, values: ArrayLike, columns: int) -> NDArray[np.float64]:
+    """`values` as finite numbers with so many columns, in float64 whether or not JAX has x64.
+
+    **Raises:** `ValueError` with the name.
+    """
+    try:
+        table = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers; got {type(values).__name__}: {error}") from error
+    if table.dtype.kind not in "fiub":
+        raise ValueError(f"`{name}` must be an array of real numbers; got dtype {table.dtype}.")
+    if table.ndim != 2 or table.shape[1] != columns:
+        raise ValueError(f"`{name}` must have shape (rows, {columns}); got {table.shape}.")
+    check_finite(name, table)
+    return table.astype(np.float64)
+
+
+def check_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """`value` as real numbers of a given shape, such as a velocity of the outputs.
+
+    **Raises:** `ValueError` with the name.
+    """
+    array = as_real(name, value)
+    if array.shape != shape:
+        raise ValueError(f"`{name}` must have shape {shape}; got {array.shape}.")
+    return array
 
 
 def leading_size(name: str, tree: PyTree) -> int:

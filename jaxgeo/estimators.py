@@ -17,13 +17,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from jaxgeo._checks import check_finite, check_positive
+from jaxgeo._checks import check_count, check_finite, check_positive
 from jaxgeo.costs import L2, AbstractCost, SoftmaxCrossEntropy
 from jaxgeo.linalg import Auto
 from jaxgeo.optim import GainRatioDamping, adapted_levenberg_marquardt
 from jaxgeo.optim.levenberg_marquardt import LevenbergMarquardtState
 from jaxgeo.problem import Problem, supervised
 from jaxgeo.problems import Network, Scaling
+from jaxgeo.problems.network import check_sizes
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -66,20 +67,16 @@ class AbstractEstimator(BaseEstimator):
     random_state: Any
 
     def _check_parameters(self) -> None:
-        sizes = self.hidden_layer_sizes
-        if not isinstance(sizes, Sequence | np.ndarray) or not all(_is_count(size) for size in sizes):
-            raise ValueError(f"`hidden_layer_sizes` must be positive integers, such as (32, 32); got {sizes!r}.")
+        check_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
         for name in ("max_iter", "n_iter_no_change"):
-            value = self.get_params()[name]
-            if not _is_count(value):
-                raise ValueError(f"`{name}` must be a positive integer; got {value!r}.")
+            check_count(name, self.get_params()[name])
         check_positive("damping", self.damping)
         check_positive("tol", self.tol)
         if not isinstance(self.early_stopping, bool | np.bool_):
             raise ValueError(f"`early_stopping` must be True or False; got {self.early_stopping!r}.")
         if not isinstance(self.validation_fraction, Real) or not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` must lie between 0 and 1; got {self.validation_fraction!r}.")
-        if self.precision not in ("float32", "float64"):
+        if not isinstance(self.precision, str) or self.precision not in ("float32", "float64"):
             raise ValueError(f"`precision` must be 'float64' or 'float32'; got {self.precision!r}.")
 
     def _train(
@@ -301,7 +298,7 @@ class JaxgeoClassifier(ClassifierMixin, AbstractEstimator):
         """Train on rows `X`, (N, features), and labels `y`, (N,), of any type."""
         self._check_parameters()
         costs = {"cross_entropy": SoftmaxCrossEntropy, "l2": L2}
-        if self.loss not in costs:
+        if not isinstance(self.loss, str) or self.loss not in costs:
             raise ValueError(f"`loss` must be 'cross_entropy' or 'l2'; got {self.loss!r}.")
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -333,10 +330,6 @@ def _nearest_probabilities(rows: Rows) -> Rows:
     shifts = (np.cumsum(descending, axis=1) - 1) / np.arange(1, rows.shape[1] + 1)
     last = np.sum(descending > shifts, axis=1, keepdims=True) - 1
     return np.maximum(rows - np.take_along_axis(shifts, last, axis=1), 0)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)
 
 
 def _hold_out(groups: NDArray[np.integer], fraction: float, random: np.random.RandomState) -> NDArray[np.bool_]:

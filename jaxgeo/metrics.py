@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_finite, is_concrete
+from jaxgeo._checks import as_real, is_concrete
 from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, TriangularFactor
 from jaxgeo.costs.weighted import check_weights
 
@@ -89,8 +89,9 @@ class MatrixMetric(AbstractMetric):
     upper: Float[Array, "Q Q"]
 
     def __init__(self, matrix: Float[ArrayLike, "Q Q"]):
-        matrix = jnp.asarray(matrix)
-        check_finite("matrix", matrix)
+        matrix = as_real("matrix", matrix)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+            raise ValueError(f"`matrix` must have shape (Q, Q); got {matrix.shape}.")
         if is_concrete(matrix) and not np.allclose(matrix, matrix.T):
             raise ValueError("`matrix` must be symmetric.")
         self.upper = jnp.linalg.cholesky(matrix).T

@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_finite, is_trainable_leaf, leading_size
+from jaxgeo._checks import as_array, check_finite, check_positive, is_trainable_leaf, leading_size
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
+from jaxgeo.costs.base import check_cost
 
 if TYPE_CHECKING:
     from jaxgeo.linalg.gram import Gram
@@ -45,6 +46,8 @@ class Block(eqx.Module):
     ):
         leading_size("inputs", inputs)
         check_finite("inputs", inputs)
+        if not callable(apply):
+            raise ValueError(f"`apply` must be a function of params and one sample; got {apply!r}.")
         self.apply = apply
         self.inputs = jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs)
         self.scale = scale
@@ -71,6 +74,8 @@ class Block(eqx.Module):
     def outputs(self, params: Params, sample: PyTree) -> Float[Array, "..."]:
         """The outputs of one sample, scaled, in the shape that `apply` gives them."""
         outputs = self.apply(params, sample)
+        if not isinstance(outputs, jax.Array) or outputs.size == 0:
+            raise ValueError(f"`apply` must return the outputs of a sample as an array; got {outputs!r}.")
         if not jnp.issubdtype(outputs.dtype, jnp.floating):
             raise ValueError(f"`apply` must return real floating-point outputs; got dtype {outputs.dtype}.")
         return outputs * self.scale
@@ -127,6 +132,7 @@ class Problem(eqx.Module):
         per_sample: bool = True,
     ):
         block = Block(apply, inputs)
+        check_cost(cost)
         if block.num_samples != cost.num_samples:
             raise ValueError(
                 f"`inputs` and `targets` must have the same number of samples; got {block.num_samples} inputs and "
@@ -225,6 +231,12 @@ class Problem(eqx.Module):
         check_finite("params", trainable)
         try:
             eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            sample = jax.tree.map(lambda leaf: leaf.shape, self.blocks[0].sample())
+            raise ValueError(
+                f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {sample}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         except NameError as error:
             # JAX's error for a collective, such as a mean over the batch, outside the axis it names.
             if "axis name" not in str(error):
@@ -333,11 +345,13 @@ def residual_problem(
 
     **Raises:** `ValueError` if there is no block, points are empty or not finite, or a weight is not positive.
     """
-    if not blocks:
-        raise ValueError("`blocks` is empty; pass at least one (fn, points, weight).")
-    for index, (_, _, weight) in enumerate(blocks):
-        if not (weight > 0 and math.isfinite(weight)):
-            raise ValueError(f"the weight of `blocks[{index}]` must be positive and finite; got {weight}.")
+    if not isinstance(blocks, Sequence) or not blocks:
+        raise ValueError(f"`blocks` is empty or no list; pass at least one (fn, points, weight); got {blocks!r}.")
+    for index, block in enumerate(blocks):
+        if not isinstance(block, tuple) or len(block) != 3:
+            raise ValueError(f"`blocks[{index}]` must be (fn, points, weight); got {block!r}.")
+        weight = block[2]
+        check_positive(f"blocks[{index}][2]", weight)
     sizes = [leading_size("points", points) for _, points, _ in blocks]
     total = sum(sizes)
     scaled = tuple(

@@ -71,7 +71,10 @@ REFUSED = {
     "label negative": (lambda: jg.L2.from_labels(np.array([0, 1, -1])), r"`labels\[2\]` is -1"),
     "class vectors not finite": (lambda: jg.L2.from_labels(np.array([0]), np.full((1, 2), np.nan)), "`class_vectors`"),
     "no blocks": (lambda: jg.residual_problem([]), "`blocks` is empty"),
-    "negative weight": (lambda: jg.residual_problem([(Linear(), INPUTS, -1.0)]), r"weight of `blocks\[0\]`.*-1"),
+    "negative weight": (
+        lambda: jg.residual_problem([(Linear(), INPUTS, -1.0)]),
+        r"`blocks\[0\]\[2\]` must be positive.*-1",
+    ),
     "no end": (lambda: solve(), "`s1`.*`cost_tol`.*neither"),
     "s1 negative": (lambda: solve(s1=-1.0), "`s1` must be positive"),
     "s1 infinite": (lambda: solve(s1=np.inf), "`s1` must be positive and finite"),

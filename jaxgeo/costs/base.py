@@ -58,3 +58,9 @@ class AbstractCost(eqx.Module):
     def decrease(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
         """C(x) − C(x′), summed sample by sample."""
         return jnp.sum(self.decreases(outputs, new_outputs)) / self.total_weight
+
+
+def check_cost(cost: AbstractCost) -> None:
+    """Raise `ValueError` if `cost` is something else, such as the targets or the class alone."""
+    if not isinstance(cost, AbstractCost):
+        raise ValueError(f"`cost` must be a cost, such as `jaxgeo.L2(targets)`; got {cost!r}.")

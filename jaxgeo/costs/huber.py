@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import is_concrete
+from jaxgeo._checks import check_number
 from jaxgeo.costs.factors import DiagonalFactor
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
@@ -36,8 +36,7 @@ class Huber(AbstractWithTargets):
     threshold: float | Float[Array, ""]
 
     def __init__(self, targets: ArrayLike, threshold: float | Float[Array, ""] = 1.0):
-        if is_concrete(threshold) and not threshold > 0:
-            raise ValueError(f"`threshold` must be positive; got {threshold}.")
+        check_number("threshold", threshold, above=0)
         self.squares = L2(targets)
         self.threshold = threshold
 

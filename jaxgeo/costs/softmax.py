@@ -5,7 +5,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxgeo._checks import is_concrete
+from jaxgeo._checks import check_number, is_concrete
 from jaxgeo.costs.factors import SoftmaxFactor
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
@@ -66,8 +66,7 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
 
         ```
         """
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"`smoothing` must lie in [0, 1); got {smoothing}.")
+        check_number("smoothing", smoothing, least=0, most=1)
         one_hot = L2.from_labels(labels, num_classes=num_classes).targets
         return cls((1 - smoothing) * one_hot + smoothing / one_hot.shape[1])
 

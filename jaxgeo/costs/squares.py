@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from jaxgeo._checks import as_array, check_finite, is_concrete, leading_size
+from jaxgeo._checks import as_array, check_count, check_finite, is_concrete, leading_size
 from jaxgeo.costs.base import AbstractCost
 
 
@@ -100,6 +100,8 @@ class L2(AbstractSquares):
         if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise ValueError(f"`labels` must be a vector of integers; got shape {labels.shape}, dtype {labels.dtype}.")
         leading_size("labels", labels)
+        if num_classes is not None:
+            check_count("num_classes", num_classes)
         if class_vectors is None:
             if num_classes is None:
                 if not is_concrete(labels):
@@ -153,6 +155,9 @@ class SumOfSquares(AbstractSquares):
     """
 
     num_samples: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_count("num_samples", self.num_samples)
 
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return outputs

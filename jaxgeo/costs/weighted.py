@@ -5,8 +5,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_finite, is_concrete
-from jaxgeo.costs.base import AbstractCost
+from jaxgeo._checks import as_real, is_concrete
+from jaxgeo.costs.base import AbstractCost, check_cost
 from jaxgeo.costs.factors import AbstractFactor, DiagonalFactor, WeightedFactor
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
@@ -90,6 +90,7 @@ class SampleWeighted(AbstractCost):
     weights: Float[Array, " N"]
 
     def __init__(self, cost: AbstractCost, weights: ArrayLike):
+        check_cost(cost)
         weights = check_weights(weights)
         if weights.shape != (cost.num_samples,):
             raise ValueError(
@@ -141,10 +142,7 @@ class SampleWeighted(AbstractCost):
 
 def check_weights(weights: ArrayLike) -> Array:
     """Weights as a floating-point array; `ValueError` where concrete ones are negative, not finite or all 0."""
-    array = jnp.asarray(weights)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(float)
-    check_finite("weights", array)
+    array = as_real("weights", weights)
     if is_concrete(array):
         values = np.asarray(array)
         if (values < 0).any() or not (values > 0).any():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import is_concrete
+from jaxgeo._checks import check_number, is_concrete
 from jaxgeo.flows.base import AbstractFlow, StandardFlow, Time
 from jaxgeo.flows.lifted import lifted
 from jaxgeo.linalg.jacobian import Jacobian
@@ -81,8 +81,7 @@ class HomotopyFlow(AbstractFlow):
     solver: AbstractLiftSolver = Auto()
 
     def __check_init__(self):
-        if is_concrete(self.alpha) and not 0 <= self.alpha <= 1:
-            raise ValueError(f"`alpha` must lie in [0, 1], 0 for the standard flow; got {self.alpha}.")
+        check_number("alpha", self.alpha, least=0, most=1)
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         standard = StandardFlow().velocity(s, jacobian)

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from jaxgeo._checks import check_count, is_count
 from jaxgeo.geometry.dense import count_above, dense_jacobian
 from jaxgeo.problem import Params, Problem
 
@@ -210,7 +211,6 @@ def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> C
     return CriticalManifold(state.rank, gradients, axes.T @ span, curvatures, tangent)
 
 
-@eqx.filter_jit
 def nearest_critical(problem: Problem, params: Params, rank: int, num_steps: int = 8) -> Params:
     """Newton's method from a point near the critical manifold to the manifold, by the shortest step each time.
 
@@ -220,7 +220,19 @@ def nearest_critical(problem: Problem, params: Params, rank: int, num_steps: int
 
     - `rank`: r, the rank of D there.
     - `num_steps`: Newton steps; each about doubles the digits.
+
+    **Raises:** `ValueError` on a rank that D cannot have.
     """
+    problem.check(params)
+    check_count("num_steps", num_steps)
+    most = min(problem.num_rows(params), problem.num_params(params))
+    if not is_count(rank, 0) or rank > most:
+        raise ValueError(f"`rank` must be an integer from 0 to min(QN, K)={most}; got {rank!r}.")
+    return _nearest(problem, params, int(rank), int(num_steps))
+
+
+@eqx.filter_jit
+def _nearest(problem: Problem, params: Params, rank: int, num_steps: int) -> Params:
     cost = _Cost(problem, params)
 
     def step(theta: Array, _: None) -> tuple[Array, None]:

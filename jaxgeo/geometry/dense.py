@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from jaxgeo._checks import check_positive
 from jaxgeo.problem import Params, Problem
 
 
@@ -24,11 +25,13 @@ class Dense(NamedTuple):
 
 def count_above(values: NDArray[np.floating], rtol: float) -> int:
     """How many singular values, largest first, are above `rtol` times the largest."""
+    check_positive("rtol", rtol)
     return int(np.sum(values > rtol * values[0]))
 
 
 def dense_jacobian(problem: Problem, params: Params) -> Dense:
     """D at `params`. Compiled once for all points of the same shapes."""
+    problem.check(params)
     matrix, outputs = _compute(problem, params)
     return Dense(np.asarray(matrix, np.float64), outputs)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from jaxgeo._checks import check_count
 from jaxgeo.problem import Params, Problem
 
 MAX_PARAMS = 4096
@@ -31,7 +32,6 @@ class Escape(NamedTuple):
     curvature: Float[Array, ""]
 
 
-@eqx.filter_jit
 def find_escape(problem: Problem, params: Params, *, max_directions: int = 64) -> Escape:
     """The best step θ + κV along the V = ∇θg_α by which the cost falls.
 
@@ -60,6 +60,13 @@ def find_escape(problem: Problem, params: Params, *, max_directions: int = 64) -
 
     ```
     """
+    check_count("max_directions", max_directions)
+    problem.check(params)
+    return _find(problem, params, int(max_directions))
+
+
+@eqx.filter_jit
+def _find(problem: Problem, params: Params, max_directions: int) -> Escape:
     trainable, frozen = problem.partition(params)
     flat, unravel = ravel_pytree(trainable)
     if flat.size > MAX_PARAMS:

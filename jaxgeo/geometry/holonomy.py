@@ -8,9 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo._checks import check_count
+from jaxgeo.linalg.lift import check_output_velocity, check_solver
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.problem import Params, Problem
 
 Path = Callable[[Float[Array, ""]], Float[Array, "N Q"]]
@@ -53,7 +56,6 @@ class LiftedPath(NamedTuple):
     output_length: Float[Array, ""]
 
 
-@eqx.filter_jit
 def lift_path(
     problem: Problem, params: Params, path: Path, *, num_steps: int = 32, solver: AbstractLiftSolver | None = None
 ) -> LiftedPath:
@@ -78,8 +80,15 @@ def lift_path(
 
     ```
     """
+    check_count("num_steps", num_steps)
+    problem.check(params)
+    return _follow(problem, params, path, int(num_steps), check_solver(solver))
+
+
+@eqx.filter_jit
+def _follow(problem: Problem, params: Params, path: Path, num_steps: int, solver: AbstractLiftSolver) -> LiftedPath:
     trainable, frozen = problem.partition(params)
-    field = _PathField(path, Auto() if solver is None else solver, frozen)
+    field = _PathField(path, solver, frozen)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
     zero = jnp.zeros((), dtype)
     solution = dfx.diffeqsolve(
@@ -118,8 +127,8 @@ class _PathField(eqx.Module):
 def holonomy(
     problem: Problem,
     params: Params,
-    first: Float[Array, "N Q"],
-    second: Float[Array, "N Q"],
+    first: ArrayLike,
+    second: ArrayLike,
     *,
     num_steps: int = 32,
     solver: AbstractLiftSolver | None = None,
@@ -138,5 +147,7 @@ def holonomy(
 
     **Returns:** a displacement like `params`.
     """
+    first = check_output_velocity(problem, params, "first", first)
+    second = check_output_velocity(problem, params, "second", second)
     lifted = lift_path(problem, params, Ellipse(first, second), num_steps=num_steps, solver=solver)
     return problem.jacobian(params).embed(lifted.displacement)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from jaxgeo._checks import check_count
 from jaxgeo.problem import Params, Problem
 
 Floats = NDArray[np.float64]
@@ -91,8 +92,9 @@ def spectrum_estimate(
 
     ```
     """
-    if num_steps < 1 or num_probes < 1:
-        raise ValueError(f"`num_steps` and `num_probes` must be positive; got {num_steps} and {num_probes}.")
+    check_count("num_steps", num_steps)
+    check_count("num_probes", num_probes)
+    problem.check(params)
     rows = problem.num_rows(params)
     keys = jax.random.split(jax.random.key(seed), num_probes)
     found = _run(problem, params, keys, min(num_steps, rows))

@@ -1,13 +1,14 @@
 """Projectors onto the directions that D acts on, and that it reaches."""
 
 import equinox as eqx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lift import check_output_velocity, check_solver, check_velocity
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.problem import Params, Problem
 
 
-@eqx.filter_jit
 def horizontal_projection(
     problem: Problem, params: Params, velocity: PyTree, solver: AbstractLiftSolver | None = None
 ) -> PyTree:
@@ -28,16 +29,18 @@ def horizontal_projection(
 
     ```
     """
+    return _horizontal(problem, params, check_velocity(problem, params, "velocity", velocity), check_solver(solver))
+
+
+@eqx.filter_jit
+def _horizontal(problem: Problem, params: Params, moved: PyTree, solver: AbstractLiftSolver) -> PyTree:
     jacobian = problem.jacobian(params)
-    solver = Auto() if solver is None else solver
-    moved, _ = problem.partition(velocity)
     solution, _ = solver.solve(jacobian, jacobian.mv(moved))
     return jacobian.embed(solution)
 
 
-@eqx.filter_jit
 def output_projection(
-    problem: Problem, params: Params, velocity: Float[Array, "N Q"], solver: AbstractLiftSolver | None = None
+    problem: Problem, params: Params, velocity: ArrayLike, solver: AbstractLiftSolver | None = None
 ) -> Float[Array, "N Q"]:
     """𝒫v = DD⁺v, the part of an output velocity in range(D), which is what parameters can follow.
 
@@ -56,7 +59,14 @@ def output_projection(
 
     ```
     """
+    velocity = check_output_velocity(problem, params, "velocity", velocity)
+    return _attainable(problem, params, velocity, check_solver(solver))
+
+
+@eqx.filter_jit
+def _attainable(
+    problem: Problem, params: Params, velocity: Float[Array, "N Q"], solver: AbstractLiftSolver
+) -> Float[Array, "N Q"]:
     jacobian = problem.jacobian(params)
-    solver = Auto() if solver is None else solver
     solution, _ = solver.solve(jacobian, velocity)
     return jacobian.mv(solution)

@@ -1,12 +1,13 @@
 """Rank and conditioning of D, and so of DDᵀ, at a point."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgeo._checks import is_count
 from jaxgeo.geometry.dense import dense_jacobian
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
@@ -107,6 +108,7 @@ def rank_report(problem: Problem, params: Params) -> RankReport:
 
     ```
     """
+    problem.check(params)
     rows, columns = problem.num_rows(params), problem.num_params(params)
     if rows * columns <= MOST_ENTRIES:
         dense = dense_jacobian(problem, params)
@@ -169,6 +171,9 @@ def partial_ranks(
     ```
     """
     dense = dense_jacobian(problem, params)
+    size = dense.matrix.shape[1]
+    if not isinstance(counts, Iterable) or not all(is_count(count, 0) and count <= size for count in counts):
+        raise ValueError(f"`counts` must be integers from 0 to K={size}; got {counts!r}.")
     columns = dense.matrix if order is None else dense.matrix[:, order]
     found = []
     for count in counts:

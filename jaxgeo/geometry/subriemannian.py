@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.geometry.dense import count_above, dense_jacobian
-from jaxgeo.linalg.lift import lift, lift_gradient
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lift import check_output_velocity, check_solver, check_velocity, lift, lift_gradient
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.problem import Params, Problem
 
 
-@eqx.filter_jit
 def pullback_metric(problem: Problem, params: Params, first: PyTree, second: PyTree) -> Float[Array, ""]:
     """⟨DV, DW⟩, the Euclidean metric of output space, pulled back to parameter velocities V and W.
 
@@ -32,8 +32,13 @@ def pullback_metric(problem: Problem, params: Params, first: PyTree, second: PyT
 
     ```
     """
+    first = check_velocity(problem, params, "first", first)
+    return _metric(problem, params, first, check_velocity(problem, params, "second", second))
+
+
+@eqx.filter_jit
+def _metric(problem: Problem, params: Params, first: PyTree, second: PyTree) -> Float[Array, ""]:
     jacobian = problem.jacobian(params)
-    (first, _), (second, _) = problem.partition(first), problem.partition(second)
     return jnp.sum(jacobian.mv(first) * jacobian.mv(second))
 
 
@@ -132,12 +137,11 @@ def lie_bracket(first: Callable[[Params], PyTree], second: Callable[[Params], Py
     return jax.tree.map(jnp.subtract, along(second, first), along(first, second))
 
 
-@eqx.filter_jit
 def curvature(
     problem: Problem,
     params: Params,
-    first: Float[Array, "N Q"],
-    second: Float[Array, "N Q"],
+    first: ArrayLike,
+    second: ArrayLike,
     solver: AbstractLiftSolver | None = None,
 ) -> PyTree:
     """(1 − P)[V, W], the vertical part of the bracket of the horizontal lifts V = D⁺v and W = D⁺w.
@@ -161,8 +165,20 @@ def curvature(
 
     ```
     """
+    first = check_output_velocity(problem, params, "first", first)
+    second = check_output_velocity(problem, params, "second", second)
+    return _curvature(problem, params, first, second, check_solver(solver))
+
+
+@eqx.filter_jit
+def _curvature(
+    problem: Problem,
+    params: Params,
+    first: Float[Array, "N Q"],
+    second: Float[Array, "N Q"],
+    solver: AbstractLiftSolver,
+) -> PyTree:
     jacobian = problem.jacobian(params)
-    solver = Auto() if solver is None else solver
 
     def lifted(rows: Array) -> PyTree:
         return solver.solve(jacobian, rows)[0]

@@ -8,7 +8,9 @@ import optimistix as optx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import check_count
 from jaxgeo.flows import OutputFlow
+from jaxgeo.integrate.times import check_times, check_tolerances
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.problem import Params, Problem
 
@@ -46,6 +48,10 @@ def solve_output_flow(
 
     ```
     """
+    check_times(0.0, None, 1.0, None, save_at)
+    check_tolerances(rtol, atol)
+    check_count("max_steps", max_steps)
+    problem.check(params)
     outputs = problem.outputs(params)
     flow: Any = OutputFlow(Euclidean() if metric is None else metric)
     times = jnp.asarray(save_at, outputs.dtype)

@@ -10,6 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.integrate.field import trainable_of
+from jaxgeo.integrate.times import check_tolerances
 from jaxgeo.problem import Problem
 
 Scalar = Float[Array, ""] | float
@@ -41,6 +42,7 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
     frozen: PyTree
 
     def __init__(self, rtol: Scalar, atol: Scalar, pid: dfx.PIDController | None = None, frozen: PyTree = None):
+        check_tolerances(rtol, atol)
         self.rtol = rtol
         self.atol = atol
         self.norm = optx.rms_norm

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxgeo._checks import check_count, check_positive
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.field import trainable_of
 from jaxgeo.linalg.rank import rank_record
@@ -35,6 +36,9 @@ class GradientBelow(eqx.Module):
 
     tol: float
 
+    def __check_init__(self):
+        check_positive("tol", self.tol)
+
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
         del s
         jacobian = problem.jacobian(params)
@@ -49,6 +53,9 @@ class TrappingBelow(eqx.Module):
     """
 
     ratio: float
+
+    def __check_init__(self):
+        check_positive("ratio", self.ratio)
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
         del s
@@ -68,6 +75,9 @@ class RankBelow(eqx.Module):
 
     rank: int
 
+    def __check_init__(self):
+        check_count("rank", self.rank)
+
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Bool[Array, ""]:
         return rank_record(s, params, problem).rank < self.rank
 
@@ -79,6 +89,9 @@ class ConditionAbove(eqx.Module):
     """
 
     limit: float
+
+    def __check_init__(self):
+        check_positive("limit", self.limit)
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
         return _log_ratio(rank_record(s, params, problem).smallest, 1 / self.limit)

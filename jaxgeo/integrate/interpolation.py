@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import is_concrete
+from jaxgeo._checks import check_count, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
@@ -80,8 +80,8 @@ def solve_interpolation(
 
     ```
     """
-    if num_steps < 1 or end_steps < 1:
-        raise ValueError(f"`num_steps` and `end_steps` must be at least 1; got {num_steps} and {end_steps}.")
+    check_count("num_steps", num_steps)
+    check_count("end_steps", end_steps)
     problem.check(params)
     lift_solver = Auto() if lift_solver is None else lift_solver
     start = problem.loss.deviation(problem.outputs(params)) if open_loop else None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import is_concrete
+from jaxgeo._checks import check_count, is_concrete
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import OutputController, default_rtol
@@ -20,7 +20,7 @@ from jaxgeo.integrate.events import CostReached, Stalled, Threshold
 from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
-from jaxgeo.integrate.times import Scalar, check_times, latest_end, times_after, times_within
+from jaxgeo.integrate.times import Scalar, check_times, check_tolerances, latest_end, times_after, times_within
 from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.problem import Params, Problem
 
@@ -98,7 +98,16 @@ def solve_flow(
 
     ```
     """
+    if not isinstance(problem, Problem):
+        raise ValueError(f"`problem` must be a `jaxgeo.Problem`; got {problem!r}.")
+    if not isinstance(flow, AbstractFlow):
+        raise ValueError(f"`flow` must be a flow, such as `jaxgeo.AdaptedFlow()`; got {flow!r}.")
+    if not isinstance(events, Sequence) or not all(callable(event) for event in events):
+        raise ValueError(f"`events` must be a list of functions (s, params, problem); got {events!r}.")
     check_times(s0, s1, cost_tol, dt0, save_at)
+    check_tolerances(rtol, atol)
+    if max_steps is not None:
+        check_count("max_steps", max_steps)
     problem.check(params)
     trainable, frozen = problem.partition(params)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))

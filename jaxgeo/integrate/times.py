@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgeo import theory
-from jaxgeo._checks import is_concrete
+from jaxgeo._checks import MOST, as_real, check_number, check_positive, is_concrete
 from jaxgeo.problem import Problem
 
 Scalar = float | Float[Array, ""]
@@ -19,23 +19,30 @@ def check_times(
     if s1 is None and cost_tol is None:
         raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
     for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):
-        if value is not None and is_concrete(value) and not 0 < value < jnp.inf:
-            raise ValueError(f"`{name}` must be positive and finite; got {value}.")
-    if is_concrete(s0) and not 0 <= s0 < jnp.inf:
-        raise ValueError(f"`s0` must be finite and not negative; got {s0}.")
+        if value is not None:
+            check_positive(name, value)
+    check_number("s0", s0, least=0, most=MOST)
     if s1 is not None and is_concrete((s0, s1)) and s1 < s0:
         raise ValueError(f"`s1` must not come before `s0`; got s0={s0} and s1={s1}.")
     if save_at is None or not is_concrete(save_at):
         return
-    times = np.asarray(save_at)
+    times = np.asarray(as_real("save_at", save_at))
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"`save_at` must be a vector of flow times; got shape {times.shape}.")
-    if not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all()):
+    if not (times[0] >= 0 and (np.diff(times) > 0).all()):
         raise ValueError(f"`save_at` must be increasing and not negative; got {save_at}.")
     if is_concrete(s0) and times[0] < s0:
         raise ValueError(f"`save_at` must not come before `s0`={s0}; got {times[0]}.")
     if s1 is not None and is_concrete(s1) and times[-1] > s1:
         raise ValueError(f"`save_at` must not go beyond `s1`={s1}; got {times[-1]}.")
+
+
+def check_tolerances(rtol: Scalar | None, atol: Scalar | None) -> None:
+    """Raise `ValueError` where tolerances of an integration are none: `rtol` > 0, `atol` ≥ 0."""
+    if rtol is not None:
+        check_positive("rtol", rtol)
+    if atol is not None:
+        check_number("atol", atol, least=0, most=MOST)
 
 
 def latest_end(

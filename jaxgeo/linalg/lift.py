@@ -4,8 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import MOST, check_finite, check_number, check_rows, is_trainable_leaf
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
 from jaxgeo.linalg.solvers.base import Damping
@@ -13,11 +15,10 @@ from jaxgeo.linalg.solvers.iterative import mean_eigenvalue
 from jaxgeo.problem import Params, Problem
 
 
-@eqx.filter_jit
 def lift(
     problem: Problem,
     params: Params,
-    velocity: Float[Array, "N Q"],
+    velocity: ArrayLike,
     solver: AbstractLiftSolver | None = None,
     *,
     damping: Damping = None,
@@ -34,6 +35,8 @@ def lift(
 
     **Returns:** θ̇, like `params`: zero at frozen arrays, None at what is no array.
 
+    **Raises:** `ValueError` on a velocity of another shape, or one that is not finite.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
@@ -42,10 +45,50 @@ def lift(
 
     ```
     """
+    velocity = check_output_velocity(problem, params, "velocity", velocity)
+    if damping is not None:
+        check_number("damping", damping, least=0, most=MOST)
+    return _lift(problem, params, velocity, check_solver(solver), damping)
+
+
+@eqx.filter_jit
+def _lift(
+    problem: Problem, params: Params, velocity: Float[Array, "N Q"], solver: AbstractLiftSolver, damping: Damping
+) -> PyTree:
     jacobian = problem.jacobian(params)
-    solver = Auto() if solver is None else solver
     solution, _ = solver.solve(jacobian, velocity, damping)
     return jacobian.embed(solution)
+
+
+def check_solver(solver: AbstractLiftSolver | None) -> AbstractLiftSolver:
+    """`Auto()` for None; `ValueError` for what is no solver."""
+    if solver is None:
+        return Auto()
+    if not isinstance(solver, AbstractLiftSolver):
+        raise ValueError(f"`solver` must be a solver of the lift, such as `jaxgeo.linalg.Auto()`; got {solver!r}.")
+    return solver
+
+
+def check_output_velocity(problem: Problem, params: Params, name: str, velocity: ArrayLike) -> Float[Array, "N Q"]:
+    """`velocity` as an array; `ValueError` unless it has the shape of the outputs, and is finite.
+
+    So are parameters at which nothing can be evaluated.
+    """
+    problem.check(params)
+    outputs = eqx.filter_eval_shape(problem.outputs, params)
+    return check_rows(name, velocity, outputs.shape).astype(outputs.dtype)
+
+
+def check_velocity(problem: Problem, params: Params, name: str, velocity: PyTree) -> PyTree:
+    """The trainable part of a parameter velocity; `ValueError` unless it is like that of `params`, and finite."""
+    problem.check(params)
+    trainable, _ = problem.partition(params)
+    shapes = jax.tree.map(jnp.shape, trainable)
+    moved = eqx.filter(velocity, is_trainable_leaf)
+    if jax.tree.structure(moved) != jax.tree.structure(trainable) or jax.tree.map(jnp.shape, moved) != shapes:
+        raise ValueError(f"`{name}` must be like the trainable part of `params`, of shapes {shapes}; got {velocity!r}.")
+    check_finite(name, moved)
+    return moved
 
 
 @eqx.filter_jit

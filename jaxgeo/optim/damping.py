@@ -6,6 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgeo._checks import MOST, check_number, check_positive
+
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""] | float]
 Value = float | Float[Array, ""] | Schedule
 
@@ -13,6 +15,12 @@ Value = float | Float[Array, ""] | Schedule
 def value_at(value: Value, count: Int[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
     """A number, or what an optax schedule gives at this step."""
     return jnp.asarray(value(count) if callable(value) else value, dtype)
+
+
+def check_value(name: str, value: Value | None, most: float = MOST) -> None:
+    """Raise `ValueError` unless `value` is a schedule, None, or a number in [0, `most`]."""
+    if value is not None and not callable(value):
+        check_number(name, value, least=0, most=most)
 
 
 class GainRatioDamping(eqx.Module):
@@ -37,6 +45,10 @@ class GainRatioDamping(eqx.Module):
     increase: float = 10.0
     minimum: float = 1e-16
     maximum: float = 1e10
+
+    def __check_init__(self):
+        for name in ("initial", "error", "decrease", "increase", "minimum", "maximum"):
+            check_positive(name, vars(self)[name])
 
     def update(self, damping: Float[Array, ""], ratio: Float[Array, ""], accepted: Bool[Array, ""]) -> Float[Array, ""]:
         """The damping of the next step."""

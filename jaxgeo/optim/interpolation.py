@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgeo._checks import check_count, check_number
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.linalg.solvers.base import SOLVED
 from jaxgeo.metrics import AbstractMetric, CostHessian
@@ -115,8 +116,8 @@ def linear_interpolation(
 
     ```
     """
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1; got {num_steps}.")
+    check_count("num_steps", num_steps)
+    check_number("max_growth", max_growth, above=0)
     transformation = LinearInterpolation(
         source(apply, cost, trainable),
         num_steps,

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo._checks import is_concrete, is_trainable_leaf
+from jaxgeo._checks import check_number, is_trainable_leaf
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
-from jaxgeo.optim.damping import Value, value_at
+from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
 from jaxgeo.optim.source import CostOfTargets, Source, like, source
@@ -125,10 +125,11 @@ def adapted_momentum(
 
     ```
     """
-    if not callable(momentum) and is_concrete(momentum) and not 0 <= float(momentum) <= LARGEST_MOMENTUM:
-        raise ValueError(f"`momentum` must lie in [0, {LARGEST_MOMENTUM}]; got {momentum}.")
-    if is_concrete(norm_cap) and not norm_cap > 0:
-        raise ValueError(f"`norm_cap` must be positive; got {norm_cap}.")
+    check_value("learning_rate", learning_rate)
+    check_value("momentum", momentum, most=LARGEST_MOMENTUM)
+    check_value("damping", damping)
+    check_number("norm_cap", norm_cap, above=0)
+    check_number("max_growth", max_growth, above=0)
     transformation = AdaptedMomentum(
         source(apply, cost, trainable),
         learning_rate,

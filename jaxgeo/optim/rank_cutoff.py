@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
 
@@ -40,6 +41,12 @@ class RankCutoff(eqx.Module):
     maximum: float = 1e-2
     halvings: int = eqx.field(static=True, default=20)
     corrections: int = eqx.field(static=True, default=8)
+
+    def __check_init__(self):
+        for name in ("deficient", "initial", "decrease", "increase", "good", "bad", "maximum"):
+            check_positive(name, vars(self)[name])
+        check_count("halvings", self.halvings, least=0)
+        check_count("corrections", self.corrections, least=0)
 
     def is_deficient(self, scaled: SingularValues) -> Bool[Array, ""]:
         """Whether to step by the cut-off, from the singular values of D in scaled parameters."""

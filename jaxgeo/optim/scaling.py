@@ -4,6 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import check_count
+
 
 class ColumnScaling(eqx.Module):
     """Moré's scaling: each parameter in units of 1 / the largest norm its column of D has had so far.
@@ -16,6 +18,9 @@ class ColumnScaling(eqx.Module):
     """
 
     max_params: int = eqx.field(static=True, default=1024)
+
+    def __check_init__(self):
+        check_count("max_params", self.max_params, least=0)
 
     def init(self, size: int, dtype: jnp.dtype) -> Float[Array, " K"]:
         """No norm seen yet; empty where K is too large."""

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgeo._checks import check_number
 from jaxgeo.linalg.lift import lift_gradient
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
-from jaxgeo.optim.damping import Value, value_at
+from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import DirectionInfo, StepInfo, empty_direction, empty_step, of_lift, step_info
 from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
 from jaxgeo.optim.source import CostOfTargets, Source, source
@@ -166,6 +167,7 @@ def scale_by_adapted_metric(
 
     ```
     """
+    check_value("damping", damping)
     transformation = AdaptedMetric(
         source(apply, cost, trainable),
         CostHessian() if metric is None else metric,
@@ -216,6 +218,9 @@ def adapted_gradient_descent(
 
     ```
     """
+    check_value("learning_rate", learning_rate)
+    check_value("damping", damping)
+    check_number("max_growth", max_growth, above=0)
     transformation = AdaptedGradientDescent(
         AdaptedMetric(
             source(apply, cost, trainable),

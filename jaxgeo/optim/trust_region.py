@@ -4,6 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxgeo._checks import check_positive
+
 
 class TrustRegion(eqx.Module):
     """The rules of MINPACK's `lmder`, for problems with few parameters.
@@ -18,6 +20,9 @@ class TrustRegion(eqx.Module):
     """
 
     factor: float = 100.0
+
+    def __check_init__(self):
+        check_positive("factor", self.factor)
 
     def first(self, length: Float[Array, ""]) -> Float[Array, ""]:
         """The bound on the first step."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgeo._checks import check_count
 from jaxgeo.problems.task import Kind, Scaling, Task
 
 
@@ -29,6 +30,7 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
 
     data: Any = load_digits()
     total = len(data.data)
+    check_count("num_samples", num_samples)
     if not 10 <= num_samples <= total - 10:
         raise ValueError(
             f"the number of samples must lie in [10, {total - 10}], so that some are held out; got {num_samples}."

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import is_count
 from jaxgeo.problem import Problem, residual_problem
 from jaxgeo.problems.derivatives import Field, gradient, laplacian
-from jaxgeo.problems.network import Network
+from jaxgeo.problems.network import Network, check_sizes
 
 Points = tuple[Float[Array, "interior d"], Float[Array, "boundary d"]]
 
@@ -49,12 +50,17 @@ class Equation(eqx.Module):
     widths: tuple[int, ...] = eqx.field(static=True)
     counts: tuple[int, int] = eqx.field(static=True)
 
+    def __check_init__(self):
+        check_sizes("widths", self.widths)
+
     def init(self, key: Array) -> PyTree:
         """Initial parameters, in JAX's default floating-point type."""
         return Network((self.dim, *self.widths, 1), jnp.result_type(float), key=key)
 
     def points(self, key: Array, counts: tuple[int, int] | None = None) -> Points:
         """Points of the interior and the boundary: for a fixed set, or a fresh one at every step."""
+        if counts is not None and (not isinstance(counts, tuple) or len(counts) != 2 or not all(map(is_count, counts))):
+            raise ValueError(f"`counts` must be two positive integers, inside and on the boundary; got {counts!r}.")
         return self.draw(key, *(self.counts if counts is None else counts))
 
     def problem(self, points: Points) -> Problem:

@@ -1,9 +1,15 @@
 """The network of the ready problems: dense layers with tanh between them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from jaxgeo._checks import check_count, is_count
 
 
 class Network(eqx.Module):
@@ -29,7 +35,10 @@ class Network(eqx.Module):
 
     layers: tuple[eqx.nn.Linear, ...]
 
-    def __init__(self, sizes: tuple[int, ...], dtype: jnp.dtype | type, *, key: Array):
+    def __init__(self, sizes: Sequence[int], dtype: jnp.dtype | type, *, key: Array):
+        check_sizes("sizes", sizes)
+        if len(sizes) < 2:
+            raise ValueError(f"`sizes` must hold those of inputs and outputs at least; got {sizes!r}.")
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = tuple(
             eqx.nn.Linear(a, b, dtype=dtype, key=k) for a, b, k in zip(sizes, sizes[1:], keys, strict=False)
@@ -44,6 +53,12 @@ class Network(eqx.Module):
         for layer in self.layers[:-1]:
             x = jnp.tanh(layer(x))
         return self.layers[-1](x)
+
+
+def check_sizes(name: str, sizes: Any) -> None:
+    """Raise `ValueError` unless `sizes` are positive integers, as widths of layers have to be."""
+    if not isinstance(sizes, Sequence | np.ndarray) or not all(is_count(size) for size in sizes):
+        raise ValueError(f"`{name}` must be positive integers, such as (32, 32); got {sizes!r}.")
 
 
 def count_params(sizes: tuple[int, ...]) -> int:
@@ -66,6 +81,8 @@ def choose_hidden(num_inputs: int, num_outputs: int, num_rows: int) -> tuple[int
 
     ```
     """
+    for name, value in (("num_inputs", num_inputs), ("num_outputs", num_outputs), ("num_rows", num_rows)):
+        check_count(name, value)
     width = 64
     while count_params((num_inputs, width, width, num_outputs)) < 4 * num_rows:
         width += 32

@@ -71,6 +71,8 @@ def read_table(path: Path | str) -> Table:
     has no header, a nameless or doubled column, or rows of different lengths; `ModuleNotFoundError` for Parquet without
     pyarrow.
     """
+    if not isinstance(path, str | Path):
+        raise ValueError(f"`path` must be a path; got {path!r}.")
     path = Path(path)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"

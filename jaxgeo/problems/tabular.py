@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxgeo._checks import check_count, check_number
 from jaxgeo.problems.names import did_you_mean
 from jaxgeo.problems.table import Table, formula_message, is_formula, is_missing, to_number
 from jaxgeo.problems.task import Kind, Scaling, Task
@@ -38,6 +39,9 @@ def table_task(
     **Raises:** `ValueError`, in one line that says what to do, on a column that is not there or not numeric, a
     target that cannot be learned, or too few rows.
     """
+    if num_samples is not None:
+        check_count("num_samples", num_samples)
+    check_number("test_fraction", test_fraction, above=0, most=1)
     file = table.path.name
     labels = table.column(target)
     for name in drop:

@@ -8,6 +8,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from jaxgeo._checks import as_table, leading_size
+
 
 class Kind(enum.Enum):
     """What the target is."""
@@ -36,8 +38,10 @@ class Scaling:
     constant: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, names: tuple[str, ...], values: Float[np.ndarray, "rows columns"]) -> "Scaling":
+    def fit(cls, names: tuple[str, ...], values: Float[ArrayLike, "rows columns"]) -> "Scaling":
         """Mean and standard deviation of each column; a constant column keeps the scale 1."""
+        values = as_table("values", values, len(names))
+        leading_size("values", values)
         mean, scale = values.mean(axis=0), values.std(axis=0)
         # The standard deviation of equal numbers is round-off of their size, not 0.
         flat = scale <= 1e-12 * np.abs(values).max(axis=0)
@@ -51,7 +55,7 @@ class Scaling:
 
     def apply(self, values: Float[ArrayLike, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
         """z of raw rows."""
-        return (np.asarray(values, np.float64) - self.mean) / self.scale
+        return (as_table("values", values, len(self.names)) - self.mean) / self.scale
 
     def invert(self, z: Float[ArrayLike, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
         """Raw rows of z."""

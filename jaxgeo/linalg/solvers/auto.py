@@ -8,6 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import check_count
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import total_memory
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
@@ -50,6 +51,11 @@ class Auto(AbstractLiftSolver):
     memory: int | None = eqx.field(static=True, default=None)
     max_entries: int = eqx.field(static=True, default=2**24)
     cutoff: AbstractCutoff = SmoothCutoff()
+
+    def __check_init__(self):
+        if self.memory is not None:
+            check_count("memory", self.memory)
+        check_count("max_entries", self.max_entries, least=0)
 
     def choose(self, jacobian: Jacobian, damping: Damping = None) -> Choice:
         """The solver that `solve` will use, and why.

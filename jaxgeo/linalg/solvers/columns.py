@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import check_count
 from jaxgeo.linalg.jacobian import Jacobian, sample_rows
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.shards import on_shards, replicated, sharded
@@ -34,6 +35,9 @@ class NormalCholesky(AbstractLiftSolver):
     gram_dtype: jnp.dtype | None = eqx.field(static=True, default=None)
     cutoff: AbstractCutoff = SmoothCutoff()
     max_decomposition: int = eqx.field(static=True, default=4096)
+
+    def __check_init__(self):
+        check_count("chunk_size", self.chunk_size)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None

@@ -6,6 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import MOST, check_number, check_positive
+
 
 class AbstractCutoff(eqx.Module):
     """The share of each singular direction of D that is solved for."""
@@ -33,6 +35,9 @@ class HardCutoff(AbstractCutoff):
 
     rcond: float | None = None
 
+    def __check_init__(self):
+        _check_rcond(self.rcond)
+
     def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
         return (ratios > self.full(floor)).astype(ratios.dtype)
 
@@ -55,6 +60,10 @@ class SmoothCutoff(AbstractCutoff):
     rcond: float | None = None
     width: float = 4.0
 
+    def __check_init__(self):
+        _check_rcond(self.rcond)
+        check_number("width", self.width, above=1, most=MOST)
+
     def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
         low = floor if self.rcond is None else self.rcond
         tiny = jnp.finfo(ratios.dtype).tiny
@@ -63,3 +72,8 @@ class SmoothCutoff(AbstractCutoff):
 
     def full(self, floor: float) -> float:
         return (floor if self.rcond is None else self.rcond) * self.width
+
+
+def _check_rcond(rcond: float | None) -> None:
+    if rcond is not None:
+        check_positive("rcond", rcond)

@@ -7,6 +7,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
@@ -27,6 +28,10 @@ class Nystrom(eqx.Module):
     rank: int = eqx.field(static=True, default=64)
     seed: int = eqx.field(static=True, default=0)
     batch_size: int = eqx.field(static=True, default=16)
+
+    def __check_init__(self):
+        check_count("rank", self.rank)
+        check_count("batch_size", self.batch_size)
 
     def __call__(self, gram: lx.AbstractLinearOperator, shift: Float[Array, ""]) -> "NystromInverse":
         """The preconditioner for G + `shift`."""
@@ -85,6 +90,10 @@ class CG(AbstractLiftSolver):
     max_steps: int = eqx.field(static=True, default=1000)
     preconditioner: Nystrom | None = Nystrom()
     hold_gram: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_positive("rtol", self.rtol)
+        check_count("max_steps", self.max_steps)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
@@ -173,6 +182,11 @@ class LSMR(AbstractLiftSolver):
 
     rtol: float = 1e-10
     max_steps: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        check_positive("rtol", self.rtol)
+        if self.max_steps is not None:
+            check_count("max_steps", self.max_steps)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None

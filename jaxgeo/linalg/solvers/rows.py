@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import check_count
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
@@ -41,6 +42,9 @@ class GramCholesky(AbstractLiftSolver):
     cutoff: AbstractCutoff = SmoothCutoff()
     dense_fallback: bool = eqx.field(static=True, default=False)
     max_decomposition: int = eqx.field(static=True, default=4096)
+
+    def __check_init__(self):
+        check_count("refinements", self.refinements, least=0)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None

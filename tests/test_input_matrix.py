@@ -1,0 +1,61 @@
+"""Every public entry point survives whatever is passed to it: see `input_matrix.py`, which makes the table.
+
+A group of cells runs in a process of its own, as users have it: without the checks of types and with the usual promotion
+of dtypes. So a crash or a hang fails a test and does not end it.
+"""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from input_matrix import GROUPS, Case, Cell, Entry, cells, judge
+
+SLOW = {"integrators", "optimizers", "geometry", "estimators"}
+
+
+@pytest.mark.parametrize("group", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in GROUPS])
+def test_each_cell_works_or_is_refused_by_name(group):
+    script = Path(__file__).with_name("input_matrix.py")
+    done = subprocess.run([sys.executable, str(script), group], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    counts = Counter(row["verdict"] for row in found)
+    print(f"{group}: {len(found)} cells, {counts['works']} work and {counts['refused']} are refused")
+    assert [row for row in found if row["verdict"] == "wrong"] == []
+    assert counts["works"] > 0
+    assert counts["refused"] > 0
+
+
+def cell(call, refused=True):
+    return Cell("cell", call, refused, ("`size`",))
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("call", "refused", "verdict"),
+    [
+        (lambda: 1.0, False, "works"),
+        (lambda: 1.0, True, "wrong"),
+        (lambda: {"a": [float("nan")]}, False, "wrong"),
+        (lambda: fail(ValueError("`size` must be positive")), False, "refused"),
+        (lambda: fail(ValueError("something is amiss")), True, "wrong"),
+        (lambda: fail(IndexError("`size` is out of range")), True, "wrong"),
+        (lambda: fail(RuntimeError("`size` failed")), True, "wrong"),
+    ],
+)
+def test_a_verdict(call, refused, verdict):
+    assert judge(cell(call, refused))[0] == verdict
+
+
+def test_a_case_replaces_one_argument(monkeypatch):
+    entry = Entry("power", pow, {"base": 2, "exp": 3}, {"exp": {"zero": Case(0, False)}})
+    monkeypatch.setitem(GROUPS, "powers", lambda: [entry])
+    (only,) = cells("powers")
+    assert only.name == "power(exp: zero)"
+    assert only.call() == 1
