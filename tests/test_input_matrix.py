@@ -1,7 +1,7 @@
 """Every public entry point survives whatever is passed to it: see `input_matrix.py`, which makes the table.
 
-A group of cells runs in a process of its own, as users have it: without the checks of types and with the usual promotion
-of dtypes. So a crash or a hang fails a test and does not end it.
+A group of cells runs in a process of its own, as users have it: without the checks of types, and with the usual
+promotion of dtypes. So a crash or a hang fails a test and does not end it.
 """
 
 import json
