@@ -40,6 +40,14 @@ def outputs_at(
 
     Paper: (1.13), (2.7)
 
+    **Arguments:**
+
+    - `s`: flow time.
+    - `outputs0`, `targets`: x(0) and y, of one shape (N, Q).
+    - `num_samples`: N.
+
+    **Raises:** `ValueError` if the shapes differ, or a number is not one.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> jg.theory.outputs_at(0.0, jnp.zeros((1, 2)), jnp.ones((1, 2)), 1).tolist()
@@ -61,6 +69,13 @@ def stopping_time(cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], num_sa
     """s_ε = (N/2) log(C(0)/ε), when the cost reaches ε = `tol`; 0 if it is there already.
 
     Paper: (2.18)
+
+    **Arguments:**
+
+    - `cost0`, `tol`: C(0) and ε.
+    - `num_samples`: N.
+
+    **Raises:** `ValueError` unless `tol` is positive and `cost0` not negative.
 
     ```python
     >>> import jaxgeo as jg, math
@@ -101,6 +116,7 @@ def num_steps(
 
     **Arguments:**
 
+    - `cost0`, `tol`: C(0) and ε.
     - `learning_rate`: η in (0, 1], the step in units of N.
 
     ```python

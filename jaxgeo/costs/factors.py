@@ -24,7 +24,7 @@ class AbstractFactor(eqx.Module):
 
 
 class DiagonalFactor(AbstractFactor):
-    """L = diag(scale), for weights `scale`²."""
+    """L = diag(scale), for weights `scale`², of shape (N, Q)."""
 
     scale: Float[Array, "... Q"]
 
@@ -36,7 +36,12 @@ class DiagonalFactor(AbstractFactor):
 
 
 class TriangularFactor(AbstractFactor):
-    """L = an upper triangular matrix, invertible: the Cholesky factor of a metric matrix LᵀL."""
+    """L = an upper triangular matrix, invertible: the Cholesky factor of a metric matrix LᵀL.
+
+    **Arguments:**
+
+    - `upper`: L, of shape (N, Q, Q).
+    """
 
     upper: Float[Array, "... Q Q"]
 
@@ -75,7 +80,13 @@ class SoftmaxFactor(AbstractFactor):
 
 
 class WeightedFactor(AbstractFactor):
-    """√w L, for a sample that counts w times."""
+    """√w L, for a sample that counts w times.
+
+    **Arguments:**
+
+    - `root`: √w, of shape (N,).
+    - `factor`: L.
+    """
 
     root: Float[Array, "..."]
     factor: AbstractFactor

@@ -46,6 +46,12 @@ class OverparametrizedFlow(AbstractLiftedFlow):
     """∂ₛθ = −Dᵀ(DDᵀ)⁻¹∇ₓC, for K ≥ QN and rank(D) = QN: then ∂ₛx = −∇ₓC exactly.
 
     Paper: (1.26), (2.4)
+
+    **Arguments:**
+
+    - `solver`, `metric`, `damping`: as for `AdaptedFlow`.
+
+    **Raises:** `ValueError` where it is used with K < QN.
     """
 
     solver: AbstractLiftSolver = Auto()
@@ -65,6 +71,12 @@ class UnderparametrizedFlow(AbstractLiftedFlow):
     """∂ₛθ = −(DᵀD)⁻¹Dᵀ∇ₓC, for K ≤ QN and rank(D) = K: then ∂ₛx = −𝒫∇ₓC.
 
     Paper: (5.2), (5.3)
+
+    **Arguments:**
+
+    - `solver`, `metric`, `damping`: as for `AdaptedFlow`.
+
+    **Raises:** `ValueError` where it is used with K > QN.
     """
 
     solver: AbstractLiftSolver = Auto()

@@ -20,7 +20,12 @@ Path = Callable[[Float[Array, ""]], Float[Array, "N Q"]]
 
 
 class Segment(eqx.Module):
-    """The straight path t ↦ t·v, t from 0 to 1."""
+    """The straight path t ↦ t·v, t from 0 to 1.
+
+    **Arguments:**
+
+    - `velocity`: v, of shape (N, Q).
+    """
 
     velocity: Float[Array, "N Q"]
 
@@ -29,7 +34,12 @@ class Segment(eqx.Module):
 
 
 class Ellipse(eqx.Module):
-    """The closed path t ↦ (cos 2πt − 1)v + sin 2πt w, t from 0 to 1, which encloses π v ∧ w."""
+    """The closed path t ↦ (cos 2πt − 1)v + sin 2πt w, t from 0 to 1, which encloses π v ∧ w.
+
+    **Arguments:**
+
+    - `first`, `second`: v and w, of shape (N, Q).
+    """
 
     first: Float[Array, "N Q"]
     second: Float[Array, "N Q"]

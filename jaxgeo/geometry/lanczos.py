@@ -18,7 +18,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the standard error of its mean over random probes."""
+    """A number with the standard error of its mean over random probes.
+
+    - `value`: the mean. `error`: its standard error.
+    """
 
     value: float
     error: float

@@ -162,6 +162,8 @@ def partial_ranks(
     - `counts`: numbers k of terms.
     - `order`: a permutation of 0…K − 1; that of the columns of D by default.
 
+    **Raises:** `ValueError` on counts outside 0…K.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2, 3), jg.L2(jnp.zeros(2)))

@@ -24,6 +24,12 @@ def pullback_metric(problem: Problem, params: Params, first: PyTree, second: PyT
     On range(Dᵀ) it is the bundle metric h; where K ≤ QN and D has rank K it is the Riemannian metric g = DᵀD on all
     of parameter space. On ker D it vanishes.
 
+    **Arguments:**
+
+    - `first`, `second`: V and W, like `params`.
+
+    **Raises:** `ValueError` on velocities of another form.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.array([[2.0, 0.0]]), jg.L2(jnp.zeros(1)))

@@ -32,6 +32,10 @@ def trapping_record(s: float | Float[Array, ""], params: Params, problem: Proble
 
     Paper: (3.2)
 
+    **Arguments:**
+
+    - `s`: flow time, which does not matter.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a**2 * x, jnp.array([1.0]), jg.L2(jnp.array([4.0])))

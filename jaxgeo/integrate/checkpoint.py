@@ -11,7 +11,13 @@ from jaxgeo.problem import Params
 
 
 def save_point(path: str | Path, s: Float[Array, ""], params: Params) -> None:
-    """Write the flow time and θ, to the last bit."""
+    """Write the flow time and θ, to the last bit.
+
+    **Arguments:**
+
+    - `path`: of the file, which is replaced.
+    - `s`: flow time at `params`.
+    """
     eqx.tree_serialise_leaves(path, (jnp.asarray(s), params))
 
 
@@ -23,6 +29,7 @@ def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params
 
     **Arguments:**
 
+    - `path`: of the file.
     - `like`: parameters of the same structure, shapes and dtypes, such as the initial ones.
 
     **Raises:** `RuntimeError` (by Equinox) if the file's shapes or dtypes are others.

@@ -38,6 +38,9 @@ def solve_output_flow(
     - `save_at`: increasing flow times.
     - `metric`: on output space; Euclidean by default.
     - `rtol`, `atol`: of diffrax's PID controller, for the largest error of an output in a step.
+    - `max_steps`: steps to give up at.
+
+    **Raises:** `ValueError` on times or tolerances that are unusable; `RuntimeError` (by diffrax) after `max_steps`.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

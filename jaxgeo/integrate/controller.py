@@ -33,6 +33,9 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
 
     - `rtol`, `atol`: tolerances, relative to the deviation and in units of the outputs.
     - `pid`: the controller proper, whose own tolerances and norm are replaced.
+    - `frozen`: the leaves of params that are not integrated, None elsewhere, where there are any.
+
+    **Raises:** `ValueError` unless `rtol` > 0 and `atol` ≥ 0.
     """
 
     rtol: Scalar

@@ -80,7 +80,7 @@ def explain_defect(
 
     **Arguments:**
 
-    - `s1`, `rtol`, `solver`: as for `jaxgeo.solve_flow`.
+    - `flow`, `s1`, `rtol`, `solver`: as for `jaxgeo.solve_flow`.
     - `dt0`: with it steps of this size; the finer ones are half as long, and otherwise of `rtol`/100.
     - `num_times`: moments at which D is taken apart, at the cost of a singular value decomposition each.
     - `tolerance`: warn where the total is above.

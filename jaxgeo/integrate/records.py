@@ -16,6 +16,10 @@ def spectrum_record(s: Time, params: Params, problem: Problem) -> Float[Array, "
 
     Paper: (4.1)
 
+    **Arguments:**
+
+    - `s`: flow time, which does not matter.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.diag(jnp.array([1.0, 2.0])), jg.L2(jnp.ones(2)))

@@ -55,6 +55,8 @@ def solve_flow(
 ) -> FlowSolution:
     """Integrate dθ/ds = flow(s, θ, problem) from `s0` until `s1`, or until the cost reaches `cost_tol`.
 
+    Paper: (2.17)–(2.21) for the stopping time
+
     **Arguments:**
 
     - `problem`, `flow`, `params`: what to train, along which flow, from where.

@@ -20,6 +20,11 @@ class Gram(lx.AbstractLinearOperator):
 
     `mv` is one VJP and one JVP. `as_matrix` multiplies the factors of D leaf by leaf; D is never formed.
 
+    **Arguments:**
+
+    - `jacobian`: D.
+    - `memory`: bytes that the assembly may take, G among them; by default half of what the device has free.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
@@ -33,11 +38,6 @@ class Gram(lx.AbstractLinearOperator):
     memory: int | None = eqx.field(static=True)
 
     def __init__(self, jacobian: Jacobian, *, memory: int | None = None):
-        """**Arguments:**
-
-        - `jacobian`: D.
-        - `memory`: bytes that the assembly may take, G among them; by default half of what the device has free.
-        """
         self.jacobian = jacobian
         self.memory = memory
 

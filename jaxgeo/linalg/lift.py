@@ -104,8 +104,11 @@ def lift_gradient(
 
     **Arguments:**
 
+    - `jacobian`: D.
     - `gradient`: g, a pytree like the trainable parameters.
     - `damping`, `solver`: as for `lift`.
+
+    **Returns:** a pytree like `gradient`, and a `LiftInfo` on the first solve.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

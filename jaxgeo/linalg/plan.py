@@ -146,6 +146,7 @@ def materialised_cost(group: Group, profile: Sequence, num_samples: Sequence[int
 class LeafPlan:
     """How one leaf's part of G is computed.
 
+    - `name`: its path in params.
     - `route`: "factored", "materialised" (its rows from its factors) or "vjp" (its rows by a VJP).
     - `uses`: how often the traced function multiplies with it.
     - `flops`, `bytes`: of its part of G, over all devices, and of what is held for it on each.
@@ -162,6 +163,7 @@ class LeafPlan:
 class GramPlan:
     """How G is assembled, decided before anything is allocated.
 
+    - `num_rows`: QN.
     - `leaves`: one entry a leaf (a bias together with the kernel whose products it is added to).
     - `stored`: whether the factors of all samples are held, or computed again for each block of G.
     - `block_samples`: samples a block, for each block of the problem.

@@ -37,6 +37,10 @@ def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -
     Singular values are those of D where it has up to 2²⁴ entries, and else square roots of the eigenvalues of DDᵀ
     in float64, which cannot tell singular values below about 1e-7 of the largest from zero.
 
+    **Arguments:**
+
+    - `s`: flow time, which does not matter.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> inputs = jnp.array([[1.0, 0.0], [1.0, 0.0]])

@@ -11,12 +11,26 @@ VectorField = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 
 
 def gradient(u: Field) -> VectorField:
-    """∇u, by forward mode, which the lift differentiates at less cost than a reverse pass inside."""
+    """∇u, by forward mode, which the lift differentiates at less cost than a reverse pass inside.
+
+    **Arguments:**
+
+    - `u`: from a point of shape (d,) to a number.
+
+    **Returns:** a function from a point to a vector of shape (d,).
+    """
     return jax.jacfwd(u)
 
 
 def divergence(f: VectorField) -> Field:
-    """∇·f, one JVP for each of the d directions."""
+    """∇·f, one JVP for each of the d directions.
+
+    **Arguments:**
+
+    - `f`: from a point of shape (d,) to a vector of shape (d,).
+
+    **Returns:** a function from a point to a number.
+    """
 
     def of(x: Float[Array, " d"]) -> Float[Array, ""]:
         def along(direction: Float[Array, " d"]) -> Float[Array, ""]:
@@ -29,6 +43,12 @@ def divergence(f: VectorField) -> Field:
 
 def laplacian(u: Field) -> Field:
     """Δu, a JVP of a JVP for each of the d directions; never the Hessian.
+
+    **Arguments:**
+
+    - `u`: from a point of shape (d,) to a number.
+
+    **Returns:** a function from a point to a number.
 
     ```python
     >>> import jax.numpy as jnp

@@ -81,7 +81,12 @@ class Equation(eqx.Module):
 
 
 def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
-    """−Δu = 2π² u on the unit square, u* = sin πx sin πy, which is 0 on the edge. The points lie on a grid."""
+    """−Δu = 2π² u on the unit square, u* = sin πx sin πy, which is 0 on the edge. The points lie on a grid.
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
+    """
 
     def solution(x: Array) -> Array:
         return jnp.prod(jnp.sin(jnp.pi * x))
@@ -93,7 +98,12 @@ def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
 
 
 def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
-    """u_t = u_xx/4 for (t, x) in the unit square, u* = e^{−π²t/4} sin πx, from the start and two sides. On a grid."""
+    """u_t = u_xx/4 for (t, x) in the unit square, u* = e^{−π²t/4} sin πx, from the start and two sides. On a grid.
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
+    """
 
     def solution(x: Array) -> Array:
         return jnp.exp(-(jnp.pi**2) / 4 * x[0]) * jnp.sin(jnp.pi * x[1])
@@ -102,7 +112,12 @@ def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
 
 
 def poisson_5d(widths: tuple[int, ...] = (64, 64, 48, 48)) -> Equation:
-    """−Δu = π² u on the unit cube of 5 dimensions, u* = Σ cos πx_i. One layer of 64 makes 449 parameters."""
+    """−Δu = π² u on the unit cube of 5 dimensions, u* = Σ cos πx_i. One layer of 64 makes 449 parameters.
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
+    """
 
     def solution(x: Array) -> Array:
         return jnp.sum(jnp.cos(jnp.pi * x))
@@ -114,7 +129,12 @@ def poisson_5d(widths: tuple[int, ...] = (64, 64, 48, 48)) -> Equation:
 
 
 def harmonic_10d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
-    """Δu = 0 on the unit cube of 10 dimensions, u* = Σ x_{2k−1} x_{2k} / 1.34."""
+    """Δu = 0 on the unit cube of 10 dimensions, u* = Σ x_{2k−1} x_{2k} / 1.34.
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
+    """
 
     def solution(x: Array) -> Array:
         return jnp.sum(x[::2] * x[1::2]) / 1.34
@@ -126,7 +146,12 @@ def harmonic_10d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
 
 
 def poisson_100d(widths: tuple[int, ...] = (768, 768, 512, 512)) -> Equation:
-    """−Δu = −200/33.47 on the unit cube of 100 dimensions, u* = |x|²/33.47."""
+    """−Δu = −200/33.47 on the unit cube of 100 dimensions, u* = |x|²/33.47.
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
+    """
 
     def solution(x: Array) -> Array:
         return jnp.sum(x**2) / 33.47
@@ -141,6 +166,10 @@ def heat_4d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
     """u_t = Δu/4 for t and x in the unit cube of 4 dimensions, u* = e^{−t} Σ sin 2x_i.
 
     Half of the boundary's points are at the start, t = 0.
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
     """
 
     def solution(x: Array) -> Array:
@@ -160,6 +189,10 @@ def log_fokker_planck_9d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equa
 
     q* is the logarithm of the normal density of variance 2 − e^{−t}, on t in [0, 1] and x in [−5, 5]⁹; given is q
     at t = 0.
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
     """
     dim = 9
 

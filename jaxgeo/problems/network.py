@@ -23,6 +23,8 @@ class Network(eqx.Module):
     - `key`: for the initial weights, uniform in ±1/√(inputs of the layer).
     - `dtype`: of the weights.
 
+    **Raises:** `ValueError` unless `sizes` are two positive integers or more.
+
     ```python
     >>> import jax, jax.numpy as jnp
     >>> from jaxgeo.problems import Network
@@ -73,6 +75,11 @@ def choose_hidden(num_inputs: int, num_outputs: int, num_rows: int) -> tuple[int
     """Two hidden layers of one width: the smallest multiple of 32, from 64 on, with K ≥ 4 QN.
 
     K ≥ QN alone would make the network overparametrized; the factor 4 keeps DDᵀ away from singular.
+
+    **Arguments:**
+
+    - `num_inputs`, `num_outputs`: of a sample.
+    - `num_rows`: QN.
 
     ```python
     >>> from jaxgeo.problems import choose_hidden

@@ -67,6 +67,10 @@ def read_table(path: Path | str) -> Table:
     - `.npz`: arrays of one length, a column each by name, or several, NAME0, NAME1, …, of a matrix.
     - anything else: CSV text in UTF-8, whose first line names the columns, separated by comma, semicolon or tab.
 
+    **Arguments:**
+
+    - `path`: of the file.
+
     **Raises:** `ValueError`, in one line that says what to do, if the file is missing, empty, not what it is called,
     has no header, a nameless or doubled column, or rows of different lengths; `ModuleNotFoundError` for Parquet without
     pyarrow.

@@ -30,11 +30,12 @@ def table_task(
 
     **Arguments:**
 
+    - `table`, `target`: the table, and the name of the column.
     - `kind`: by default classification if the target is text or has at most 20 different integers, and regression
         otherwise.
     - `drop`: columns to leave out.
     - `num_samples`: N, rows to train on; all that are not held out by default, but no more than give 1000 outputs.
-    - `test_fraction`: the part of the rows that is held out, drawn by `seed`.
+    - `test_fraction`: the part of the rows that is held out, drawn by `seed`, a seed of NumPy.
 
     **Raises:** `ValueError`, in one line that says what to do, on a column that is not there or not numeric, a
     target that cannot be learned, or too few rows.

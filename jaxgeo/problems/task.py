@@ -22,6 +22,8 @@ class Kind(enum.Enum):
 class Scaling:
     """Columns and their standardisation, z = (value − mean) / scale.
 
+    - `names`: of the columns. `mean`, `scale`: one number a column. `constant`: the columns that hold one value only.
+
     ```python
     >>> import numpy as np
     >>> from jaxgeo.problems import Scaling
@@ -67,6 +69,7 @@ class Task:
     """A data set to train on.
 
     - `name`: a short name, also that of the run's folder. `source`: where the rows come from, in words.
+    - `kind`: classification or regression.
     - `train_inputs` (N, features), `train_targets` (N, Q): standardised; one-hot targets for classification.
     - `test_inputs`, `test_targets`: the held-out rows, standardised by the training rows.
     - `inputs`: the features. `outputs`: the target column, or the classes by name.
