@@ -62,6 +62,12 @@ def check_finite(name: str, tree: PyTree) -> None:
             )
 
 
+def plain(value: Any) -> Any:
+    """A Python number for a concrete one of NumPy or JAX, which `jit` would trace; anything else as it is."""
+    scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0)
+    return value.item() if scalar and is_concrete(value) else value
+
+
 def check_number(
     name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> None:
@@ -73,7 +79,7 @@ def check_number(
     """
     if not is_concrete(value):
         return
-    number = value.item() if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 else value
+    number = plain(value)
     if isinstance(number, Real) and not isinstance(number, bool | np.bool_):
         number = float(number)
         if (number > above or above == -math.inf) and least <= number <= most:

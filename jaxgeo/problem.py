@@ -230,7 +230,7 @@ class Problem(eqx.Module):
         trainable, _ = self.partition(params)
         check_finite("params", trainable)
         try:
-            eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
+            outputs = eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             sample = jax.tree.map(lambda leaf: leaf.shape, self.blocks[0].sample())
             raise ValueError(
@@ -245,6 +245,12 @@ class Problem(eqx.Module):
                 f"the network couples its samples, as batch normalisation does ({error}), but is evaluated one sample "
                 "at a time. Pass `per_sample=False` and a function of all samples at once, or freeze its statistics."
             ) from error
+        dtype = jnp.result_type(*jax.tree.leaves(trainable))
+        if jnp.promote_types(dtype, outputs.dtype) != dtype:
+            raise ValueError(
+                f"`params` are {dtype}, but `apply` makes outputs of {outputs.dtype} of them, as `inputs` of a wider "
+                f"dtype do. Cast the inputs with `.astype({dtype})`, or the parameters to {outputs.dtype}."
+            )
 
 
 def partition(params: Params, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
@@ -351,6 +357,8 @@ def residual_problem(
         if not isinstance(block, tuple) or len(block) != 3:
             raise ValueError(f"`blocks[{index}]` must be (fn, points, weight); got {block!r}.")
         weight = block[2]
+        if not callable(block[0]):
+            raise ValueError(f"`blocks[{index}][0]` must be a function of params and one point; got {block[0]!r}.")
         check_positive(f"blocks[{index}][2]", weight)
     sizes = [leading_size("points", points) for _, points, _ in blocks]
     total = sum(sizes)

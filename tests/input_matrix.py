@@ -468,10 +468,11 @@ def problems() -> list[Entry]:
             {
                 "points": inputs
                 | one
-                | {"bool": Case(X > 0, False), "another length": Case(np.concatenate([X, X]), False)},
+                | {"bool": Case(X > 0, False), "another length": Case(np.concatenate([X, X]), False)}
+                | {"more axes": Case(np.ones((4, 2, 2, 3)), False)},
                 "weight": number(),
             },
-            {"points": ("points", "inputs", "apply")},
+            {"points": ("points", "inputs", "apply"), "weight": ("blocks[0][2]",)},
         ),
         Entry(
             "residual_problem of blocks",
@@ -635,7 +636,7 @@ def optimizers() -> list[Entry]:
     grads = jax.tree.map(jnp.zeros_like, PARAMS)
     transformations = {
         "adapted_levenberg_marquardt": jg.optim.adapted_levenberg_marquardt(apply),
-        "linear_interpolation": jg.optim.linear_interpolation(apply),
+        "linear_interpolation": jg.optim.linear_interpolation(apply=apply),
         "adapted_momentum": jg.optim.adapted_momentum(0.5, apply),
         "adapted_gradient_descent": jg.optim.adapted_gradient_descent(0.5, apply),
         "scale_by_adapted_metric": jg.optim.scale_by_adapted_metric(apply),

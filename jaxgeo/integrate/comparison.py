@@ -71,7 +71,7 @@ def solve_output_flow(
         stepsize_controller=dfx.ClipStepSizeController(
             dfx.PIDController(rtol, atol, norm=optx.max_norm), step_ts=times
         ),
-        max_steps=max_steps,
+        max_steps=int(max_steps),
     )
     assert solution.ys is not None
     return solution.ys

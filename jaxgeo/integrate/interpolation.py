@@ -90,7 +90,9 @@ def solve_interpolation(
     if rank_check and is_concrete((params, problem)):
         check_rank(problem, params, required)
 
-    t, costs, end = _walk(problem, params, flow, dfx.Euler() if solver is None else solver, num_steps, end_steps)
+    t, costs, end = _walk(
+        problem, params, flow, dfx.Euler() if solver is None else solver, int(num_steps), int(end_steps)
+    )
     lost = ~(costs[-1] <= costs[0])
     if throw and is_concrete(lost):
         if lost:

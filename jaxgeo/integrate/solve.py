@@ -110,6 +110,7 @@ def solve_flow(
     check_tolerances(rtol, atol)
     if max_steps is not None:
         check_count("max_steps", max_steps)
+        max_steps = int(max_steps)
     problem.check(params)
     trainable, frozen = problem.partition(params)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))

@@ -7,7 +7,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo._checks import check_count, check_positive
+from jaxgeo._checks import check_count, check_positive, plain
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
@@ -180,7 +180,7 @@ class LSMR(AbstractLiftSolver):
     - `max_steps`: steps to stop at; by default 10·min(QN, K).
     """
 
-    rtol: float = 1e-10
+    rtol: float = eqx.field(converter=plain, default=1e-10)
     max_steps: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
