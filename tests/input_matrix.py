@@ -1006,9 +1006,10 @@ def estimators() -> list[Entry]:
 
     small: dict[str, Any] = {"hidden_layer_sizes": (2,), "max_iter": 2, "random_state": 0}
     fitted = JaxgeoRegressor(**small).fit(X, Y[:, 0])
-    targets = {k: v for k, v in floats(Y[:, 0]).items() if k != "strings"}
-    rows = floats(X) | {"strings of text": Case(np.full(X.shape, "a"), True)}
-    # scikit-learn reads text that spells numbers, with a warning or without, and columns of one length.
+    # scikit-learn reads text that spells numbers, and dates as numbers.
+    reads = {"dates": Case(np.full(X.shape, np.datetime64("2026-01-01")), False)}
+    targets = {k: v for k, v in floats(Y[:, 0]).items() if k not in ("strings", "dates")}
+    rows = floats(X) | reads | {"strings of text": Case(np.full(X.shape, "a"), True)}
     del rows["strings"]
     more = {"more axes": Case(np.ones((4, 2, 3)), True)}
     predicted = {k: v for k, v in rows.items() if k not in ("another length",)} | {
@@ -1051,9 +1052,11 @@ def estimators() -> list[Entry]:
             "RandomState": Case(np.random.RandomState(0), False),
         },
     }
+    # What scikit-learn and NumPy say of data that are no real numbers, without a name.
+    conversion = ("Complex data not supported", "could not convert string to float", "a real number")
     says = {
-        "X": ("X", "array", "features", "samples"),
-        "y": ("y", "label", "samples", "target"),
+        "X": ("X", "array", "features", "samples", *conversion),
+        "y": ("y", "label", "samples", "target", *conversion),
         "random_state": ("random_state", "seed", "Seed"),
     }
     return [

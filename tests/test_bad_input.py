@@ -130,3 +130,9 @@ def test_no_rank_is_needed_by_the_rank_adaptive_flow():
 def test_a_solver_without_error_estimate_needs_a_controller():
     with pytest.raises(ValueError, match="`stepsize_controller=diffrax.ConstantStepSize\\(\\)` with `dt0`"):
         solve(s1=1.0, solver=dfx.Euler())
+
+
+def test_a_cost_that_is_not_finite_at_the_start():
+    huge = jg.Problem(lambda w, x: jnp.exp(1e4 * w) * x, jnp.ones(2), jg.L2(jnp.ones(2)))
+    with pytest.raises(ValueError, match="the cost at `params` is inf"):
+        jg.solve_flow(huge, jg.StandardFlow(), jnp.array(1.0), cost_tol=1e-3)

@@ -52,7 +52,8 @@ def latest_end(
     if cost_tol is None:
         assert s1 is not None
         return s1, None
-    needed = theory.stopping_time(cost0, cost_tol, problem.num_samples)
+    # Round-off may leave a cost that is zero below it.
+    needed = theory.stopping_time(jnp.maximum(cost0, 0), cost_tol, problem.num_samples)
     if s1 is None:
         # The law says when the tolerance is reached; what follows it needs little longer than that.
         s1 = s0 + 1.05 * needed + 0.1 * problem.num_samples if law else jnp.inf
