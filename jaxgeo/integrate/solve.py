@@ -142,9 +142,7 @@ def solve_flow(
     s0 = jnp.asarray(s0, dtype)
     cost0 = problem.cost(params)
     if is_concrete(cost0) and not jnp.isfinite(cost0):
-        raise ValueError(
-            f"the cost at `params` is {cost0}: the network overflows there; start from smaller parameters."
-        )
+        raise ValueError(f"the cost at `params` is {cost0}: the network overflows there. Start from smaller ones.")
     end, stopping_time = latest_end(problem, cost0, s0, s1, cost_tol, law)
     holding = stops.holding(s0, trainable, problem)
     end = jnp.where(holding >= 0, s0, end).astype(dtype)
