@@ -535,6 +535,13 @@ def integrators() -> list[Entry]:
             by_params,
         ),
         Entry(
+            "solve_flow of a network",
+            lambda apply: flow(**(start | {"problem": jg.Problem(apply, X, jg.L2(Y)), "flow": jg.StandardFlow()})),
+            {"apply": apply},
+            {"apply": networks()},
+            {"apply": ("apply", "targets")},
+        ),
+        Entry(
             "solve_flow to a cost",
             flow,
             {"problem": PROBLEM, "flow": jg.AdaptedFlow(), "params": PARAMS, "cost_tol": 1e-2},
@@ -671,11 +678,25 @@ def optimizers() -> list[Entry]:
                 f"{name}.init",
                 lambda params, tx=tx: tx.init(params),
                 {"params": PARAMS},
-                {"params": {k: v for k, v in params().items() if k not in ("wrong shape", "NaN", "inf", "complex")}},
+                {
+                    "params": {
+                        k: v
+                        for k, v in params().items()
+                        if k not in ("wrong shape", "NaN", "inf", "complex", "text leaf")
+                    }
+                },
             )
         )
     rate = callable_rate(number())
+
+    def step(apply: Any) -> Any:
+        tx = jg.optim.adapted_levenberg_marquardt(apply)
+        return tx.update(grads, tx.init(PARAMS), PARAMS, inputs=X, targets=Y)[0]
+
+    # A function that cannot be called as it should has Python's own error here, which names the function.
+    called = {k: v for k, v in networks().items() if k not in ("takes one argument", "branches on values")}
     entries += [
+        Entry("a network in update", step, {"apply": apply}, {"apply": called}, {"apply": ("apply", "targets")}),
         Entry(
             "adapted_gradient_descent",
             lambda **a: jg.optim.adapted_gradient_descent(apply=apply, **a),
@@ -706,12 +727,6 @@ def optimizers() -> list[Entry]:
             {"damping": callable_rate(number(zero=True))},
         ),
         Entry(
-            "adapted_levenberg_marquardt",
-            lambda **a: jg.optim.adapted_levenberg_marquardt(apply, **a),
-            {},
-            {"acceleration": number(zero=True)},
-        ),
-        Entry(
             "GainRatioDamping",
             jg.optim.GainRatioDamping,
             {},
@@ -732,9 +747,13 @@ def geometry() -> list[Entry]:
         "nonintegrability": lambda params: nonintegrability(PROBLEM, params),
         "find_escape": lambda params: find_escape(PROBLEM, params),
         "spectrum_estimate": lambda params: spectrum_estimate(PROBLEM, params, num_steps=4, num_probes=2),
+    }
+    # Neither reads values, so that both can be traced: what the network makes of them is what one gets.
+    operators = {
         "Problem.jacobian": lambda params: PROBLEM.jacobian(params).as_matrix(),
         "Problem.gram": lambda params: PROBLEM.gram(params).as_matrix(),
     }
+    unread = {k: v for k, v in params().items() if k not in ("NaN", "inf", "text leaf")}
     vectors = {
         k: v
         for k, v in floats(Y).items()
@@ -748,6 +767,7 @@ def geometry() -> list[Entry]:
     }
     return [
         *(Entry(name, call, {"params": PARAMS}, {"params": params()}, by_params) for name, call in of_params.items()),
+        *(Entry(name, call, {"params": PARAMS}, {"params": unread}, by_params) for name, call in operators.items()),
         Entry(
             "partial_ranks",
             lambda counts: partial_ranks(PROBLEM, PARAMS, counts),
@@ -1118,7 +1138,7 @@ def cells(group: str) -> Iterator[Cell]:
 def has_nan(result: Any) -> bool:
     leaves = jax.tree.leaves(result)
     return any(
-        np.isnan(np.asarray(leaf, np.float64)).any() for leaf in leaves if eqx.is_inexact_array_like(leaf)
+        np.isnan(np.asarray(leaf, np.complex128)).any() for leaf in leaves if eqx.is_inexact_array_like(leaf)
     ) or any(has_nan(vars(leaf)) for leaf in leaves if type(leaf).__module__.startswith("jaxgeo"))
 
 
