@@ -61,7 +61,7 @@ def test_bad_input_and_a_walk_that_goes_astray():
     case = cases()["linear deficient"]
     with pytest.raises(ValueError, match="rank"):
         jg.solve_interpolation(case.problem, case.params)
-    with pytest.raises(ValueError, match="`num_steps` and `end_steps` must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 1; got 0"):
         jg.solve_interpolation(case.problem, case.params, num_steps=0)
     problem = jg.Problem(lambda a, x: jnp.tanh(a * x), jnp.ones(1), jg.L2(jnp.array([0.0])))
     with pytest.raises(RuntimeError, match="ended in a cost above"):

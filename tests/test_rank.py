@@ -222,5 +222,5 @@ def test_estimates_are_unbiased():
 
 def test_no_probes_are_refused():
     problem, params = spectral_problem(6, 2, 8)
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="`num_probes`.*at least 1; got 0"):
         jg.geometry.spectrum_estimate(problem, params, num_probes=0)

@@ -9,6 +9,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import check_positive
 from jaxgeo.integrate import FlowSolution
 from jaxgeo.problem import Params, Problem
 
@@ -115,8 +116,7 @@ def trapped_intervals(solution: FlowSolution, epsilon: float) -> list[TrappedInt
             f"`solution.records` must be what `trapping_record` gave; got {type(records).__name__}. Pass "
             "`record=jaxgeo.geometry.trapping_record` to `solve_flow`."
         )
-    if not epsilon > 0:
-        raise ValueError(f"`epsilon` must be positive; got {epsilon}.")
+    check_positive("epsilon", epsilon)
     columns = [np.asarray(column, np.float64) for column in (solution.s, solution.costs, *records)]
     times, costs, ratio, gradient, speed = _with_crossings(columns, epsilon)
     inside = (ratio[:-1] <= epsilon) & (ratio[1:] <= epsilon)
