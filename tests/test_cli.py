@@ -250,3 +250,18 @@ def test_ctrl_c_leaves_a_usable_folder(home):
     assert 1e-6 * kept.summary["cost0"] < kept.metrics[-1]["cost"] < kept.summary["cost0"]
     assert "interrupted" in (home / "runs" / "digits" / "report.html").read_text()
     assert [json.loads(line)["s"] for line in metrics.read_text().splitlines()] == [row["s"] for row in kept.metrics]
+
+
+def test_bench_passes_its_arguments_on(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; sys.exit(sys.argv[1:] != ['orbits', '--quick'])")
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench", "orbits", "--quick"]) == 0
+    assert run(["bench"]) == 1
+
+
+def test_bench_says_where_it_belongs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench"]) == 2
+    assert "copy of the repository" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jaxgeo.cli.compare import compare_command
 from jaxgeo.cli.options import PROBLEMS, parse_hidden
-from jaxgeo.cli.tools import info_command, predict_command, rank_command
+from jaxgeo.cli.tools import bench_command, info_command, predict_command, rank_command
 from jaxgeo.cli.work import resume_command, train_command
 from jaxgeo.problems.names import did_you_mean
 from jaxgeo.training import FLOWS, OPTIMIZERS, Interruptible
@@ -21,7 +21,7 @@ from jaxgeo.training import FLOWS, OPTIMIZERS, Interruptible
 # What typer raises at a mistyped option; a common ancestor, since typer brings its own click or uses the installed one.
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 
-COMMANDS = ("train", "resume", "compare", "rank", "predict", "info")
+COMMANDS = ("train", "resume", "compare", "rank", "predict", "bench", "info")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
 error_console = Console(stderr=True)
@@ -225,6 +225,17 @@ def predict(
 ) -> None:
     """Predict the target of new rows."""
     predict_command(run, rows, out, Console())
+
+
+@app.command()
+def bench(
+    modules: Annotated[
+        list[str] | None, typer.Argument(help="Such as optimizers; all by default.", metavar="MODULE")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes in place of hours, at small sizes.")] = False,
+) -> None:
+    """Measure everything again, in a copy of the repository, and render the tables."""
+    raise typer.Exit(bench_command(modules or [], quick))
 
 
 @app.command()

@@ -1,9 +1,10 @@
-"""What one does with a run that is there: `jaxgeo rank`, `predict` and `info`."""
+"""What one does beside training: `jaxgeo rank` and `predict` with a run that is there, `bench` and `info`."""
 
 import csv
 import dataclasses
 import importlib.util
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
             raise ValueError(f"{out} exists already; choose another file with --out, or remove it.")
         write_text(out, text.getvalue())
         console.print(f"{len(predicted)} predictions in {out}", highlight=False)
+
+
+def bench_command(modules: list[str], quick: bool) -> int:
+    """Run the benchmarks, which come with the repository and not with the package."""
+    if not Path("benchmarks", "__main__.py").is_file():
+        raise ValueError("there is no folder benchmarks here; run this at the top of a copy of the repository.")
+    command = [sys.executable, "-m", "benchmarks", *modules, *(["--quick"] if quick else [])]
+    return subprocess.run(command, check=False).returncode
 
 
 def info_command(console: Console) -> None:
