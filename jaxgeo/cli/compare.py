@@ -46,7 +46,7 @@ def compare_command(
             curves[name], endings[name] = _curve(setup, name, every, seconds, hears)
     score = "test_accuracy" if task.kind is Kind.CLASSIFICATION else "test_rmse"
     found = {"score": score, "baseline": task.baseline, "seconds": seconds, "endings": endings, "curves": curves}
-    folder.write_text("config.toml", config.to_toml())
+    folder.write_text("compare.toml", config.to_toml())
     folder.write_text("compare.json", json.dumps(found, indent=1))
     # matplotlib takes a while to load: not before it is needed.
     from jaxgeo.report.figures import comparison_figure

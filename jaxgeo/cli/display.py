@@ -42,7 +42,7 @@ def show_setup(console: Console, setup: Setup) -> None:
         console.print(f"[bold]{name:>9}[/]  ", end="")
         console.print(value, markup=False, highlight=False)
     for note in task.notes:
-        console.print(f"[yellow]    note[/]  {note}", highlight=False)
+        console.print(f"[yellow]     note[/]  {note}", highlight=False)
 
 
 class LiveBar:

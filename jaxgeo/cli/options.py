@@ -1,5 +1,6 @@
 """What `jaxgeo train` was asked for: on the command line, in a file, or by default."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,15 @@ from jaxgeo.training.config import read_fields
 
 PROBLEMS = ("digits",)
 PRECISIONS = ("float64", "float32")
+# Of the settings that a run always has; the others have theirs in `Config`.
 DEFAULTS: dict[str, Any] = {
-    "target": "",
-    "task": "",
-    "drop": (),
+    **{each.name: each.default for each in dataclasses.fields(Config) if each.default is not dataclasses.MISSING},
     "samples": None,
-    "test_fraction": 0.2,
     "hidden": (),
-    "optimizer": "",
-    "learning_rate": None,
-    "batch_size": None,
-    "record_every": None,
-    "patience": None,
     "rtol": None,
     "max_steps": 1000,
     "precision": "float64",
     "seed": 0,
-    "keep_every": 5.0,
 }
 
 
