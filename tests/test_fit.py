@@ -114,6 +114,15 @@ def test_patience_gives_the_network_with_the_least_validation_cost():
     assert float(problem.cost(params)) == pytest.approx(min(costs))
 
 
+@pytest.mark.parametrize("method", ["adapted", "adam"])
+def test_what_is_learned_already_is_left_as_it_is(method):
+    network = model()
+    problem, params = jg.supervised(network, X, Y)
+    found = jg.fit(network, X, problem.outputs(params), method=method)
+    assert (found.outcome, found.steps, found.cost) == (Outcome.REACHED, 0, 0.0)
+    assert same(found.model, network)
+
+
 def test_float32_stays_so():
     found = jg.fit(model(dtype=jnp.float32), np.asarray(X), np.asarray(Y), method="adam", max_steps=3)
     assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(found.model, eqx.is_array))} == {jnp.dtype("float32")}
@@ -130,6 +139,7 @@ def test_a_cost_that_is_not_finite_ends_the_run():
     [
         ({"method": "adma"}, "did you mean 'adam'"),
         ({"tol": 1.0}, "`tol`"),
+        ({"tol": 0.0}, "`tol` must be positive along a flow"),
         ({"tol": np.nan}, "`tol`"),
         ({"max_steps": 0}, "`max_steps`"),
         ({"method": "adam", "batch_size": 7}, "only 6 samples"),

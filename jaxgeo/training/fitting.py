@@ -70,7 +70,7 @@ def fit(
         `jaxgeo.SoftmaxCrossEntropy.from_labels`.
     - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
     - `trainable`: as for `jaxgeo.Problem`.
-    - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none.
+    - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer.
     - `rtol`: of a flow, as for `jaxgeo.solve_flow`.
     - `max_steps`: attempted steps of a flow or updates of an optimizer, after which to give up.
     - `batch_size`: samples an update is made on, for optimizers; by default all.
@@ -153,6 +153,8 @@ def fit(
                 "a flow follows the cost of all samples and records its own steps: `batch_size` and `record_every` are "
                 'for optimizers, such as method="momentum".'
             )
+        if tol == 0:
+            raise ValueError("`tol` must be positive along a flow, which comes to cost 0 at no finite time.")
         driver = FlowDriver(
             problem,
             chosen,

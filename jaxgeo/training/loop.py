@@ -129,7 +129,7 @@ class Loop:
             driver.start(params), params, np.asarray(math.inf), np.zeros((), np.int64), np.zeros((), np.int64)
         )
         rows: list[Row] = []
-        outcome, message = None, ""
+        outcome, message = Outcome.REACHED if self.aim.initial_cost == 0 else None, ""
         if self.keeper is not None and (kept := self.keeper.restore(carry)) is not None:
             carry, rows = kept.carry, kept.rows
             outcome, message, self.before = kept.outcome, kept.message, kept.seconds
