@@ -99,16 +99,16 @@ def _scaling(results: dict[str, Any]) -> str:
         lift = result["lift"]
         sizes = [str(result["QN"]), str(result["K"]), str(lift["steps"] or "")]
         times = [_number(lift["seconds"]), _number(result["model_s"])]
-        memory = [_number(mib / 1024) for mib in (result["peak_memory_mib"], result["planned_mib"][label])]
-        lines.append([name, *sizes, *times, *memory])
+        memory = (result["planned_mib"][label], lift["allocated_mib"], result["peak_memory_mib"])
+        lines.append([name, *sizes, f"{result['damping']:g}", *times, *(_number(size / 1024) for size in memory)])
     first = results["wide"]
-    header = ["", "QN", "K", "steps", "seconds", "by the model", "peak of the process, GiB", "planned, GiB"]
+    header = ["", "QN", "K", "steps", "λ", "seconds", "by the model", "planned, GiB", "allocated", "whole process"]
     rates = ", ".join(
         f"{results[case]['rates']['gflops']:.0f} GFlop/s and {results[case]['rates']['gbytes']:.0f} GB/s"
         for case in names
     )
     summary = (
-        f"float32, λ = {first['damping']:g}; rates measured in the same processes: {rates}. {environment(first)}\n"
+        f"float32, λ in mean eigenvalues of DDᵀ; rates measured in the same processes: {rates}. {environment(first)}\n"
     )
     return table(header, lines) + "\n" + summary
 

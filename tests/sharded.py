@@ -1,12 +1,14 @@
-"""Everything sharded against the same on one device: `python sharded.py [mesh | memory | checkpoint]`.
+"""Everything sharded against the same on one device: `python sharded.py [mesh part | memory | checkpoint | gathered]`.
 
 Prints JSON, on eight simulated devices: for each mesh and case the relative difference. A process of its own, because
 the number of devices is fixed before JAX starts.
 """
 
 import json
+import math
 import os
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -184,24 +186,65 @@ def quick() -> dict:
     )
 
 
-def thorough(mesh: str) -> dict:
-    """Everything that there is, on one mesh."""
-    everything = GRAMS | LIFTS | MORE_LIFTS | FLOWS | OPTIMIZERS
-    narrow = {name: everything[name] for name in ("gram", "damped NormalCholesky", "Auto", "RankAdaptiveFlow")}
-    softmax, params = network(13, 14)
-    cost = jg.SoftmaxCrossEntropy.from_labels(jnp.arange(13) % 2)
-    softmax = jg.Problem(Layer(), softmax.blocks[0].inputs, cost)
-    damped = {name: lift for name, lift in LIFTS.items() if name.startswith("damped")}
-    marquardt = {name: OPTIMIZERS[name] for name in ("adapted_levenberg_marquardt",)}
+def thorough(mesh: str, part: str) -> dict:
+    """All flows and optimizers, or all else, on one mesh."""
     lay_out = wide_on_model_axis if mesh == "4x2" else nowhere
+    if part == "optimizers":
+        softmax, params = network(13, 14)
+        cost = jg.SoftmaxCrossEntropy.from_labels(jnp.arange(13) % 2)
+        softmax = jg.Problem(Layer(), softmax.blocks[0].inputs, cost)
+        marquardt = {name: OPTIMIZERS[name] for name in ("adapted_levenberg_marquardt",)}
+        return (
+            labelled("N = 13", compare(*network(13, 14), [mesh], OPTIMIZERS, lay_out))
+            | labelled("N = 16", compare(*network(16, 16), [mesh], OPTIMIZERS, lay_out))
+            | labelled("softmax", compare(softmax, params, [mesh], marquardt))
+        )
+    if part == "flows":
+        return labelled("N = 13", compare(*network(13, 14), [mesh], FLOWS, lay_out)) | labelled(
+            "N = 16", compare(*network(16, 16), [mesh], FLOWS)
+        )
+    narrow = {
+        "Auto": lift(None),
+        "damped Auto": lift(None, DAMPING),
+        "damped NormalCholesky": LIFTS["damped NormalCholesky"],
+    }
+    damped = {name: lift for name, lift in LIFTS.items() if name.startswith("damped")}
     return (
-        labelled("N = 13", compare(*network(13, 14), [mesh], everything, lay_out))
-        | labelled("N = 16", compare(*network(16, 16), [mesh], GRAMS | LIFTS | marquardt))
+        labelled("N = 13", compare(*network(13, 14), [mesh], GRAMS | LIFTS | MORE_LIFTS, lay_out))
+        | labelled("N = 16", compare(*network(16, 16), [mesh], GRAMS | LIFTS))
         | labelled("N = 61", compare(*network(61, 14), [mesh], {"factors computed again": recomputed}))
         | labelled("K < QN", compare(*network(61, 3), [mesh], narrow))
-        | labelled("softmax", compare(softmax, params, [mesh], marquardt))
         | labelled("two blocks", compare(*residuals(20), [mesh], GRAMS | damped))
     )
+
+
+def gathered() -> dict:
+    """For several routes, how many numbers the largest all-gather brings together; W has 8192, over two devices."""
+    problem, params = network(16, 4096)
+    mesh = mesh_of("4x2")
+    arguments = jg.shard_samples(problem, mesh), wide_on_model_axis(params, mesh)
+    cases = {
+        "GramCholesky": lift(GramCholesky()),
+        "damped CG": lift(CG(), DAMPING),
+        "damped CG, DDᵀ held": lift(CG(hold_gram=True), DAMPING),
+        "adapted_levenberg_marquardt": one_step(jg.optim.adapted_levenberg_marquardt()),
+        "adapted_gradient_descent": one_step(jg.optim.adapted_gradient_descent(0.5, damping=DAMPING)),
+    }
+    arrays, static = eqx.partition(arguments, eqx.is_array)
+    found = {}
+    for name, case in cases.items():
+        compiled = jax.jit(lambda arrays, case=case: case(*eqx.combine(arrays, static))).lower(arrays).compile()
+        shapes = re.findall(r"\[([\d,]+)\]\S* all-gather\(", compiled.as_text())
+        found[name] = max([math.prod(map(int, shape.split(","))) for shape in shapes], default=0)
+    return found
+
+
+def one_step(transformation):
+    def run(problem, params):
+        gradient = jax.grad(problem.cost)(params)
+        return transformation.update(gradient, transformation.init(params), params, problem=problem)[0]
+
+    return run
 
 
 def allocated(problem, params, solver, damping) -> int:
@@ -270,10 +313,9 @@ def checkpoint() -> dict:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    if sys.argv[1:] == ["memory"]:
-        print(json.dumps(memory()))
-    elif sys.argv[1:] == ["checkpoint"]:
-        print(json.dumps(checkpoint()))
+    parts = {"memory": memory, "checkpoint": checkpoint, "gathered": gathered}
+    if sys.argv[1:] and sys.argv[1] in parts:
+        print(json.dumps(parts[sys.argv[1]]()))
     else:
         jax.config.update("jax_disable_most_optimizations", True)
-        print(json.dumps(thorough(sys.argv[1]) if sys.argv[1:] else quick()))
+        print(json.dumps(thorough(*sys.argv[1:]) if sys.argv[1:] else quick()))

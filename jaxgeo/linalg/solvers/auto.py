@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import check_count
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import total_memory
+from jaxgeo.linalg.plan import FLOPS_PER_BYTE
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.columns import NormalCholesky
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
@@ -100,8 +101,9 @@ class Auto(AbstractLiftSolver):
                 return Choice(GramCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
             return Choice(NormalCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
         reason = f"{name}, {side} × {side}, would take {show_bytes(factored)} of {show_bytes(memory)} to factor"
-        if wide and damped and held_gram(sizes) <= memory:
-            # Without damping a held G would cost the accuracy of the products with D.
+        # A step through the network against reading G; without damping a held G would cost the accuracy of the former.
+        dearer = 6 * jacobian.problem.num_samples * columns > FLOPS_PER_BYTE * own.itemsize * rows**2
+        if wide and damped and dearer and held_gram(sizes) <= memory:
             return Choice(CG(hold_gram=True), f"{reason}, and {show_bytes(held_gram(sizes))} to hold")
         return Choice(CG() if wide else LSMR(), reason)
 
