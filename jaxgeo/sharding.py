@@ -23,17 +23,17 @@ def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Proble
 
     **Arguments:**
 
-    - `mesh`: of `jax.make_mesh`. Its axes are taken as `AxisType.Auto`, and so are those of the parameters' mesh to
-        be: with `Explicit` axes the network itself would have to say how its arrays are sharded.
+    - `mesh`: with axes of `AxisType.Auto`, such as `jax.make_mesh(shape, names, axis_types=(AxisType.Auto,))`.
     - `axis`: the name of the axis to spread the samples over.
 
-    **Raises:** `ValueError` if the mesh has no such axis, if the problem couples its samples, or if it has fewer
-    samples than the axis has devices.
+    **Raises:** `ValueError` if the mesh has no such axis or one of another type, if the problem couples its samples,
+    or if it has fewer samples than the axis has devices.
 
     ```python
     >>> import jax, jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
-    >>> sharded = jg.shard_samples(problem, jax.make_mesh((1,), ("samples",)))
+    >>> mesh = jax.make_mesh((1,), ("samples",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> sharded = jg.shard_samples(problem, mesh)
     >>> sharded.gram(jnp.zeros(2)).as_matrix().tolist()
     [[1.0, 0.0], [0.0, 1.0]]
 
@@ -48,7 +48,12 @@ def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Proble
             "a problem with `per_sample=False` couples its samples, so that they cannot be spread over devices; shard "
             "its parameters instead, or write the network for one sample."
         )
-    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    if any(kind is not AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            "the axes of `mesh` must be of the type Auto, so that the network need not say how its arrays are sharded; "
+            f"got {', '.join(map(str, mesh.axis_types))}. Make it with "
+            "`jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(names))`."
+        )
     blocks = tuple(_shard(block, NamedSharding(mesh, PartitionSpec(axis))) for block in problem.blocks)
     everywhere = NamedSharding(mesh, PartitionSpec())
     return eqx.tree_at(

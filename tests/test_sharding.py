@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from problems import cases
 
 import jaxgeo as jg
@@ -125,13 +126,16 @@ def test_a_process_that_dies_makes_the_others_fail():
 
 
 def mesh(*names: str) -> jax.sharding.Mesh:
-    return jax.make_mesh((1,) * len(names), names)
+    return jax.make_mesh((1,) * len(names), names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def test_errors_say_what_to_do():
     problem = cases()["dict"].problem
     with pytest.raises(ValueError, match="got 'rows', and the mesh has samples, model"):
         jg.shard_samples(problem, mesh("samples", "model"), "rows")
+    explicit = jax.make_mesh((1,), ("samples",), axis_types=(AxisType.Explicit,))
+    with pytest.raises(ValueError, match=r"got AxisType.Explicit\. Make it with"):
+        jg.shard_samples(problem, explicit)
     coupled = jg.Problem(lambda a, x: x - jnp.mean(x, 0) + a, jnp.eye(2), jg.L2(jnp.eye(2)), per_sample=False)
     with pytest.raises(ValueError, match="couples its samples"):
         jg.shard_samples(coupled, mesh("samples"))

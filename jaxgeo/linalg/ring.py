@@ -16,18 +16,17 @@ from jaxgeo.problem import Block
 def block_rows(samples: list[Samples], blocks: Sequence[Block], dtype: jnp.dtype) -> Float[Array, "QN QN"]:
     """G, sharded by rows as the samples are."""
     arrays, static = eqx.partition(samples, eqx.is_array)
+    sizes = [block.num_samples * side.num_rows for block, side in zip(blocks, samples, strict=True)]
 
-    def run(arrays: PyTree) -> list[list[Array]]:
+    def run(arrays: PyTree) -> Array:
         samples = eqx.combine(arrays, static)
         local = _BlockRows(dtype, samples_axis(blocks[0]), blocks[0].num_shards)
-        return on_shards(local, blocks[0], samples, [_specs(part, blocks[0]) for part in samples])
+        pieces = on_shards(local, blocks[0], samples, [_specs(part, blocks[0]) for part in samples])
+        # Without the rows and columns of padding.
+        cut = [[pieces[i][j][:n, :m] for j, m in enumerate(sizes)] for i, n in enumerate(sizes)]
+        return cut[0][0] if len(sizes) == 1 else jnp.block(cut)
 
-    pieces = in_dtype(run, dtype)(arrays)
-    sizes = [block.num_samples * side.num_rows for block, side in zip(blocks, samples, strict=True)]
-    if len(sizes) == 1:
-        return pieces[0][0][: sizes[0], : sizes[0]]
-    cut = [[piece[:n, :m] for piece, m in zip(row, sizes, strict=True)] for row, n in zip(pieces, sizes, strict=True)]
-    return jnp.concatenate([jnp.concatenate(row, axis=1) for row in cut])
+    return in_dtype(run, dtype)(arrays)
 
 
 def squares(samples: Samples, block: Block) -> Float[Array, "N Q"]:
