@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import MOST, check_finite, check_number, check_rows, is_trainable_leaf
+from jaxgeo._checks import MOST, check_finite, check_number, check_rows
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
 from jaxgeo.linalg.solvers.base import Damping
@@ -83,7 +83,10 @@ def check_velocity(problem: Problem, params: Params, name: str, velocity: PyTree
     problem.check(params)
     trainable, _ = problem.partition(params)
     shapes = jax.tree.map(jnp.shape, trainable)
-    moved = eqx.filter(velocity, is_trainable_leaf)
+    try:
+        moved, _ = problem.partition(velocity)
+    except ValueError:
+        moved = None
     if jax.tree.structure(moved) != jax.tree.structure(trainable) or jax.tree.map(jnp.shape, moved) != shapes:
         raise ValueError(f"`{name}` must be like the trainable part of `params`, of shapes {shapes}; got {velocity!r}.")
     check_finite(name, moved)
