@@ -119,6 +119,9 @@ def solve_flow(
     required = flow.required_rank(rows, size)
     if rank_check and required is not None and is_concrete((params, problem)):
         check_rank(problem, params, required)
+    cost0 = problem.cost(params)
+    if is_concrete(cost0) and not jnp.isfinite(cost0):
+        raise ValueError(f"the cost at `params` is {cost0}: the network overflows there. Start from smaller ones.")
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
     if rtol is None:
         rtol = default_rtol(dtype)
@@ -140,9 +143,6 @@ def solve_flow(
 
     # A float64 time would promote float32 parameters.
     s0 = jnp.asarray(s0, dtype)
-    cost0 = problem.cost(params)
-    if is_concrete(cost0) and not jnp.isfinite(cost0):
-        raise ValueError(f"the cost at `params` is {cost0}: the network overflows there. Start from smaller ones.")
     end, stopping_time = latest_end(problem, cost0, s0, s1, cost_tol, law)
     holding = stops.holding(s0, trainable, problem)
     end = jnp.where(holding >= 0, s0, end).astype(dtype)
