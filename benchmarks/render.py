@@ -101,15 +101,13 @@ def _scaling(results: dict[str, Any]) -> str:
         times = [_number(lift["seconds"]), _number(result["model_s"])]
         memory = (result["planned_mib"][label], lift["allocated_mib"], result["peak_memory_mib"])
         lines.append([name, *sizes, f"{result['damping']:g}", *times, *(_number(size / 1024) for size in memory)])
-    first = results["wide"]
+    machines = " ".join(f"{name}: {environment(results[case])}" for case, (name, _) in names.items())
     header = ["", "QN", "K", "steps", "λ", "seconds", "by the model", "planned, GiB", "allocated", "whole process"]
     rates = ", ".join(
         f"{results[case]['rates']['gflops']:.0f} GFlop/s and {results[case]['rates']['gbytes']:.0f} GB/s"
         for case in names
     )
-    summary = (
-        f"float32, λ in mean eigenvalues of DDᵀ; rates measured in the same processes: {rates}. {environment(first)}\n"
-    )
+    summary = f"float32, λ in mean eigenvalues of DDᵀ; rates measured in the same processes: {rates}. {machines}\n"
     return table(header, lines) + "\n" + summary
 
 
