@@ -727,6 +727,18 @@ def optimizers() -> list[Entry]:
             {"damping": callable_rate(number(zero=True))},
         ),
         Entry(
+            "adapted_levenberg_marquardt",
+            lambda **a: jg.optim.adapted_levenberg_marquardt(apply, **a),
+            {},
+            {"acceleration": optional(number(zero=True)), "corrections": count(least=0)},
+        ),
+        Entry(
+            "linear_interpolation",
+            lambda **a: jg.optim.linear_interpolation(apply=apply, **a),
+            {},
+            {"num_steps": count(), "max_growth": number(infinite=True), "corrections": count(least=0)},
+        ),
+        Entry(
             "GainRatioDamping",
             jg.optim.GainRatioDamping,
             {},

@@ -100,7 +100,7 @@ def linear_interpolation(
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
-    **Raises:** `ValueError` if `num_steps` < 1.
+    **Raises:** `ValueError` if `num_steps` < 1, `max_growth` ≤ 0 or `corrections` < 0.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -118,6 +118,7 @@ def linear_interpolation(
     """
     check_count("num_steps", num_steps)
     check_number("max_growth", max_growth, above=0)
+    check_count("corrections", corrections, least=0)
     transformation = LinearInterpolation(
         source(apply, cost, trainable),
         num_steps,

@@ -10,6 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgeo._checks import MOST, check_count, check_number
 from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import SingularValues, singular_values
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
@@ -259,6 +260,8 @@ def adapted_levenberg_marquardt(
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
+    **Raises:** `ValueError` if `acceleration` or `corrections` is negative or no number.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg, optax
     >>> def decay(params, t):
@@ -275,6 +278,9 @@ def adapted_levenberg_marquardt(
 
     ```
     """
+    if acceleration is not None:
+        check_number("acceleration", acceleration, least=0, most=MOST)
+    check_count("corrections", corrections, least=0)
     transformation = LevenbergMarquardt(
         source(apply, cost, trainable),
         CostHessian() if metric is None else metric,
