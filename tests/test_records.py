@@ -72,6 +72,9 @@ def test_resumed_with_adaptive_steps(tmp_path):
 
 def test_bad_times():
     case = cases()["dict"]
-    for s0, s1, message in [(-1.0, 1.0, "not negative; got -1.0"), (2.0, 1.0, "must not come before `s0`")]:
+    for s0, s1, message in [
+        (-1.0, 1.0, "`s0` must be a number, at least 0 and finite; got -1.0"),
+        (2.0, 1.0, "must not come before `s0`"),
+    ]:
         with pytest.raises(ValueError, match=message):
             jg.solve_flow(case.problem, FLOW, case.params, s0=s0, s1=s1)

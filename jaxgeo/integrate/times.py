@@ -1,5 +1,6 @@
 """Times of an integration: their check, its end at the latest, and those at which it is recorded."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -26,7 +27,9 @@ def check_times(
         raise ValueError(f"`s1` must not come before `s0`; got s0={s0} and s1={s1}.")
     if save_at is None or not is_concrete(save_at):
         return
-    times = np.asarray(as_real("save_at", save_at))
+    # Under `jit` too, where arrays made of numbers would be traced.
+    with jax.ensure_compile_time_eval():
+        times = np.asarray(as_real("save_at", save_at))
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"`save_at` must be a vector of flow times; got shape {times.shape}.")
     if not (times[0] >= 0 and (np.diff(times) > 0).all()):

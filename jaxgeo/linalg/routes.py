@@ -35,6 +35,7 @@ from jaxgeo.problem import Params, Problem
 class RoutePlan:
     """What one route holds on each device at its peak, in bytes.
 
+    - `solver`: the route; `label`: its name in the table.
     - `matrices`: Gram matrices or D, and what factors them.
     - `assembly`: factors of D and blocks of DDᵀ while that is formed, which is over before it is factored.
     - `linearisation`: parameters, samples, and what the products with D keep; `lifts`: θ̇ while it is made.
@@ -59,6 +60,7 @@ class LiftPlan:
 
     - `rows`, `columns`: QN and K; `devices`: over how many the samples are spread.
     - `memory`: bytes that matrices may take on each device.
+    - `routes`: what each would hold.
     - `choice`: what `Auto` takes, and why.
     """
 

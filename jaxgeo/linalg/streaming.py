@@ -33,6 +33,8 @@ def streamed_lift(
 
     **Arguments:**
 
+    - `chunks`: problems of some of the samples, and the (n, Q) part of v that is theirs.
+    - `params`: θ, the same for all chunks.
     - `solver`: its `chunk_size` says how many rows of D are held within a chunk.
     - `damping`: as for `jaxgeo.lift`, relative to trace(DDᵀ)/QN over all chunks.
 

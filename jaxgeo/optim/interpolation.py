@@ -56,12 +56,14 @@ class LinearInterpolation(AbstractTransformation):
         linear = Linearisation(problem, params, self.metric)
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         prepared = self.solver.prepare(linear.jacobian)
-        solve = prepared or (lambda rows: self.solver.solve(linear.jacobian, rows))
-        velocity, lift = solve(-linear.residual)
+        if prepared is None:
+            velocity, lift = self.solver.solve(linear.jacobian, -linear.residual)
+        else:
+            velocity, lift = prepared.solve(-linear.residual)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
-        # What answers a failed factorisation would answer it once more for each correction.
+        # A factor that could not be trusted is none to correct by.
         most = jnp.where(lift.outcome == SOLVED, self.corrections, 0)
-        attempt = parts_of(linear, step, None if prepared is None else lambda rows: solve(rows)[0], most)
+        attempt = parts_of(linear, step, None if prepared is None else prepared.correct, most)
         trial, _, accepted = shorten_growth(linear, attempt, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)

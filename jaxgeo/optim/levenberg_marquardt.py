@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxgeo._checks import MOST, check_count, check_number
 from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import SingularValues, singular_values
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky, LiftInfo
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
@@ -87,16 +87,15 @@ class LevenbergMarquardt(AbstractTransformation):
         solver = _default_solver(linear) if self.solver is None else self.solver
         shift = linear.relative(damping)
         prepared = solver.prepare(linear.jacobian, shift)
-        solve = prepared or (lambda rows: solver.solve(linear.jacobian, rows, shift))
 
-        def correct(rows: Array) -> PyTree:
-            return solve(rows)[0]
+        def solve(rows: Array) -> tuple[PyTree, LiftInfo]:
+            return solver.solve(linear.jacobian, rows, shift) if prepared is None else prepared.solve(rows)
 
         velocity, lift = solve(-linear.residual)
-        step, search = self._bend(linear, velocity, correct, state.linesearch)
+        step, search = self._bend(linear, velocity, lambda rows: solve(rows)[0], state.linesearch)
         # Corrections would undo the acceleration.
-        bent = prepared is None or self.acceleration is not None
-        attempt = parts_of(linear, step, None if bent else correct, self.corrections)
+        correct = None if prepared is None or self.acceleration is not None else prepared.correct
+        attempt = parts_of(linear, step, correct, self.corrections)
         trial, fraction, accepted = shorten(linear, attempt, self._good, self.halvings)
         info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
         following = self.damping.update(state.damping, info.gain_ratio, accepted)

@@ -1,7 +1,6 @@
 """The default: a solver chosen by the sizes, the dtype and the memory, with the reason."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,7 +11,7 @@ from jaxgeo._checks import check_count
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import total_memory
 from jaxgeo.linalg.plan import FLOPS_PER_BYTE
-from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
+from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo, Prepared
 from jaxgeo.linalg.solvers.columns import NormalCholesky
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import DenseCholesky
@@ -112,9 +111,7 @@ class Auto(AbstractLiftSolver):
     ) -> tuple[PyTree, LiftInfo]:
         return self.choose(jacobian, damping).solver.solve(jacobian, velocity, damping)
 
-    def prepare(
-        self, jacobian: Jacobian, damping: Damping = None
-    ) -> Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]] | None:
+    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared | None:
         return self.choose(jacobian, damping).solver.prepare(jacobian, damping)
 
 

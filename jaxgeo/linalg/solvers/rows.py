@@ -1,7 +1,5 @@
 """The lift on the side of the rows: by a factorisation of G = DDᵀ, of size QN, whatever K is."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -10,11 +8,28 @@ from jaxgeo._checks import check_count
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
-from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo, relative_norm
+from jaxgeo.linalg.solvers.base import (
+    DAMPED,
+    DECOMPOSED,
+    SOLVED,
+    AbstractLiftSolver,
+    Damping,
+    LiftInfo,
+    Prepared,
+    relative_norm,
+)
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
 from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose, normalise
-from jaxgeo.linalg.solvers.sides import finish_rows, freeze, gram_dtype, gram_floor, refined_lift, relative_shift
+from jaxgeo.linalg.solvers.sides import (
+    finish_rows,
+    freeze,
+    gram_dtype,
+    gram_floor,
+    refined_lift,
+    relative_shift,
+    through_rows,
+)
 
 
 class GramCholesky(AbstractLiftSolver):
@@ -49,11 +64,9 @@ class GramCholesky(AbstractLiftSolver):
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        return self.prepare(jacobian, damping)(velocity)
+        return self.prepare(jacobian, damping).solve(velocity)
 
-    def prepare(
-        self, jacobian: Jacobian, damping: Damping = None
-    ) -> Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]]:
+    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared:
         dtype, own = gram_dtype(jacobian, damping, self.gram_dtype), jacobian.outputs.dtype
         still = freeze(jacobian)
         shift = freeze(relative_shift(jacobian, damping, rows=True))
@@ -76,7 +89,7 @@ class GramCholesky(AbstractLiftSolver):
         def keep(factor: Factor, value: PyTree, *operands: PyTree) -> tuple[Factor, PyTree]:
             return factor, value
 
-        def lift(velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
+        def solve(velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
             aim = freeze(velocity)
             found, value = factor, refined_lift(still, factor, shift, aim, self.refinements)
             if dense:
@@ -87,7 +100,7 @@ class GramCholesky(AbstractLiftSolver):
                 found, value = cond_any(lost, again, keep, found, value, still, aim, shift)
             return finish_rows(jacobian, velocity, damping, found, value)
 
-        return lift
+        return Prepared(solve, lambda rows: through_rows(still, factor, rows)[1])
 
 
 class GramEigh(AbstractLiftSolver):

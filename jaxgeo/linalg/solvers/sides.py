@@ -50,6 +50,12 @@ def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
     return max(data_floor(jacobian), formed, projected)
 
 
+def through_rows(jacobian: Jacobian, factor: Factor, rows: Float[Array, "N Q"]) -> tuple[Array, PyTree]:
+    """ψ and Dᵀψ of rows, once through a factor of G."""
+    psi = factor.apply(rows)
+    return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
+
+
 def refined_lift(
     jacobian: Jacobian,
     factor: Factor,
@@ -61,11 +67,9 @@ def refined_lift(
 
     Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
     """
-    transpose = jacobian.T
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
-        psi = factor.apply(rows)
-        return psi, jax.tree.map(lambda leaf: leaf / factor.root, transpose.mv(psi / factor.root))
+        return through_rows(jacobian, factor, rows)
 
     def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
         psi, solution = value
