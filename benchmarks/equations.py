@@ -100,8 +100,8 @@ def poisson_5d() -> dict[str, Any]:
 
 
 def poisson_5d_deep() -> dict[str, Any]:
-    """10 065 parameters, 3000 + 500 fresh points at every update, one seed, 252 updates."""
-    return case(jg.problems.poisson_5d, 1, 252, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
+    """10 065 parameters, 3000 + 500 fresh points at every update, one seed, 70 updates."""
+    return case(jg.problems.poisson_5d, 1, 70, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
 
 
 def poisson_quickly() -> dict[str, Any]:

@@ -148,11 +148,6 @@ def _diabetes(result: dict[str, Any]) -> str:
     return _race(result["rows"]) + environment(result) + "\n"
 
 
-def _mnist(results: dict[str, Any]) -> str:
-    where = next(each for each in results.values() if "environment" in each)
-    return _race({name: each.get("row", each) for name, each in results.items()}) + environment(where) + "\n"
-
-
 def _race(runs: dict[str, Any]) -> str:
     """Seconds of each optimizer to some costs."""
     lines = []
@@ -222,7 +217,6 @@ TABLES = {
     "conjugate_gradients": Table("lift_iterative", "conjugate_gradients", _conjugate_gradients),
     "optimizers_digits": Table("optimizers", "digits", _digits),
     "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
-    "optimizers_mnist": Table("mnist", None, _mnist),
     "optimizers_classification": Table("optimizers", "classification", _classification),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),

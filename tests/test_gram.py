@@ -220,6 +220,7 @@ def check_random_network(kinds, positions, seed):
 ARCHITECTURE = (st.lists(LAYERS, min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 1000))
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=3, deadline=None, derandomize=True, database=None)
 @hypothesis.given(*ARCHITECTURE)
 def test_random_networks(kinds, positions, seed):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from input_matrix import GROUPS, Case, Cell, Entry, cells, judge
 
-SLOW = {"integrators", "optimizers", "geometry", "estimators"}
+SLOW = {"algebra", "integrators", "optimizers", "geometry", "estimators"}
 
 
 @pytest.mark.parametrize("group", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in GROUPS])

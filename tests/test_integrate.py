@@ -259,6 +259,7 @@ def test_vmap_over_parameters():
     np.testing.assert_allclose(params["W"][1], alone.params["W"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_through_the_integration():
     """Against finite differences, of the cost on other data with respect to where the flow starts."""
     case = cases()["dict"]
@@ -275,6 +276,7 @@ def test_gradient_through_the_integration():
     np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_record_of_steps_and_of_times():
     case = cases()["mlp over"]
 
@@ -311,6 +313,7 @@ def test_controllers_of_diffrax(controller, name):
     np.testing.assert_allclose(sol.defect, 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_under_jit():
     case = cases()["dict"]
     run = eqx.filter_jit(lambda params: jg.solve_flow(case.problem, jg.AdaptedFlow(), params, cost_tol=1e-3))

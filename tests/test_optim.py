@@ -197,6 +197,7 @@ def test_a_hopeless_step_leaves_parameters_finite(make):
 # --- the direction and the Euler step --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_composes_with_the_rest_of_optax():
     params, data = parameters(), batch()
     grads = gradient(params, **data)
