@@ -121,7 +121,8 @@ def _equations(results: dict[str, Any]) -> str:
             errors = [f"{row[key]:.1e}" for key in ("median_error", "worst_error")]
             lines.append([f"`{case}`", f"`{name}`", str(len(runs)), *errors, str(updates), f"{seconds:.0f}"])
     header = ["problem", "optimizer", "starts", "median error", "worst error", "updates", "seconds a start"]
-    return table(header, lines) + "\n" + environment(next(iter(results.values()))) + "\n"
+    where = [f"`{case}`: {environment(result)}" for case, result in results.items()]
+    return table(header, lines) + "\n" + " ".join(where) + "\n"
 
 
 def _reached(run: dict[str, Any], value: str, unit: str) -> list[str]:
