@@ -56,14 +56,11 @@ class LinearInterpolation(AbstractTransformation):
         linear = Linearisation(problem, params, self.metric)
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         prepared = self.solver.prepare(linear.jacobian)
-        if prepared is None:
-            velocity, lift = self.solver.solve(linear.jacobian, -linear.residual)
-        else:
-            velocity, lift = prepared.solve(-linear.residual)
+        velocity, lift = prepared.solve(-linear.residual)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
         # A factor that could not be trusted is none to correct by.
         most = jnp.where(lift.outcome == SOLVED, self.corrections, 0)
-        attempt = parts_of(linear, step, None if prepared is None else prepared.correct, most)
+        attempt = parts_of(linear, step, prepared.correct, most)
         trial, _, accepted = shorten_growth(linear, attempt, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)

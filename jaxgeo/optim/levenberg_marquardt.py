@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxgeo._checks import MOST, check_count, check_number
 from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import SingularValues, singular_values
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky, LiftInfo
+from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
@@ -87,14 +87,10 @@ class LevenbergMarquardt(AbstractTransformation):
         solver = _default_solver(linear) if self.solver is None else self.solver
         shift = linear.relative(damping)
         prepared = solver.prepare(linear.jacobian, shift)
-
-        def solve(rows: Array) -> tuple[PyTree, LiftInfo]:
-            return solver.solve(linear.jacobian, rows, shift) if prepared is None else prepared.solve(rows)
-
-        velocity, lift = solve(-linear.residual)
-        step, search = self._bend(linear, velocity, lambda rows: solve(rows)[0], state.linesearch)
+        velocity, lift = prepared.solve(-linear.residual)
+        step, search = self._bend(linear, velocity, lambda rows: prepared.solve(rows)[0], state.linesearch)
         # Corrections would undo the acceleration.
-        correct = None if prepared is None or self.acceleration is not None else prepared.correct
+        correct = prepared.correct if self.acceleration is None else None
         attempt = parts_of(linear, step, correct, self.corrections)
         trial, fraction, accepted = shorten(linear, attempt, self._good, self.halvings)
         info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)

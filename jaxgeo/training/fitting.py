@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxgeo import L2, supervised, theory
-from jaxgeo._checks import as_array, is_trainable_leaf
+from jaxgeo._checks import as_array, check_count, is_trainable_leaf
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.optim.source import CostOfTargets
@@ -227,9 +227,8 @@ def _check_numbers(
         "max_steps": max_steps, "batch_size": batch_size, "record_every": record_every, "patience": patience
     }  # fmt: skip
     for name, count in counts.items():
-        if count is not None and not (isinstance(count, int | np.integer) and count >= 1):
-            raise ValueError(f"`{name}` must be an integer of at least 1; got {count!r}.")
-    if not (isinstance(seed, int | np.integer) and seed >= 0):
-        raise ValueError(f"`seed` must be an integer of at least 0; got {seed!r}.")
+        if count is not None:
+            check_count(name, count)
+    check_count("seed", seed, least=0)
     if not keep_every >= 0:
         raise ValueError(f"`keep_every` is in seconds and must not be negative; got {keep_every}.")

@@ -111,7 +111,7 @@ class Auto(AbstractLiftSolver):
     ) -> tuple[PyTree, LiftInfo]:
         return self.choose(jacobian, damping).solver.solve(jacobian, velocity, damping)
 
-    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared | None:
+    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared:
         return self.choose(jacobian, damping).solver.prepare(jacobian, damping)
 
 

@@ -43,21 +43,21 @@ class AbstractLiftSolver(eqx.Module):
         D or v is not, it is 0 and the outcome 3.
         """
 
-    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> "Prepared | None":
-        """`solve` by a factorisation that serves corrections too; None for a solver that would start anew for each."""
-        del jacobian, damping
-        return None
+    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> "Prepared":
+        """`solve`, and corrections by what it has factored where there is such a thing."""
+        return Prepared(lambda velocity: self.solve(jacobian, velocity, damping), None)
 
 
 class Prepared(NamedTuple):
     """Lifts that share a factorisation.
 
     - `solve`: of a velocity, as `AbstractLiftSolver.solve`.
-    - `correct`: of what is missing somewhere, once through the factors: without refinement, report and derivative.
+    - `correct`: of what is missing somewhere, once through the factors: without refinement, report and derivative. None
+        for a solver that would start anew for each.
     """
 
     solve: Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]]
-    correct: Callable[[Float[Array, "N Q"]], PyTree]
+    correct: Callable[[Float[Array, "N Q"]], PyTree] | None
 
 
 def conclude(
