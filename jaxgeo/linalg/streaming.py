@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers import NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping
-from jaxgeo.linalg.solvers.columns import normal_equations
+from jaxgeo.linalg.solvers.columns import Plus, normal_equations
 from jaxgeo.linalg.solvers.sides import gram_dtype
 from jaxgeo.problem import Params, Problem
 
@@ -75,7 +74,7 @@ def _normal_equations(
 
 @eqx.filter_jit
 def _plus(total: tuple[Array, Array], found: tuple[Array, Array]) -> tuple[Array, Array]:
-    return in_dtype(lambda total, found: jax.tree.map(jnp.add, total, found), total[0].dtype)(total, found)
+    return in_dtype(Plus(), total[0].dtype)(total, found)
 
 
 @eqx.filter_jit

@@ -95,7 +95,7 @@ def normal_equations(
             samples = (block.inputs, block.pad(part), counted)
             specs = (replicated(params), replicated(function), sharded(samples, block))
             found = on_shards(add, block, (params, function, samples), specs, summed=True)
-        total = in_dtype(_Plus(), dtype)(total, found)
+        total = in_dtype(Plus(), dtype)(total, found)
     return total
 
 
@@ -127,7 +127,9 @@ class _SumOverChunks(eqx.Module):
         return total
 
 
-class _Plus(eqx.Module):
+class Plus(eqx.Module):
+    """The sum of two pytrees, for `in_dtype`."""
+
     def __call__(self, left: PyTree, right: PyTree) -> PyTree:
         return jax.tree.map(jnp.add, left, right)
 
