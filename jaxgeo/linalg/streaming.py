@@ -1,45 +1,61 @@
 """The lift where not even the samples fit on the device: they come chunk by chunk, from wherever they are kept."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.precision import in_dtype
-from jaxgeo.linalg.solvers import NormalCholesky
+from jaxgeo.linalg.solvers import CG, NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping
 from jaxgeo.linalg.solvers.columns import Plus, normal_equations
+from jaxgeo.linalg.solvers.iterative import NystromInverse
 from jaxgeo.linalg.solvers.sides import gram_dtype
 from jaxgeo.problem import Params, Problem
 
+Chunks = Iterable[tuple[Problem, Float[Array, "n Q"]]]
+
 
 def streamed_lift(
-    chunks: Iterable[tuple[Problem, Float[Array, "n Q"]]],
+    chunks: Chunks | Callable[[], Chunks],
     params: Params,
-    solver: NormalCholesky | None = None,
+    solver: NormalCholesky | CG | None = None,
     *,
     damping: Damping = None,
 ) -> PyTree:
-    """(DᵀD)⁺Dᵀv, with DᵀD and Dᵀv summed over chunks of samples. For K < QN and samples beyond the device's memory.
+    """(DᵀD)⁺Dᵀv, for samples beyond the device's memory.
 
     Paper: (5.2)
 
     Each chunk is a problem of some of the samples and their part of v; it is forgotten before the next is asked for,
-    so the chunks may be made one by one from arrays on the host or from files. Memory is that of DᵀD and of one
-    chunk. Chunks of one shape compile once. There is no second pass, and so no refinement: without damping the error is
-    that of the normal equations, cond(D)²·eps in float64. Not for use under `jit`.
+    so the chunks may be made one by one from arrays on the host or from files. Chunks of one shape compile once. Not
+    for use under `jit`.
+
+    `NormalCholesky` passes over them once and holds DᵀD: for K < QN. There is no refinement: without damping the error
+    is that of the normal equations, cond(D)²·eps in float64. `CG` holds vectors of K numbers only, 2·rank of them for
+    its preconditioner, whatever QN and K are: it iterates on DᵀD + λ, a pass over the chunks for each step and one
+    for the preconditioner, until the residual of the normal equations is `rtol` of Dᵀv. It stays on the host between
+    passes, so it can be interrupted.
 
     **Arguments:**
 
-    - `chunks`: problems of some of the samples, and the (n, Q) part of v that is theirs.
+    - `chunks`: problems of some of the samples, and the (n, Q) part of v that is theirs; for `CG` a sequence of them,
+        or a function that starts a pass over them.
     - `params`: θ, the same for all chunks.
-    - `solver`: its `chunk_size` says how many rows of D are held within a chunk.
+    - `solver`: `NormalCholesky()` by default; its `chunk_size` says how many rows of D are held within a chunk. Of
+        `CG`, `hold_gram` has no use here.
     - `damping`: as for `jaxgeo.lift`, relative to trace(DDᵀ)/QN over all chunks.
 
     **Returns:** θ̇, like `params`, as `jaxgeo.lift` gives it for all samples at once.
 
-    **Raises:** `ValueError` if there is no chunk.
+    **Raises:** `ValueError` if there is no chunk, or if `CG` gets an iterator, which is used up by one pass. Warns if
+    `CG` takes `max_steps`.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -49,18 +65,32 @@ def streamed_lift(
     ...         yield jg.Problem(lambda slope, x: slope * x, x, jg.L2(jnp.zeros(1))), v[None]
     >>> round(float(jg.linalg.streamed_lift(chunks(), jnp.array(0.0))), 12)
     2.0
+    >>> round(float(jg.linalg.streamed_lift(chunks, jnp.array(0.0), jg.linalg.CG())), 6)
+    2.0
 
     ```
     """
     solver = NormalCholesky() if solver is None else solver
+    if isinstance(solver, CG):
+        return _by_conjugate_gradients(chunks, params, solver, damping)
+    if not isinstance(solver, NormalCholesky):
+        raise TypeError(f"`solver` must be `NormalCholesky` or `CG`, which need no D in memory; got {solver}.")
     normal, count, problem = None, 0, None
-    for problem, velocity in chunks:
+    for problem, velocity in _pass(chunks):
         found = _normal_equations(problem, params, velocity, solver, damping is not None)
         normal = found if normal is None else _plus(normal, found)
         count += velocity.size
     if normal is None or problem is None:
-        raise ValueError("`chunks` is empty; pass at least one problem with its velocity.")
+        raise _no_chunk()
     return _solve(problem, params, normal, count, solver, damping)
+
+
+def _pass(chunks: Chunks | Callable[[], Chunks]) -> Chunks:
+    return chunks() if callable(chunks) else chunks
+
+
+def _no_chunk() -> ValueError:
+    return ValueError("`chunks` is empty; pass at least one problem with its velocity.")
 
 
 @eqx.filter_jit
@@ -92,3 +122,113 @@ def _solve(
     if damping is not None:
         shift = jnp.asarray(damping, jacobian.outputs.dtype) * (jacobian.in_size() / count)
     return jacobian.embed(solver.solve_normal(jacobian, normal, shift)[1])
+
+
+def _by_conjugate_gradients(
+    chunks: Chunks | Callable[[], Chunks], params: Params, solver: CG, damping: Damping
+) -> PyTree:
+    if not callable(chunks) and iter(chunks) is chunks:
+        raise ValueError(
+            f"`chunks` is {chunks!r}, which can be passed over once, and `CG` needs a pass for each step; pass a "
+            "sequence, or the function that makes the iterator."
+        )
+    totals, count, problem = None, 0, None
+    for problem, velocity in _pass(chunks):
+        found = _image_and_trace(problem, params, velocity, damping is not None)
+        totals = found if totals is None else (totals[0] + found[0], totals[1] + found[1])
+        count += velocity.size
+    if totals is None or problem is None:
+        raise _no_chunk()
+    image, trace = totals
+
+    def product(vectors: Float[Array, "m K"]) -> Float[Array, "m K"]:
+        total = jnp.zeros_like(vectors)
+        for problem, _ in _pass(chunks):
+            total = _add_products(total, problem, params, vectors)
+        return total
+
+    shift = jnp.zeros((), image.dtype) if damping is None else jnp.asarray(damping, image.dtype) * trace / count
+    preconditioner = None
+    if solver.preconditioner is not None:
+        test = solver.preconditioner.test(image.size, image.dtype)
+        preconditioner = solver.preconditioner.from_sketch(test, product(test.T).T, shift)
+    state = _start(image, preconditioner)
+    steps = 0
+    while state.residual_norm > solver.rtol * state.image_norm:
+        if steps == solver.max_steps:
+            reached = float(state.residual_norm / state.image_norm)
+            warnings.warn(
+                f"the residual is {reached:.1e} of Dᵀv after `max_steps` = {steps} steps, not {solver.rtol:.1e}; "
+                "give it more, more damping, or a preconditioner of higher rank.",
+                stacklevel=3,
+            )
+            break
+        state = _step(state, product(state.direction[None])[0], shift, preconditioner)
+        steps += 1
+    return _embed(problem, params, state.value)
+
+
+class _State(NamedTuple):
+    """Of conjugate gradients between two passes."""
+
+    value: Float[Array, " K"]
+    residual: Float[Array, " K"]
+    direction: Float[Array, " K"]
+    # Residual times preconditioned residual.
+    alignment: Float[Array, ""]
+    residual_norm: Float[Array, ""]
+    image_norm: Float[Array, ""]
+
+
+@eqx.filter_jit
+def _start(image: Float[Array, " K"], preconditioner: NystromInverse | None) -> _State:
+    direction = image if preconditioner is None else preconditioner(image)
+    norm = jnp.linalg.norm(image)
+    return _State(jnp.zeros_like(image), image, direction, image @ direction, norm, norm)
+
+
+@eqx.filter_jit
+def _step(
+    state: _State, product: Float[Array, " K"], shift: Float[Array, ""], preconditioner: NystromInverse | None
+) -> _State:
+    product = product + shift * state.direction
+    length = state.alignment / (state.direction @ product)
+    residual = state.residual - length * product
+    turned = residual if preconditioner is None else preconditioner(residual)
+    alignment = residual @ turned
+    return state._replace(
+        value=state.value + length * state.direction,
+        residual=residual,
+        direction=turned + alignment / state.alignment * state.direction,
+        alignment=alignment,
+        residual_norm=jnp.linalg.norm(residual),
+    )
+
+
+@eqx.filter_jit
+def _image_and_trace(
+    problem: Problem, params: Params, velocity: Float[Array, "n Q"], traced: bool
+) -> tuple[Float[Array, " K"], Float[Array, ""]]:
+    """Dᵀv, and the trace of DDᵀ if it is asked for."""
+    jacobian = problem.jacobian(params)
+    image = ravel_pytree(jacobian.T.mv(velocity.reshape(jacobian.outputs.shape)))[0]
+    return image, Gram(jacobian).trace() if traced else jnp.zeros((), image.dtype)
+
+
+@eqx.filter_jit
+def _add_products(
+    total: Float[Array, "m K"], problem: Problem, params: Params, vectors: Float[Array, "m K"]
+) -> Float[Array, "m K"]:
+    """`total` + DᵀD times each of the vectors, one after another."""
+    jacobian = problem.jacobian(params)
+
+    def product(vector: Float[Array, " K"]) -> Float[Array, " K"]:
+        return ravel_pytree(jacobian.T.mv(jacobian.mv(jacobian.unravel(vector))))[0]
+
+    return total + jax.lax.map(product, vectors)
+
+
+@eqx.filter_jit
+def _embed(problem: Problem, params: Params, value: Float[Array, " K"]) -> PyTree:
+    jacobian = problem.jacobian(params)
+    return jacobian.embed(jacobian.unravel(value))

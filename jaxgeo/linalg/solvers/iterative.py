@@ -36,16 +36,25 @@ class Nystrom(eqx.Module):
     def __call__(self, gram: lx.AbstractLinearOperator, shift: Float[Array, ""]) -> "NystromInverse":
         """The preconditioner for G + `shift`."""
         shape, dtype = gram.out_structure().shape, gram.out_structure().dtype
-        size = gram.out_size()
-        rank = min(self.rank, size)
-        test = jnp.linalg.qr(jax.random.normal(jax.random.key(self.seed), (size, rank), dtype))[0]
+        test = self.test(gram.out_size(), dtype)
         sketch = jax.lax.map(
             lambda column: gram.mv(column.reshape(shape)).reshape(-1),
             test.T,
-            batch_size=min(self.batch_size, rank),
+            batch_size=min(self.batch_size, test.shape[1]),
         ).T
+        return self.from_sketch(test, sketch, shift)
+
+    def test(self, size: int, dtype: jnp.dtype) -> Float[Array, "n rank"]:
+        """Random orthonormal columns."""
+        shape = (size, min(self.rank, size))
+        return jnp.linalg.qr(jax.random.normal(jax.random.key(self.seed), shape, dtype))[0]
+
+    def from_sketch(
+        self, test: Float[Array, "n rank"], sketch: Float[Array, "n rank"], shift: Float[Array, ""]
+    ) -> "NystromInverse":
+        """The preconditioner for G + `shift`, from `sketch`, the products of G with `test`."""
         # A shift by round-off makes the core positive definite; it is taken off the eigenvalues again.
-        noise = float(jnp.finfo(dtype).eps) * size**0.5 * jnp.linalg.norm(sketch)
+        noise = float(jnp.finfo(sketch.dtype).eps) * len(sketch) ** 0.5 * jnp.linalg.norm(sketch)
         noise = jnp.where(noise > 0, noise, jnp.ones_like(noise))
         sketch = sketch + noise * test
         core = test.T @ sketch
@@ -63,7 +72,7 @@ class NystromInverse(eqx.Module):
     basis: Float[Array, "n rank"]
     weights: Float[Array, " rank"]
 
-    def __call__(self, rows: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+    def __call__(self, rows: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         flat = rows.reshape(-1)
         return (flat + self.basis @ ((self.weights - 1) * (self.basis.T @ flat))).reshape(rows.shape)
 
