@@ -1,7 +1,6 @@
 """One damped lift: the structured Gram matrix against gradients, a dense Jacobian and other libraries."""
 
 import functools
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,9 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 
 import jaxgeo as jg
 from benchmarks.harness import Case, environment, measure, peak_memory_mib, run_cases
+from benchmarks.rivals import PACKAGES, RIVALS, Make, Method, gradients, nlls_gram, somax
 from jaxgeo.linalg import GramCholesky
 from jaxgeo.problems import Network
 
@@ -68,55 +69,34 @@ def our_calls(problem: jg.Problem, params: Any, *, dense: bool = True) -> dict[s
 
 
 def rival_calls(problem: jg.Problem, params: Any) -> dict[str, Callable[[], Any]]:
-    """One damped Gauss–Newton step of each other library, in its own recommended form.
+    """The first step of every other optimizer, the damped Gauss–Newton methods among them at our damping.
 
-    One that is not installed fails when it is called, so that the results say so.
+    One that is not installed, or takes more memory than there is, fails when it is called: the results say so.
     """
-    static = problem.blocks[0].apply.static
-    inputs, targets = problem.blocks[0].inputs, problem.loss.targets
-    calls: dict[str, Callable[[], Any]] = {
-        name: functools.partial(importlib.import_module, module)
-        for name, module in (("nlls-gram", "nlls_gram"), ("somax egn_mse", "somax"), ("jaxopt GaussNewton", "jaxopt"))
+    makes: dict[str, Make] = {
+        "optax.adam": functools.partial(gradients, optax.adam(1e-3), steps=1),
+        "optax.contrib.muon": functools.partial(gradients, optax.contrib.muon(1e-3), steps=1),
+        "optax.lbfgs": functools.partial(gradients, optax.lbfgs(), search=True, steps=1),
+        **{name: make for name, make in RIVALS.items() if not name.startswith("optax.")},
+        "nlls-gram": functools.partial(
+            nlls_gram, init_damping=DAMPING, geodesic_acceleration=False, cache_jacobian=False
+        ),
+        "somax egn_mse": functools.partial(somax, lam0=DAMPING),
     }
+    return {name: first_step(make, problem, params) for name, make in makes.items()}
 
-    def predict(params: Any, inputs: jax.Array) -> jax.Array:
-        return jax.vmap(eqx.combine(params, static))(inputs)
 
-    def residual(params: Any) -> jax.Array:
-        return (predict(params, inputs) - targets).reshape(-1)
+def first_step(make: Make, problem: jg.Problem, params: Any) -> Callable[[], Any]:
+    @functools.cache
+    def made() -> tuple[Method, Any]:
+        method = make(problem, params)
+        return method, method.init()
 
-    if importlib.util.find_spec("nlls_gram"):
-        import nlls_gram
+    def call() -> Any:
+        method, state = made()
+        return method.advance(state)
 
-        def row(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-            return eqx.combine(params, static)(x) - y
-
-        rows = nlls_gram.vmap_rows(row, in_axes=(None, 0, 0))
-        solver = nlls_gram.LevenbergMarquardt(
-            lambda params: rows(params, inputs, targets).reshape(-1),
-            init_damping=DAMPING,
-            geodesic_acceleration=False,
-            cache_jacobian=False,
-        )
-        state = solver.init(params)
-        update = jax.jit(solver.update)
-        calls["nlls-gram"] = lambda: update(params, state)[0]
-    if importlib.util.find_spec("somax"):
-        import somax
-
-        method = somax.make("egn_mse", predict_fn=predict, lam0=DAMPING)
-        method_state = method.init(params)
-        step = jax.jit(method.step)
-        batch = {"x": inputs, "y": targets}
-        calls["somax egn_mse"] = lambda: step(params, batch, method_state, jr.key(0))[0]
-    if importlib.util.find_spec("jaxopt"):
-        import jaxopt
-
-        newton = jaxopt.GaussNewton(residual_fun=residual, maxiter=1)
-        newton_state = newton.init_state(params)
-        newton_update = jax.jit(newton.update)
-        calls["jaxopt GaussNewton"] = lambda: newton_update(params, newton_state)[0]
-    return calls
+    return call
 
 
 def describe(problem: jg.Problem, params: Any, *rivals: str) -> dict[str, Any]:
@@ -138,7 +118,7 @@ def case_a(num_samples: int = 512, repeats: int = 15) -> dict[str, Any]:
     """MLP 64-256-256-256-1, float32, with the rivals."""
     problem, params = network([64, 256, 256, 256, 1], num_samples)
     calls = our_calls(problem, params) | rival_calls(problem, params)
-    return describe(problem, params, "nlls-gram", "python-somax", "jaxopt") | {"rows": measure(calls, repeats)}
+    return describe(problem, params, *PACKAGES) | {"rows": measure(calls, repeats)}
 
 
 def case_b() -> dict[str, Any]:

@@ -70,12 +70,18 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
+def _reason(row: dict[str, Any]) -> str:
+    """Why there is no measurement, short enough for a cell."""
+    first = row["failed"].splitlines()[0]
+    return first if len(first) <= 80 else first[:79] + "…"
+
+
 def _speed(result: dict[str, Any]) -> str:
     rows, lines = result["rows"], []
     ours = rows["jaxgeo"]["median_ms"]
     for name, row in rows.items():
         if "failed" in row:
-            lines.append([name, row["failed"], "", ""])
+            lines.append([name, _reason(row), "", ""])
             continue
         lines.append([name, *map(_number, (row["median_ms"], row["median_ms"] / ours)), f"{row['first_call_s']:.2g}"])
     peak = result.get("peak_memory_mib")
@@ -149,12 +155,20 @@ def _diabetes(result: dict[str, Any]) -> str:
     return _race(result["rows"]) + environment(result) + "\n"
 
 
+def _mnist(results: dict[str, Any]) -> str:
+    done = next(result for result in results.values() if "row" in result)
+    runs = {name: result.get("row", result) for name, result in results.items()}
+    peaks = [f"`{name}` {result['peak_memory_mib'] / 1024:.1f}" for name, result in results.items() if "row" in result]
+    sizes = f"QN = {done['sizes']['QN']}, K = {done['sizes']['K']}. {environment(done)}"
+    return f"{_race(runs)}{sizes} Peak memory in GiB: {', '.join(peaks)}.\n"
+
+
 def _race(runs: dict[str, Any]) -> str:
     """Seconds of each optimizer to some costs."""
     lines = []
     for name, run in runs.items():
         if "failed" in run:
-            lines.append([f"`{name}`", run["failed"].splitlines()[0][:80], "", "", "", ""])
+            lines.append([f"`{name}`", _reason(run), "", "", "", ""])
             continue
         cells = [run["reached"][value] for value in ("1e-06", "1e-12", "1e-20")]
         times = [f"{cell['seconds']:.2f}" if cell else "—" for cell in cells]
@@ -218,6 +232,7 @@ TABLES = {
     "conjugate_gradients": Table("lift_iterative", "conjugate_gradients", _conjugate_gradients),
     "optimizers_digits": Table("optimizers", "digits", _digits),
     "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
+    "mnist": Table("mnist", None, _mnist),
     "optimizers_classification": Table("optimizers", "classification", _classification),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),

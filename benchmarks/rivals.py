@@ -148,24 +148,24 @@ def optimistix_minimiser(solver: Any, problem: jg.Problem, params: Any) -> Metho
     def function(params: Any, args: None) -> tuple[jax.Array, None]:
         return problem.cost(params), None
 
-    return _optimistix(solver, function, jax.ShapeDtypeStruct((), jnp.float64), params, {})
+    return _optimistix(solver, function, jax.eval_shape(problem.cost, params), params, {})
 
 
-def nlls_gram(problem: jg.Problem, params: Any) -> Method:
-    """nlls-gram's Levenberg–Marquardt with its defaults."""
+def nlls_gram(problem: jg.Problem, params: Any, **settings: Any) -> Method:
+    """nlls-gram's Levenberg–Marquardt, by default with its defaults."""
     import nlls_gram
 
     apply, inputs, targets = _data(problem)
     rows = nlls_gram.vmap_rows(lambda params, x, y: apply(params, x) - y, in_axes=(None, 0, 0))
     solver = nlls_gram.LevenbergMarquardt(
-        lambda params: rows(params, inputs, targets).reshape(-1) / len(targets) ** 0.5
+        lambda params: rows(params, inputs, targets).reshape(-1) / len(targets) ** 0.5, **settings
     )
     update = jax.jit(solver.update)
     return Method(lambda: (params, solver.init(params)), lambda carry: update(*carry)[:2], lambda carry: carry[0])
 
 
-def somax(problem: jg.Problem, params: Any) -> Method:
-    """somax's exact Gauss–Newton for squares, with its preset's defaults."""
+def somax(problem: jg.Problem, params: Any, **settings: Any) -> Method:
+    """somax's exact Gauss–Newton for squares, by default with its preset's defaults."""
     import somax
 
     apply, inputs, targets = _data(problem)
@@ -173,7 +173,7 @@ def somax(problem: jg.Problem, params: Any) -> Method:
     def predict(params: Any, inputs: jax.Array) -> jax.Array:
         return jax.vmap(functools.partial(apply, params))(inputs)
 
-    method = somax.make("egn_mse", predict_fn=predict)
+    method = somax.make("egn_mse", predict_fn=predict, **settings)
     batch = {"x": inputs, "y": targets}
     step = jax.jit(lambda carry: method.step(carry[0], batch, carry[1], jax.random.key(0))[:2])
     return Method(lambda: (params, method.init(params)), step, lambda carry: carry[0])
