@@ -1,0 +1,200 @@
+"""Good arguments, and what is passed in their place: tables of cases for arrays, numbers, counts and networks."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxgeo as jg
+from input_matrix.cells import Case, Unusual
+
+X = np.array([[0.5, -1.0], [1.5, 0.3], [-0.7, 0.8], [0.2, 0.1]])
+Y = np.array([[0.3], [-0.2], [0.5], [0.1]])
+LABELS = np.array([0, 1, 2, 1])
+ONE_HOT = np.eye(3)[LABELS]
+PARAMS = {"w": jnp.array([[0.3, -0.5]]), "v": jnp.array([[0.2, 0.4]]), "b": jnp.array([0.1])}
+
+
+def apply(params: Any, x: Any) -> Any:
+    return jnp.tanh(params["w"] @ x) + params["v"] @ x**2 + params["b"]
+
+
+PROBLEM = jg.Problem(apply, X, jg.L2(Y))
+MODEL = eqx.nn.MLP(2, 1, 3, 1, activation=jnp.tanh, key=jax.random.key(0), dtype=jnp.float64)
+
+
+def holed(value: Any, hole: Any) -> np.ndarray:
+    array = np.array(value, object if isinstance(hole, str | None) else np.asarray(value).dtype)
+    array.reshape(-1)[1 % array.size] = hole
+    return array
+
+
+def floats(good: np.ndarray, *, fixed_length: bool = True) -> dict[str, Case]:
+    """In place of an array of real numbers, samples first."""
+    found = {
+        "NaN": Case(holed(good, np.nan), True),
+        "inf": Case(holed(good, np.inf), True),
+        "minus inf": Case(holed(good, -np.inf), True),
+        "NumPy": Case(np.array(good), False),
+        "JAX": Case(jnp.asarray(good), False),
+        "list": Case(good.tolist(), False),
+        "float32": Case(good.astype(np.float32), False),
+        "read-only": Case(read_only(good), False),
+        "Fortran order": Case(np.asfortranarray(good), False),
+        "integers": Case(np.round(good).astype(int), False),
+        "bool": Case(good > 0, False),
+        "complex": Case(good + 1j, True),
+        "strings": Case(good.astype(str), True),
+        "text": Case("data.csv", True),
+        "object": Case(holed(good, None), True),
+        "object text": Case(holed(good, "n/a"), True),
+        "dates": Case(np.full(good.shape, np.datetime64("2026-01-01")), True),
+        "ragged": Case([[1.0], [1.0, 2.0]], True),
+        "None": Case(None, True),
+        "function": Case(len, True),
+        "empty": Case(good[:0], True),
+        "empty list": Case([], True),
+        "scalar": Case(1.0, True),
+        "more axes": Case(np.broadcast_to(good[..., None, None], (*good.shape, 2, 3)), True),
+        "one sample": Case(good[:1], fixed_length),
+    }
+    if fixed_length:
+        found["another length"] = Case(np.concatenate([good, good]), True)
+    try:
+        import torch
+    except ImportError:
+        return found
+    return found | {
+        "torch": Case(torch.tensor(good), False),
+        "torch grad": Case(torch.tensor(good).requires_grad_(), False),
+    }
+
+
+def read_only(good: np.ndarray) -> np.ndarray:
+    array = np.array(good)
+    array.setflags(write=False)
+    return array
+
+
+def labels(good: np.ndarray) -> dict[str, Case]:
+    return {
+        "float": Case(good.astype(float), True),
+        "NaN": Case(holed(good.astype(float), np.nan), True),
+        "negative": Case(good - 1, True),
+        "huge": Case(holed(good, 10**6), False),
+        "list": Case(good.tolist(), False),
+        "int8": Case(good.astype(np.int8), False),
+        "uint8": Case(good.astype(np.uint8), False),
+        "bool": Case(good > 0, True),
+        "strings": Case(good.astype(str), True),
+        "object": Case(holed(good, None), True),
+        "empty": Case(good[:0], True),
+        "scalar": Case(1, True),
+        "matrix": Case(good[None], True),
+        "one sample": Case(good[:1], False),
+        "None": Case(None, True),
+    }
+
+
+def number(*, zero: bool = False, negative: bool = False, infinite: bool = False) -> dict[str, Case]:
+    """In place of a real number: which of the special ones make sense."""
+    return {
+        "NaN": Case(float("nan"), True),
+        "inf": Case(float("inf"), not infinite),
+        "zero": Case(0.0, not zero),
+        "negative": Case(-1.0, not negative),
+        "tiny negative": Case(-1e-300, not negative),
+        "NumPy scalar": Case(np.float64(0.5), False),
+        "JAX scalar": Case(jnp.asarray(0.5), False),
+        "text": Case("0.5", True),
+        "vector": Case(np.array([0.5, 0.5]), True),
+        "list": Case([0.5], True),
+        "complex": Case(0.5j, True),
+        "function": Case(np.array, True),
+    }
+
+
+def count(*, least: int = 1) -> dict[str, Case]:
+    return {
+        "zero": Case(0, least > 0),
+        "negative": Case(-1, True),
+        "fraction": Case(1.5, True),
+        "NaN": Case(float("nan"), True),
+        "text": Case("3", True),
+        "NumPy integer": Case(np.int64(12), False),
+        "vector": Case(np.array([1, 2]), True),
+        "None": Case(None, True),
+    }
+
+
+def optional(cases: dict[str, Case]) -> dict[str, Case]:
+    return {name: case for name, case in cases.items() if name != "None"}
+
+
+def callable_rate(cases: dict[str, Case]) -> dict[str, Case]:
+    return {name: case for name, case in cases.items() if name != "function"}
+
+
+def params() -> dict[str, Case]:
+    """In place of the parameters of `apply`."""
+    return {
+        "NaN": Case(PARAMS | {"b": jnp.array([jnp.nan])}, True),
+        "inf": Case(PARAMS | {"w": jnp.array([[jnp.inf, 0.0]])}, True),
+        "integers": Case(jax.tree.map(lambda leaf: leaf.astype(int), PARAMS), True),
+        "complex": Case(jax.tree.map(lambda leaf: leaf + 1j, PARAMS), True),
+        "no arrays": Case({}, True),
+        "None": Case(None, True),
+        "text": Case("params", True),
+        "text leaf": Case(PARAMS | {"b": "b"}, True),
+        "zero-size leaf": Case(PARAMS | {"empty": jnp.zeros((0, 3))}, False),
+        "unused leaf": Case(PARAMS | {"unused": jnp.ones(2)}, False),
+        "NumPy leaves": Case(jax.tree.map(np.asarray, PARAMS), False),
+        "float32": Case(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS), False),
+        "wrong shape": Case(PARAMS | {"w": jnp.ones((1, 5))}, True),
+    }
+
+
+def raising(params: Any, x: Any) -> Any:
+    raise Unusual("my network")
+
+
+SEEN: list[Any] = []
+
+
+def remembering(params: Any, x: Any) -> Any:
+    SEEN.append(x.shape)
+    return apply(params, x)
+
+
+def printing(params: Any, x: Any) -> Any:
+    jax.debug.callback(lambda value: SEEN.append(value), x[0])
+    return apply(params, x)
+
+
+def counting(params: Any, x: Any) -> Any:
+    SEEN[:] = [len(SEEN)]
+    return apply(params, x) * 1.0
+
+
+def networks() -> dict[str, Case]:
+    """In place of `apply`."""
+    return {
+        "raises": Case(raising, True),
+        "keeps what it sees": Case(remembering, False),
+        "calls back": Case(printing, False),
+        "changes a global": Case(counting, False),
+        "returns None": Case(lambda params, x: None, True),
+        "returns a list": Case(lambda params, x: [apply(params, x)], True),
+        "returns integers": Case(lambda params, x: apply(params, x).astype(int), True),
+        "returns complex": Case(lambda params, x: apply(params, x) + 1j, True),
+        "returns a Python number": Case(lambda params, x: 1.0, True),
+        "returns nothing": Case(lambda params, x: jnp.zeros(0), True),
+        "another number of outputs": Case(lambda params, x: jnp.tile(apply(params, x), 3), True),
+        "ignores its parameters": Case(lambda params, x: x[:1] * 1.0, False),
+        "takes one argument": Case(lambda params: params, True),
+        "branches on values": Case(lambda params, x: apply(params, x) if x[0] > 0 else x[:1], True),
+        "None": Case(None, True),
+        "text": Case("network", True),
+    }
