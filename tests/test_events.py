@@ -94,3 +94,18 @@ def test_the_gradient_event_takes_no_lift():
         return lifts(lambda: solve(problem, start, events, flow=flow, s1=4.0).costs)[0]
 
     assert count([]) == count([jg.GradientBelow(1e-9)]) > 10
+
+
+@pytest.mark.parametrize("start", [[0.0, 0.0], [0.5, 0.5]])
+def test_a_cost_that_stalls_in_float32_under_x64(start):
+    problem = jg.Problem(lambda a, x: a[0] * a[1] * x, jnp.ones(1, jnp.float32), jg.L2(-jnp.ones(1, jnp.float32)))
+    params = jnp.array(start, jnp.float32)
+    sol = jg.solve_flow(problem, jg.StandardFlow(), params, cost_tol=1e-6, events=[jg.RankBelow(1)], throw=False)
+    assert sol.params.dtype == jnp.float32
+    assert float(sol.final_cost) == pytest.approx(0.5, rel=1e-3)
+    if start[0] == 0:
+        # D is zero there.
+        assert (int(sol.event), float(sol.final_s)) == (0, 0.0)
+    sol = jg.solve_flow(problem, jg.StandardFlow(), params, cost_tol=1e-6, throw=False)
+    assert sol.result == jg.RESULTS.stalled
+    assert (sol.final_s > 0) == (start[0] > 0)

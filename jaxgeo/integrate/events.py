@@ -105,14 +105,26 @@ class Crossed(eqx.Module):
 
     def __call__(self, t, y, args, **kwargs) -> Float[Array, ""] | Bool[Array, ""]:
         del kwargs
-        value = self.threshold(t, eqx.combine(trainable_of(y), self.frozen), args)
+        value = self._value(t, y, args)
         # diffrax pairs it with a Python float, which is float64 under x64 even for float32 parameters.
-        return value if value.dtype == jnp.bool_ else value.astype(jnp.result_type(float))
+        default = jnp.result_type(float)
+        if value.dtype != jnp.bool_:
+            return value.astype(default)
+        # In place of a boolean it would pair a time with that. A number fires only where it changes along a step.
+        return jnp.where(value, -jnp.ones((), default), jnp.ones((), default)) if is_narrow(t) else value
+
+    def _value(self, s: Float[Array, ""], state: PyTree, problem: Problem) -> Float[Array, ""] | Bool[Array, ""]:
+        return self.threshold(s, eqx.combine(trainable_of(state), self.frozen), problem)
 
     def holds(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Bool[Array, ""]:
         """Whether it is crossed already; diffrax sees only what changes along a step."""
-        value = self(s, trainable, problem)
+        value = self._value(s, trainable, problem)
         return value if value.dtype == jnp.bool_ else value <= 0
+
+
+def is_narrow(s: Float[Array, ""]) -> bool:
+    """Whether times are of another dtype than a Python float makes, as those of float32 parameters under x64."""
+    return s.dtype != jnp.result_type(float)
 
 
 def _log_ratio(value: Float[Array, ""], threshold: float | Float[Array, ""]) -> Float[Array, ""]:

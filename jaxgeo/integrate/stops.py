@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo.integrate.events import CostReached, Crossed, DownwardCrossing, Stalled, Threshold
+from jaxgeo.integrate.events import CostReached, Crossed, DownwardCrossing, Stalled, Threshold, is_narrow
 from jaxgeo.integrate.solution import RESULTS
 from jaxgeo.problem import Problem
 
@@ -33,9 +33,10 @@ class Stops(eqx.Module):
         return dfx.Event(crossed, DownwardCrossing(rtol=4 * eps), direction=False)
 
     def holding(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Int[Array, ""]:
-        """Which of the user's events holds at the start already, −1 for none."""
-        holds = [Crossed(event, self.frozen).holds(s, trainable, problem) for event in self.events]
-        return _first(holds)
+        """Which of the user's events holds at the start already, −1 for none; one past the last for a stalled cost."""
+        # diffrax looks at a boolean event by itself before the first step.
+        looked_at = (*self.events, self.stalled) if self.stalled is not None and is_narrow(s) else self.events
+        return _first([Crossed(event, self.frozen).holds(s, trainable, problem) for event in looked_at])
 
     def outcome(
         self, solution: dfx.Solution, cost0: Float[Array, ""], holding: Int[Array, ""]
@@ -47,17 +48,20 @@ class Stops(eqx.Module):
             return result, None
         fired = None
         mask = list(solution.event_mask)
+        held = (holding >= 0) & (holding < len(self.events))
         if self.events:
             first = 0 if self.cost is None else 1
-            fired = jnp.where(holding >= 0, holding, _first(mask[first : first + len(self.events)]))
+            fired = jnp.where(held, holding, _first(mask[first : first + len(self.events)]))
             occurred: Any = RESULTS.event_occurred
-            result = RESULTS.where(holding >= 0, occurred, result)
+            result = RESULTS.where(held, occurred, result)
         if self.cost is None:
             return result, fired
         ended = result == RESULTS.successful
         if self.stalled is not None:
             result = RESULTS.where((result == RESULTS.event_occurred) & mask[-1], RESULTS.stalled, result)
         result = RESULTS.where(ended, RESULTS.cost_tol_not_reached, result)
+        stalled: Any = RESULTS.stalled
+        result = RESULTS.where(holding == len(self.events), stalled, result)
         successful: Any = RESULTS.successful
         return RESULTS.where(mask[0] | (cost0 <= self.cost.cost_tol), successful, result), fired
 
