@@ -122,6 +122,15 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise if `value` is neither True nor False.
+
+    **Raises:** `ValueError` with the name.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False; got {value!r}.")
+
+
 def as_real(name: str, value: ArrayLike) -> Array:
     """`value` as an array of real numbers, of which concrete ones are finite; integers become floating point.
 

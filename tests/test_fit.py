@@ -181,6 +181,12 @@ def test_a_run_goes_on_to_the_last_bit(stopped):
     assert more.steps == 48
 
 
+@pytest.mark.parametrize("true", [True, np.True_, jnp.array(True)])
+def test_a_callback_ends_the_run_by_any_true(true):
+    found = jg.fit(model(), X, Y, method="sgd", callbacks=[lambda progress, model: true])
+    assert (found.outcome, found.steps) == (Outcome.STOPPED, 1)
+
+
 def test_a_run_is_not_overwritten(stopped):
     with pytest.raises(ValueError, match="holds a run"):
         jg.fit(model(), X, Y, folder=stopped[0], **ADAM)

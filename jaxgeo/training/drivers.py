@@ -19,6 +19,8 @@ from jaxgeo.problem import Params, Problem
 
 # Attempted steps of a part. Starting anew costs one velocity of the six that a step of Tsit5 costs.
 STEPS = 6
+# What a row has of itself, which is not for `record` to give.
+COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost")
 
 Record = Callable[[Float[Array, ""], Params, Problem], dict[str, Array]]
 Row = dict[str, float | int]
@@ -144,7 +146,22 @@ class _Observe(eqx.Module):
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Array]:
         if self.listen is not None:
             jax.debug.callback(self.listen, s, problem.cost(params))
-        return {} if self.record is None else self.record(s, params, problem)
+        return _scores(self.record, s, params, problem)
+
+
+def _scores(record: Record | None, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Array]:
+    """What `record` gives; `ValueError` that says so if these are no numbers by name, or names that rows have."""
+    if record is None:
+        return {}
+    found = record(s, params, problem)
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"`record` must return a dictionary of numbers by name; got {found!r}.")
+    for name, value in found.items():
+        if name in COLUMNS:
+            raise ValueError(f"`record` gives {name!r}, which each row has already; call it by another name.")
+        if not eqx.is_array_like(value) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
+            raise ValueError(f"`record` must give one real number for {name!r}; got {value!r}.")
+    return found
 
 
 class Batches(eqx.Module):
@@ -250,7 +267,7 @@ def _lift_facts(state: State) -> Row:
 
 @eqx.filter_jit
 def _measure(record: Record | None, problem: Problem, params: Params) -> tuple[Array, dict[str, Array]]:
-    scores = {} if record is None else record(jnp.zeros((), problem.outputs(params).dtype), params, problem)
+    scores = _scores(record, jnp.zeros((), problem.outputs(params).dtype), params, problem)
     return problem.cost(params), scores
 
 

@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,16 +13,24 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxgeo import L2, supervised, theory
-from jaxgeo._checks import as_array, check_count, is_trainable_leaf
+from jaxgeo._checks import as_array, is_trainable_leaf
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.optim.source import CostOfTargets
 from jaxgeo.problem import Params, partition
+from jaxgeo.training.arguments import (
+    check_functions,
+    check_numbers,
+    make_cost,
+    read_folder,
+    read_method,
+    read_pair,
+)
 from jaxgeo.training.drivers import Batches, FlowDriver, OptimizerDriver, Record
 from jaxgeo.training.interrupt import Interruptible
 from jaxgeo.training.keeper import Keeper
 from jaxgeo.training.loop import Aim, Callback, Fit, Loop, Progress
-from jaxgeo.training.methods import Method, method_named
+from jaxgeo.training.methods import Method
 
 
 def fit(
@@ -107,22 +114,34 @@ def fit(
 
     ```
     """
-    _check_numbers(tol, max_steps, batch_size, record_every, patience, seed, keep_every)
+    check_numbers(
+        tol=tol,
+        keep_every=keep_every,
+        seed=seed,
+        max_steps=max_steps,
+        optional={"batch_size": batch_size, "record_every": record_every, "patience": patience},
+        flags={"resume": resume, "rank_check": rank_check},
+    )
+    callbacks = check_functions(record=record, progress=progress, callbacks=callbacks, interruptible=interruptible)
+    tol, keep_every = float(tol), float(keep_every)
     if patience is not None and validation is None:
         raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
     if resume and folder is None:
         raise ValueError("`resume` needs the `folder` in which the run is kept.")
-    chosen = method_named(method) if isinstance(method, str) else method
+    chosen = read_method(method)
     network = model if apply is None else _Applied(model, apply)
     mask = trainable if apply is None else _Applied(trainable, apply)
     dtype = jnp.result_type(*jax.tree.leaves(partition(network, mask)[0]))
     aims = _cast("targets", targets, dtype)
-    problem, params = supervised(network, inputs, cost(aims), trainable=mask)
+    problem, params = supervised(network, inputs, make_cost(cost, aims), trainable=mask)
     held_out = None
     if validation is not None:
-        held_out, _ = supervised(
-            network, validation[0], cost(_cast("validation", validation[1], dtype)), trainable=mask
-        )
+        held_inputs, held_targets = read_pair(validation)
+        try:
+            held_cost = make_cost(cost, _cast("targets", held_targets, dtype))
+            held_out, _ = supervised(network, held_inputs, held_cost, trainable=mask)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`validation` cannot be used: {error}") from error
     initial = float(problem.cost(params))
     if not math.isfinite(initial):
         raise ValueError(f"the cost of `model` on these samples is {initial} before training; rescale data or model.")
@@ -135,8 +154,12 @@ def fit(
     aim = Aim(initial, tol, max_steps, problem.num_samples, isinstance(chosen, AbstractFlow), stop)
     keeper = None
     if folder is not None:
-        settings = {"seed": seed, "batch_size": batch_size, "data": _fingerprint(inputs, targets)}
-        keeper = Keeper(Path(folder), settings, keep_every, resume=resume)
+        settings = {
+            "seed": int(seed),
+            "batch_size": None if batch_size is None else int(batch_size),
+            "data": _fingerprint(inputs, targets),
+        }
+        keeper = Keeper(read_folder(folder), settings, keep_every, resume=resume)
     loop = Loop(
         aim=aim,
         held_out=held_out,
@@ -209,26 +232,3 @@ def _fingerprint(*data: PyTree) -> str:
         total.update(f"{array.dtype} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
-
-
-def _check_numbers(
-    tol: float,
-    max_steps: int,
-    batch_size: int | None,
-    record_every: int | None,
-    patience: int | None,
-    seed: int,
-    keep_every: float,
-) -> None:
-    """`ValueError` that names the argument if one is out of range."""
-    if not 0 <= tol < 1:
-        raise ValueError(f"`tol` is relative to the cost at the start, so it must lie in [0, 1); got {tol}.")
-    counts: dict[str, Any] = {
-        "max_steps": max_steps, "batch_size": batch_size, "record_every": record_every, "patience": patience
-    }  # fmt: skip
-    for name, count in counts.items():
-        if count is not None:
-            check_count(name, count)
-    check_count("seed", seed, least=0)
-    if not keep_every >= 0:
-        raise ValueError(f"`keep_every` is in seconds and must not be negative; got {keep_every}.")

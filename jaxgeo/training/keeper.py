@@ -55,7 +55,7 @@ class Keeper:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.board = TensorBoard(folder / "tensorboard")
         if self.checkpoints.numbers and not resume:
-            raise ValueError(f"{folder} holds a run; pass `resume=True` to go on with it, or choose another folder.")
+            raise ValueError(f"`folder` {folder} holds a run; pass `resume=True` to go on with it, or choose another.")
 
     def restore(self, like: Carry) -> Kept | None:
         """The run as it was kept last, or None if there is nothing of it yet.

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import SupportsFloat
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxgeo._checks import plain
 from jaxgeo.problem import Params, Problem
 from jaxgeo.training.drivers import FlowDriver, OptimizerDriver, Outcome, Part, Row
 from jaxgeo.training.interrupt import Interruptible
@@ -113,6 +115,7 @@ class Loop:
         self.progress, self.callbacks, self.rebuild = progress, callbacks, rebuild
         self.keeper, self.interruptible = keeper, interruptible
         self.began, self.before, self.steps = time.monotonic(), 0.0, 0
+        self.unheard: Exception | None = None
 
     @property
     def seconds(self) -> float:
@@ -121,7 +124,12 @@ class Loop:
     def hear(self, s: SupportsFloat, cost: SupportsFloat) -> None:
         """Pass on an accepted step of a flow, from within the compiled integration."""
         assert self.progress is not None
-        self.progress(self._progress({"s": float(s), "cost": float(cost)}))
+        try:
+            self.progress(self._progress({"s": float(s), "cost": float(cost)}))
+        except (
+            Exception
+        ) as error:  # Of the user's: raised where it is theirs again, not as one of the compiled program.
+            self.unheard = self.unheard or error
 
     def run(self, driver: FlowDriver | OptimizerDriver, params: Params) -> Fit:
         """From `params`, or from what the keeper has, to the end."""
@@ -138,6 +146,7 @@ class Loop:
         try:
             while outcome is None:
                 part = self._call(partial(driver.advance, carry.state, self.aim.max_steps))
+                self._raise_unheard()
                 outcome, message = part.outcome, part.message
                 self.steps = int(part.state.steps)
                 new = [self._complete(row) for row in part.rows]
@@ -178,6 +187,13 @@ class Loop:
             return outcome
         return None if outcome in OPEN or lowered else outcome
 
+    def _raise_unheard(self) -> None:
+        """Raise what `progress` raised within the compiled integration."""
+        if self.progress is not None and self.aim.is_flow:
+            jax.effects_barrier()
+        if self.unheard is not None:
+            raise self.unheard
+
     def _call(self, work: Callable[[], Part]) -> Part:
         return work() if self.interruptible is None else self.interruptible.run(work)
 
@@ -215,7 +231,7 @@ class Loop:
             return None
         model = self.rebuild(carry.state.params)
         ends = [callback(progress, model) for callback in self.callbacks]
-        return Outcome.STOPPED if any(end is True for end in ends) else None
+        return Outcome.STOPPED if any(plain(end) is True for end in ends) else None
 
     def _progress(self, row: Row) -> Progress:
         s = float(row["s"]) if self.aim.is_flow else None

@@ -71,5 +71,5 @@ def method_named(name: str) -> Method:
     """The flow or optimizer of this name; `ValueError` with the nearest one if there is none."""
     names = [*FLOWS, *OPTIMIZERS]
     if name not in names:
-        raise ValueError(f"no method {name!r}{did_you_mean(name, names)} There are: {', '.join(names)}.")
+        raise ValueError(f"no `method` {name!r}{did_you_mean(name, names)} There are: {', '.join(names)}.")
     return flow_named(name) if name in FLOWS else optimizer_named(name)

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class Unusual(Exception):
-    """Raised by a model of the user's."""
+    """Raised by a function of the user's."""
 
 
 class Cell(NamedTuple):
@@ -49,9 +49,9 @@ def cells(entries: Iterable[Entry]) -> Iterator[Cell]:
                 def call(entry: Entry = entry, arguments: dict[str, Any] = arguments) -> Any:
                     return entry.call(**arguments)
 
-                yield Cell(
-                    f"{entry.name}({argument}: {kind})", call, case.refused, entry.names.get(argument, (argument,))
-                )
+                # As in `params` or `params['w']`.
+                names = entry.names.get(argument, (f"`{argument}",))
+                yield Cell(f"{entry.name}({argument}: {kind})", call, case.refused, names)
 
 
 def has_nan(result: Any) -> bool:
@@ -68,7 +68,7 @@ def judge(cell: Cell) -> tuple[str, str]:
             warnings.simplefilter("ignore")
             result = jax.block_until_ready(cell.call())
     except Unusual as error:
-        return "refused", f"the network's own error: {error}"
+        return "refused", f"the user's own error: {error}"
     except (ValueError, TypeError) as error:
         text = str(error)
         named = any(name in text for name in cell.names)

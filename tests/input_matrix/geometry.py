@@ -1,12 +1,11 @@
 """Rank, spectrum, metric, curvature, critical points."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
 from input_matrix.cells import Case, Entry
-from input_matrix.values import PARAMS, PROBLEM, Y, count, floats, number, params
+from input_matrix.values import PARAMS, PROBLEM, Y, count, floats, number, params, tangent
 from jaxgeo.geometry import (
     critical_manifold,
     curvature,
@@ -43,12 +42,6 @@ def geometry() -> list[Entry]:
         for k, v in floats(Y).items()
         if k in ("NaN", "inf", "complex", "strings", "another length", "list", "None", "NumPy")
     }
-    tangent = {
-        "NaN": Case(jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS), True),
-        "another tree": Case({"w": jnp.ones((1, 2))}, True),
-        "None": Case(None, True),
-        "wrong shape": Case(PARAMS | {"b": jnp.ones(3)}, True),
-    }
     return [
         *(Entry(name, call, {"params": PARAMS}, {"params": params()}, by_params) for name, call in of_params.items()),
         *(Entry(name, call, {"params": PARAMS}, {"params": unread}, by_params) for name, call in operators.items()),
@@ -83,13 +76,13 @@ def geometry() -> list[Entry]:
             "horizontal_projection",
             lambda velocity: horizontal_projection(PROBLEM, PARAMS, velocity),
             {"velocity": PARAMS},
-            {"velocity": tangent},
+            {"velocity": tangent()},
         ),
         Entry(
             "pullback_metric",
             lambda first: pullback_metric(PROBLEM, PARAMS, first, PARAMS),
             {"first": PARAMS},
-            {"first": tangent},
+            {"first": tangent()},
         ),
         Entry(
             "curvature",

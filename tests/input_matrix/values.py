@@ -9,6 +9,7 @@ import numpy as np
 
 import jaxgeo as jg
 from input_matrix.cells import Case, Unusual
+from jaxgeo.linalg import SVD
 
 X = np.array([[0.5, -1.0], [1.5, 0.3], [-0.7, 0.8], [0.2, 0.1]])
 Y = np.array([[0.3], [-0.2], [0.5], [0.1]])
@@ -133,6 +134,27 @@ def optional(cases: dict[str, Case]) -> dict[str, Case]:
     return {name: case for name, case in cases.items() if name != "None"}
 
 
+def switch() -> dict[str, Case]:
+    """In place of True or False."""
+    return {
+        "NumPy": Case(np.bool_(False), False),
+        "None": Case(None, True),
+        "number": Case(1, True),
+        "text": Case("no", True),
+        "array": Case(np.array([True, False]), True),
+    }
+
+
+def solvers() -> dict[str, Case]:
+    """In place of a solver of the lift."""
+    return {"None": Case(None, False), "class": Case(SVD, True), "text": Case("cholesky", True), "1": Case(1, True)}
+
+
+def called() -> dict[str, Case]:
+    """In place of a function."""
+    return {"text": Case("function", True), "number": Case(1.0, True), "list": Case([len], True)}
+
+
 def callable_rate(cases: dict[str, Case]) -> dict[str, Case]:
     return {name: case for name, case in cases.items() if name != "function"}
 
@@ -154,6 +176,36 @@ def params() -> dict[str, Case]:
         "float32": Case(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS), False),
         "wrong shape": Case(PARAMS | {"w": jnp.ones((1, 5))}, True),
     }
+
+
+def models() -> dict[str, Case]:
+    """In place of `MODEL`."""
+    return {
+        "None": Case(None, True),
+        "text": Case("model", True),
+        "function": Case(jnp.tanh, True),
+        "NaN": Case(eqx.tree_at(lambda m: m.layers[0].bias, MODEL, jnp.full(3, jnp.nan)), True),
+        "integers": Case(jax.tree.map(lambda leaf: leaf.astype(int) if eqx.is_array(leaf) else leaf, MODEL), True),
+        "frozen": Case(eqx.nn.Identity(), True),
+        "other inputs": Case(eqx.nn.MLP(5, 1, 3, 1, key=jax.random.key(0)), True),
+        "other outputs": Case(eqx.nn.MLP(2, 4, 3, 1, key=jax.random.key(0)), True),
+        "zero width": Case(eqx.nn.MLP(2, 1, 0, 1, key=jax.random.key(0)), False),
+        "float32": Case(eqx.nn.MLP(2, 1, 3, 1, dtype=jnp.float32, key=jax.random.key(0)), False),
+    }
+
+
+def tangent() -> dict[str, Case]:
+    """In place of a velocity or gradient like `PARAMS`."""
+    return {
+        "NaN": Case(jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS), True),
+        "another tree": Case({"w": jnp.ones((1, 2))}, True),
+        "None": Case(None, True),
+        "wrong shape": Case(PARAMS | {"b": jnp.ones(3)}, True),
+    }
+
+
+def fails(*arguments: Any) -> Any:
+    raise Unusual("my function")
 
 
 def raising(params: Any, x: Any) -> Any:
