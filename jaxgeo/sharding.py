@@ -26,8 +26,8 @@ def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Proble
     - `mesh`: with axes of `AxisType.Auto`, such as `jax.make_mesh(shape, names, axis_types=(AxisType.Auto,))`.
     - `axis`: the name of the axis to spread the samples over.
 
-    **Raises:** `ValueError` if the mesh has no such axis or one of another type, if the problem couples its samples,
-    or if it has fewer samples than the axis has devices.
+    **Raises:** `ValueError` if `mesh` is none, has no such axis or one of another type, if the problem couples its
+    samples, or if it has fewer samples than the axis has devices.
 
     ```python
     >>> import jax, jax.numpy as jnp, jaxgeo as jg
@@ -39,6 +39,10 @@ def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Proble
 
     ```
     """
+    if not isinstance(problem, Problem):
+        raise ValueError(f"`problem` must be a `jaxgeo.Problem`; got {problem!r}.")
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"`mesh` must be a mesh of devices, such as that of `jax.make_mesh`; got {mesh!r}.")
     if axis not in mesh.axis_names:
         raise ValueError(
             f"`axis` must name an axis of the mesh; got {axis!r}, and the mesh has {', '.join(mesh.axis_names)}."

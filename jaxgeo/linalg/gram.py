@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxgeo.linalg.assembly import Assemble, Samples, factors_of, source_of
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import check_memory
 from jaxgeo.linalg.plan import GramPlan, make_layout, make_plan
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.ring import block_rows, squares
@@ -38,6 +39,7 @@ class Gram(lx.AbstractLinearOperator):
     memory: int | None = eqx.field(static=True)
 
     def __init__(self, jacobian: Jacobian, *, memory: int | None = None):
+        check_memory(memory)
         self.jacobian = jacobian
         self.memory = memory
 

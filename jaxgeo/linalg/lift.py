@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import MOST, check_finite, check_number, check_rows
+from jaxgeo._checks import check_finite, check_rows
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
-from jaxgeo.linalg.solvers.base import Damping
+from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.linalg.solvers.iterative import mean_eigenvalue
 from jaxgeo.problem import Params, Problem
 
@@ -45,8 +45,7 @@ def lift(
     ```
     """
     velocity = check_output_velocity(problem, params, "velocity", velocity)
-    if damping is not None:
-        check_number("damping", damping, least=0, most=MOST)
+    check_damping(damping)
     return _lift(problem, params, velocity, check_solver(solver), damping)
 
 
@@ -82,18 +81,21 @@ def check_velocity(problem: Problem, params: Params, name: str, velocity: PyTree
     """The trainable part of a parameter velocity; `ValueError` unless it is like that of `params`, and finite."""
     problem.check(params)
     trainable, _ = problem.partition(params)
-    shapes = jax.tree.map(jnp.shape, trainable)
     try:
         moved, _ = problem.partition(velocity)
     except ValueError:
         moved = None
-    if jax.tree.structure(moved) != jax.tree.structure(trainable) or jax.tree.map(jnp.shape, moved) != shapes:
-        raise ValueError(f"`{name}` must be like the trainable part of `params`, of shapes {shapes}; got {velocity!r}.")
-    check_finite(name, moved)
+    _check_like(name, moved, trainable)
     return moved
 
 
-@eqx.filter_jit
+def _check_like(name: str, moved: PyTree, trainable: PyTree) -> None:
+    shapes = jax.tree.map(jnp.shape, trainable)
+    if jax.tree.structure(moved) != jax.tree.structure(trainable) or jax.tree.map(jnp.shape, moved) != shapes:
+        raise ValueError(f"`{name}` must be like the trainable part of `params`, of shapes {shapes}; got {moved!r}.")
+    check_finite(name, moved)
+
+
 def lift_gradient(
     jacobian: Jacobian, gradient: PyTree, damping: Damping, solver: AbstractLiftSolver | None = None
 ) -> tuple[PyTree, LiftInfo]:
@@ -112,6 +114,8 @@ def lift_gradient(
 
     **Returns:** a pytree like `gradient`, and a `LiftInfo` on the first solve.
 
+    **Raises:** `ValueError` on a gradient of another form, or one that is not finite.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a @ x, jnp.diag(jnp.array([1.0, 2.0])), jg.L2(jnp.zeros(2)))
@@ -121,7 +125,15 @@ def lift_gradient(
 
     ```
     """
-    solver = Auto() if solver is None else solver
+    _check_like("gradient", gradient, jacobian.trainable)
+    check_damping(damping)
+    return _lift_gradient(jacobian, gradient, damping, check_solver(solver))
+
+
+@eqx.filter_jit
+def _lift_gradient(
+    jacobian: Jacobian, gradient: PyTree, damping: Damping, solver: AbstractLiftSolver
+) -> tuple[PyTree, LiftInfo]:
     # D⁺ is linear, and its transpose is what differentiation gives.
     _, pull_back = jax.vjp(lambda rows: solver.solve(jacobian, rows)[0], jnp.zeros_like(jacobian.outputs))
     (rows,) = pull_back(gradient)

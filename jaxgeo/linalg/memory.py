@@ -1,11 +1,20 @@
 """How much memory the device, or on a CPU the machine, has."""
 
 import os
+from typing import Any
 
 import jax
 
+from jaxgeo._checks import check_count
+
 # Where neither the device nor the system tells.
 UNKNOWN = 8 * 2**30
+
+
+def check_memory(memory: Any) -> None:
+    """`ValueError` if `memory` is neither None nor a number of bytes."""
+    if memory is not None:
+        check_count("memory", memory)
 
 
 def total_memory() -> int:

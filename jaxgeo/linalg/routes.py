@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import check_memory
 from jaxgeo.linalg.solvers import (
     CG,
     LSMR,
@@ -18,7 +19,7 @@ from jaxgeo.linalg.solvers import (
     NormalCholesky,
 )
 from jaxgeo.linalg.solvers.auto import default_memory, show_bytes
-from jaxgeo.linalg.solvers.base import Damping
+from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.linalg.solvers.needs import (
     dense_matrices,
     gram_matrices,
@@ -92,9 +93,12 @@ class LiftPlan:
 
 def plan_lift(problem: Problem, params: Params, *, damping: Damping = None, memory: int | None = None) -> LiftPlan:
     """See `Problem.plan`."""
+    check_damping(damping)
+    check_memory(memory)
     plans = []
 
     def look(params: Params) -> None:
+        problem.check(params)
         plans.append(_plan(problem.jacobian(params), damping, memory))
 
     # Shapes are all that is needed: nothing is computed.

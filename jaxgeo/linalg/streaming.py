@@ -1,25 +1,27 @@
 """The lift where not even the samples fit on the device: they come chunk by chunk, from wherever they are kept."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import as_real
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers import CG, NormalCholesky
-from jaxgeo.linalg.solvers.base import Damping
+from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.linalg.solvers.columns import Plus, normal_equations
 from jaxgeo.linalg.solvers.iterative import NystromInverse
 from jaxgeo.linalg.solvers.sides import gram_dtype
 from jaxgeo.problem import Params, Problem
 
-Chunks = Iterable[tuple[Problem, Float[Array, "n Q"]]]
+Chunks = Iterable[tuple[Problem, Float[ArrayLike, "_ _"]]]
 
 
 def streamed_lift(
@@ -54,8 +56,8 @@ def streamed_lift(
 
     **Returns:** θ̇, like `params`, as `jaxgeo.lift` gives it for all samples at once.
 
-    **Raises:** `ValueError` if there is no chunk, or if `CG` gets an iterator, which is used up by one pass. Warns if
-    `CG` takes `max_steps`.
+    **Raises:** `ValueError` if there is no chunk, if one is no problem with its velocity, or if `CG` gets an iterator,
+    which is used up by one pass. `TypeError` for another solver. Warns if `CG` takes `max_steps`.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -71,12 +73,13 @@ def streamed_lift(
     ```
     """
     solver = NormalCholesky() if solver is None else solver
+    check_damping(damping)
     if isinstance(solver, CG):
         return _by_conjugate_gradients(chunks, params, solver, damping)
     if not isinstance(solver, NormalCholesky):
         raise TypeError(f"`solver` must be `NormalCholesky` or `CG`, which need no D in memory; got {solver}.")
     normal, count, problem = None, 0, None
-    for problem, velocity in _pass(chunks):
+    for problem, velocity in _checked(chunks, params):
         found = _normal_equations(problem, params, velocity, solver, damping is not None)
         normal = found if normal is None else _plus(normal, found)
         count += velocity.size
@@ -85,8 +88,37 @@ def streamed_lift(
     return _solve(problem, params, normal, count, solver, damping)
 
 
-def _pass(chunks: Chunks | Callable[[], Chunks]) -> Chunks:
-    return chunks() if callable(chunks) else chunks
+def _pass(chunks: Chunks | Callable[[], Chunks]) -> Iterator[tuple[Problem, ArrayLike]]:
+    """The chunks one by one; `ValueError` at what is none."""
+    started = chunks() if callable(chunks) else chunks
+    try:
+        one_by_one = iter(started)
+    except TypeError:
+        raise ValueError(
+            "`chunks` must be pairs of a problem and its velocity, one after another, or a function that starts a pass "
+            f"over them; got {'a function that gives ' if callable(chunks) else ''}{type(started).__name__}."
+        ) from None
+    for index, chunk in enumerate(one_by_one):
+        if not isinstance(chunk, tuple | list) or len(chunk) != 2 or not isinstance(chunk[0], Problem):
+            raise ValueError(
+                f"`chunks[{index}]` must be a pair of a `jaxgeo.Problem` and its velocity; got {type(chunk).__name__}."
+            )
+        yield chunk[0], chunk[1]
+
+
+def _checked(chunks: Chunks | Callable[[], Chunks], params: Params) -> Iterator[tuple[Problem, Float[Array, "..."]]]:
+    """A first pass over the chunks, with velocities as finite arrays, after a look at `params`."""
+    for index, (problem, velocity) in enumerate(_pass(chunks)):
+        if index == 0:
+            problem.check(params)
+        yield problem, as_real(f"chunks[{index}][1]", velocity)
+
+
+def _rows(velocity: Float[Array, "..."], outputs: Float[Array, "n Q"]) -> Float[Array, "n Q"]:
+    """The velocity in the dtype of the outputs; `ValueError` if it has not their shape."""
+    if velocity.shape != outputs.shape:
+        raise ValueError(f"`chunks` has a velocity of shape {velocity.shape} for outputs of shape {outputs.shape}.")
+    return velocity.astype(outputs.dtype)
 
 
 def _no_chunk() -> ValueError:
@@ -95,11 +127,11 @@ def _no_chunk() -> ValueError:
 
 @eqx.filter_jit
 def _normal_equations(
-    problem: Problem, params: Params, velocity: Float[Array, "n Q"], solver: NormalCholesky, damped: bool
+    problem: Problem, params: Params, velocity: Float[Array, "..."], solver: NormalCholesky, damped: bool
 ) -> tuple[Array, Array]:
     jacobian = problem.jacobian(params)
     dtype = gram_dtype(jacobian, 0.0 if damped else None, solver.gram_dtype)
-    return normal_equations(jacobian, velocity.reshape(jacobian.outputs.shape), dtype, solver.chunk_size)
+    return normal_equations(jacobian, _rows(velocity, jacobian.outputs), dtype, solver.chunk_size)
 
 
 @eqx.filter_jit
@@ -127,13 +159,13 @@ def _solve(
 def _by_conjugate_gradients(
     chunks: Chunks | Callable[[], Chunks], params: Params, solver: CG, damping: Damping
 ) -> PyTree:
-    if not callable(chunks) and iter(chunks) is chunks:
+    if isinstance(chunks, Iterator):
         raise ValueError(
             f"`chunks` is {chunks!r}, which can be passed over once, and `CG` needs a pass for each step; pass a "
             "sequence, or the function that makes the iterator."
         )
     totals, count, problem = None, 0, None
-    for problem, velocity in _pass(chunks):
+    for problem, velocity in _checked(chunks, params):
         found = _image_and_trace(problem, params, velocity, damping is not None)
         totals = found if totals is None else (totals[0] + found[0], totals[1] + found[1])
         count += velocity.size
@@ -207,11 +239,11 @@ def _step(
 
 @eqx.filter_jit
 def _image_and_trace(
-    problem: Problem, params: Params, velocity: Float[Array, "n Q"], traced: bool
+    problem: Problem, params: Params, velocity: Float[Array, "..."], traced: bool
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
     """Dᵀv, and the trace of DDᵀ if it is asked for."""
     jacobian = problem.jacobian(params)
-    image = ravel_pytree(jacobian.T.mv(velocity.reshape(jacobian.outputs.shape)))[0]
+    image = ravel_pytree(jacobian.T.mv(_rows(velocity, jacobian.outputs)))[0]
     return image, Gram(jacobian).trace() if traced else jnp.zeros((), image.dtype)
 
 

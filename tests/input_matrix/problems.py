@@ -4,12 +4,26 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 import jaxgeo as jg
 from input_matrix.cells import Case, Entry
-from input_matrix.values import MODEL, PARAMS, PROBLEM, X, Y, apply, floats, networks, number, params
+from input_matrix.values import (
+    MODEL,
+    PARAMS,
+    PROBLEM,
+    X,
+    Y,
+    apply,
+    count,
+    floats,
+    models,
+    networks,
+    number,
+    optional,
+    params,
+)
 
 
 def problems() -> list[Entry]:
@@ -27,18 +41,6 @@ def problems() -> list[Entry]:
         problem.check(PARAMS)
         return problem.cost(PARAMS)
 
-    models = {
-        "None": Case(None, True),
-        "text": Case("model", True),
-        "function": Case(jnp.tanh, True),
-        "NaN": Case(eqx.tree_at(lambda m: m.layers[0].bias, MODEL, jnp.full(3, jnp.nan)), True),
-        "integers": Case(jax.tree.map(lambda leaf: leaf.astype(int) if eqx.is_array(leaf) else leaf, MODEL), True),
-        "frozen": Case(eqx.nn.Identity(), True),
-        "other inputs": Case(eqx.nn.MLP(5, 1, 3, 1, key=jax.random.key(0)), True),
-        "other outputs": Case(eqx.nn.MLP(2, 4, 3, 1, key=jax.random.key(0)), True),
-        "zero width": Case(eqx.nn.MLP(2, 1, 0, 1, key=jax.random.key(0)), False),
-        "float32": Case(eqx.nn.MLP(2, 1, 3, 1, dtype=jnp.float32, key=jax.random.key(0)), False),
-    }
     no_network = {"model": ("model", "params", "apply")}
     both = {
         "inputs": ("inputs", "targets", "apply", "model"),
@@ -59,7 +61,7 @@ def problems() -> list[Entry]:
             "supervised",
             supervised,
             {"model": MODEL, "inputs": X, "targets": Y},
-            {"model": models, "inputs": inputs | {"bool": Case(X > 0, False)}, "targets": floats(Y)},
+            {"model": models(), "inputs": inputs | {"bool": Case(X > 0, False)}, "targets": floats(Y)},
             both | {"model": ("model", "params", "apply", "targets")},
         ),
         Entry(
@@ -123,4 +125,54 @@ def problems() -> list[Entry]:
             {"params": params()},
             {"params": ("params", "apply", "dot_general")},
         ),
+        Entry(
+            "Problem.plan",
+            lambda **a: PROBLEM.plan(**a).choice.reason,
+            {"params": PARAMS},
+            {
+                "params": {k: v for k, v in params().items() if k not in ("NaN", "inf")},
+                "damping": number(zero=True),
+                "memory": optional(count()),
+            },
+            {"params": ("`params", "`apply")},
+        ),
+        *sharding(),
+    ]
+
+
+def sharding() -> list[Entry]:
+    def mesh(kind: AxisType, *names: str) -> Any:
+        return jax.make_mesh((1,) * len(names), names, axis_types=(kind,) * len(names))
+
+    coupled = jg.Problem(lambda params, x: x @ params, X, jg.L2(Y[:, 0]), per_sample=False)
+    return [
+        Entry(
+            "shard_samples",
+            lambda **a: jg.shard_samples(**a).cost(PARAMS),
+            {"problem": PROBLEM, "mesh": mesh(AxisType.Auto, "samples")},
+            {
+                "problem": {
+                    "None": Case(None, True),
+                    "function": Case(apply, True),
+                    "coupled": Case(coupled, True),
+                    "sharded": Case(jg.shard_samples(PROBLEM, mesh(AxisType.Auto, "samples")), False),
+                },
+                "mesh": {
+                    "two axes": Case(mesh(AxisType.Auto, "wide", "samples"), False),
+                    "no such axis": Case(mesh(AxisType.Auto, "wide"), True),
+                    "explicit": Case(mesh(AxisType.Explicit, "samples"), True),
+                    "None": Case(None, True),
+                    "devices": Case(jax.devices(), True),
+                    "number": Case(1, True),
+                    "text": Case("samples", True),
+                },
+                "axis": {
+                    "unknown": Case("wide", True),
+                    "None": Case(None, True),
+                    "number": Case(0, True),
+                    "list": Case(["samples"], True),
+                },
+            },
+            {"problem": ("`problem", "per_sample"), "mesh": ("`mesh`", "`axis`")},
+        )
     ]

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import check_count
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.memory import total_memory
+from jaxgeo.linalg.memory import check_memory, total_memory
 from jaxgeo.linalg.plan import FLOPS_PER_BYTE
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo, Prepared
 from jaxgeo.linalg.solvers.columns import NormalCholesky
-from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.dense import DenseCholesky
 from jaxgeo.linalg.solvers.iterative import CG, LSMR
 from jaxgeo.linalg.solvers.needs import dense_matrices, gram_matrices, held_gram, normal_matrices, sizes_of
@@ -53,9 +53,9 @@ class Auto(AbstractLiftSolver):
     cutoff: AbstractCutoff = SmoothCutoff()
 
     def __check_init__(self):
-        if self.memory is not None:
-            check_count("memory", self.memory)
+        check_memory(self.memory)
         check_count("max_entries", self.max_entries, least=0)
+        check_factoring(self.cutoff, "dtype", None)
 
     def choose(self, jacobian: Jacobian, damping: Damping = None) -> Choice:
         """The solver that `solve` will use, and why.

@@ -2,18 +2,29 @@
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgeo._checks import MOST, check_number
 from jaxgeo.linalg.jacobian import Jacobian
 
 Damping = float | Float[Array, ""] | None
 
+
 SOLVED, DAMPED, DECOMPOSED, FAILED = range(4)
+
+
+def check_damping(damping: Any) -> None:
+    """Raise if there is damping that is no number, negative or not finite; a traced one is let through.
+
+    **Raises:** `ValueError` with the name.
+    """
+    if damping is not None:
+        check_number("damping", damping, least=0, most=MOST)
 
 
 class LiftInfo(NamedTuple):

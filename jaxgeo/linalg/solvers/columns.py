@@ -10,7 +10,7 @@ from jaxgeo.linalg.jacobian import Jacobian, sample_rows
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.shards import on_shards, replicated, sharded
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
-from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.factor import Factor, Factorise
 from jaxgeo.linalg.solvers.sides import finish_columns, freeze, gram_dtype, gram_floor, relative_shift
 from jaxgeo.problem import Block
@@ -38,6 +38,8 @@ class NormalCholesky(AbstractLiftSolver):
 
     def __check_init__(self):
         check_count("chunk_size", self.chunk_size)
+        check_count("max_decomposition", self.max_decomposition, least=0)
+        check_factoring(self.cutoff, "gram_dtype", self.gram_dtype)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None

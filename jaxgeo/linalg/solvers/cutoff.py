@@ -1,6 +1,7 @@
 """Which singular values of D count: a smooth filter for flows, a hard cut-off for diagnostics."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -72,6 +73,21 @@ class SmoothCutoff(AbstractCutoff):
 
     def full(self, floor: float) -> float:
         return (floor if self.rcond is None else self.rcond) * self.width
+
+
+def check_factoring(cutoff: Any, name: str, dtype: Any) -> None:
+    """Raise if a solver cannot factor so: `dtype`, called `name`, must be one that LAPACK has for real numbers.
+
+    **Raises:** `ValueError` with the name.
+    """
+    if not isinstance(cutoff, AbstractCutoff):
+        raise ValueError(f"`cutoff` must be a cut-off, such as `jaxgeo.linalg.HardCutoff(1e-8)`; got {cutoff!r}.")
+    try:
+        known = dtype is None or jnp.dtype(dtype) in (jnp.float32, jnp.float64)
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"`{name}` must be float64, float32 or None; got {dtype!r}.")
 
 
 def _check_rcond(rcond: float | None) -> None:

@@ -12,7 +12,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
-from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, SmoothCutoff
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.factor import Factor, spectral_factor, triangular_factor
 from jaxgeo.linalg.solvers.sides import data_floor, finish_columns, finish_rows, freeze, gram_dtype, relative_shift
 
@@ -42,6 +42,9 @@ class QR(AbstractLiftSolver):
     cutoff: AbstractCutoff = SmoothCutoff()
     dtype: jnp.dtype | None = eqx.field(static=True, default=None)
 
+    def __check_init__(self):
+        check_factoring(self.cutoff, "dtype", self.dtype)
+
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
@@ -65,6 +68,9 @@ class DenseCholesky(AbstractLiftSolver):
     cutoff: AbstractCutoff = SmoothCutoff()
     dtype: jnp.dtype | None = eqx.field(static=True, default=None)
 
+    def __check_init__(self):
+        check_factoring(self.cutoff, "dtype", self.dtype)
+
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
@@ -84,6 +90,9 @@ class SVD(AbstractLiftSolver):
 
     cutoff: AbstractCutoff = HardCutoff()
     dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        check_factoring(self.cutoff, "dtype", self.dtype)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None

@@ -7,7 +7,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo._checks import check_count, check_positive, plain
+from jaxgeo._checks import check_count, check_flag, check_positive, plain
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
@@ -31,6 +31,7 @@ class Nystrom(eqx.Module):
 
     def __check_init__(self):
         check_count("rank", self.rank)
+        check_count("seed", self.seed, least=0)
         check_count("batch_size", self.batch_size)
 
     def __call__(self, gram: lx.AbstractLinearOperator, shift: Float[Array, ""]) -> "NystromInverse":
@@ -93,6 +94,8 @@ class CG(AbstractLiftSolver):
     - `preconditioner`: None for none.
     - `hold_gram`: form G once, in the parameters' dtype. Cheaper where a step through the network costs more than
         reading G, and many are needed.
+
+    **Raises:** `ValueError` on a tolerance, a count or a preconditioner that is none.
     """
 
     rtol: float = 1e-6
@@ -103,6 +106,11 @@ class CG(AbstractLiftSolver):
     def __check_init__(self):
         check_positive("rtol", self.rtol)
         check_count("max_steps", self.max_steps)
+        check_flag("hold_gram", self.hold_gram)
+        if not isinstance(self.preconditioner, Nystrom | None):
+            raise ValueError(
+                f"`preconditioner` must be a `jaxgeo.linalg.Nystrom()` or None; got {self.preconditioner!r}."
+            )
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None

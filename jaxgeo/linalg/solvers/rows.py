@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count
+from jaxgeo._checks import check_count, check_flag
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
@@ -18,7 +18,7 @@ from jaxgeo.linalg.solvers.base import (
     Prepared,
     relative_norm,
 )
-from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
 from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose, normalise
 from jaxgeo.linalg.solvers.sides import (
@@ -60,6 +60,9 @@ class GramCholesky(AbstractLiftSolver):
 
     def __check_init__(self):
         check_count("refinements", self.refinements, least=0)
+        check_count("max_decomposition", self.max_decomposition, least=0)
+        check_flag("dense_fallback", self.dense_fallback)
+        check_factoring(self.cutoff, "gram_dtype", self.gram_dtype)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
@@ -118,6 +121,9 @@ class GramEigh(AbstractLiftSolver):
 
     cutoff: AbstractCutoff = SmoothCutoff()
     gram_dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        check_factoring(self.cutoff, "gram_dtype", self.gram_dtype)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
