@@ -131,6 +131,24 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be True or False; got {value!r}.")
 
 
+def check_function(name: str, value: Any) -> None:
+    """Raise if `value` cannot be called.
+
+    **Raises:** `ValueError` with the name.
+    """
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function; got {value!r}.")
+
+
+def check_kind(name: str, value: Any, kind: type, wanted: str) -> None:
+    """Raise if `value` is no `kind`, which is said as "a metric, such as …".
+
+    **Raises:** `ValueError` with the name.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"`{name}` must be {wanted}; got {value!r}.")
+
+
 def as_real(name: str, value: ArrayLike) -> Array:
     """`value` as an array of real numbers, of which concrete ones are finite; integers become floating point.
 

@@ -5,6 +5,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from jaxgeo._checks import check_kind
 from jaxgeo.problem import Block, Problem, repeat_last
 
 
@@ -39,10 +40,8 @@ def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Proble
 
     ```
     """
-    if not isinstance(problem, Problem):
-        raise ValueError(f"`problem` must be a `jaxgeo.Problem`; got {problem!r}.")
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"`mesh` must be a mesh of devices, such as that of `jax.make_mesh`; got {mesh!r}.")
+    check_kind("problem", problem, Problem, "a `jaxgeo.Problem`")
+    check_kind("mesh", mesh, Mesh, "a mesh of devices, such as that of `jax.make_mesh`")
     if axis not in mesh.axis_names:
         raise ValueError(
             f"`axis` must name an axis of the mesh; got {axis!r}, and the mesh has {', '.join(mesh.axis_names)}."

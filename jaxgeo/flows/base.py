@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import check_kind
 from jaxgeo.costs import AbstractFactor
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.metrics import AbstractMetric, Euclidean
@@ -54,6 +55,9 @@ class OutputFlow(eqx.Module):
     """
 
     metric: AbstractMetric = Euclidean()
+
+    def __check_init__(self):
+        check_kind("metric", self.metric, AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
 
     @eqx.filter_jit
     def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:

@@ -1,14 +1,21 @@
 """Families of flows: straight lines in output space, and the way from the standard flow to the adapted one."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_number, is_concrete
+from jaxgeo._checks import as_real, check_number, is_concrete
 from jaxgeo.flows.base import AbstractFlow, StandardFlow, Time
 from jaxgeo.flows.lifted import lifted
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+
+
+def _as_start(start: Float[ArrayLike, "N Q"] | None) -> Float[Array, "N Q"] | None:
+    return None if start is None else as_real("start", start)
 
 
 class InterpolationFlow(AbstractFlow):
@@ -35,11 +42,13 @@ class InterpolationFlow(AbstractFlow):
     ```
     """
 
-    start: Float[Array, "N Q"] | None = None
-    solver: AbstractLiftSolver = Auto()
+    start: Float[Array, "N Q"] | None = eqx.field(converter=_as_start, default=None)
+    solver: AbstractLiftSolver = eqx.field(converter=check_solver, default=Auto())
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         if self.start is not None:
+            if self.start.shape != jacobian.outputs.shape:
+                raise ValueError(f"`start` must have shape {jacobian.outputs.shape}; got {self.start.shape}.")
             return lifted(jacobian, -self.start, self.solver)
         deviation = jacobian.problem.loss.deviation(jacobian.outputs)
         left = 1 - jnp.asarray(s, deviation.dtype)
@@ -78,7 +87,7 @@ class HomotopyFlow(AbstractFlow):
     """
 
     alpha: float | Float[Array, ""]
-    solver: AbstractLiftSolver = Auto()
+    solver: AbstractLiftSolver = eqx.field(converter=check_solver, default=Auto())
 
     def __check_init__(self):
         check_number("alpha", self.alpha, least=0, most=1)

@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import check_kind
 from jaxgeo.flows.base import AbstractFlow, Time
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.metric import descent
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
-from jaxgeo.linalg.solvers.base import FAILED, Damping
+from jaxgeo.linalg.solvers.base import FAILED, Damping, check_damping
 from jaxgeo.metrics import AbstractMetric, Euclidean
 
 
@@ -33,10 +35,15 @@ class AbstractLiftedFlow(AbstractFlow):
     metric: eqx.AbstractVar[AbstractMetric]
     damping: eqx.AbstractVar[Damping]
 
+    def __check_init__(self):
+        check_solver(self.solver)
+        check_kind("metric", self.metric, AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
+        check_damping(self.damping)
+
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
         jacobian, rows = descent(jacobian, self.metric)
-        return lifted(jacobian, rows, Auto() if self.solver is None else self.solver, self.damping)
+        return lifted(jacobian, rows, check_solver(self.solver), self.damping)
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
         return num_params >= num_rows and isinstance(self.metric, Euclidean) and self.damping is None

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from jaxgeo._checks import check_count, is_count
+from jaxgeo._checks import MOST, check_count, check_number, check_rows, is_count
 from jaxgeo.geometry.dense import count_above, dense_jacobian
 from jaxgeo.problem import Params, Problem
 
@@ -225,10 +226,7 @@ def nearest_critical(problem: Problem, params: Params, rank: int, num_steps: int
     """
     problem.check(params)
     check_count("num_steps", num_steps)
-    most = min(problem.num_rows(params), problem.num_params(params))
-    if not is_count(rank, 0) or rank > most:
-        raise ValueError(f"`rank` must be an integer from 0 to min(QN, K)={most}; got {rank!r}.")
-    return _nearest(problem, params, int(rank), int(num_steps))
+    return _nearest(problem, params, _checked_rank(problem, params, rank), int(num_steps))
 
 
 @eqx.filter_jit
@@ -260,9 +258,8 @@ class Walk(NamedTuple):
     residuals: Float[Array, " points"]
 
 
-@eqx.filter_jit
 def walk_critical(
-    problem: Problem, params: Params, direction: Float[Array, " K"], step: float, num_steps: int, rank: int
+    problem: Problem, params: Params, direction: Float[ArrayLike, " K"], step: float, num_steps: int, rank: int
 ) -> Walk:
     """Walk along the critical manifold from the critical point `params`, by steps along it and Newton steps back to it.
 
@@ -274,9 +271,11 @@ def walk_critical(
 
     - `direction`: where to go first, flat, such as a row of `CriticalManifold.tangent`; later as straight on as the
         manifold lets one.
-    - `step`: the length of a step, in parameter space.
+    - `step`: the length of a step, in parameter space; negative to go backwards.
     - `num_steps`: how many.
     - `rank`: r, the rank of D.
+
+    **Raises:** `ValueError` on a direction of another shape, and on numbers that cannot be meant.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -287,6 +286,24 @@ def walk_critical(
 
     ```
     """
+    problem.check(params)
+    heading = check_rows("direction", direction, (problem.num_params(params),))
+    check_number("step", step, least=-MOST, most=MOST)
+    check_count("num_steps", num_steps)
+    return _walk(problem, params, heading, step, int(num_steps), _checked_rank(problem, params, rank))
+
+
+def _checked_rank(problem: Problem, params: Params, rank: int) -> int:
+    most = min(problem.num_rows(params), problem.num_params(params))
+    if not is_count(rank, 0) or rank > most:
+        raise ValueError(f"`rank` must be an integer from 0 to min(QN, K)={most}; got {rank!r}.")
+    return int(rank)
+
+
+@eqx.filter_jit
+def _walk(
+    problem: Problem, params: Params, direction: Float[Array, " K"], step: float, num_steps: int, rank: int
+) -> Walk:
     cost = _Cost(problem, params)
 
     def look(theta: Array) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """Horizontal lifts of paths in output space: their end points, their lengths, and what a closed one leaves behind."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax as dfx
@@ -11,7 +12,7 @@ import optimistix as optx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count
+from jaxgeo._checks import as_real, check_count, check_function
 from jaxgeo.linalg.lift import check_output_velocity, check_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.problem import Params, Problem
@@ -27,7 +28,7 @@ class Segment(eqx.Module):
     - `velocity`: v, of shape (N, Q).
     """
 
-    velocity: Float[Array, "N Q"]
+    velocity: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "velocity"))
 
     def __call__(self, t: Float[Array, ""]) -> Float[Array, "N Q"]:
         return t * self.velocity
@@ -39,10 +40,16 @@ class Ellipse(eqx.Module):
     **Arguments:**
 
     - `first`, `second`: v and w, of shape (N, Q).
+
+    **Raises:** `ValueError` if their shapes differ.
     """
 
-    first: Float[Array, "N Q"]
-    second: Float[Array, "N Q"]
+    first: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "first"))
+    second: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "second"))
+
+    def __check_init__(self):
+        if self.first.shape != self.second.shape:
+            raise ValueError(f"`first` and `second` differ in shape: {self.first.shape} and {self.second.shape}.")
 
     def __call__(self, t: Float[Array, ""]) -> Float[Array, "N Q"]:
         angle = 2 * jnp.pi * t
@@ -81,6 +88,8 @@ def lift_path(
     - `num_steps`: steps of the integration.
     - `solver`: as for `jaxgeo.lift`.
 
+    **Raises:** `ValueError` on a path of another shape.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: jnp.exp(a) * x, jnp.array([1.0]), jg.L2(jnp.zeros(1)))
@@ -91,7 +100,12 @@ def lift_path(
     ```
     """
     check_count("num_steps", num_steps)
+    check_function("path", path)
     problem.check(params)
+    outputs = eqx.filter_eval_shape(problem.outputs, params)
+    found = eqx.filter_eval_shape(path, jax.ShapeDtypeStruct((), outputs.dtype))
+    if jax.tree.map(jnp.shape, found) != outputs.shape:
+        raise ValueError(f"`path` must give output displacements of shape {outputs.shape}; got {found!r}.")
     return _follow(problem, params, path, int(num_steps), check_solver(solver))
 
 

@@ -1,6 +1,7 @@
 """The metric that outputs give to parameters, and the curvature of the horizontal bundle range(Dᵀ)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import as_real, check_function
 from jaxgeo.geometry.dense import count_above, dense_jacobian
 from jaxgeo.linalg.lift import check_output_velocity, check_solver, check_velocity, lift, lift_gradient
 from jaxgeo.linalg.solvers import AbstractLiftSolver
@@ -66,6 +68,8 @@ def pullback_gradient(
     - `function`: F, from params to a number; the cost by default.
     - `solver`: as for `jaxgeo.lift`.
 
+    **Raises:** `ValueError` if `function` gives something else than one real number.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> problem = jg.Problem(lambda a, x: a * x, jnp.array([2.0]), jg.L2(jnp.array([4.0])))
@@ -76,6 +80,10 @@ def pullback_gradient(
     """
     jacobian = problem.jacobian(params)
     function = problem.cost if function is None else function
+    check_function("function", function)
+    value = eqx.filter_eval_shape(function, params)
+    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"`function` must give one real number; got {value!r}.")
     gradient = jax.grad(lambda trainable: function(eqx.combine(trainable, jacobian.frozen)))(jacobian.trainable)
     solution, _ = lift_gradient(jacobian, gradient, None, solver)
     return jacobian.embed(solution)
@@ -84,7 +92,7 @@ def pullback_gradient(
 class ConstantField(eqx.Module):
     """The vector field on output space that is `value` everywhere."""
 
-    value: Float[Array, "N Q"]
+    value: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "value"))
 
     def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return self.value
@@ -108,11 +116,14 @@ class HorizontalField(eqx.Module):
     field: Callable[[Float[Array, "N Q"]], Float[Array, "N Q"]]
     solver: AbstractLiftSolver | None = None
 
+    def __check_init__(self):
+        check_function("field", self.field)
+        check_solver(self.solver)
+
     def __call__(self, params: Params) -> PyTree:
         return lift(self.problem, params, self.field(self.problem.outputs(params)), self.solver)
 
 
-@eqx.filter_jit
 def lie_bracket(first: Callable[[Params], PyTree], second: Callable[[Params], PyTree], params: Params) -> PyTree:
     """[V, W] = W′V − V′W at `params`, by a JVP of each field along the other.
 
@@ -124,6 +135,8 @@ def lie_bracket(first: Callable[[Params], PyTree], second: Callable[[Params], Py
 
     **Returns:** [V, W], like `params`, with None at what is no floating-point array.
 
+    **Raises:** `ValueError` if `params` has no floating-point array, or a field gives something that is not like it.
+
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
     >>> jg.geometry.lie_bracket(lambda a: jnp.array([1.0, 0.0]), lambda a: a[0] * a, jnp.array([2.0, 3.0])).tolist()
@@ -131,7 +144,21 @@ def lie_bracket(first: Callable[[Params], PyTree], second: Callable[[Params], Py
 
     ```
     """
+    check_function("first", first)
+    check_function("second", second)
+    if not jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)):
+        raise ValueError("`params` has no floating-point array, along which fields could be differentiated.")
+    return _bracket(first, second, params)
+
+
+@eqx.filter_jit
+def _bracket(first: Callable[[Params], PyTree], second: Callable[[Params], PyTree], params: Params) -> PyTree:
     moving, still = eqx.partition(params, eqx.is_inexact_array)
+    form = jax.tree.map(jnp.shape, moving)
+    for name, field in (("first", first), ("second", second)):
+        found = jax.tree.map(jnp.shape, eqx.filter(field(params), eqx.is_inexact_array))
+        if found != form:
+            raise ValueError(f"`{name}` must give velocities like `params`, of shapes {form}; got {found}.")
 
     def along(field: Callable[[Params], PyTree], direction: Callable[[Params], PyTree]) -> PyTree:
         def values(moving: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_positive
+from jaxgeo._checks import check_kind, check_positive
 from jaxgeo.integrate import FlowSolution
 from jaxgeo.problem import Params, Problem
 
@@ -110,6 +110,7 @@ def trapped_intervals(solution: FlowSolution, epsilon: float) -> list[TrappedInt
 
     ```
     """
+    check_kind("solution", solution, FlowSolution, "what `solve_flow` returned")
     records = solution.records
     if not isinstance(records, TrappingRecord):
         raise ValueError(

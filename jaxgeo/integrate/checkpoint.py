@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import MOST, check_number
 from jaxgeo.problem import Params
 
 
@@ -17,8 +18,15 @@ def save_point(path: str | Path, s: Float[Array, ""], params: Params) -> None:
 
     - `path`: of the file, which is replaced.
     - `s`: flow time at `params`.
+
+    **Raises:** `ValueError` if the file cannot be written, or `s` is no number.
     """
-    eqx.tree_serialise_leaves(path, (jnp.asarray(s), params))
+    check_number("s", s, least=0, most=MOST)
+    try:
+        with _file(path).open("wb") as file:
+            eqx.tree_serialise_leaves(file, (jnp.asarray(s), params))
+    except OSError as error:
+        raise ValueError(f"`path` {path} cannot be written ({error.strerror}); choose another.") from error
 
 
 def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params]:
@@ -32,7 +40,7 @@ def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params
     - `path`: of the file.
     - `like`: parameters of the same structure, shapes and dtypes, such as the initial ones.
 
-    **Raises:** `RuntimeError` (by Equinox) if the file's shapes or dtypes are others.
+    **Raises:** `ValueError` if the file cannot be read, or holds parameters of another structure, shapes or dtypes.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg, pathlib, tempfile
@@ -44,5 +52,27 @@ def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params
 
     ```
     """
-    dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(like) if eqx.is_inexact_array(leaf)))
-    return eqx.tree_deserialise_leaves(path, (jnp.zeros((), dtype), like))
+    numbers = [leaf for leaf in jax.tree.leaves(like) if eqx.is_inexact_array(leaf)]
+    if not numbers:
+        raise ValueError(f"`like` must be parameters such as those that were saved; got {like!r}.")
+    try:
+        with _file(path).open("rb") as file:
+            found = eqx.tree_deserialise_leaves(file, (jnp.zeros((), jnp.result_type(*numbers)), like))
+            if file.read(1):
+                raise ValueError("there is more in it")
+    except OSError as error:
+        raise ValueError(f"`path` {path} cannot be read ({error.strerror}); pass what `save_point` wrote.") from error
+    except Exception as error:  # Whatever Equinox and NumPy make of other arrays, or of none.
+        raise ValueError(
+            f"`path` {path} holds no parameters of the form of `like`: {error}. Build them as they were when "
+            "`save_point` wrote them."
+        ) from error
+    return found
+
+
+def _file(path: str | Path) -> Path:
+    """As Equinox has it: with the suffix .eqx where there is none."""
+    if not isinstance(path, str | Path):
+        raise ValueError(f"`path` must be that of a file; got {path!r}.")
+    path = Path(path)
+    return path if path.suffix else path.with_suffix(".eqx")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo import theory
+from jaxgeo._checks import check_kind
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
@@ -47,7 +48,7 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
     - `lift_solver`: how to lift; `jaxgeo.linalg.Auto()` by default.
     - `frozen`: what is not integrated of params; `solve_flow` sets it.
 
-    **Raises:** `ValueError` for a cost that is no L2 cost.
+    **Raises:** `ValueError` for what is no solver, and for a cost that is no L2 cost.
 
     ```python
     >>> import diffrax, jax.numpy as jnp, jaxgeo as jg
@@ -63,6 +64,12 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
     solver: dfx.AbstractSolver
     lift_solver: AbstractLiftSolver = Auto()
     frozen: PyTree = None
+
+    def __check_init__(self):
+        check_kind("solver", self.solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
+        check_kind(
+            "lift_solver", self.lift_solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`"
+        )
 
     @property
     def term_structure(self):

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 from numpy.typing import NDArray
 
+from jaxgeo._checks import check_count, check_number, check_positive
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import default_rtol
 from jaxgeo.integrate.solve import solve_flow
@@ -96,6 +97,9 @@ def explain_defect(
 
     ```
     """
+    check_positive("s1", s1)
+    check_count("num_times", num_times, least=2)
+    check_number("tolerance", tolerance, least=0)
     times = np.linspace(0.0, s1, num_times)
     constant = None if dt0 is None else dfx.ConstantStepSize()
 

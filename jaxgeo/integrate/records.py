@@ -1,10 +1,13 @@
 """What may be recorded along a flow, `solve_flow(..., record=...)`, besides costs and the rank."""
 
+from functools import partial
+
 import equinox as eqx
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import as_real
 from jaxgeo.problem import Params, Problem
 
 Time = float | Float[Array, ""]
@@ -44,10 +47,12 @@ class LineDeviation(eqx.Module):
     - `start`: x₀ − y, of shape (N, Q): `problem.loss.deviation(problem.outputs(params))`.
     """
 
-    start: Float[Array, "N Q"]
+    start: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "start"))
 
     def __call__(self, s: Time, params: Params, problem: Problem) -> Float[Array, ""]:
         del s
         deviation = problem.loss.deviation(problem.outputs(params))
+        if self.start.shape != deviation.shape:
+            raise ValueError(f"`start` must have shape {deviation.shape}; got {self.start.shape}.")
         share = jnp.sum(deviation * self.start) / jnp.sum(self.start**2)
         return optx.two_norm(deviation - share * self.start) / optx.two_norm(self.start)

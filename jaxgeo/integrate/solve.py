@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count, is_concrete
+from jaxgeo._checks import check_count, check_flag, check_function, check_kind, is_concrete
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import OutputController, default_rtol
@@ -100,12 +100,18 @@ def solve_flow(
 
     ```
     """
-    if not isinstance(problem, Problem):
-        raise ValueError(f"`problem` must be a `jaxgeo.Problem`; got {problem!r}.")
-    if not isinstance(flow, AbstractFlow):
-        raise ValueError(f"`flow` must be a flow, such as `jaxgeo.AdaptedFlow()`; got {flow!r}.")
+    check_kind("problem", problem, Problem, "a `jaxgeo.Problem`")
+    check_kind("flow", flow, AbstractFlow, "a flow, such as `jaxgeo.AdaptedFlow()`")
     if not isinstance(events, Sequence) or not all(callable(event) for event in events):
         raise ValueError(f"`events` must be a list of functions (s, params, problem); got {events!r}.")
+    if solver is not None:
+        check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
+    for name, function in (("record", record), ("restart", restart)):
+        if function is not None:
+            check_function(name, function)
+    for name, flag in (("path_lengths", path_lengths), ("rank_check", rank_check), ("throw", throw)):
+        check_flag(name, flag)
+    check_count("max_restarts", max_restarts, least=0)
     check_times(s0, s1, cost_tol, dt0, save_at)
     check_tolerances(rtol, atol)
     if max_steps is not None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_finite, check_rows
+from jaxgeo._checks import check_finite, check_kind, check_rows
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
 from jaxgeo.linalg.solvers.base import Damping, check_damping
@@ -62,8 +62,7 @@ def check_solver(solver: AbstractLiftSolver | None) -> AbstractLiftSolver:
     """`Auto()` for None; `ValueError` for what is no solver."""
     if solver is None:
         return Auto()
-    if not isinstance(solver, AbstractLiftSolver):
-        raise ValueError(f"`solver` must be a solver of the lift, such as `jaxgeo.linalg.Auto()`; got {solver!r}.")
+    check_kind("solver", solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`")
     return solver
 
 

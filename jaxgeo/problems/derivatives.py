@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import check_function
+
 Field = Callable[[Float[Array, " d"]], Float[Array, ""]]
 VectorField = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 
@@ -19,6 +21,7 @@ def gradient(u: Field) -> VectorField:
 
     **Returns:** a function from a point to a vector of shape (d,).
     """
+    check_function("u", u)
     return jax.jacfwd(u)
 
 
@@ -31,6 +34,7 @@ def divergence(f: VectorField) -> Field:
 
     **Returns:** a function from a point to a number.
     """
+    check_function("f", f)
 
     def of(x: Float[Array, " d"]) -> Float[Array, ""]:
         def along(direction: Float[Array, " d"]) -> Float[Array, ""]:
@@ -58,6 +62,7 @@ def laplacian(u: Field) -> Field:
 
     ```
     """
+    check_function("u", u)
 
     def of(x: Float[Array, " d"]) -> Float[Array, ""]:
         def twice(direction: Float[Array, " d"]) -> Float[Array, ""]:

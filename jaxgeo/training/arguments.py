@@ -10,7 +10,7 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
-from jaxgeo._checks import check_count, check_flag, check_number
+from jaxgeo._checks import check_count, check_flag, check_function, check_kind, check_number
 from jaxgeo.costs import AbstractCost, SumOfSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.training.interrupt import Interruptible
@@ -51,8 +51,8 @@ def check_functions(
 ) -> tuple[Callable[..., bool | None], ...]:
     """The callbacks, of any sequence; `ValueError` that names the argument if one is no such function."""
     for name, function in (("record", record), ("progress", progress)):
-        if function is not None and not callable(function):
-            raise ValueError(f"`{name}` must be a function or None; got {function!r}.")
+        if function is not None:
+            check_function(name, function)
     try:
         found = tuple(callbacks)
     except TypeError:
@@ -60,12 +60,9 @@ def check_functions(
             f"`callbacks` must be a list of functions, also where there is one; got {callbacks!r}."
         ) from None
     for index, callback in enumerate(found):
-        if not callable(callback):
-            raise ValueError(
-                f"`callbacks[{index}]` must be a function of the progress and the model; got {callback!r}."
-            )
-    if interruptible is not None and not isinstance(interruptible, Interruptible):
-        raise ValueError(f"`interruptible` must be a `jaxgeo.training.Interruptible` or None; got {interruptible!r}.")
+        check_function(f"callbacks[{index}]", callback)
+    if interruptible is not None:
+        check_kind("interruptible", interruptible, Interruptible, "a `jaxgeo.training.Interruptible` or None")
     return found
 
 

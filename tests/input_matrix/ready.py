@@ -11,12 +11,30 @@ import numpy as np
 from input_matrix.cells import Case, Entry
 from input_matrix.values import (
     X,
+    called,
     count,
     floats,
     number,
     optional,
 )
-from jaxgeo.problems import Network, Scaling, choose_hidden, digits, poisson_2d, read_table, table_task
+from jaxgeo.problems import (
+    Network,
+    Scaling,
+    choose_hidden,
+    digits,
+    divergence,
+    gradient,
+    harmonic_10d,
+    heat_1d,
+    heat_4d,
+    laplacian,
+    log_fokker_planck_9d,
+    poisson_2d,
+    poisson_5d,
+    poisson_100d,
+    read_table,
+    table_task,
+)
 
 
 def ready() -> list[Entry]:
@@ -114,6 +132,20 @@ def ready() -> list[Entry]:
                 }
                 | {"other columns": Case(np.ones((2, 3)), True)}
             },
+        ),
+        *(
+            Entry(each.__name__, each, {}, {name: called() | {"None": Case(None, True)}})
+            for each, name in ((gradient, "u"), (divergence, "f"), (laplacian, "u"))
+        ),
+        *(
+            Entry(
+                each.__name__,
+                lambda widths, each=each: each(widths).init(jax.random.key(0)),
+                {},
+                {"widths": {"zero": Case((0,), True), "text": Case("64", True), "number": Case(64, True)}},
+                {"widths": ("widths", "sizes")},
+            )
+            for each in (harmonic_10d, heat_1d, heat_4d, log_fokker_planck_9d, poisson_5d, poisson_100d)
         ),
         Entry(
             "poisson_2d",

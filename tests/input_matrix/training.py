@@ -189,29 +189,7 @@ def _methods(update: Any, follow: Any) -> list[Entry]:
         "of labels": Case(jg.SoftmaxCrossEntropy.from_labels, True),
         "of two arguments": Case(jg.SampleWeighted, True),
     }
-    return [
-        Entry(
-            "fit by a method",
-            update,
-            {},
-            {"method": wrong | {name: Case(value, False) for name, value in _optimizers().items()}},
-        ),
-        Entry(
-            "fit by a flow",
-            follow,
-            {},
-            {
-                "method": {name: Case(value, False) for name, value in _flows().items()}
-                | {"custom": Case(_bare(), True)}
-            },
-            {"method": ("`method", "`UnderparametrizedFlow`", "`velocity")},
-        ),
-        Entry("fit of a cost", update, {}, {"cost": costs}, {"cost": ("`cost", "`labels", "`targets")}),
-    ]
-
-
-def _optimizers() -> dict[str, Any]:
-    return {
+    optimizers = {
         "adam": "adam",
         "optax": optax.sgd(0.1),
         "optax chain": optax.chain(optax.clip(1.0), optax.adam(0.1)),
@@ -219,23 +197,30 @@ def _optimizers() -> dict[str, Any]:
         "line search": "lbfgs",
         "without state": optax.identity(),
     }
-
-
-def _flows() -> dict[str, Any]:
-    return {
+    flows = {
         "adapted": jg.AdaptedFlow(),
         "standard": "standard",
         "under": jg.UnderparametrizedFlow(),
         "half way": jg.HomotopyFlow(0.5),
         "straight": jg.InterpolationFlow(),
     }
-
-
-def _bare() -> Any:
-    class Mine(jg.AbstractFlow):
-        """A flow without its methods."""
-
-    return Mine
+    bare = {"a class of one's own": Case(type("Mine", (jg.AbstractFlow,), {}), True)}
+    return [
+        Entry(
+            "fit by a method",
+            update,
+            {},
+            {"method": wrong | {name: Case(value, False) for name, value in optimizers.items()}},
+        ),
+        Entry(
+            "fit by a flow",
+            follow,
+            {},
+            {"method": {name: Case(value, False) for name, value in flows.items()} | bare},
+            {"method": ("`method", "`UnderparametrizedFlow`", "`velocity")},
+        ),
+        Entry("fit of a cost", update, {}, {"cost": costs}, {"cost": ("`cost", "`labels", "`targets")}),
+    ]
 
 
 def _numbers(update: Any, follow: Any, keep: Any) -> list[Entry]:

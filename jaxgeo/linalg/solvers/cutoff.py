@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import MOST, check_number, check_positive
+from jaxgeo._checks import MOST, check_kind, check_number, check_positive
 
 
 class AbstractCutoff(eqx.Module):
@@ -80,8 +80,7 @@ def check_factoring(cutoff: Any, name: str, dtype: Any) -> None:
 
     **Raises:** `ValueError` with the name.
     """
-    if not isinstance(cutoff, AbstractCutoff):
-        raise ValueError(f"`cutoff` must be a cut-off, such as `jaxgeo.linalg.HardCutoff(1e-8)`; got {cutoff!r}.")
+    check_kind("cutoff", cutoff, AbstractCutoff, "a cut-off, such as `jaxgeo.linalg.HardCutoff(1e-8)`")
     try:
         known = dtype is None or jnp.dtype(dtype) in (jnp.float32, jnp.float64)
     except TypeError:

@@ -7,7 +7,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo._checks import check_count, check_flag, check_positive, plain
+from jaxgeo._checks import check_count, check_flag, check_kind, check_positive, plain
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
@@ -107,10 +107,8 @@ class CG(AbstractLiftSolver):
         check_positive("rtol", self.rtol)
         check_count("max_steps", self.max_steps)
         check_flag("hold_gram", self.hold_gram)
-        if not isinstance(self.preconditioner, Nystrom | None):
-            raise ValueError(
-                f"`preconditioner` must be a `jaxgeo.linalg.Nystrom()` or None; got {self.preconditioner!r}."
-            )
+        if self.preconditioner is not None:
+            check_kind("preconditioner", self.preconditioner, Nystrom, "a `jaxgeo.linalg.Nystrom()` or None")
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
