@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count, is_concrete
+from jaxgeo._checks import check_count, check_flag, check_kind, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
@@ -82,8 +82,13 @@ def solve_interpolation(
     """
     check_count("num_steps", num_steps)
     check_count("end_steps", end_steps)
-    problem.check(params)
+    for name, flag in (("open_loop", open_loop), ("rank_check", rank_check), ("throw", throw)):
+        check_flag(name, flag)
+    if solver is not None:
+        check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Euler()`")
     lift_solver = Auto() if lift_solver is None else lift_solver
+    check_kind("lift_solver", lift_solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`")
+    problem.check(params)
     start = problem.loss.deviation(problem.outputs(params)) if open_loop else None
     flow = InterpolationFlow(start, lift_solver)
     required = flow.required_rank(problem.num_rows(params), problem.num_params(params))

@@ -106,6 +106,13 @@ def solve_flow(
         raise ValueError(f"`events` must be a list of functions (s, params, problem); got {events!r}.")
     if solver is not None:
         check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
+    if stepsize_controller is not None:
+        controllers = dfx.AbstractStepSizeController
+        check_kind("stepsize_controller", stepsize_controller, controllers, "a step-size controller of diffrax")
+    if adjoint is not None:
+        check_kind("adjoint", adjoint, dfx.AbstractAdjoint, "an adjoint of diffrax")
+    if progress_meter is not None:
+        check_kind("progress_meter", progress_meter, dfx.AbstractProgressMeter, "a progress meter of diffrax")
     for name, function in (("record", record), ("restart", restart)):
         if function is not None:
             check_function(name, function)

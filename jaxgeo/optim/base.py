@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from jaxgeo._checks import check_kind
+from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.source import Batch, Source, like
 from jaxgeo.problem import Problem
 
@@ -50,6 +52,14 @@ class AbstractTransformation(eqx.Module):
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         # optax types the `update` of all transformations as one without keyword arguments.
         return optax.GradientTransformationExtraArgs(self.init, self.update)  # pyright: ignore[reportArgumentType]
+
+
+def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
+    """`CostHessian()` for None; `ValueError` for what is no metric."""
+    if metric is None:
+        return CostHessian()
+    check_kind("metric", metric, AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
+    return metric
 
 
 def zero_count() -> Int[Array, ""]:

@@ -10,10 +10,11 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_count, check_number
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.solvers.base import SOLVED
-from jaxgeo.metrics import AbstractMetric, CostHessian
-from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
+from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
 from jaxgeo.optim.source import CostOfTargets, Source, source
@@ -121,8 +122,8 @@ def linear_interpolation(
     transformation = LinearInterpolation(
         source(apply, cost, trainable),
         num_steps,
-        CostHessian() if metric is None else metric,
-        Auto() if solver is None else solver,
+        chosen_metric(metric),
+        check_solver(solver),
         max_growth,
         corrections,
     )

@@ -10,13 +10,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo._checks import MOST, check_count, check_number
+from jaxgeo._checks import MOST, check_count, check_kind, check_number
+from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import SingularValues, singular_values
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
-from jaxgeo.metrics import AbstractMetric, CostHessian
-from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
+from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
@@ -255,7 +256,8 @@ def adapted_levenberg_marquardt(
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
-    **Raises:** `ValueError` if `acceleration` or `corrections` is negative or no number.
+    **Raises:** `ValueError` if `acceleration` or `corrections` is negative or no number, or another argument is not of
+    its kind.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg, optax
@@ -276,10 +278,20 @@ def adapted_levenberg_marquardt(
     if acceleration is not None:
         check_number("acceleration", acceleration, least=0, most=MOST)
     check_count("corrections", corrections, least=0)
+    parts = (
+        ("damping", damping, GainRatioDamping),
+        ("trust_region", trust_region, TrustRegion),
+        ("scaling", scaling, ColumnScaling),
+        ("cutoff", cutoff, RankCutoff),
+        ("linesearch", linesearch, optax.GradientTransformation),
+    )
+    for name, value, kind in parts:
+        if value is not None:
+            check_kind(name, value, kind, f"a `{kind.__name__}`")
     transformation = LevenbergMarquardt(
         source(apply, cost, trainable),
-        CostHessian() if metric is None else metric,
-        solver,
+        chosen_metric(metric),
+        None if solver is None else check_solver(solver),
         GainRatioDamping() if damping is None else damping,
         TrustRegion() if trust_region is None else trust_region,
         ColumnScaling() if scaling is None else scaling,

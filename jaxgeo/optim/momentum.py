@@ -10,9 +10,10 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_number, is_trainable_leaf
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
-from jaxgeo.metrics import AbstractMetric, CostHessian
-from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
+from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.solvers import AbstractLiftSolver
+from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
@@ -134,8 +135,8 @@ def adapted_momentum(
         source(apply, cost, trainable),
         learning_rate,
         momentum,
-        CostHessian() if metric is None else metric,
-        Auto() if solver is None else solver,
+        chosen_metric(metric),
+        check_solver(solver),
         damping,
         norm_cap,
         max_growth,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import is_trainable_leaf
+from jaxgeo._checks import check_function, is_trainable_leaf
 from jaxgeo.costs import L2, AbstractCost, SampleWeighted
 from jaxgeo.problem import Problem
 
@@ -97,9 +97,24 @@ def source(apply: Callable[[PyTree, PyTree], Array] | None, cost: CostOfTargets 
     """A source with defaults: L2, and every real floating-point array.
 
     They are None in the signatures of the optimizers, because `optax.inject_hyperparams` takes callables for schedules.
+
+    **Raises:** `ValueError` on what is no network or makes no cost.
     """
+    if apply is not None:
+        check_function("apply", apply)
+    if cost is not None:
+        check_maker(cost)
     chosen = is_trainable_leaf if trainable is None else trainable
     return Source(apply, L2 if cost is None else cost, chosen)
+
+
+def check_maker(cost: Any) -> None:
+    """`ValueError` if `cost` makes no cost of targets."""
+    if isinstance(cost, AbstractCost) or not callable(cost):
+        raise ValueError(
+            "`cost` must be a class such as `jaxgeo.L2`, or a function that makes a cost of the targets; got "
+            f"{type(cost).__name__}."
+        )
 
 
 def _get(batch: Batch, name: str) -> PyTree:

@@ -10,10 +10,10 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_number
-from jaxgeo.linalg.lift import lift_gradient
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
-from jaxgeo.metrics import AbstractMetric, CostHessian
-from jaxgeo.optim.base import AbstractTransformation, next_count, zero_count
+from jaxgeo.linalg.lift import check_solver, lift_gradient
+from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
+from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import DirectionInfo, StepInfo, empty_direction, empty_step, of_lift, step_info
 from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
@@ -170,8 +170,8 @@ def scale_by_adapted_metric(
     check_value("damping", damping)
     transformation = AdaptedMetric(
         source(apply, cost, trainable),
-        CostHessian() if metric is None else metric,
-        Auto() if solver is None else solver,
+        chosen_metric(metric),
+        check_solver(solver),
         damping,
     )
     return transformation.as_optax()
@@ -224,8 +224,8 @@ def adapted_gradient_descent(
     transformation = AdaptedGradientDescent(
         AdaptedMetric(
             source(apply, cost, trainable),
-            CostHessian() if metric is None else metric,
-            Auto() if solver is None else solver,
+            chosen_metric(metric),
+            check_solver(solver),
             damping,
         ),
         learning_rate,

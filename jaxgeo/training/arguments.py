@@ -13,6 +13,7 @@ from jaxtyping import Array
 from jaxgeo._checks import check_count, check_flag, check_function, check_kind, check_number
 from jaxgeo.costs import AbstractCost, SumOfSquares
 from jaxgeo.flows import AbstractFlow
+from jaxgeo.optim.source import check_maker
 from jaxgeo.training.interrupt import Interruptible
 from jaxgeo.training.methods import Method, method_named
 
@@ -80,11 +81,7 @@ def read_method(method: Any) -> Method:
 
 def make_cost(cost: Any, targets: Array) -> AbstractCost:
     """The cost of these targets; an error that names `cost` if it makes none."""
-    if isinstance(cost, AbstractCost) or not callable(cost):
-        raise ValueError(
-            "`cost` must be a class such as `jaxgeo.L2`, or a function that makes a cost of the targets; got "
-            f"{type(cost).__name__}."
-        )
+    check_maker(cost)
     if cost is SumOfSquares:
         raise ValueError("`cost` must be made of targets, and `SumOfSquares` has none; pass `jaxgeo.L2`.")
     try:

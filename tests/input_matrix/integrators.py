@@ -138,6 +138,37 @@ def integrators() -> list[Entry]:
                 "throw": switch(),
             },
         ),
+        Entry(
+            "solve_flow by diffrax",
+            flow,
+            start,
+            {
+                name: {"text": Case("diffrax", True), "number": Case(1.0, True), "class": Case(kind, True)}
+                for name, kind in {
+                    "stepsize_controller": dfx.ConstantStepSize,
+                    "adjoint": dfx.ForwardMode,
+                    "progress_meter": dfx.NoProgressMeter,
+                }.items()
+            },
+        ),
+        Entry(
+            "solve_interpolation otherwise",
+            lambda **a: jg.solve_interpolation(PROBLEM, PARAMS, num_steps=2, end_steps=1, **a).costs,
+            {},
+            {
+                "solver": {"None": Case(None, False), "class": Case(dfx.Euler, True), "text": Case("Euler", True)},
+                "lift_solver": solvers(),
+                "open_loop": switch(),
+                "rank_check": switch(),
+                "throw": switch(),
+            },
+        ),
+        Entry(
+            "solve_output_flow otherwise",
+            lambda metric: jg.solve_output_flow(PROBLEM, PARAMS, np.array([0.5]), metric=metric),
+            {},
+            {"metric": {"None": Case(None, False), "class": Case(jg.metrics.CostHessian, True), "1": Case(1, True)}},
+        ),
         *fields(),
         *reports(),
     ]

@@ -5,10 +5,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxgeo as jg
 from input_matrix.cells import Case, Entry
-from input_matrix.values import PARAMS, X, Y, apply, callable_rate, count, floats, networks, number, optional, params
+from input_matrix.values import (
+    PARAMS,
+    X,
+    Y,
+    apply,
+    callable_rate,
+    called,
+    count,
+    floats,
+    networks,
+    number,
+    optional,
+    params,
+    solvers,
+)
 
 
 def optimizers() -> list[Entry]:
@@ -66,9 +81,11 @@ def optimizers() -> list[Entry]:
         return tx.update(grads, tx.init(PARAMS), PARAMS, inputs=X, targets=Y)[0]
 
     # A function that cannot be called as it should has Python's own error here, which names the function.
-    called = {k: v for k, v in networks().items() if k not in ("takes one argument", "branches on values")}
+    unusual_networks = {k: v for k, v in networks().items() if k not in ("takes one argument", "branches on values")}
     entries += [
-        Entry("a network in update", step, {"apply": apply}, {"apply": called}, {"apply": ("apply", "targets")}),
+        Entry(
+            "a network in update", step, {"apply": apply}, {"apply": unusual_networks}, {"apply": ("apply", "targets")}
+        ),
         Entry(
             "adapted_gradient_descent",
             lambda **a: jg.optim.adapted_gradient_descent(apply=apply, **a),
@@ -120,4 +137,44 @@ def optimizers() -> list[Entry]:
         Entry("ColumnScaling", jg.optim.ColumnScaling, {}, {"max_params": count(least=0)}),
         Entry("RankCutoff", jg.optim.RankCutoff, {}, {"initial": number()}),
     ]
-    return entries
+    return entries + parts()
+
+
+def parts() -> list[Entry]:
+    """What an optimizer is put together of."""
+    metrics = {"class": Case(jg.metrics.CostHessian, True), "text": Case("euclidean", True), "1": Case(1, True)}
+    costs = {"instance": Case(jg.L2(Y), True), "text": Case("l2", True), "class": Case(jg.L2, False)}
+    makers = {
+        "adapted_levenberg_marquardt": jg.optim.adapted_levenberg_marquardt,
+        "linear_interpolation": jg.optim.linear_interpolation,
+        "adapted_momentum": lambda **a: jg.optim.adapted_momentum(0.5, **a),
+        "adapted_gradient_descent": lambda **a: jg.optim.adapted_gradient_descent(0.5, **a),
+        "scale_by_adapted_metric": jg.optim.scale_by_adapted_metric,
+    }
+    kinds = {
+        "damping": jg.optim.GainRatioDamping,
+        "trust_region": jg.optim.TrustRegion,
+        "scaling": jg.optim.ColumnScaling,
+        "cutoff": jg.optim.RankCutoff,
+    }
+    return [
+        Entry(
+            "adapted_levenberg_marquardt of",
+            jg.optim.adapted_levenberg_marquardt,
+            {},
+            {
+                name: {"own": Case(kind(), False), "class": Case(kind, True), "number": Case(1.0, True)}
+                for name, kind in kinds.items()
+            }
+            | {"linesearch": called() | {"of optax": Case(optax.scale_by_backtracking_linesearch(5), False)}},
+        ),
+        *(
+            Entry(
+                f"{name} of",
+                lambda maker=maker, **a: maker(**a),
+                {},
+                {"solver": solvers(), "metric": metrics, "cost": costs, "apply": called()},
+            )
+            for name, maker in makers.items()
+        ),
+    ]
