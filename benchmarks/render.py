@@ -155,14 +155,6 @@ def _diabetes(result: dict[str, Any]) -> str:
     return _race(result["rows"]) + environment(result) + "\n"
 
 
-def _mnist(results: dict[str, Any]) -> str:
-    done = next(result for result in results.values() if "row" in result)
-    runs = {name: result.get("row", result) for name, result in results.items()}
-    peaks = [f"`{name}` {result['peak_memory_mib'] / 1024:.1f}" for name, result in results.items() if "row" in result]
-    sizes = f"QN = {done['sizes']['QN']}, K = {done['sizes']['K']}. {environment(done)}"
-    return f"{_race(runs)}{sizes} Peak memory in GiB: {', '.join(peaks)}.\n"
-
-
 def _race(runs: dict[str, Any]) -> str:
     """Seconds of each optimizer to some costs."""
     lines = []
@@ -232,7 +224,6 @@ TABLES = {
     "conjugate_gradients": Table("lift_iterative", "conjugate_gradients", _conjugate_gradients),
     "optimizers_digits": Table("optimizers", "digits", _digits),
     "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
-    "mnist": Table("mnist", None, _mnist),
     "optimizers_classification": Table("optimizers", "classification", _classification),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
