@@ -78,13 +78,11 @@ def streamed_lift(
         return _by_conjugate_gradients(chunks, params, solver, damping)
     if not isinstance(solver, NormalCholesky):
         raise TypeError(f"`solver` must be `NormalCholesky` or `CG`, which need no D in memory; got {solver}.")
-    normal, count, problem = None, 0, None
-    for problem, velocity in _checked(chunks, params):
-        found = _normal_equations(problem, params, velocity, solver, damping is not None)
-        normal = found if normal is None else _plus(normal, found)
-        count += velocity.size
-    if normal is None or problem is None:
-        raise _no_chunk()
+
+    def terms(problem: Problem, velocity: Float[Array, "..."]) -> tuple[Array, Array]:
+        return _normal_equations(problem, params, velocity, solver, damping is not None)
+
+    normal, count, problem = _summed(chunks, params, terms)
     return _solve(problem, params, normal, count, solver, damping)
 
 
@@ -106,12 +104,22 @@ def _pass(chunks: Chunks | Callable[[], Chunks]) -> Iterator[tuple[Problem, Arra
         yield chunk[0], chunk[1]
 
 
-def _checked(chunks: Chunks | Callable[[], Chunks], params: Params) -> Iterator[tuple[Problem, Float[Array, "..."]]]:
-    """A first pass over the chunks, with velocities as finite arrays, after a look at `params`."""
+def _summed(
+    chunks: Chunks | Callable[[], Chunks],
+    params: Params,
+    terms: Callable[[Problem, Float[Array, "..."]], tuple[Array, Array]],
+) -> tuple[tuple[Array, Array], int, Problem]:
+    """The first pass, which checks what it is given: the sum of `terms`, the number of rows, a chunk's problem."""
+    total, count, problem = None, 0, None
     for index, (problem, velocity) in enumerate(_pass(chunks)):
         if index == 0:
             problem.check(params)
-        yield problem, as_real(f"chunks[{index}][1]", velocity)
+        found = terms(problem, as_real(f"chunks[{index}][1]", velocity))
+        total = found if total is None else _plus(total, found)
+        count += jnp.size(velocity)
+    if total is None or problem is None:
+        raise ValueError("`chunks` is empty; pass at least one problem with its velocity.")
+    return total, count, problem
 
 
 def _rows(velocity: Float[Array, "..."], outputs: Float[Array, "n Q"]) -> Float[Array, "n Q"]:
@@ -119,10 +127,6 @@ def _rows(velocity: Float[Array, "..."], outputs: Float[Array, "n Q"]) -> Float[
     if velocity.shape != outputs.shape:
         raise ValueError(f"`chunks` has a velocity of shape {velocity.shape} for outputs of shape {outputs.shape}.")
     return velocity.astype(outputs.dtype)
-
-
-def _no_chunk() -> ValueError:
-    return ValueError("`chunks` is empty; pass at least one problem with its velocity.")
 
 
 @eqx.filter_jit
@@ -164,14 +168,11 @@ def _by_conjugate_gradients(
             f"`chunks` is {chunks!r}, which can be passed over once, and `CG` needs a pass for each step; pass a "
             "sequence, or the function that makes the iterator."
         )
-    totals, count, problem = None, 0, None
-    for problem, velocity in _checked(chunks, params):
-        found = _image_and_trace(problem, params, velocity, damping is not None)
-        totals = found if totals is None else (totals[0] + found[0], totals[1] + found[1])
-        count += velocity.size
-    if totals is None or problem is None:
-        raise _no_chunk()
-    image, trace = totals
+
+    def terms(problem: Problem, velocity: Float[Array, "..."]) -> tuple[Array, Array]:
+        return _image_and_trace(problem, params, velocity, damping is not None)
+
+    (image, trace), count, problem = _summed(chunks, params, terms)
 
     def product(vectors: Float[Array, "m K"]) -> Float[Array, "m K"]:
         total = jnp.zeros_like(vectors)
@@ -185,13 +186,12 @@ def _by_conjugate_gradients(
         test = solver.preconditioner.test(image.size, image.dtype)
         preconditioner = solver.preconditioner.from_sketch(test, product(test.T).T, shift)
     state = _start(image, preconditioner)
-    steps = 0
-    while state.residual_norm > solver.rtol * state.image_norm:
+    steps, size = 0, jnp.linalg.norm(image)
+    while (left := jnp.linalg.norm(state.residual)) > solver.rtol * size:
         if steps == solver.max_steps:
-            reached = float(state.residual_norm / state.image_norm)
             warnings.warn(
-                f"the residual is {reached:.1e} of Dᵀv after `max_steps` = {steps} steps, not {solver.rtol:.1e}; "
-                "give it more, more damping, or a preconditioner of higher rank.",
+                f"the residual is {float(left / size):.1e} of Dᵀv after `max_steps` = {steps} steps, not "
+                f"{solver.rtol:.1e}; give it more, more damping, or a preconditioner of higher rank.",
                 stacklevel=3,
             )
             break
@@ -208,15 +208,12 @@ class _State(NamedTuple):
     direction: Float[Array, " K"]
     # Residual times preconditioned residual.
     alignment: Float[Array, ""]
-    residual_norm: Float[Array, ""]
-    image_norm: Float[Array, ""]
 
 
 @eqx.filter_jit
 def _start(image: Float[Array, " K"], preconditioner: NystromInverse | None) -> _State:
     direction = image if preconditioner is None else preconditioner(image)
-    norm = jnp.linalg.norm(image)
-    return _State(jnp.zeros_like(image), image, direction, image @ direction, norm, norm)
+    return _State(jnp.zeros_like(image), image, direction, image @ direction)
 
 
 @eqx.filter_jit
@@ -228,13 +225,8 @@ def _step(
     residual = state.residual - length * product
     turned = residual if preconditioner is None else preconditioner(residual)
     alignment = residual @ turned
-    return state._replace(
-        value=state.value + length * state.direction,
-        residual=residual,
-        direction=turned + alignment / state.alignment * state.direction,
-        alignment=alignment,
-        residual_norm=jnp.linalg.norm(residual),
-    )
+    value = state.value + length * state.direction
+    return _State(value, residual, turned + alignment / state.alignment * state.direction, alignment)
 
 
 @eqx.filter_jit
