@@ -94,7 +94,6 @@ def optimizers() -> list[Entry]:
                 "learning_rate": rate | {"zero": Case(0.0, False)},
                 "damping": callable_rate(number(zero=True)),
                 "max_growth": number(infinite=True),
-                "apply": {},
             },
         ),
         Entry(
