@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_kind
 from jaxgeo.costs import AbstractFactor
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.metric import check_metric
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.problem import Params, Problem
 
@@ -57,7 +57,7 @@ class OutputFlow(eqx.Module):
     metric: AbstractMetric = Euclidean()
 
     def __check_init__(self):
-        check_kind("metric", self.metric, AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
+        check_metric(self.metric)
 
     @eqx.filter_jit
     def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:

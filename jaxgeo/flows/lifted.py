@@ -5,11 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_kind
 from jaxgeo.flows.base import AbstractFlow, Time
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.lift import check_solver
-from jaxgeo.linalg.metric import descent
+from jaxgeo.linalg.metric import check_metric, descent
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.linalg.solvers.base import FAILED, Damping, check_damping
 from jaxgeo.metrics import AbstractMetric, Euclidean
@@ -37,7 +36,7 @@ class AbstractLiftedFlow(AbstractFlow):
 
     def __check_init__(self):
         check_solver(self.solver)
-        check_kind("metric", self.metric, AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
+        check_metric(self.metric)
         check_damping(self.damping)
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:

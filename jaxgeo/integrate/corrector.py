@@ -13,6 +13,7 @@ from jaxgeo import theory
 from jaxgeo._checks import check_kind
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.integrate.field import Measured, trainable_of
+from jaxgeo.linalg.lift import check_lift_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.problem import Problem
 
@@ -67,9 +68,7 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
 
     def __check_init__(self):
         check_kind("solver", self.solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
-        check_kind(
-            "lift_solver", self.lift_solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`"
-        )
+        check_lift_solver("lift_solver", self.lift_solver)
 
     @property
     def term_structure(self):

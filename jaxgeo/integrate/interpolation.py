@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import check_count, check_flag, check_kind, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.problem import Params, Problem
 
@@ -86,8 +87,7 @@ def solve_interpolation(
         check_flag(name, flag)
     if solver is not None:
         check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Euler()`")
-    lift_solver = Auto() if lift_solver is None else lift_solver
-    check_kind("lift_solver", lift_solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`")
+    lift_solver = check_solver(lift_solver, "lift_solver")
     problem.check(params)
     start = problem.loss.deviation(problem.outputs(params)) if open_loop else None
     flow = InterpolationFlow(start, lift_solver)

@@ -1,5 +1,7 @@
 """The horizontal lift: an output velocity v, lifted to the parameter velocity D⁺v."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -58,11 +60,14 @@ def _lift(
     return jacobian.embed(solution)
 
 
-def check_solver(solver: AbstractLiftSolver | None) -> AbstractLiftSolver:
+def check_solver(solver: AbstractLiftSolver | None, name: str = "solver") -> AbstractLiftSolver:
     """`Auto()` for None; `ValueError` for what is no solver."""
-    if solver is None:
-        return Auto()
-    check_kind("solver", solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`")
+    return Auto() if solver is None else check_lift_solver(name, solver)
+
+
+def check_lift_solver(name: str, solver: Any) -> AbstractLiftSolver:
+    """`ValueError` for what is no solver, None included."""
+    check_kind(name, solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`")
     return solver
 
 

@@ -1,12 +1,14 @@
 """D seen through a metric LᵀL on output space: LD, the Jacobian of an ordinary problem."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._checks import check_kind
 from jaxgeo.costs import AbstractCost, AbstractFactor, SumOfSquares
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.metrics import AbstractMetric
@@ -54,3 +56,8 @@ def factored(problem: Problem, factor: AbstractFactor) -> Problem:
 def with_blocks(problem: Problem, blocks: tuple[Block, ...], loss: AbstractCost) -> Problem:
     """The same problem with other blocks and another cost."""
     return eqx.tree_at(lambda problem: (problem.blocks, problem.loss), problem, (blocks, loss))
+
+
+def check_metric(metric: Any) -> None:
+    """`ValueError` for what is no metric."""
+    check_kind("metric", metric, AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from jaxgeo._checks import check_kind
+from jaxgeo.linalg.metric import check_metric
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.source import Batch, Source, like
 from jaxgeo.problem import Problem
@@ -58,7 +58,7 @@ def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
     """`CostHessian()` for None; `ValueError` for what is no metric."""
     if metric is None:
         return CostHessian()
-    check_kind("metric", metric, AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
+    check_metric(metric)
     return metric
 
 

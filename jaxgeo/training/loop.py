@@ -126,9 +126,8 @@ class Loop:
         assert self.progress is not None
         try:
             self.progress(self._progress({"s": float(s), "cost": float(cost)}))
-        except (
-            Exception
-        ) as error:  # Of the user's: raised where it is theirs again, not as one of the compiled program.
+        # The user's own: raised where it is theirs again, not as one of the compiled program.
+        except Exception as error:
             self.unheard = self.unheard or error
 
     def run(self, driver: FlowDriver | OptimizerDriver, params: Params) -> Fit:
