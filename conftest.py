@@ -1,6 +1,7 @@
 """Strict numerics for every test and doctest: float64, no silent promotion of dtypes or ranks."""
 
 import os
+import signal
 
 # Before SciPy is loaded: JAX's Cholesky runs on its OpenBLAS, whose threads wait for one another in a busy loop. With
 # two test processes on two cores that makes a factorisation of milliseconds one of a second.
@@ -8,6 +9,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
+
+# A shell starts its background jobs with Ctrl-C ignored, which they pass on, and some tests press it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
