@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxgeo.cli.app import run
-from jaxgeo.training import load
+from jaxgeo.training import kept_row, load
 
 
 @pytest.fixture
@@ -124,6 +124,25 @@ def test_a_table_is_trained_and_loaded_back(table, capsys):
     again = load(table.parent / "runs" / "plain-2")
     assert again.metrics == kept.metrics
     assert all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(r.model) for r in (kept, again)), strict=True))
+
+
+def test_with_patience_the_scores_are_those_of_the_network_that_is_kept(table, capsys):
+    arguments = ["train", "plain.csv", "--target", "y", "--hidden", "8-8", "--optimizer", "levenberg-marquardt"]
+    assert run([*arguments, "--test-fraction", "0.4", "--max-steps", "12", "--tol", "1e-12", "--patience", "50"]) == 0
+    output = capsys.readouterr().out
+    kept = load(table.parent / "runs" / "plain")
+    row = kept_row(kept.metrics)
+    assert row["step"] < kept.metrics[-1]["step"]
+    assert f"that is kept, and scored, is that at update {row['step']}," in output
+    assert "fit noise" not in output
+    data = np.loadtxt(table, delimiter=",", skiprows=1)
+    judged = 3 * 2 * row["validation_cost"] * kept.outputs.scale[0] ** 2
+    total = 9 * row["train_rmse"] ** 2 + 3 * row["test_rmse"] ** 2 + judged
+    assert np.sum((kept.predict(data[:, :3]) - data[:, 3]) ** 2) == pytest.approx(total, rel=1e-9)
+    scores = f"{row['train_rmse']:.4g}", f"{row['test_rmse']:.4g}"
+    assert f"train error {scores[0]}, test error {scores[1]} " in output
+    page = (kept.path / "report.html").read_text()
+    assert all(f"<dd>{score}</dd>" in page for score in scores)
 
 
 @pytest.fixture

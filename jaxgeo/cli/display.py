@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedCol
 from rich.table import Table
 
 from jaxgeo.report.words import ENDINGS, step_table
-from jaxgeo.training import Progress, RunFolder, Setup
+from jaxgeo.training import Progress, RunFolder, Setup, kept_row
 
 
 def show_setup(console: Console, setup: Setup) -> None:
@@ -101,7 +101,7 @@ def show_end(
         for row in cells:
             table.add_row(*row)
         console.print(table)
-        last = rows[-1]
+        last = kept_row(rows)
         if summary["kind"] == "classification":
             scores = f"train accuracy {last['train_accuracy']:.1%}, test accuracy {last['test_accuracy']:.1%}"
             console.print(f"{scores} (always the commonest class: {summary['baseline']:.1%})", highlight=False)

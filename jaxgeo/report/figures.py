@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxgeo.report.words import axis
+from jaxgeo.training import kept_row
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
 
@@ -93,6 +94,8 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
         axes.plot(tau, _column(rows, f"train_{score}"), "o-", color=SECOND, ms=3, label="training rows")
         axes.plot(tau, _column(rows, f"test_{score}"), "o-", color=FIRST, ms=3, label="held-out rows")
         axes.axhline(summary["baseline"], color=FAINT, ls="--", label="without the inputs")
+        if kept_row(rows) is not rows[-1]:
+            axes.axvline(kept_row(rows)[name], color=FAINT, ls=":", label="kept")
         axes.set(xlabel=label, ylabel="accuracy" if score == "accuracy" else "root mean square error")
         axes.set_ylim(0, 1.03 if score == "accuracy" else None)
         axes.legend()

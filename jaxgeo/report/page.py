@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxgeo.report.figures import FAINT, FIGURES, FIRST, INK, SECOND
 from jaxgeo.report.words import ENDINGS, step_table
-from jaxgeo.training import Run, RunFolder, load
+from jaxgeo.training import Run, RunFolder, kept_row, load
 
 
 def write_report(path: Path | str) -> Path:
@@ -65,7 +65,7 @@ def lead(summary: dict[str, Any]) -> str:
 
 def tiles(run: Run) -> dict[str, str]:
     """The figures of merit, as text."""
-    summary, last = run.summary, run.metrics[-1] if run.metrics else {}
+    summary, last = run.summary, kept_row(run.metrics) if run.metrics else {}
     shown = {"N": str(summary["N"]), "QN": str(summary["QN"]), "K": str(summary["K"])}
     if summary["rank"] is not None:
         shown |= {"rank(D)": str(summary["rank"]), "cond(DDᵀ)": f"{summary['condition']:.3g}"}

@@ -1,5 +1,8 @@
 """What is measured at each step of a run of the command line."""
 
+import math
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,3 +48,17 @@ class Monitor(eqx.Module):
 
     def _accuracy(self, x: Float[Array, "N Q"], y: Float[Array, "N Q"]) -> Float[Array, ""]:
         return jnp.mean(jnp.argmax(x, axis=1) == jnp.argmax(y, axis=1), dtype=x.dtype)
+
+
+def kept_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the network that a run keeps: with patience where the validation cost was smallest, else the last."""
+    judged = [row for row in rows if "validation_cost" in row]
+    if not judged:
+        return rows[-1]
+    finite = [row for row in judged if math.isfinite(row["validation_cost"])]
+    return min(finite, key=lambda row: row["validation_cost"], default=rows[0])
+
+
+def moment(row: dict[str, Any]) -> str:
+    """Where in a run a row was recorded, as a reader is told."""
+    return f"s/N = {row['s_over_N']:.2f}" if "s_over_N" in row else f"update {row['step']}"

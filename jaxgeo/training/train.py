@@ -25,7 +25,7 @@ from jaxgeo.training.folder import RunFolder
 from jaxgeo.training.interrupt import Interruptible
 from jaxgeo.training.loop import Fit, Progress
 from jaxgeo.training.methods import Method, flow_named, optimizer_named
-from jaxgeo.training.monitor import Monitor
+from jaxgeo.training.monitor import Monitor, kept_row, moment
 
 # Entries of D beyond which its singular values are not worth the wait.
 MOST_ENTRIES = 30_000_000
@@ -214,9 +214,11 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
     if outcome is Outcome.FAILED:
         found.append(f"The training failed: {message}")
     if outcome is Outcome.EARLY:
+        found.append(f"Stopped after {setup.config.patience} parts without a new minimum of the validation cost.")
+    if rows and kept_row(rows) is not rows[-1]:
         found.append(
-            f"Stopped after {setup.config.patience} parts without a new minimum of the validation cost; the network "
-            "that is kept is the one at that minimum."
+            f"The network that is kept, and scored, is that at {moment(kept_row(rows))}, where the validation cost was "
+            "smallest."
         )
     if setup.num_params < setup.num_rows:
         found.append(
@@ -235,11 +237,10 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         if worst > 0.01:
             found.append(f"The cost left its law by up to {worst:.1%}; a smaller --rtol keeps it closer.")
     score = [row["test_rmse"] for row in rows if "test_rmse" in row]
-    if outcome is not Outcome.EARLY and score and score[-1] > 1.05 * min(score):
+    if setup.validation is None and score and score[-1] > 1.05 * min(score):
         best = rows[score.index(min(score))]
-        where = f"s/N = {best['s_over_N']:.2f}" if "s_over_N" in best else f"update {best['step']}"
         found.append(
-            f"The held-out error was smallest, {min(score):.4g}, at {where}, and is "
+            f"The held-out error was smallest, {min(score):.4g}, at {moment(best)}, and is "
             f"{score[-1]:.4g} at the end: the network has begun to fit noise. "
             f"--tol {best['cost'] / setup.cost0:.1g} stops there."
         )
