@@ -89,6 +89,23 @@ def test_many_rows_are_held_to_a_thousand_outputs(write):
         ("a,y\n1,2\n1,2,3\n", "y", ["line 3", "3 cells", "2 columns"]),
         ("a,b,y\n1,x,2\n2,z,3\n4,u,2\n", "y", ["'b'", "text", "'x'", "line 2", "--drop b"]),
         ("a,b c,y\n1,x,2\n2,z,3\n4,u,2\n", "y", ["--drop 'b c'"]),
+        (
+            "a,b,c,d e,y\n1,x,2,3,1\n2,z,,3,1\n4,u,2,q,2\n",
+            "y",
+            [
+                "3 columns",
+                "'b' holds text",
+                "'c' has missing",
+                "(empty on line 3",
+                "'q' on line 4",
+                "--drop b --drop c --drop 'd e'",
+            ],
+        ),
+        (
+            ",".join(f"c{i}" for i in range(30)) + ",y\n" + 3 * ("x," * 30 + "1\n"),
+            "y",
+            ["30 columns", "and 22 more", "--drop c29"],
+        ),
         ("a,y\n1,2\n,3\n4,5\n", "y", ["'a'", "empty", "line 3", "this row"]),
         ("a,y\n1,2\nNaN,3\nnan,5\n", "y", ["'a'", "NaN", "line 3", "these 2 rows"]),
         ("a,y\n1,2\ninf,3\n4,5\n", "y", ["'a'", "infinite", "'inf'", "line 3"]),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -56,7 +55,7 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
     use_precision(read_config(path))
     run = load(path)
     table = read_table(rows)
-    values = np.stack([table.numbers(name) for name in run.inputs.names], axis=1)
+    values = table.matrix(run.inputs.names)
     predicted = run.predict(values)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

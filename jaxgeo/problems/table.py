@@ -1,6 +1,7 @@
 """A table in a file: CSV, Parquet or NPZ."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 from jaxgeo.problems.names import did_you_mean
 from jaxgeo.problems.table_binary import read_npz, read_parquet
+
+# Columns that one message describes.
+MOST_FAULTS = 8
 
 
 @dataclass(frozen=True)
@@ -36,28 +40,60 @@ class Table:
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """A column as numbers; `ValueError` with the line if a cell is empty, NaN or infinite, or text."""
+        return self.matrix((name,))[:, 0]
+
+    def matrix(self, names: Sequence[str], *, droppable: bool = False) -> NDArray[np.float64]:
+        """Columns as numbers, side by side; `ValueError` that names all that are not there or not numbers throughout.
+
+        **Arguments:**
+
+        - `droppable`: whether the message may propose --drop.
+        """
+        absent = [name for name in names if name not in self.names]
+        if len(absent) > 1:
+            raise ValueError(
+                f"{self.path.name} has no columns {_shorten(tuple(map(repr, absent)))}. "
+                f"Its columns: {_shorten(self.names)}."
+            )
+        columns = [_numbers(self.column(name)) for name in names]
+        faults = {
+            name: fault for name, column in zip(names, columns, strict=True) if (fault := self._fault(name, column))
+        }
+        if len(faults) == 1:
+            ((name, (fault, remedy)),) = faults.items()
+            drop = f", or leave it out with --drop {quote(name)}" if droppable else ""
+            raise ValueError(f"column {name!r} of {self.path.name} {fault}; {remedy}{drop}.")
+        if faults:
+            told = [f"{name!r} {fault}" for name, (fault, _) in faults.items()]
+            more = [f"and {len(told) - MOST_FAULTS} more"] if len(told) > MOST_FAULTS else []
+            drop = f", or leave the columns out with {' '.join(f'--drop {quote(name)}' for name in faults)}"
+            raise ValueError(
+                f"{len(faults)} columns of {self.path.name} are not numbers throughout: "
+                f"{'; '.join([*told[:MOST_FAULTS], *more])}. Make numbers of text, fill in what is missing or remove "
+                f"its rows{drop if droppable else ''}."
+            )
+        return np.stack(columns, axis=1)
+
+    def _fault(self, name: str, values: NDArray[np.float64]) -> tuple[str, str] | None:
+        """What is wrong with a column that was read as these numbers, and what to do."""
+        if np.isfinite(values).all():
+            return None
         cells = self.column(name)
-        values = np.array([to_number(cell) for cell in cells], np.float64)
         missing = [i for i, cell in enumerate(cells) if is_missing(cell)]
         text = [i for i, cell in enumerate(cells) if np.isnan(values[i]) and not is_missing(cell)]
         formulas = [i for i in text if is_formula(cells[i])]
         if formulas:
             raise ValueError(formula_message(self, name, cells, formulas))
         if text:
-            raise ValueError(
-                f"column {name!r} of {self.path.name} holds text: {shorten(cells[text[0]])!r} on line "
-                f"{self.lines[text[0]]} ({len(text)} of {len(cells)} cells); leave it out with "
-                f"--drop {quote(name)}, or make it numbers."
-            )
-        if missing or not np.isfinite(values).all():
-            bad = missing or [int(np.argmax(~np.isfinite(values)))]
-            found = repr(cells[bad[0]]) if cells[bad[0]].strip() else "empty"
-            raise ValueError(
-                f"column {name!r} of {self.path.name} has missing or infinite values, the first ({found}) on line "
-                f"{self.lines[bad[0]]}; fill in or remove {_rows(int((~np.isfinite(values)).sum()))}, or leave the "
-                f"column out with --drop {quote(name)}."
-            )
-        return values
+            where = f"{shorten(cells[text[0]])!r} on line {self.lines[text[0]]}"
+            return f"holds text ({where}, {len(text)} of {len(cells)} cells)", "make it numbers"
+        bad = missing or [int(np.argmax(~np.isfinite(values)))]
+        found = repr(cells[bad[0]]) if cells[bad[0]].strip() else "empty"
+        count = int((~np.isfinite(values)).sum())
+        return (
+            f"has missing or infinite values ({found} on line {self.lines[bad[0]]}, {count} of {len(cells)} cells)",
+            f"fill in or remove {_rows(count)}",
+        )
 
 
 def read_table(path: Path | str) -> Table:
@@ -132,6 +168,10 @@ def _of_columns(path: Path, columns: dict[str, list[str]]) -> Table:
     if not rows:
         raise ValueError(f"{path} has no rows of data.")
     return Table(path, tuple(columns), rows, list(range(1, len(rows) + 1)))
+
+
+def _numbers(cells: list[str]) -> NDArray[np.float64]:
+    return np.array([to_number(cell) for cell in cells], np.float64)
 
 
 def to_number(cell: str) -> float:

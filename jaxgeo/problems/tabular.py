@@ -62,12 +62,11 @@ def table_task(
         )
     if formulas := [i for i, cell in enumerate(labels) if is_formula(cell)]:
         raise ValueError(formula_message(table, target, labels, formulas))
-    values = np.stack([table.numbers(name) for name in features], axis=1)
+    values = table.matrix(features, droppable=True)
     notes = []
     if kind is None:
         kind, why = _guess_kind(labels)
-        other = Kind.REGRESSION if kind is Kind.CLASSIFICATION else Kind.CLASSIFICATION
-        notes.append(f"Taken as {kind.value}, since the target {why}; --task {other.value} forces the other.")
+        notes.append(f"Taken as {kind.value}, since the target {why}.")
     targets, outputs = _classes(file, target, labels) if kind is Kind.CLASSIFICATION else (table.numbers(target), None)
     columns = 1 if outputs is None else len(outputs.names)
 
@@ -125,11 +124,11 @@ def _guess_kind(labels: list[str]) -> tuple[Kind, str]:
     if np.isnan(numbers).any():
         return Kind.CLASSIFICATION, "holds text"
     if not all(label.strip().lstrip("+-").isdigit() for label in labels):
-        return Kind.REGRESSION, "holds decimal numbers"
+        return Kind.REGRESSION, "holds decimal numbers; --task classification takes them as classes"
     count = len(set(numbers))
     if count <= MOST_INTEGER_CLASSES:
-        return Kind.CLASSIFICATION, f"holds {count} different integers"
-    return Kind.REGRESSION, f"holds {count} different integers, too many for classes"
+        return Kind.CLASSIFICATION, f"holds {count} different integers; --task regression takes them as quantities"
+    return Kind.REGRESSION, f"holds {count} different integers, too many for classes unless --task says so"
 
 
 def _classes(file: str, target: str, labels: list[str]) -> tuple[NDArray[np.float64], Scaling]:
