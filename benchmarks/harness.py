@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import random
 import resource
 import statistics
 import subprocess
@@ -60,7 +61,8 @@ def failure(error: Exception) -> Result:
 def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, dict[str, Any]]:
     """Medians of interleaved calls in this process, in milliseconds; the first call, which compiles, apart.
 
-    A call that raises is a row too, with what it said.
+    Each round has an order of its own: a call that follows one that takes much memory is slower. A call that raises is
+    a row too, with what it said.
     """
     rows: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {}
@@ -76,8 +78,9 @@ def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, 
             continue
         rows[name] = {"first_call_s": time.perf_counter() - start}
         times[name] = []
+    shuffled = random.Random(0)
     for _ in range(repeats):
-        for name in times:
+        for name in shuffled.sample(list(times), len(times)):
             start = time.perf_counter()
             jax.block_until_ready(calls[name]())
             times[name].append(1e3 * (time.perf_counter() - start))
