@@ -198,6 +198,21 @@ def test_what_is_done_with_a_run(trained, capsys):
     assert [part for part in ("jax ", "devices", "x64", "orbax") if part not in output] == []
 
 
+def test_a_run_that_had_ended_says_so_and_goes_on_once_it_may(trained, capsys):
+    capsys.readouterr()
+    assert run(["resume", "one"]) == 0
+    assert "had ended already" in capsys.readouterr().out
+    before = load(trained).summary
+    assert any("Taken as regression" in note for note in before["warnings"])
+    config = trained / "config.toml"
+    config.write_text(config.read_text().replace("max_steps = 30", "max_steps = 36"))
+    assert run(["resume", "one"]) == 0
+    output = capsys.readouterr().out
+    assert "had ended already" not in output
+    assert output.count("Taken as regression") == 1
+    assert load(trained).summary["steps"] == 36
+
+
 def test_a_run_on_a_table_that_has_changed_is_not_gone_on_with(trained, table, capsys):
     table.write_text(table.read_text().replace(table.read_text().splitlines()[3], "1,2,3,4"))
     assert "the samples or targets have changed" in one_line_error(capsys, ["resume", "one"])

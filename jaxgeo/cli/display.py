@@ -1,5 +1,7 @@
 """What `jaxgeo train` shows in the terminal."""
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,8 +43,16 @@ def show_setup(console: Console, setup: Setup) -> None:
     for name, value in facts.items():
         console.print(f"[bold]{name:>9}[/]  ", end="")
         console.print(value, markup=False, highlight=False)
-    for note in task.notes:
-        console.print(f"[yellow]     note[/]  {note}", highlight=False)
+    _show_notes(console, task.notes, indent=9)
+
+
+def _show_notes(console: Console, notes: Sequence[str], indent: int) -> None:
+    """Each note beside its label, its further lines below its first."""
+    for note in notes:
+        first, *rest = textwrap.wrap(note, max(40, console.width - indent - 2))
+        console.print(f"[yellow]{'note':>{indent}}[/]  ", end="")
+        console.print("\n".join([first, *(" " * (indent + 2) + line for line in rest)]), markup=False, highlight=False,
+                      soft_wrap=True)  # fmt: skip
 
 
 class LiveBar:
@@ -90,12 +100,17 @@ class LiveBar:
 
 
 def show_end(
-    console: Console, folder: RunFolder, page: Path, summary: dict[str, Any], rows: list[dict[str, Any]]
+    console: Console,
+    folder: RunFolder,
+    page: Path,
+    summary: dict[str, Any],
+    rows: list[dict[str, Any]],
+    told: Sequence[str] = (),
 ) -> None:
-    """The table of steps, the scores, and where all is kept."""
+    """The table of steps, the scores, the notes that were not `told` before, and where all is kept."""
     if rows:
         header, cells = step_table(rows)
-        table = Table(*header, box=None, header_style="bold")
+        table = Table(*header, box=None, pad_edge=False, header_style="bold")
         for column in table.columns:
             column.justify = "right"
         for row in cells:
@@ -113,9 +128,7 @@ def show_end(
         f"{ENDINGS[summary['outcome']]}, after {summary['steps']} steps and {summary['seconds']:.0f} s{where}",
         highlight=False,
     )
-    for warning in summary["warnings"]:
-        console.print("[yellow]note[/]  ", end="")
-        console.print(warning, markup=False, highlight=False)
+    _show_notes(console, [note for note in summary["warnings"] if note not in told], indent=4)
     console.print(f"[bold]report[/]  {page}", highlight=False, soft_wrap=True)
     console.print(f'[bold]load[/]    from jaxgeo.training import load; model = load("{folder.path}").model',
                   highlight=False, soft_wrap=True)  # fmt: skip

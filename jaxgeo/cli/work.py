@@ -65,6 +65,8 @@ def _run(
     with console.status("building the network and computing the rank of D"):
         setup = prepare(task, config)
     folder = make()
+    before = folder.read_summary() if resume else {}
+    ended = before.get("outcome", "interrupted") not in ("interrupted", "stopped")
     show_setup(console, setup)
     with LiveBar(console, setup) as bar:
         summary = train(setup, folder, progress=bar.show, interruptible=interruptible, resume=resume)
@@ -72,7 +74,14 @@ def _run(
     from jaxgeo.report.page import write_report
 
     page = write_report(folder.path)
-    show_end(console, folder, page, summary, load(folder.path).metrics)
+    show_end(console, folder, page, summary, load(folder.path).metrics, setup.task.notes)
+    if ended and summary["steps"] == before["steps"]:
+        console.print(
+            "[yellow]note[/]  This run had ended already. To train it further lower tol, or raise max_steps, in "
+            f"{folder.path / 'config.toml'}, and resume it again.",
+            highlight=False,
+            soft_wrap=True,
+        )
     if interruptible.interrupted:
         console.print(f"[bold]go on[/]   jaxgeo resume {folder.path}", highlight=False, soft_wrap=True)
         return 130

@@ -80,6 +80,13 @@ class RunFolder:
         """Write what the run found."""
         self.write_text("summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
 
+    def read_summary(self) -> dict[str, Any]:
+        """What `save_summary` wrote; empty if it is not there or not whole."""
+        try:
+            return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
     def write_text(self, name: str, text: str) -> None:
         """Write a file in the folder, all or nothing."""
         write_text(self.path / name, text)

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,11 +119,13 @@ def train(
     **Returns:** the summary, which is in the folder as `summary.json` as well.
     """
     config, task = setup.config, setup.task
+    # The settings of a run that is gone on with hold what was chosen for it; why, was noted when it began.
+    notes = tuple(dict.fromkeys([*(folder.read_summary().get("notes", []) if resume else []), *task.notes]))
     if not (resume and (folder.path / "summary.json").exists()):
         folder.save_settings(config, task, setup.network.sizes)
         folder.save_parameters(setup.network)
         folder.save_metrics([])
-        folder.save_summary(_summary(setup, None, [], None))
+        folder.save_summary(_summary(setup, notes, None, [], None))
     dtype = setup.network.layers[0].weight.dtype
     found = fit(
         setup.network,
@@ -153,7 +155,7 @@ def train(
         params, _ = setup.problem.partition(found.model)
         with contextlib.suppress(KeyboardInterrupt):
             end = interruptible.run(lambda: rank_report(setup.problem, params))
-    summary = _summary(setup, found, found.rows, end)
+    summary = _summary(setup, notes, found, found.rows, end)
     folder.save_summary(summary)
     return summary
 
@@ -170,7 +172,9 @@ class _KeepParameters:
             self.last = progress.seconds
 
 
-def _summary(setup: Setup, found: Fit | None, rows: list[dict[str, Any]], end: RankReport | None) -> dict[str, Any]:
+def _summary(
+    setup: Setup, notes: Sequence[str], found: Fit | None, rows: list[dict[str, Any]], end: RankReport | None
+) -> dict[str, Any]:
     """What a run found; before it has ended, what there is if it never does."""
     start, task = setup.report, setup.task
     outcome, message = (Outcome.INTERRUPTED, "") if found is None else (found.outcome, found.message)
@@ -196,7 +200,8 @@ def _summary(setup: Setup, found: Fit | None, rows: list[dict[str, Any]], end: R
         "steps": 0 if found is None else found.steps,
         "seconds": 0.0 if found is None else found.seconds,
         "baseline": task.baseline,
-        "warnings": [*task.notes, *_warnings(setup, outcome, message, rows)],
+        "notes": list(notes),
+        "warnings": [*notes, *_warnings(setup, outcome, message, rows)],
         "environment": environment(),
     }
 
