@@ -49,6 +49,8 @@ def one_line_error(capsys, arguments):
     [
         (["trian", "digits"], ["no command 'trian'", "did you mean 'train'"]),
         (["digits"], ["jaxgeo train digits"]),
+        (["plain.csv", "--target", "y"], ["did you mean: jaxgeo train plain.csv --target y?"]),
+        (["version"], ["did you mean '--version'?"]),
         (["train", "digit"], ["no problem 'digit'", "did you mean 'digits'"]),
         (["train", "none.csv", "--target", "y"], ["none.csv does not exist"]),
         (["train", "digits", "--flow", "adpated"], ["no flow 'adpated'", "did you mean 'adapted'"]),
@@ -57,7 +59,7 @@ def one_line_error(capsys, arguments):
         (["train", "digits", "--tol", "0"], ["--tol"]),
         (["train", "digits", "--samples", "3"], ["must lie in"]),
         (["train", "digits", "--target", "y"], ["--target is for tables"]),
-        (["train", "digits", "--sampels", "3"], ["--sampels"]),
+        (["train", "digits", "--sampels", "3"], ["--sampels", ". See jaxgeo train --help."]),
         (["train", "digits", "--samples", "many"], ["--samples", "valid integer"]),
         (["train"], ["PROBLEM"]),
         (["train", "digits", "--optimizer", "adma"], ["no optimizer 'adma'", "did you mean 'adam'"]),
@@ -66,7 +68,7 @@ def one_line_error(capsys, arguments):
         (["train", "digits", "--optimizer", "lbfgs", "--learning-rate", "0.1"], ["chooses its steps itself"]),
         (["train", "digits", "--optimizer", "adam", "--batch-size", "0"], ["--batch-size must be positive"]),
         (["train", "--config", "none.toml"], ["none.toml cannot be read"]),
-        (["train", "--config", "plain.csv"], ["plain.csv:"]),
+        (["train", "--config", "plain.csv"], ["plain.csv: not TOML:", "line 1", "quotes"]),
         (["resume", "none"], ["none is not the folder of a run", "config.toml"]),
         (["rank", "none"], ["none is not the folder of a run"]),
         (["predict", "none", "plain.csv"], ["none is not the folder of a run"]),
@@ -262,7 +264,9 @@ def test_help_and_version(home, capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("jaxgeo ")
     assert run([]) == 0
-    assert "train" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "train" in text
+    assert "--version" in text
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The commands of `jaxgeo`, and their errors."""
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,8 +28,19 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="
 error_console = Console(stderr=True)
 
 
+def _show_version(asked: bool) -> bool:
+    if asked:
+        print(f"jaxgeo {version('jaxgeo')}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
-def top() -> None:
+def top(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Train networks along the geometrically adapted gradient flow.
 
     The cost falls as e^(-2s/N), and the time at which it reaches a tolerance is known before training starts.
@@ -269,18 +281,19 @@ def _finish(command: Callable[[Interruptible], int]) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit code."""
-    if arguments == ["--version"]:
-        print(f"jaxgeo {version('jaxgeo')}")
-        return 0
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        hint = f" Did you mean: jaxgeo train {arguments[0]}?" if arguments[0] in PROBLEMS else ""
-        return _fail(f"no command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}{hint} See jaxgeo --help.")
+        if arguments[0] in PROBLEMS or Path(arguments[0]).suffix:
+            hint = f"; did you mean: jaxgeo train {shlex.join(arguments)}?"
+        else:
+            hint = did_you_mean(arguments[0], (*COMMANDS, "--version"))
+        return _fail(f"no command {arguments[0]!r}{hint} See jaxgeo --help.")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = app(arguments or ["--help"], prog_name="jaxgeo", standalone_mode=False)
     except USAGE_ERROR as error:
-        return _fail(f"{error.format_message()} See jaxgeo {' '.join(arguments[:1])} --help.")
+        command = " ".join(each for each in arguments[:1] if each in COMMANDS)
+        return _fail(f"{error.format_message().rstrip('.')}. See {f'jaxgeo {command}'.strip()} --help.")
     except ValueError as error:
         return _fail(str(error).replace("`RankAdaptiveFlow`", "--flow rank-adaptive"))
     except typer.Exit as error:

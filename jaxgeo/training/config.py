@@ -83,7 +83,11 @@ def read_fields(text: str) -> dict[str, Any]:
     """
     types = typing.get_type_hints(Config)
     found: dict[str, Any] = {}
-    for name, value in tomllib.loads(text).items():
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"not TOML: {error}; each line is NAME = VALUE, with text in quotes.") from None
+    for name, value in fields.items():
         if name not in types:
             raise ValueError(
                 f"not the settings of a run: there is no setting {name!r}{did_you_mean(name, list(types))}"

@@ -120,7 +120,8 @@ def train(
     """
     config, task = setup.config, setup.task
     # The settings of a run that is gone on with hold what was chosen for it; why, was noted when it began.
-    notes = tuple(dict.fromkeys([*(folder.read_summary().get("notes", []) if resume else []), *task.notes]))
+    before: list[str] = folder.read_summary().get("notes", []) if resume else []
+    notes = [*before, *(note for note in task.notes if note not in before)]
     if not (resume and (folder.path / "summary.json").exists()):
         folder.save_settings(config, task, setup.network.sizes)
         folder.save_parameters(setup.network)
