@@ -35,6 +35,13 @@ def test_the_page_says_what_was_found(page):
     assert page.count("<svg") == 3
 
 
+def test_large_scores_are_in_plain_digits(tmp_path):
+    runs.write(tmp_path / "run", [row | {"test_rmse": 30591.4} for row in runs.rows()], baseline=143012.6)
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    for part in ("<dd>30591</dd>", "<dt>always the mean</dt><dd>143013</dd>", "<dt>training error</dt><dd>1</dd>"):
+        assert part in page, part
+
+
 def test_figures_follow_the_page_in_light_and_dark(page):
     assert "var(--ink)" in page
     assert "#1f2933" not in page.split("</style>", 1)[1]

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxgeo.report.words import ENDINGS, step_table
-from jaxgeo.training import Progress, RunFolder, Setup, kept_row
+from jaxgeo.report.words import BASELINES, ENDINGS, step_table
+from jaxgeo.training import Progress, RunFolder, Setup, kept_row, plain
 
 
 def show_setup(console: Console, setup: Setup) -> None:
@@ -119,10 +119,13 @@ def show_end(
         last = kept_row(rows)
         if summary["kind"] == "classification":
             scores = f"train accuracy {last['train_accuracy']:.1%}, test accuracy {last['test_accuracy']:.1%}"
-            console.print(f"{scores} (always the commonest class: {summary['baseline']:.1%})", highlight=False)
+            scores = f"{scores} ({BASELINES['classification']}: {summary['baseline']:.1%})"
         else:
-            scores = f"train error {last['train_rmse']:.4g}, test error {last['test_rmse']:.4g} (root mean square)"
-            console.print(f"{scores}; always the mean: {summary['baseline']:.4g}", highlight=False)
+            scores = (
+                f"train error {plain(last['train_rmse'])}, test error {plain(last['test_rmse'])} (root mean square)"
+            )
+            scores = f"{scores}; {BASELINES['regression']}: {plain(summary['baseline'])}"
+        console.print(scores, highlight=False)
     where = "" if summary["stopping_time"] is None else f", at s = {summary['stopping_time']:.6g}"
     console.print(
         f"{ENDINGS[summary['outcome']]}, after {summary['steps']} steps and {summary['seconds']:.0f} s{where}",

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxgeo.report.words import axis
+from jaxgeo.report.words import BASELINES, axis
 from jaxgeo.training import kept_row
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
@@ -93,7 +93,7 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
         tau = _column(rows, name)
         axes.plot(tau, _column(rows, f"train_{score}"), "o-", color=SECOND, ms=3, label="training rows")
         axes.plot(tau, _column(rows, f"test_{score}"), "o-", color=FIRST, ms=3, label="held-out rows")
-        axes.axhline(summary["baseline"], color=FAINT, ls="--", label="without the inputs")
+        axes.axhline(summary["baseline"], color=FAINT, ls="--", label=BASELINES[summary["kind"]])
         if kept_row(rows) is not rows[-1]:
             axes.axvline(kept_row(rows)[name], color=FAINT, ls=":", label="kept")
         axes.set(xlabel=label, ylabel="accuracy" if score == "accuracy" else "root mean square error")
@@ -119,11 +119,13 @@ def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> s
         kind = "accuracy" if score == "test_accuracy" else "root mean square error"
         axes[1].set(xlabel="seconds, compilation included", ylabel=f"held-out {kind}")
 
-    return _svg("comparison", draw, height=5.6).replace("<svg", '<svg style="background:#fff"', 1)
+    return _svg("comparison", draw, height=5.6).replace(
+        "<svg", '<svg style="background:#fff;max-width:100%;height:auto"', 1
+    )
 
 
 FIGURES: dict[str, tuple[str, Callable[[Summary, Rows], str | None]]] = {
-    "cost": ("The cost on its law", cost_figure),
+    "cost": ("The cost", cost_figure),
     "score": ("Training and held-out rows", score_figure),
     "spectrum": ("The spectrum of DDᵀ", spectrum_figure),
 }

@@ -8,8 +8,8 @@ from string import Template
 from typing import Any
 
 from jaxgeo.report.figures import FAINT, FIGURES, FIRST, INK, SECOND
-from jaxgeo.report.words import ENDINGS, step_table
-from jaxgeo.training import Run, RunFolder, kept_row, load
+from jaxgeo.report.words import BASELINES, ENDINGS, step_table
+from jaxgeo.training import Run, RunFolder, kept_row, load, plain
 
 
 def write_report(path: Path | str) -> Path:
@@ -23,7 +23,9 @@ def write_report(path: Path | str) -> Path:
     for name, (title, figure) in FIGURES.items():
         svg = figure(run.summary, run.metrics)
         if svg is not None:
-            folder.write_text(f"figures/{name}.svg", svg.replace("<svg", '<svg style="background:#fff"', 1))
+            folder.write_text(
+                f"figures/{name}.svg", svg.replace("<svg", '<svg style="background:#fff;max-width:100%;height:auto"', 1)
+            )
             sections.append(f'<section class="card"><h2>{title}</h2>{_inline(svg, title)}</section>')
     folder.write_text("report.html", render(run, sections))
     return run.path / "report.html"
@@ -75,17 +77,23 @@ def tiles(run: Run) -> dict[str, str]:
         if f"{name}_accuracy" in last:
             shown[f"{label} accuracy"] = f"{last[f'{name}_accuracy']:.1%}"
         if f"{name}_rmse" in last:
-            shown[f"{label} error"] = f"{last[f'{name}_rmse']:.4g}"
-    unit = f"{summary['baseline']:.1%}" if summary["kind"] == "classification" else f"{summary['baseline']:.4g}"
-    return shown | {"without the inputs": unit}
+            shown[f"{label} error"] = plain(last[f"{name}_rmse"])
+    score = f"{summary['baseline']:.1%}" if summary["kind"] == "classification" else plain(summary["baseline"])
+    return shown | {BASELINES[summary["kind"]]: score}
 
 
 def _settings(run: Run) -> dict[str, str]:
     config = run.config
+    optional = {
+        "learning rate": config.learning_rate,
+        "batch size": config.batch_size,
+        "patience": config.patience,
+        "step tolerance": config.rtol,
+    }
     return {
         **({"optimizer": config.optimizer} if config.optimizer else {"flow": config.flow}),
         "tolerance": f"{config.tol:g} of C(0)",
-        **({} if config.rtol is None else {"step tolerance": f"{config.rtol:g}"}),
+        **{name: f"{value:g}" for name, value in optional.items() if value is not None},
         "precision": config.precision,
         "seed": str(config.seed),
         "held-out rows": str(run.summary["test_rows"]),

@@ -14,6 +14,9 @@ ENDINGS = {
     "stopped": "the run was stopped",
 }
 
+# What one would predict without the inputs.
+BASELINES = {"classification": "always the commonest class", "regression": "always the mean"}
+
 
 def axis(rows: list[dict[str, Any]]) -> tuple[str, str]:
     """What a run went along, by its name in the rows and as a label: the time of a flow, or the updates."""

@@ -15,6 +15,6 @@ from jaxgeo.training.methods import (
     method_named as method_named,
     optimizer_named as optimizer_named,
 )
-from jaxgeo.training.monitor import Monitor as Monitor, kept_row as kept_row
+from jaxgeo.training.monitor import Monitor as Monitor, kept_row as kept_row, plain as plain
 from jaxgeo.training.run import Run as Run, load as load
 from jaxgeo.training.train import Setup as Setup, environment as environment, prepare as prepare, train as train

@@ -62,3 +62,8 @@ def kept_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def moment(row: dict[str, Any]) -> str:
     """Where in a run a row was recorded, as a reader is told."""
     return f"s/N = {row['s_over_N']:.2f}" if "s_over_N" in row else f"update {row['step']}"
+
+
+def plain(value: float) -> str:
+    """A number in four digits, or in all those before its point where that is plainer than a power of ten."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"

@@ -25,7 +25,7 @@ from jaxgeo.training.folder import RunFolder
 from jaxgeo.training.interrupt import Interruptible
 from jaxgeo.training.loop import Fit, Progress
 from jaxgeo.training.methods import Method, flow_named, optimizer_named
-from jaxgeo.training.monitor import Monitor, kept_row, moment
+from jaxgeo.training.monitor import Monitor, kept_row, moment, plain
 
 # Entries of D beyond which its singular values are not worth the wait.
 MOST_ENTRIES = 30_000_000
@@ -246,8 +246,8 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
     if setup.validation is None and score and score[-1] > 1.05 * min(score):
         best = rows[score.index(min(score))]
         found.append(
-            f"The held-out error was smallest, {min(score):.4g}, at {moment(best)}, and is "
-            f"{score[-1]:.4g} at the end: the network has begun to fit noise. "
+            f"The held-out error was smallest, {plain(min(score))}, at {moment(best)}, and is "
+            f"{plain(score[-1])} at the end: the network has begun to fit noise. "
             f"--tol {best['cost'] / setup.cost0:.1g} stops there."
         )
     if len(setup.task.test_inputs) < 30:
