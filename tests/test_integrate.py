@@ -313,6 +313,36 @@ def test_controllers_of_diffrax(controller, name):
     np.testing.assert_allclose(sol.defect, 0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["dict", "frozen", "other leaves"])
+def test_a_controller_of_the_outputs_that_is_passed_knows_what_is_frozen(name):
+    case = cases()[name]
+    sol = jg.solve_flow(
+        case.problem, jg.AdaptedFlow(), case.params, s1=1.0, stepsize_controller=jg.OutputController(1e-6, 0.0)
+    )
+    plain = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=1.0)
+    np.testing.assert_allclose(sol.final_cost, plain.final_cost, rtol=1e-4)
+
+
+def test_diffrax_itself_integrates_a_flow_of_a_module():
+    x = jnp.linspace(-1, 1, 6)[:, None]
+    model = eqx.nn.MLP(1, 1, 16, 1, activation=jnp.tanh, key=jax.random.key(0))
+    problem, params = jg.supervised(model, x, jnp.sin(3 * x))
+    times = jnp.linspace(0, 3.0 * problem.num_samples, 4)
+    sol = dfx.diffeqsolve(
+        dfx.ODETerm(jg.AdaptedFlow()),
+        dfx.Tsit5(),
+        0.0,
+        times[-1],
+        None,
+        params,
+        problem,
+        saveat=dfx.SaveAt(ts=times),
+        stepsize_controller=jg.OutputController(1e-6, 0.0),
+    )
+    costs = jax.vmap(problem.cost)(sol.ys)
+    np.testing.assert_allclose(costs, costs[0] * jnp.exp(-2 * times / problem.num_samples), rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_under_jit():
     case = cases()["dict"]

@@ -86,4 +86,6 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
         return self.pid.adapt_step_size(t0, t1, before, after, args, size, error_order, controller_state)
 
     def _outputs(self, problem: Problem) -> Callable[[PyTree], Float[Array, "N Q"]]:
+        if self.frozen is None:
+            return problem.outputs
         return lambda trainable: problem.outputs(eqx.combine(trainable, self.frozen))

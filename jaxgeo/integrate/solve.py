@@ -144,6 +144,9 @@ def solve_flow(
         stepsize_controller = OutputController(
             rtol, eps * jnp.maximum(_size(problem, params), rtol) if atol is None else atol, pid, frozen=frozen
         )
+    elif isinstance(stepsize_controller, OutputController) and stepsize_controller.frozen is None:
+        given = stepsize_controller
+        stepsize_controller = OutputController(given.rtol, given.atol, given.pid, frozen)
     solver = dfx.Tsit5() if solver is None else solver
     if isinstance(solver, OrbitCorrector):
         solver = _prepare(solver, frozen, exact=law and required == rows)
