@@ -29,6 +29,8 @@ from jaxgeo.training.monitor import Monitor, kept_row, moment, plain
 
 # Entries of D beyond which its singular values are not worth the wait.
 MOST_ENTRIES = 30_000_000
+# cond(DDᵀ) from which on, along the way, a Cholesky factor may not do.
+SLOW_CONDITION = 1e-3 / float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ def prepare(task: Task, config: Config) -> Setup:
             f"rank(D) is {report.rank}, but this flow needs {required} (QN={rows}, K={size}){cause}. "
             "Use `RankAdaptiveFlow`, remove repeated rows, or train on fewer samples."
         )
+    if flow is not None and report is not None and report.condition > SLOW_CONDITION:
+        note = (
+            f"cond(DDᵀ) = {report.condition:.1e} is close to what float64 resolves: steps that go through the singular "
+            "values of D instead are many times slower. Fewer --samples help, or --optimizer levenberg-marquardt."
+        )
+        task = dataclasses.replace(task, notes=(*task.notes, note))
     follows = flow is not None and flow.follows_law(rows, size)
     stop = float(theory.stopping_time(cost0, config.tol * cost0, problem.num_samples)) if follows else None
     return Setup(task, config, network, problem, params, method, validation, rows, size, cost0, stop, report)
@@ -233,7 +241,7 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         )
     if setup.report is None:
         found.append("D is too large here for its rank and spectrum to be computed.")
-    elif setup.report.condition > 1e-2 / eps:
+    elif 1e-2 / eps < setup.report.condition <= SLOW_CONDITION:
         found.append(
             f"cond(DDᵀ) = {setup.report.condition:.1e} is close to what {setup.config.precision} can resolve; "
             "fewer samples or --flow rank-adaptive help if steps become tiny."
