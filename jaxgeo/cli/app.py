@@ -202,7 +202,9 @@ def compare(
     rtol: Rtol = None,
     precision: Precision = None,
     seed: Seed = None,
-    seconds: Annotated[float, typer.Option(help="For each method, at most.", rich_help_panel=RUN)] = 30.0,
+    seconds: Annotated[
+        float, typer.Option(help="For each method, which ends with its part at hand.", rich_help_panel=RUN)
+    ] = 30.0,
     out: Out = None,
 ) -> None:
     """Train by the adapted flow, Levenberg-Marquardt, Adam, L-BFGS and the standard flow, and draw one figure."""
