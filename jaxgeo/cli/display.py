@@ -41,18 +41,17 @@ def show_setup(console: Console, setup: Setup) -> None:
         else:
             facts["stop"] = f"predicted at s = {setup.stopping_time:.6g}, s/N = {setup.stopping_time / count:.4g}"
     for name, value in facts.items():
-        console.print(f"[bold]{name:>9}[/]  ", end="")
-        console.print(value, markup=False, highlight=False)
-    _show_notes(console, task.notes, indent=9)
+        _show(console, name, value, 9)
+    for note in task.notes:
+        _show(console, "note", note, 9, "yellow")
 
 
-def _show_notes(console: Console, notes: Sequence[str], indent: int) -> None:
-    """Each note beside its label, its further lines below its first."""
-    for note in notes:
-        first, *rest = textwrap.wrap(note, max(40, console.width - indent - 2))
-        console.print(f"[yellow]{'note':>{indent}}[/]  ", end="")
-        console.print("\n".join([first, *(" " * (indent + 2) + line for line in rest)]), markup=False, highlight=False,
-                      soft_wrap=True)  # fmt: skip
+def _show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:
+    """A text beside its label, its further lines below its first."""
+    first, *rest = textwrap.wrap(text, max(40, console.width - indent - 2))
+    console.print(f"[{style}]{label:>{indent}}[/]  ", end="")
+    lines = "\n".join([first, *(" " * (indent + 2) + line for line in rest)])
+    console.print(lines, markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveBar:
@@ -131,7 +130,9 @@ def show_end(
         f"{ENDINGS[summary['outcome']]}, after {summary['steps']} steps and {summary['seconds']:.0f} s{where}",
         highlight=False,
     )
-    _show_notes(console, [note for note in summary["warnings"] if note not in told], indent=4)
+    for note in summary["warnings"]:
+        if note not in told:
+            _show(console, "note", note, 4, "yellow")
     console.print(f"[bold]report[/]  {page}", highlight=False, soft_wrap=True)
     console.print(f'[bold]load[/]    from jaxgeo.training import load; model = load("{folder.path}").model',
                   highlight=False, soft_wrap=True)  # fmt: skip
