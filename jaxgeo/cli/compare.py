@@ -13,7 +13,7 @@ from jaxgeo.cli.display import show_setup
 from jaxgeo.cli.options import resolve
 from jaxgeo.cli.work import use_precision
 from jaxgeo.problems import Kind
-from jaxgeo.training import Interruptible, Monitor, Progress, RunFolder, Setup, fit, method_named, prepare
+from jaxgeo.training import Interruptible, Monitor, Progress, RunFolder, Setup, fit, method_named, plain, prepare
 
 # Each with the number of updates from one point of its curve to the next, None for a flow.
 RIVALS = {"levenberg-marquardt": 1, "adam": 20, "lbfgs": 5, "standard": None}
@@ -56,7 +56,7 @@ def compare_command(
     for name, curve in curves.items():
         last = curve[-1]
         table.add_row(
-            name, endings[name], f"{last['seconds']:.1f}", f"{last['cost'] / setup.cost0:.2e}", f"{last[score]:.4g}"
+            name, endings[name], f"{last['seconds']:.1f}", f"{last['cost'] / setup.cost0:.2e}", plain(last[score])
         )
     console.print(table)
     console.print("Seconds are those of this machine, compilation included.", highlight=False)
