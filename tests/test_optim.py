@@ -240,3 +240,12 @@ def test_composes_with_the_rest_of_optax():
     safe = optax.apply_if_finite(jg.optim.scale_by_adapted_metric(network, damping=1e-3, solver=QR()), 3)
     updates, state = safe.update(grads, safe.init(params), params, **data)
     assert optax.tree.norm(updates) > 0
+
+
+def test_a_model_without_its_functions_is_named_as_the_cause():
+    model = eqx.nn.MLP(1, 1, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+    tx = jg.optim.adapted_levenberg_marquardt(lambda model, x: model(x))
+    arrays = eqx.filter(model, eqx.is_inexact_array)
+    with pytest.raises(TypeError) as raised:
+        tx.update(arrays, tx.init(arrays), arrays, inputs=jnp.ones((3, 1)), targets=jnp.ones((3, 1)))
+    assert any("pass the model itself" in note for note in raised.value.__notes__)

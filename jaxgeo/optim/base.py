@@ -46,7 +46,16 @@ class AbstractTransformation(eqx.Module):
         """optax's `update` with the batch as extra arguments; others are ignored, as optax asks."""
         del extra_args
         this, full = self.problems(params, Batch(problem, inputs, targets, weights, full_params))
-        step, state = self.step(updates, state, full, this)
+        try:
+            step, state = self.step(updates, state, full, this)
+        except TypeError as error:
+            # The usual loop of Equinox with optax passes a model without its functions, and those are what is called.
+            if "NoneType" in str(error):
+                error.add_note(
+                    "jaxgeo calls the network with the `params` of `update`. If these are `eqx.filter(model, …)`, "
+                    "which has None for activations, pass the model itself."
+                )
+            raise
         return like(params, updates, step), state
 
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
