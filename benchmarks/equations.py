@@ -95,8 +95,8 @@ def heat_1d() -> dict[str, Any]:
 
 
 def poisson_5d() -> dict[str, Any]:
-    """449 parameters, 3000 + 500 fresh points at every update, five seeds, two minutes each."""
-    return case(jg.problems.poisson_5d, 5, 5000, 120.0, 20, fresh=True)
+    """449 parameters, 3000 + 500 fixed points, five seeds, four minutes each."""
+    return case(jg.problems.poisson_5d, 5, 5000, 240.0, 20)
 
 
 def poisson_5d_deep() -> dict[str, Any]:

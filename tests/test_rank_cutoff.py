@@ -2,12 +2,16 @@
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from matrices import linear_problem, with_spectrum
 from regression import scanned
 
 import jaxgeo as jg
+from jaxgeo.linalg.singular import singular_values
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED
+from jaxgeo.optim.linearisation import Linearisation
 
 
 def solve(problem, params, steps, **options):
@@ -47,6 +51,41 @@ def test_it_is_the_rank_of_the_scaled_jacobian_that_decides(smallest, outcome):
     problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(jnp.ones((8, 1))))
     _, infos = solve(problem, params, 1)
     assert infos.outcome[0] == outcome
+
+
+def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
+    """On straight outputs, where the gain is what was predicted, so that the next length is twice this one."""
+    problem, params = linear_problem(with_spectrum(8, 3, [1.0, 0.5, 1e-5]))
+    problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(jnp.ones((8, 1))))
+    linear = Linearisation(problem, params, jg.metrics.CostHessian())
+    svd = singular_values(*jnp.linalg.qr(linear.jacobian.as_matrix()))
+    cutoff = jg.optim.RankCutoff(enough=1.0)
+    state = cutoff.init(jnp.float64)._replace(radius=jnp.array(0.7))
+    trial, fraction, accepted, after, rank = cutoff.step(linear, svd, state, lambda trial: trial.finite)
+    assert (fraction, accepted, rank) == (1, True, 2)
+    parts = svd.right @ ravel_pytree(trial.step)[0]
+    kept = svd.coefficients(-linear.residual.reshape(-1)) / svd.values
+    np.testing.assert_allclose(parts[:2], kept[:2], rtol=1e-10)
+    np.testing.assert_allclose(abs(parts[2]), 0.7, rtol=1e-6)
+    np.testing.assert_allclose(after, (1e-3 / 3, 1e-3 / 1.25, 1.4), rtol=1e-6)
+
+    # Where the first step takes off enough, the second is not taken.
+    first, *_ = jg.optim.RankCutoff(enough=1e-3).step(linear, svd, state, lambda trial: trial.finite)
+    np.testing.assert_allclose((svd.right @ ravel_pytree(first.step)[0])[2], 0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_second_step_goes_further_along_flat_valleys():
+    """In the mean over starts: which of two ways leads lower from any one of them is chance."""
+    equation = jg.problems.poisson_2d((16,))
+    problem = equation.problem(equation.points(jr.key(0), (100, 40)))
+
+    def final(seed, part):
+        return solve(problem, equation.init(jr.key(seed)), 40, cutoff=jg.optim.RankCutoff(enough=part))[1].new_cost[-1]
+
+    costs = [[final(seed, part) for part in (1e-30, 0.03)] for seed in range(5)]
+    before, after = np.mean(np.log(np.array(costs)), axis=0)
+    assert after < before - np.log(3)
 
 
 @pytest.mark.slow

@@ -40,6 +40,18 @@ def test_damping_for_a_length_gives_that_length(part):
     assert svd.damping_for_length(velocity, 2 * longest) < 1e-31
 
 
+def test_a_damped_lift_of_a_length_among_some_directions_leaves_the_others_alone():
+    matrix, svd, velocity = decomposed()
+    among = ~svd.kept(jnp.array(1e-4))
+    longest = jnp.linalg.norm(svd.damped_lift(velocity, jnp.array(1e-31), among))
+    shift = svd.damping_for_length(velocity, 1e-2 * longest, among)
+    lift = svd.damped_lift(velocity, shift, among)
+    np.testing.assert_allclose(jnp.linalg.norm(lift), 1e-2 * longest, rtol=1e-8)
+    left, values, right = np.linalg.svd(matrix / 1e200, full_matrices=False)
+    expected = right[3:].T @ (values[3:] * (left.T @ velocity)[3:] / (values[3:] ** 2 + shift * values[0] ** 2)) / 1e200
+    np.testing.assert_allclose(lift, expected, rtol=1e-6, atol=1e-9 * np.linalg.norm(expected))
+
+
 def test_a_matrix_of_zeros_lifts_to_zero():
     svd = singular_values(*jnp.linalg.qr(jnp.zeros((4, 2))))
     np.testing.assert_array_equal(svd.lift(jnp.ones(4), svd.kept(jnp.array(1e-3))), 0)

@@ -43,20 +43,26 @@ class SingularValues(eqx.Module):
         """
         return (jnp.where(kept, self.coefficients(velocity) / jnp.where(kept, self.values, 1), 0)) @ self.right
 
-    def damped_lift(self, velocity: Float[Array, " rows"], shift: Float[Array, ""]) -> Float[Array, " K"]:
-        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `shift` · σ₁²."""
+    def damped_lift(
+        self, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " K"] | None = None
+    ) -> Float[Array, " K"]:
+        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `shift` · σ₁², through all directions or those of `among`."""
         largest = jnp.where(self.values[0] > 0, self.values[0], 1)
         relative = self.relative()
-        return (relative * self.coefficients(velocity) / (relative**2 + shift) / largest) @ self.right
+        lift = relative * self.coefficients(velocity) / (relative**2 + shift) / largest
+        return (lift if among is None else jnp.where(among, lift, 0)) @ self.right
 
-    def damping_for_length(self, velocity: Float[Array, " rows"], length: Float[Array, ""]) -> Float[Array, ""]:
-        """The λ/σ₁² for which the damped lift of v has this length.
+    def damping_for_length(
+        self, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " K"] | None = None
+    ) -> Float[Array, ""]:
+        """The λ/σ₁² for which the damped lift of v, through all directions or those of `among`, has this length.
 
         The least that keeps singular values below round-off out, of relative size eps, where the lift is no longer
         than that anyway. The length falls monotonically with λ, and 1/length is nearly linear in it; so Newton's
         method on 1/length from below needs few steps, each of K multiplications.
         """
         coefficients, relative = self.coefficients(velocity), self.relative()
+        coefficients = coefficients if among is None else jnp.where(among, coefficients, 0)
         wanted = length * jnp.where(self.values[0] > 0, self.values[0], 1)
         floor = jnp.finfo(relative.dtype).eps ** 2
 

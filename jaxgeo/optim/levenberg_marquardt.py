@@ -21,7 +21,7 @@ from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count,
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
-from jaxgeo.optim.rank_cutoff import RankCutoff
+from jaxgeo.optim.rank_cutoff import CutoffState, RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.optim.trust_region import TrustRegion
@@ -37,7 +37,7 @@ class LevenbergMarquardtState(NamedTuple):
     count: Int[Array, ""]
     damping: Float[Array, ""]
     radius: Float[Array, ""]
-    cutoff: Float[Array, ""]
+    cutoff: CutoffState
     largest: Float[Array, " K"]
     linesearch: PyTree
     info: StepInfo
@@ -67,7 +67,7 @@ class LevenbergMarquardt(AbstractTransformation):
         dtype = self.source.dtype(params)
         largest = self.scaling.init(self.source.size(params), dtype)
         search = () if self.linesearch is None else self.linesearch.init(self.source.partition(params))
-        damping, cutoff = jnp.asarray(self.damping.initial, dtype), jnp.asarray(self.cutoff.initial, dtype)
+        damping, cutoff = jnp.asarray(self.damping.initial, dtype), self.cutoff.init(dtype)
         zero = jnp.zeros((), dtype)
         return LevenbergMarquardtState(zero_count(), damping, zero, cutoff, largest, search, empty_step(dtype))
 
@@ -154,11 +154,10 @@ class LevenbergMarquardt(AbstractTransformation):
         """A lift through the singular values above the cut-off, of D itself, whose R is `triangle`."""
         del scale
         svd = singular_values(scaled.orthogonal, triangle)
-        dtype = state.cutoff.dtype
         trial, fraction, accepted, cutoff, rank = self.cutoff.step(linear, svd, state.cutoff, self._good)
         zero = jnp.zeros((), linear.outputs.dtype)
         _, report = conclude(linear.jacobian, trial.step, -linear.residual, jnp.asarray(DECOMPOSED), rank)
-        info = step_info(linear, trial, fraction, accepted, zero, report, dtype)
+        info = step_info(linear, trial, fraction, accepted, zero, report, state.damping.dtype)
         return trial.step, state._replace(cutoff=cutoff, info=info)
 
     def _good(self, trial: Trial) -> Bool[Array, ""]:
@@ -234,7 +233,7 @@ def adapted_levenberg_marquardt(
     - for K < QN with few parameters, as MINPACK does: the length of the step is bounded by `trust_region` with each
       parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude;
     - where with few parameters D has lost rank, as in networks trained on the residuals of a differential equation: by
-      the singular values above `cutoff`, with corrections for the curvature of the network's outputs.
+      the singular values above a `cutoff`, with corrections for the curvature of the network's outputs.
 
     Meant for one batch, the whole data, at every update; for minibatches see `adapted_momentum`. The incoming
     gradients only give the form of the updates: pass zeros to save their computation, and chain what changes

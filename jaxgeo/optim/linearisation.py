@@ -188,6 +188,7 @@ def parts_of(
     step: PyTree,
     correct: Callable[[Float[Array, "rows R"]], PyTree] | None = None,
     most: int | Int[Array, ""] = 0,
+    size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] = jnp.linalg.norm,
 ) -> Callable[[Float[Array, ""]], Trial]:
     """What a given fraction of the step comes to, with at most `most` corrections for the bend of the network.
 
@@ -200,6 +201,7 @@ def parts_of(
     **Arguments:**
 
     - `correct`: lifts rows; None for no corrections.
+    - `size`: of the part of rows that `correct` can lift.
     """
     if correct is None:
         return lambda fraction: linear.move(_times(fraction, step))
@@ -211,7 +213,7 @@ def parts_of(
 
         def miss(part: PyTree) -> tuple[Float[Array, "rows R"], Float[Array, ""]]:
             missing = aim - (linear.rows_at(part) - jacobian.outputs)
-            return missing, jnp.linalg.norm(missing)
+            return missing, size(missing)
 
         enough = 0.1 * jnp.linalg.norm(linear.residual + aim)
         return linear.move(refined(_times(fraction, step), correct, miss, most, enough), aim)

@@ -1,8 +1,11 @@
 """Steps where D has lost numerical rank: which singular values count, from step to step."""
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -11,12 +14,28 @@ from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
 
 
+class CutoffState(NamedTuple):
+    """Of the next step: the cut-off of the halved one; that of the whole one, and how far it goes beyond that."""
+
+    fine: Float[Array, ""]
+    coarse: Float[Array, ""]
+    radius: Float[Array, ""]
+
+
 class RankCutoff(eqx.Module):
-    """A full step through the singular values above a cut-off, corrected for curvature, halved until the cost falls.
+    """A step through the singular values above a cut-off, corrected for the curvature of the network's outputs.
 
     In a network with fewer parameters than outputs the singular values of D can fall below double precision, evenly
     in their logarithm. Damping then lets most directions creep, and a fixed cut-off either leaves much of the cost
-    behind or asks for steps that are far too long. Here the cut-off follows how much of the last step could be taken.
+    behind or asks for steps that are far too long. So two steps are tried at each point, which share the singular
+    values and cost forward passes only:
+
+    - through the values above a *fine* cut-off, halved until the cost falls. The cut-off follows how much of the last
+      such step could be taken.
+    - through those above a *coarse* one, whole, and with it through all others a damped lift of bounded length. It is
+      taken where the first takes off less than `enough` and it takes off more: along the floor of a flat, curved
+      valley, where the first loses itself in halvings. The corrections hold the outputs that the coarse directions
+      reach, while the parameters move along the others.
 
     Corrections through the same singular values make steps possible that are longer by orders of magnitude.
 
@@ -26,9 +45,12 @@ class RankCutoff(eqx.Module):
 
     - `deficient`: D has lost rank if its smallest singular value, with its columns scaled, is at most this part of the
       largest; no less than QN eps counts.
-    - `initial`: the first cut-off, relative to the largest singular value.
-    - `decrease`: by what it falls after a step of which `good` or more was taken, down to QN eps.
+    - `initial`: the first cut-offs, relative to the largest singular value.
+    - `decrease`: by what the fine one falls after a step of which `good` or more was taken, down to QN eps.
     - `increase`: by what it rises after one of which `bad` or less was taken, up to `maximum`.
+    - `enough`: which part of the cost.
+    - `coarse_decrease`, `coarse_increase`: by what the coarse one falls after a step that does not raise the cost, and
+      rises after one that does.
     - `halvings`, `corrections`: at most how many of each in a step.
     """
 
@@ -39,14 +61,23 @@ class RankCutoff(eqx.Module):
     good: float = 0.25
     bad: float = 2.0**-6
     maximum: float = 1e-2
+    enough: float = 0.03
+    coarse_decrease: float = 1.25
+    coarse_increase: float = 3.0
     halvings: int = eqx.field(static=True, default=20)
     corrections: int = eqx.field(static=True, default=8)
 
     def __check_init__(self):
-        for name in ("deficient", "initial", "decrease", "increase", "good", "bad", "maximum"):
-            check_positive(name, vars(self)[name])
-        check_count("halvings", self.halvings, least=0)
-        check_count("corrections", self.corrections, least=0)
+        for name, value in vars(self).items():
+            if name in ("halvings", "corrections"):
+                check_count(name, value, least=0)
+            else:
+                check_positive(name, value)
+
+    def init(self, dtype: jnp.dtype) -> CutoffState:
+        """Before the first step; a radius of 0 stands for the length of the first whole step."""
+        initial = jnp.asarray(self.initial, dtype)
+        return CutoffState(initial, initial, jnp.zeros((), dtype))
 
     def is_deficient(self, scaled: SingularValues) -> Bool[Array, ""]:
         """Whether to step by the cut-off, from the singular values of D in scaled parameters."""
@@ -56,25 +87,77 @@ class RankCutoff(eqx.Module):
         self,
         linear: Linearisation,
         svd: SingularValues,
-        cutoff: Float[Array, ""],
+        state: CutoffState,
         good: Callable[[Trial], Bool[Array, ""]],
-    ) -> tuple[Trial, Float[Array, ""], Bool[Array, ""], Float[Array, ""], Int[Array, ""]]:
-        """**Returns:** trial, fraction and acceptance as `shorten`, the next cut-off, and how many directions counted.
+    ) -> tuple[Trial, Float[Array, ""], Bool[Array, ""], CutoffState, Int[Array, ""]]:
+        """**Returns:** trial, fraction and acceptance as `shorten`, the next state, and how many directions counted.
 
         **Arguments:**
 
         - `svd`: of D itself: in scaled parameters small columns would count as much as large ones.
         - `good`: whether a trial is to be taken.
         """
+        fine, coarse = svd.kept(state.fine), svd.kept(state.coarse)
+        trial, fraction, accepted = shorten(linear, self._through(linear, svd, fine), good, self.halvings)
+        factor = jnp.where(fraction <= self.bad, self.increase, jnp.where(fraction >= self.good, 1 / self.decrease, 1))
+
+        whole, beyond, radius = self._beyond(linear, svd, coarse, state.radius.astype(linear.cost.dtype))
+        lowers = whole.finite & (whole.cost <= linear.cost)
+        coarse_factor = jnp.where(lowers, 1 / self.coarse_decrease, self.coarse_increase)
+
+        slow = trial.cost > (1 - self.enough) * linear.cost
+        rank = jnp.sum(fine, dtype=jnp.int32)
+        for other in (whole, beyond):
+            better = slow & good(other) & (other.cost < trial.cost)
+            trial = jax.tree.map(functools.partial(jnp.where, better), other, trial)
+            fraction, accepted = jnp.where(better, 1, fraction), accepted | better
+            rank = jnp.where(better, jnp.sum(coarse, dtype=jnp.int32), rank)
+
+        lowest, dtype = min(svd.round_off, self.maximum), state.fine.dtype
+        following = CutoffState(
+            jnp.clip(state.fine * factor.astype(dtype), lowest, self.maximum),
+            jnp.clip(state.coarse * coarse_factor.astype(dtype), lowest, self.maximum),
+            jnp.where(lowers, radius.astype(dtype), state.radius),
+        )
+        return trial, fraction, accepted, following, rank
+
+    def _beyond(
+        self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " K"], radius: Float[Array, ""]
+    ) -> tuple[Trial, Trial, Float[Array, ""]]:
+        """The whole step through the coarse directions, the same with a damped one through the rest, the next radius.
+
+        The radius doubles or shrinks by what the rest gained, in units of what was predicted.
+        """
+        aim = -linear.residual.reshape(-1)
+        one = jnp.ones((), radius.dtype)
+        whole = self._through(linear, svd, coarse)(one)
+        radius = jnp.where(radius > 0, radius, jnp.linalg.norm(svd.lift(aim, coarse)))
+        rest = svd.damped_lift(aim, svd.damping_for_length(aim, radius, ~coarse), ~coarse)
+        beyond = self._through(linear, svd, coarse, rest)(one)
+
+        length = jnp.linalg.norm(rest)
+        predicted = beyond.predicted - whole.predicted
+        gain = (whole.cost - beyond.cost) / jnp.where(predicted > 0, predicted, 1)
+        larger = jnp.where(gain >= 0.75, jnp.maximum(radius, 2 * length), radius)
+        following = jnp.where(gain > 0.25, larger, 0.35 * length)
+        return whole, beyond, jnp.where(length > 0, following, radius)
+
+    def _through(
+        self,
+        linear: Linearisation,
+        svd: SingularValues,
+        kept: Bool[Array, " K"],
+        rest: Float[Array, " K"] | None = None,
+    ) -> Callable[[Float[Array, ""]], Trial]:
+        """Parts of a corrected step through the directions that are kept, with `rest` added."""
         jacobian = linear.jacobian
-        kept = svd.kept(cutoff)
+        step = svd.lift(-linear.residual.reshape(-1), kept)
 
         def lift(rows: Float[Array, "rows R"]) -> PyTree:
             return jacobian.unravel(svd.lift(rows.reshape(-1), kept))
 
-        attempt = parts_of(linear, lift(-linear.residual), lift, self.corrections)
-        trial, fraction, accepted = shorten(linear, attempt, good, self.halvings)
-        factor = jnp.where(fraction <= self.bad, self.increase, jnp.where(fraction >= self.good, 1 / self.decrease, 1))
-        lowest = min(svd.round_off, self.maximum)
-        following = jnp.clip(cutoff * factor.astype(cutoff.dtype), lowest, self.maximum)
-        return trial, fraction, accepted, following, jnp.sum(kept, dtype=jnp.int32)
+        def size(rows: Float[Array, "rows R"]) -> Float[Array, ""]:
+            return jnp.linalg.norm(jnp.where(kept, svd.coefficients(rows.reshape(-1)), 0))
+
+        whole = jacobian.unravel(step if rest is None else step + rest)
+        return parts_of(linear, whole, lift, self.corrections, size)
