@@ -60,7 +60,7 @@ def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
     linear = Linearisation(problem, params, jg.metrics.CostHessian())
     svd = singular_values(*jnp.linalg.qr(linear.jacobian.as_matrix()))
     cutoff = jg.optim.RankCutoff(enough=1.0)
-    state = cutoff.init(jnp.float64)._replace(radius=jnp.array(0.7))
+    state = cutoff.init(jnp.dtype(jnp.float64))._replace(radius=jnp.array(0.7))
     trial, fraction, accepted, after, rank = cutoff.step(linear, svd, state, lambda trial: trial.finite)
     assert (fraction, accepted, rank) == (1, True, 2)
     parts = svd.right @ ravel_pytree(trial.step)[0]
