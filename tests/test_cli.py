@@ -257,7 +257,7 @@ def test_a_killed_run_is_resumed_to_the_same_end(home):
 def test_methods_are_compared_in_one_figure(table):
     command = [sys.executable, "-m", "jaxgeo", "compare", "plain.csv", "--target", "y", "--model", "8-8"]
     subprocess.run(
-        [*command, "--seconds", "2", "--tol", "1e-2"], cwd=table.parent, check=True, stdout=subprocess.DEVNULL
+        [*command, "--seconds", "30", "--tol", "1e-2"], cwd=table.parent, check=True, stdout=subprocess.DEVNULL
     )
     folder = table.parent / "runs" / "plain-compare"
     found = json.loads((folder / "compare.json").read_text())

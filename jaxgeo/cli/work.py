@@ -82,7 +82,8 @@ def _run(
             highlight=False,
             soft_wrap=True,
         )
-    if interruptible.interrupted:
+    # Ctrl-C between two computations is not heard by `interruptible`.
+    if interruptible.interrupted or summary["outcome"] == "interrupted":
         console.print(f"[bold]go on[/]   jaxgeo resume {folder.path}", highlight=False, soft_wrap=True)
         return 130
     return 1 if summary["outcome"] == "failed" else 0
