@@ -94,16 +94,27 @@ def test_repeated_rows_point_to_the_rank_adaptive_flow(home, capsys):
     assert re.search(r"rank\(D\) is [23], but this flow needs 7", message)
 
 
-def test_what_makes_the_steps_slow_is_told_before_they_are_taken(home, capsys):
+def train_on_close_rows(home, distance, *method):
     x = np.random.default_rng(0).normal(size=(8, 3))
-    x[1] = x[0] + 1e-6
+    x[1] = x[0] + distance
     lines = [",".join(f"{v:.12f}" for v in (*row, np.sin(row[0]) + i)) for i, row in enumerate(x)]
     (home / "near.csv").write_text("a,b,c,y\n" + "\n".join(lines) + "\n")
     options = ["--target", "y", "--hidden", "8-8", "--test-fraction", "0.1", "--tol", "0.9", "--max-steps", "20"]
-    run(["train", "near.csv", *options])
+    run(["train", "near.csv", *method, *options])
+
+
+def test_what_makes_the_steps_slow_is_told_before_they_are_taken(home, capsys):
+    train_on_close_rows(home, 1e-6)
     before, _, after = capsys.readouterr().out.partition("deviation")
     assert "is close to what float64 resolves" in before
     assert "is close to what" not in after
+
+
+def test_an_optimizer_is_told_of_the_condition_at_the_end(home, capsys):
+    train_on_close_rows(home, 1e-8, "--optimizer", "levenberg-marquardt")
+    output = capsys.readouterr().out
+    assert "many times slower" not in output
+    assert "is close to what float64 can resolve" in output
 
 
 def test_a_folder_in_use_is_not_overwritten(table, capsys):

@@ -54,6 +54,11 @@ class Setup:
     stopping_time: float | None
     report: RankReport | None
 
+    @property
+    def has_slow_steps(self) -> bool:
+        """Whether a flow has to go through a D that is too ill-conditioned for a Cholesky factor."""
+        return isinstance(self.method, AbstractFlow) and bool(self.report and self.report.condition > SLOW_CONDITION)
+
 
 def prepare(task: Task, config: Config) -> Setup:
     """Build network and problem, and find the rank of D and the stopping time.
@@ -83,15 +88,16 @@ def prepare(task: Task, config: Config) -> Setup:
             f"rank(D) is {report.rank}, but this flow needs {required} (QN={rows}, K={size}){cause}. "
             "Use `RankAdaptiveFlow`, remove repeated rows, or train on fewer samples."
         )
-    if flow is not None and report is not None and report.condition > SLOW_CONDITION:
-        note = (
-            f"cond(DDᵀ) = {report.condition:.1e} is close to what float64 resolves: steps that go through the singular "
-            "values of D instead are many times slower. Fewer --samples help, or --optimizer levenberg-marquardt."
-        )
-        task = dataclasses.replace(task, notes=(*task.notes, note))
     follows = flow is not None and flow.follows_law(rows, size)
     stop = float(theory.stopping_time(cost0, config.tol * cost0, problem.num_samples)) if follows else None
-    return Setup(task, config, network, problem, params, method, validation, rows, size, cost0, stop, report)
+    setup = Setup(task, config, network, problem, params, method, validation, rows, size, cost0, stop, report)
+    if report is None or not setup.has_slow_steps:
+        return setup
+    note = (
+        f"cond(DDᵀ) = {report.condition:.1e} is close to what float64 resolves: steps that go through the singular "
+        "values of D instead are many times slower. Fewer --samples help, or --optimizer levenberg-marquardt."
+    )
+    return dataclasses.replace(setup, task=dataclasses.replace(task, notes=(*task.notes, note)))
 
 
 def _split(task: Task) -> tuple[Task, tuple[np.ndarray, np.ndarray]]:
@@ -241,7 +247,7 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         )
     if setup.report is None:
         found.append("D is too large here for its rank and spectrum to be computed.")
-    elif 1e-2 / eps < setup.report.condition <= SLOW_CONDITION:
+    elif setup.report.condition > 1e-2 / eps and not setup.has_slow_steps:
         found.append(
             f"cond(DDᵀ) = {setup.report.condition:.1e} is close to what {setup.config.precision} can resolve; "
             "fewer samples or --flow rank-adaptive help if steps become tiny."
