@@ -119,9 +119,7 @@ def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> s
         kind = "accuracy" if score == "test_accuracy" else "root mean square error"
         axes[1].set(xlabel="seconds, compilation included", ylabel=f"held-out {kind}")
 
-    return _svg("comparison", draw, height=5.6).replace(
-        "<svg", '<svg style="background:#fff;max-width:100%;height:auto"', 1
-    )
+    return alone(_svg("comparison", draw, height=5.6))
 
 
 FIGURES: dict[str, tuple[str, Callable[[Summary, Rows], str | None]]] = {
@@ -133,6 +131,11 @@ FIGURES: dict[str, tuple[str, Callable[[Summary, Rows], str | None]]] = {
 
 def _column(rows: Rows, name: str) -> np.ndarray:
     return np.array([row[name] for row in rows])
+
+
+def alone(svg: str) -> str:
+    """A figure as a file of its own: on white, and no wider than what shows it."""
+    return svg.replace("<svg", '<svg style="background:#fff;max-width:100%;height:auto"', 1)
 
 
 def _svg(salt: str, draw: Callable[[Figure], None], height: float = 3.4) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from jaxgeo.report.figures import FAINT, FIGURES, FIRST, INK, SECOND
+from jaxgeo.report.figures import FAINT, FIGURES, FIRST, INK, SECOND, alone
 from jaxgeo.report.words import BASELINES, ENDINGS, step_table
 from jaxgeo.training import Run, RunFolder, kept_row, load, plain
 
@@ -23,9 +23,7 @@ def write_report(path: Path | str) -> Path:
     for name, (title, figure) in FIGURES.items():
         svg = figure(run.summary, run.metrics)
         if svg is not None:
-            folder.write_text(
-                f"figures/{name}.svg", svg.replace("<svg", '<svg style="background:#fff;max-width:100%;height:auto"', 1)
-            )
+            folder.write_text(f"figures/{name}.svg", alone(svg))
             sections.append(f'<section class="card"><h2>{title}</h2>{_inline(svg, title)}</section>')
     folder.write_text("report.html", render(run, sections))
     return run.path / "report.html"
