@@ -294,8 +294,8 @@ def run(arguments: list[str]) -> int:
             warnings.showwarning = _show_warning
             code = app(arguments or ["--help"], prog_name="jaxgeo", standalone_mode=False)
     except USAGE_ERROR as error:
-        command = " ".join(each for each in arguments[:1] if each in COMMANDS)
-        return _fail(f"{error.format_message().rstrip('.')}. See {f'jaxgeo {command}'.strip()} --help.")
+        command = f"jaxgeo {arguments[0]}" if arguments and arguments[0] in COMMANDS else "jaxgeo"
+        return _fail(f"{error.format_message().rstrip('.')}. See {command} --help.")
     except ValueError as error:
         return _fail(str(error).replace("`RankAdaptiveFlow`", "--flow rank-adaptive"))
     except typer.Exit as error:
