@@ -196,6 +196,8 @@ def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int],
         block = block_product(left(pair[0]), right(pair[1]), matrix.dtype)
         row, column = corner[0] + pair[0] * left.num_rows, corner[1] + pair[1] * right.num_rows
         if mirrored:
+            # Else XLA computes it once more for the other side, against the order of the factors in memory.
+            block = jax.lax.optimization_barrier(block)
             matrix = jax.lax.dynamic_update_slice(matrix, block.T, (column, row))
         return jax.lax.dynamic_update_slice(matrix, block, (row, column)), None
 
