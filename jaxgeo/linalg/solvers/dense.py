@@ -15,6 +15,7 @@ from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, D
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.factor import Factor, spectral_factor, triangular_factor
 from jaxgeo.linalg.solvers.sides import data_floor, finish_columns, finish_rows, freeze, gram_dtype, relative_shift
+from jaxgeo.linalg.solvers.triangular import cholesky_solve, upper_cholesky
 
 
 class Attempt(enum.Enum):
@@ -200,7 +201,7 @@ def _triangle(
     q, r = parts.qr(damped)
     eps = float(jnp.finfo(r.dtype).eps)
     least = (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2
-    factor = triangular_factor(r.T, least, parts.own_root, SOLVED, parts.shift if damped else None)
+    factor = triangular_factor(r, least, parts.own_root, SOLVED, parts.shift if damped else None)
     if wide:
         solution = q @ jax.scipy.linalg.solve_triangular(r, parts.rhs, trans="T")
     else:
@@ -214,20 +215,20 @@ def _cholesky(
     tall, rhs = parts.tall, parts.rhs
     eps, side = float(jnp.finfo(tall.dtype).eps), tall.shape[1]
     gram = jnp.matmul(tall.T, tall, precision=jax.lax.Precision.HIGHEST)
-    lower = jax.lax.linalg.cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype), symmetrize_input=False)
+    upper = upper_cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype))
     # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
     least = accumulated_eps(side, tall.dtype) if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
-    factor = triangular_factor(lower, least, parts.own_root, SOLVED, parts.shift if damped else None)
+    factor = triangular_factor(upper, least, parts.own_root, SOLVED, parts.shift if damped else None)
     solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
     psi = jnp.zeros_like(rhs)
     for _ in range(4):
         if wide:
             defect = rhs - tall.T @ solution - parts.shift * psi
-            step = jax.scipy.linalg.cho_solve((lower, True), defect)
+            step = cholesky_solve(upper, defect)
             psi, solution = psi + step, solution + tall @ step
         else:
             defect = tall.T @ (rhs - tall @ solution) - parts.shift * solution
-            solution = solution + jax.scipy.linalg.cho_solve((lower, True), defect)
+            solution = solution + cholesky_solve(upper, defect)
     return factor, solution / parts.root
 
 

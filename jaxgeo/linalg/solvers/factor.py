@@ -14,12 +14,13 @@ from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
+from jaxgeo.linalg.solvers.triangular import cholesky_solve, upper_cholesky
 
 
 class Factor(NamedTuple):
     """(A/t + μ)⁻¹, or the filtered pseudo-inverse of A/t, with t = trace(A)/n: what it takes to apply it.
 
-    - `matrix`: the lower Cholesky factor of A/t + μ, or eigenvectors of A as columns.
+    - `matrix`: the upper Cholesky factor of A/t + μ, or eigenvectors of A as columns.
     - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept.
     - `spectral`: which of the two it is.
     - `root`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
@@ -53,7 +54,7 @@ def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
         return factor.matrix @ (factor.weights * (factor.matrix.T @ rhs))
 
     def triangular(factor: Factor, rhs: Array) -> Array:
-        return jax.scipy.linalg.cho_solve((factor.matrix, True), rhs)
+        return cholesky_solve(factor.matrix, rhs)
 
     vector = rhs.astype(factor.matrix.dtype)
     return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
@@ -63,6 +64,17 @@ def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     vector = rhs.astype(factor.matrix.dtype)
     kept = factor.matrix @ (factor.share * (factor.matrix.T @ vector))
     return jnp.where(factor.spectral, vector - kept, jnp.zeros_like(kept)).astype(rhs.dtype)
+
+
+class Scaled(NamedTuple):
+    """A/t before it is formed, which each use does in the pass over A that it makes anyway; 0 where A is not finite."""
+
+    gram: Float[Array, "n n"]
+    scale: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+    def matrix(self) -> Float[Array, "n n"]:
+        return jnp.where(self.finite, self.gram / self.scale, 0)
 
 
 class Factorise(eqx.Module):
@@ -90,74 +102,76 @@ class Factorise(eqx.Module):
     ) -> tuple[Factor, Bool[Array, ""]]:
         """The factor, and whether A is finite; `out` has the dtype of the results."""
         damped = shift is not None
-        gram, shift, root, finite = normalise(gram, shift, out)
-        factor = self.cholesky(gram, shift, root, SOLVED, damped)
+        scaled, shift, root = normalise(gram, shift, out)
+        factor = self.cholesky(scaled, shift, root, SOLVED, damped)
         if self.rescue:
-            factor = cond_any(~factor.trusted, self.second if damped else self.last, _keep, factor, gram, shift, root)
-        return factor, finite
+            factor = cond_any(~factor.trusted, self.second if damped else self.last, _keep, factor, scaled, shift, root)
+        return factor, scaled.finite
 
-    def cholesky(self, gram: Array, shift: Array, root: Array, outcome: int, damped: bool) -> Factor:
-        n, dtype = len(gram), gram.dtype
-        diagonal = jnp.arange(n)
-        lower = jax.lax.linalg.cholesky(gram.at[diagonal, diagonal].add(shift), symmetrize_input=False)
+    def cholesky(self, scaled: Scaled, shift: Array, root: Array, outcome: int, damped: bool) -> Factor:
+        matrix = scaled.matrix()
+        n, dtype = len(matrix), matrix.dtype
+        upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), matrix + shift, matrix))
         # With damping the bound n·eps would refuse what refinement answers. Without, the estimate of the smallest
         # eigenvalue lies above it, hence the 4.
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
-        return triangular_factor(lower, least, root, outcome, shift if damped else None)
+        return triangular_factor(upper, least, root, outcome, shift if damped else None)
 
-    def second(self, factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
+    def second(self, factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""
-        more = shift + accumulated_eps(len(gram), gram.dtype) * jnp.linalg.norm(gram)
-        retried = self.cholesky(gram, jnp.where(more > 0, more, 1), root, DAMPED, True)
-        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, gram, shift, root)
+        matrix = scaled.matrix()
+        more = shift + accumulated_eps(len(matrix), matrix.dtype) * jnp.linalg.norm(matrix)
+        retried = self.cholesky(scaled, jnp.where(more > 0, more, 1), root, DAMPED, True)
+        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, scaled, shift, root)
 
-    def last(self, factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
-        n, dtype = len(gram), gram.dtype
+    def last(self, factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
+        matrix = scaled.matrix()
+        n, dtype = len(matrix), matrix.dtype
         if n > self.max_decomposition:
-            more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(gram)
-            return self.cholesky(gram, jnp.where(more > 0, more, 1), root, DAMPED, True)
-        return decompose(gram, shift, root, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
+            more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(matrix)
+            return self.cholesky(scaled, jnp.where(more > 0, more, 1), root, DAMPED, True)
+        return decompose(matrix, shift, root, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
 
 
 def normalise(
     gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
-) -> tuple[Float[Array, "n n"], Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
-    """A/t, μ (0 for None), √t in the dtype of `out`, and whether A is finite; A/t is 0 where it is not."""
-    mean = jnp.trace(gram) / len(gram)
+) -> tuple[Scaled, Float[Array, ""], Float[Array, ""]]:
+    """A/t, μ (0 for None), and √t in the dtype of `out`."""
+    mean = jnp.mean(jnp.diagonal(gram))
     finite = jnp.isfinite(jnp.sum(gram))
     scale = jnp.where((mean > 0) & finite, mean, 1)
     shift = jnp.zeros((), gram.dtype) if shift is None else shift.astype(gram.dtype)
-    return jnp.where(finite, gram / scale, 0), shift, jnp.sqrt(scale).astype(out.dtype), finite
+    return Scaled(gram, scale, finite), shift, jnp.sqrt(scale).astype(out.dtype)
 
 
 def triangular_factor(
-    lower: Float[Array, "n n"], least: float, root: Float[Array, ""], outcome: int, shift: Float[Array, ""] | None
+    upper: Float[Array, "n n"], least: float, root: Float[Array, ""], outcome: int, shift: Float[Array, ""] | None
 ) -> Factor:
-    """The factor LLᵀ of A/t + μ, trusted if the ratio of its extreme eigenvalues is above `least`.
+    """The factor UᵀU of A/t + μ, trusted if the ratio of its extreme eigenvalues is above `least`.
 
     - `shift`: μ, None without damping.
     """
-    n = len(lower)
+    n = len(upper)
     if shift is None:
-        trusted = _is_sound(jnp.zeros((), bool), lower, least)
+        trusted = _is_sound(jnp.zeros((), bool), upper, least)
     else:
         # λ_min ≥ μ and λ_max ≤ trace(A/t) + μ: mostly there is nothing to measure. A failure leaves NaN.
-        bounded = jnp.isfinite(lower[-1, -1]) & (shift > least * (n + shift))
+        bounded = jnp.isfinite(upper[-1, -1]) & (shift > least * (n + shift))
         trusted = cond_any(
-            ~bounded, functools.partial(_is_sound, least=least), lambda known, lower: known, bounded, lower
+            ~bounded, functools.partial(_is_sound, least=least), lambda known, upper: known, bounded, upper
         )
-    ones = jnp.ones(n, lower.dtype)
+    ones = jnp.ones(n, upper.dtype)
     rank = jnp.asarray(n if shift is None else -1, jnp.int32)
-    return Factor(lower, ones, ones, jnp.zeros((), bool), root, jnp.asarray(outcome, jnp.int32), rank, trusted)
+    return Factor(upper, ones, ones, jnp.zeros((), bool), root, jnp.asarray(outcome, jnp.int32), rank, trusted)
 
 
-def _is_sound(known: Bool[Array, ""], lower: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
+def _is_sound(known: Bool[Array, ""], upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
     del known
-    smallest, largest = extreme_eigenvalues(lower)
+    smallest, largest = extreme_eigenvalues(upper)
     return jnp.isfinite(smallest) & (smallest > least * largest)
 
 
-def _keep(factor: Factor, gram: Array, shift: Array, root: Array) -> Factor:
+def _keep(factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
     return factor
 
 
@@ -203,18 +217,18 @@ def spectral_factor(
     return Factor(vectors, weights, share, jnp.ones((), bool), root, outcome, rank, jnp.ones((), bool))
 
 
-def extreme_eigenvalues(lower: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Estimates of the smallest and largest eigenvalue of LLᵀ, from above and from below, by power iterations."""
+def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Estimates of the smallest and largest eigenvalue of UᵀU, from above and from below, by power iterations."""
 
     def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         low, high, _, _ = carry
-        low = jax.scipy.linalg.cho_solve((lower, True), low)
-        high = lower @ (high @ lower)
+        low = cholesky_solve(upper, low)
+        high = (upper @ high) @ upper
         shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
         return low / shrink, high / grow, 1 / shrink, grow
 
     # Any fixed vector that favours no direction will do.
-    start = jnp.asarray(np.random.default_rng(0).standard_normal(len(lower)) / len(lower) ** 0.5, lower.dtype)
-    one = jnp.ones((), lower.dtype)
+    start = jnp.asarray(np.random.default_rng(0).standard_normal(len(upper)) / len(upper) ** 0.5, upper.dtype)
+    one = jnp.ones((), upper.dtype)
     _, _, smallest, largest = jax.lax.fori_loop(0, 5, step, (start, start, one, one))
     return smallest, largest

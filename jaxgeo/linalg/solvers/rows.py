@@ -142,5 +142,5 @@ class _Decompose(eqx.Module):
     floor: float = eqx.field(static=True)
 
     def __call__(self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]) -> Factor:
-        gram, shift, root, _ = normalise(gram, shift, out)
-        return decompose(gram, shift, root, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))
+        scaled, shift, root = normalise(gram, shift, out)
+        return decompose(scaled.matrix(), shift, root, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))
