@@ -1,9 +1,15 @@
 """Figures in the documents, from the results; `python -m benchmarks.render` draws them with the tables."""
 
+import statistics
 from typing import Any
 
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+OURS = ("adapted_levenberg_marquardt", "linear_interpolation")
+# Of ENGD with Woodbury and a line search, arXiv 2505.12149: updates and relative error at this batch and network.
+PUBLISHED = {"poisson_5d_deep": ((61, 6e-4), (252, 6e-6))}
 SWEPT = {"N": "N", "Q": "Q", "width": "width", "depth": "hidden layers"}
 
 
@@ -39,3 +45,67 @@ def lift_sweep(results: dict[str, Any]) -> Figure:
             handles = axis.get_legend_handles_labels()[0] + flops.get_legend_handles_labels()[0]
             figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
     return figure
+
+
+def equation_errors(results: dict[str, Any]) -> Figure:
+    """Relative L2 error against updates and against seconds: each start, the median of ours in bold, and the others."""
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    axes = figure.subplots(2, len(results), sharey="col", squeeze=False)
+    for column, (case, result) in enumerate(results.items()):
+        rows = result["rows"]
+        for number, (axis, label) in enumerate(zip(axes[:, column], ("updates", "seconds"), strict=True)):
+            for color, (name, row) in enumerate(rows.items()):
+                curves = [[(point[number], point[2]) for point in run["errors"][1:]] for run in row["runs"]]
+                _curves(axis, curves, f"C{color}", name)
+            if number == 0 and case in PUBLISHED:
+                axis.plot(*zip(*PUBLISHED[case], strict=True), "kx", label="published: ENGD-W, line search")
+            axis.set(xscale="log", yscale="log", xlabel=label)
+        axes[0, column].set_title(case)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("relative error")
+    _legend(figure, 4)
+    return figure
+
+
+def _curves(axis: Axes, curves: list[list[tuple[float, float]]], color: str, name: str) -> None:
+    """Every curve thin, and the median of all, as far as all go, bold; one alone is bold."""
+    if len(curves) > 1:
+        for curve in curves:
+            axis.plot(*zip(*curve, strict=True), color=color, linewidth=0.6, alpha=0.5)
+    median = [
+        tuple(statistics.median(values) for values in zip(*points, strict=True))
+        for points in zip(*curves, strict=False)
+    ]
+    axis.plot(*zip(*median, strict=True), color=color, linewidth=2, label=name)
+
+
+def races(results: dict[str, dict[str, Any]]) -> Figure:
+    """Cost against seconds: each panel the runs of every optimizer on one problem, one colour for all rates of one."""
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    axes = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(_family(name) for runs in results.values() for name in runs))
+    colors = dict(zip(names, colormaps["tab20"].colors, strict=False))
+    for axis, (title, runs) in zip(axes, results.items(), strict=True):
+        for name, run in runs.items():
+            points = [(seconds, cost) for _, seconds, cost in run.get("curve", [])[1:]]
+            if points:
+                width = 2.5 if name in OURS else 1
+                axis.plot(*zip(*points, strict=True), color=colors[_family(name)], linewidth=width, label=_family(name))
+        axis.set(xscale="log", yscale="log", xlabel="seconds", title=title)
+    axes[0].set_ylabel("cost")
+    _legend(figure, 4)
+    return figure
+
+
+def _family(name: str) -> str:
+    return name.split("(")[0]
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    """One for all panels, above them, with each name once."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False, fontsize="small"
+    )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-from benchmarks.figures import lift_sweep
+from benchmarks.figures import equation_errors, lift_sweep, races
 from benchmarks.harness import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -29,7 +29,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def environment(result: dict[str, Any]) -> str:
     """One line on where a result was measured."""
     where = result["environment"]
-    return f"{where['device']}, {where['cores']} cores, JAX {where['versions']['jax']}, Python {where['python']}."
+    blas = ", one BLAS thread" if where.get("OPENBLAS_NUM_THREADS") == "1" else ""
+    return f"{where['device']}, {where['cores']} cores{blas}, JAX {where['versions']['jax']}, Python {where['python']}."
 
 
 def _accuracy(result: dict[str, Any]) -> str:
@@ -155,6 +156,16 @@ def _diabetes(result: dict[str, Any]) -> str:
     return _race(result["rows"]) + environment(result) + "\n"
 
 
+def _mnist(results: dict[str, Any]) -> str:
+    whole = next(result for result in results.values() if "environment" in result)
+    return _race(_runs(results)) + environment(whole) + "\n"
+
+
+def _runs(results: dict[str, Any]) -> dict[str, Any]:
+    """The run of each case, or why there is none."""
+    return {name: result.get("row", result) for name, result in results.items()}
+
+
 def _race(runs: dict[str, Any]) -> str:
     """Seconds of each optimizer to some costs."""
     lines = []
@@ -224,6 +235,7 @@ TABLES = {
     "conjugate_gradients": Table("lift_iterative", "conjugate_gradients", _conjugate_gradients),
     "optimizers_digits": Table("optimizers", "digits", _digits),
     "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
+    "mnist": Table("mnist", None, _mnist),
     "optimizers_classification": Table("optimizers", "classification", _classification),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
@@ -259,12 +271,23 @@ def documents() -> list[Path]:
 
 def draw_figures() -> None:
     """The figures in the documents."""
+
+    def read(module: str) -> dict[str, Any]:
+        return json.loads((RESULTS / f"{module}.json").read_text())
+
+    diabetes = read("optimizers")["diabetes"]["rows"]
+    mnist = _runs(read("mnist"))
+    drawn = {
+        "lift_sweep": lift_sweep(read("lift_speed")),
+        "equations": equation_errors(read("equations")),
+        "races": races({"diabetes, QN = 442": diabetes, "1000 of MNIST, QN = 10 000": mnist}),
+    }
     folder = ROOT / "docs" / "figures"
     folder.mkdir(exist_ok=True)
-    figure = lift_sweep(json.loads((RESULTS / "lift_speed.json").read_text()))
     # Neither a date nor random names: the same results give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "jaxgeo"}):
-        figure.savefig(folder / "lift_sweep.svg", metadata={"Date": None})
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 def main() -> None:
