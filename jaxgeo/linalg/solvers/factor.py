@@ -187,7 +187,8 @@ def decompose(
 
     Paper: (4.1)–(4.3)
     """
-    values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+    # By columns for LAPACK, as in `upper_cholesky`.
+    values, vectors = jnp.linalg.eigh(gram.T, symmetrize_input=False)
     sound = jnp.isfinite(jnp.sum(vectors)) & jnp.isfinite(jnp.sum(values))
     values = jnp.where(sound, jnp.maximum(values, 0), 0)
     vectors = jnp.where(sound, vectors, 0)
