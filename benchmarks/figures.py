@@ -7,7 +7,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-OURS = ("adapted_levenberg_marquardt", "linear_interpolation")
+from benchmarks.rivals import OURS
+
 # Of ENGD with Woodbury and a line search, arXiv 2505.12149: updates and relative error at this batch and network.
 PUBLISHED = {"poisson_5d_deep": ((61, 6e-4), (252, 6e-6))}
 SWEPT = {"N": "N", "Q": "Q", "width": "width", "depth": "hidden layers"}
@@ -63,7 +64,7 @@ def equation_errors(results: dict[str, Any]) -> Figure:
         axes[0, column].set_title(case)
     for axis in axes[:, 0]:
         axis.set_ylabel("relative error")
-    _legend(figure, 4)
+    _legend(figure)
     return figure
 
 
@@ -93,7 +94,7 @@ def races(results: dict[str, dict[str, Any]]) -> Figure:
                 axis.plot(*zip(*points, strict=True), color=colors[_family(name)], linewidth=width, label=_family(name))
         axis.set(xscale="log", yscale="log", xlabel="seconds", title=title)
     axes[0].set_ylabel("cost")
-    _legend(figure, 4)
+    _legend(figure)
     return figure
 
 
@@ -101,11 +102,11 @@ def _family(name: str) -> str:
     return name.split("(")[0]
 
 
-def _legend(figure: Figure, columns: int) -> None:
+def _legend(figure: Figure) -> None:
     """One for all panels, above them, with each name once."""
     handles: dict[str, Any] = {}
     for axis in figure.axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False, fontsize="small"
+        handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize="small"
     )

@@ -42,8 +42,8 @@ def environment(*rivals: str) -> dict[str, Any]:
         "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in (*PACKAGES, *rivals)},
-        # SciPy's LAPACK, which JAX's Cholesky calls on a CPU, follows these. Its threads get into the way of
-        # XLA's: on two cores one was faster at 512 rows, two at 10 000.
+        # SciPy's LAPACK, which JAX's Cholesky calls on a CPU, follows these. Its threads can get into the way
+        # of XLA's.
         **{name: os.environ.get(name) for name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS")},
     }
 
