@@ -23,6 +23,7 @@ ROOMS = {
     "linalg.refinement": 4,
     "linalg.memory": 4,
     "linalg.jacobian": 4,
+    "linalg.certificate": 5,
     "linalg.shards": 4,
     "linalg.uses": 5,
     "linalg.views": 6,

@@ -198,6 +198,8 @@ class SampleTrace:
     - `sites`, `operands`: shapes and dtypes of the ε and of the kept operands.
     - `uses`: the uses found; leaves in `opaque` are used in other ways too, and have to be left unmarked.
     - `num_rows`: Q.
+
+    Without `mark` no leaf is looked for.
     """
 
     def __init__(
@@ -205,14 +207,14 @@ class SampleTrace:
         function: Callable[[list[Array], PyTree], Array],
         leaves: Sequence[jax.ShapeDtypeStruct],
         sample: PyTree[jax.ShapeDtypeStruct],
+        mark: bool = True,
     ):
         closed = jax.make_jaxpr(function)(list(leaves), sample)
         self._jaxpr, self._consts = closed.jaxpr, closed.consts
         self.leaves = tuple(leaves)
         self.num_rows = math.prod(closed.out_avals[0].shape)
         self.dtype = closed.out_avals[0].dtype
-        self.mark(frozenset(i for i, leaf in enumerate(leaves) if leaf.shape and math.prod(leaf.shape) > 1))
-        self._sample = sample
+        self.mark(frozenset(i for i, leaf in enumerate(leaves) if mark and math.prod(leaf.shape) > 1))
 
     def mark(self, leaves: frozenset[int]) -> None:
         """Find the uses of these leaves, and of no others."""

@@ -15,7 +15,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 Damping = float | Float[Array, ""] | None
 
 
-SOLVED, DAMPED, DECOMPOSED, FAILED = range(4)
+SOLVED, DAMPED, DECOMPOSED, FAILED, CONTRADICTED = range(5)
 
 
 def check_damping(damping: Any) -> None:
@@ -31,14 +31,18 @@ class LiftInfo(NamedTuple):
     """How a lift went. Arrays only and always the same ones, so that it can be carried through a scan.
 
     - `outcome`: 0 solved; 1 solved again with damping; 2 by an eigendecomposition or singular values after a
-        factorisation failed; 3 not solved, as D or the velocity is not finite: the lift is then 0.
+        factorisation failed; 3 not solved, as D or the velocity is not finite: the lift is then 0; 4 solved with rows
+        of D in place of the factors of each leaf, as DDᵀ from those contradicted products with D.
     - `rank`: numerical rank of D where the solver knows it, else −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
+    - `mismatch`: how far DDᵀ, as it was assembled, is off products with D: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift,
+        in units of √QN mean eigenvalues. A right G leaves round-off; 0 where no G was assembled or it was not compared.
     """
 
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     residual: Float[Array, ""]
+    mismatch: Float[Array, ""]
 
 
 class AbstractLiftSolver(eqx.Module):
@@ -72,7 +76,12 @@ class Prepared(NamedTuple):
 
 
 def conclude(
-    jacobian: Jacobian, solution: PyTree, velocity: Float[Array, "N Q"], outcome: Int[Array, ""], rank: Int[Array, ""]
+    jacobian: Jacobian,
+    solution: PyTree,
+    velocity: Float[Array, "N Q"],
+    outcome: Int[Array, ""],
+    rank: Int[Array, ""],
+    mismatch: Float[Array, ""] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
     """The solution with its report; 0 and the outcome 3 in place of a solution that is not finite."""
     finite = is_finite((solution, velocity))
@@ -81,7 +90,8 @@ def conclude(
     residual = relative_norm(jacobian.mv(solution) - velocity, velocity)
     outcome = jnp.where(finite, outcome, FAILED).astype(jnp.int32)
     residual = jnp.where(jnp.isfinite(residual), residual, jnp.ones_like(residual))
-    return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual)
+    mismatch = jnp.zeros_like(residual) if mismatch is None else jax.lax.stop_gradient(mismatch.astype(residual.dtype))
+    return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual, mismatch)
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:

@@ -3,8 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxgeo.linalg.certificate import half_the_digits
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
@@ -62,8 +63,8 @@ def refined_lift(
     shift: Float[Array, ""] | None,
     velocity: Float[Array, "N Q"],
     refinements: int,
-) -> PyTree:
-    """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves.
+) -> tuple[PyTree, Float[Array, ""]]:
+    """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves; and the mismatch of G.
 
     Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
     """
@@ -77,12 +78,49 @@ def refined_lift(
         defect = defect if shift is None else defect - shift * psi
         return defect, relative_norm(defect, velocity)
 
+    first = correct(velocity)
+    mismatch = _mismatch(factor, shift, velocity, first[0], measure(first)[0])
     round_off = accumulated_eps(velocity.size, velocity.dtype)
-    return refined(correct(velocity), correct, measure, refinements, round_off)[1]
+    return refined(first, correct, measure, refinements, round_off)[1], mismatch
+
+
+def _mismatch(
+    factor: Factor,
+    shift: Float[Array, ""] | None,
+    velocity: Float[Array, "N Q"],
+    psi: Float[Array, "N Q"],
+    defect: Float[Array, "N Q"],
+) -> Float[Array, ""]:
+    """|Gψ − D(Dᵀψ)| / (√n·t·|ψ|) for the ψ of a lift, G the factored matrix and t its mean eigenvalue.
+
+    However ill-conditioned G is, ψ has a small backward error: (G + λ)ψ = v up to c·eps·|G|·|ψ|, or what is left of
+    v after a cut-off. Products with D add errors of that size in their own dtype. Since |G| is n·t at most, a right
+    G leaves no more than c·eps·√n, and one with an error E leaves |Eψ|/(√n·t·|ψ|). Whether v can be reached does
+    not matter here, which it does to the residual of the lift.
+
+    Reference: J. L. Rigal and J. Gaches, On the compatibility of a given solution with the data of a linear system,
+    J. ACM 14 (1967), 543–548
+
+    - `defect`: v − D(Dᵀψ) − λψ.
+    """
+    # What the solution leaves of v on purpose: directions cut off, and damping that was added after a failure.
+    left = factor.complement(velocity) if shift is None else jnp.zeros_like(velocity)
+    added = factor.shift.astype(psi.dtype) - (0 if shift is None else shift)
+    return relative_norm(left + added * psi - defect, psi) / psi.size**0.5
+
+
+def contradicts(mismatch: Float[Array, ""], dtype: jnp.dtype) -> Bool[Array, ""]:
+    """Whether a mismatch is more than G, formed in `dtype`, and products with D can leave: half of their digits."""
+    return mismatch > half_the_digits(dtype, mismatch.dtype)
 
 
 def finish_rows(
-    jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping, factor: Factor, value: PyTree
+    jacobian: Jacobian,
+    velocity: Float[Array, "N Q"],
+    damping: Damping,
+    factor: Factor,
+    value: PyTree,
+    mismatch: Float[Array, ""] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
     """The lift `value`, with its derivative by a factor of G and its report."""
     shift = relative_shift(jacobian, damping, rows=True)
@@ -90,7 +128,7 @@ def finish_rows(
         shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
     psi = inverse(RowOperator(jacobian, factor.root), factor, shift, velocity)
     carrier = jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
-    return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
+    return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank, mismatch)
 
 
 def finish_columns(
