@@ -199,7 +199,7 @@ class SampleTrace:
     - `uses`: the uses found; leaves in `opaque` are used in other ways too, and have to be left unmarked.
     - `num_rows`: Q.
 
-    Without `mark` no leaf is looked for.
+    Where no leaf is marked, as without `mark`, the function itself is called, and nothing is read into it.
     """
 
     def __init__(
@@ -209,6 +209,7 @@ class SampleTrace:
         sample: PyTree[jax.ShapeDtypeStruct],
         mark: bool = True,
     ):
+        self._function = function
         closed = jax.make_jaxpr(function)(list(leaves), sample)
         self._jaxpr, self._consts = closed.jaxpr, closed.consts
         self.leaves = tuple(leaves)
@@ -239,6 +240,8 @@ class SampleTrace:
 
     def __call__(self, leaves: Sequence[Array], epsilons: Sequence[Array], sample: PyTree) -> tuple[Array, list[Array]]:
         """(rows of one sample, operands of the uses). The derivative by an ε is the δ of its site."""
+        if not self.marked:
+            return self._function(list(leaves), sample), []
         recorder = Recorder(epsilons)
         rows = self._run(recorder, [*leaves, *(jnp.asarray(leaf) for leaf in jax.tree.leaves(sample))])
         return rows, recorder.operands

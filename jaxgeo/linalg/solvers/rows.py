@@ -119,7 +119,7 @@ class GramCholesky(AbstractLiftSolver):
             aim = freeze(velocity)
             found = factor
             value, mismatch = refined_lift(still, factor, shift, aim, self.refinements)
-            contradicted = contradicts(mismatch, dtype) if self.certify else jnp.zeros((), bool)
+            contradicted = contradicts(mismatch, aim.size, dtype) if self.certify else jnp.zeros((), bool)
             if dense:
                 found, value = cond_any(~found.trusted | contradicted, rescue, keep, found, value, still, aim, shift)
             elif self.certify:

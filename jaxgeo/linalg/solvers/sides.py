@@ -109,9 +109,13 @@ def _mismatch(
     return relative_norm(left + added * psi - defect, psi) / psi.size**0.5
 
 
-def contradicts(mismatch: Float[Array, ""], dtype: jnp.dtype) -> Bool[Array, ""]:
-    """Whether a mismatch is more than G, formed in `dtype`, and products with D can leave: half of their digits."""
-    return mismatch > half_the_digits(dtype, mismatch.dtype)
+def contradicts(mismatch: Float[Array, ""], size: int, dtype: jnp.dtype) -> Bool[Array, ""]:
+    """Whether a mismatch is more than G of that size, formed in `dtype`, and products with D can leave.
+
+    A hundred times eps·√n, since products may cancel within the network; at least 1e-9, at most half of the digits.
+    """
+    half = half_the_digits(dtype, mismatch.dtype)
+    return mismatch > min(half, max(1e-9, 100 * half**2 * size**0.5))
 
 
 def finish_rows(
