@@ -172,7 +172,7 @@ class Problem(eqx.Module):
     def outputs(self, params: Params) -> Float[Array, "N Q"]:
         """x[θ], the outputs of every sample.
 
-        Paper: (1.6), (1.8)
+        Paper: (1.6), (1.8); all of them together are (5.13)
         """
         outputs = [
             jax.vmap(block.outputs, in_axes=(None, 0))(params, block.inputs)[: block.num_samples]

@@ -1,17 +1,26 @@
 """Every numbered statement of arXiv:2311.15487, and how far the numbers are from it.
 
-`python -m benchmarks.statements` writes `results/statements.json` and the table of `docs/statements.md`. The statements are
-in the modules of their sections, in the order of the source.
+`python -m benchmarks.statements` writes `results/statements.json` and the table of `docs/statements.md`. Each module
+has the statements of its sections, in the order of the source.
 """
 
 from typing import Any
 
-from benchmarks.statements import comparison, introduction, overparametrized, rank_loss, underparametrized
+from benchmarks.statements import (
+    borderline,
+    bundle,
+    comparison,
+    equilibria,
+    introduction,
+    overparametrized,
+    rank_loss,
+    underparametrized,
+)
 from benchmarks.statements.base import Statement as Statement
 
 START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-SECTIONS = (introduction, overparametrized, comparison, rank_loss, underparametrized)
-STATEMENTS: list[Statement] = [statement for section in SECTIONS for statement in section.STATEMENTS]
+PARTS = (introduction, overparametrized, bundle, comparison, rank_loss, equilibria, underparametrized, borderline)
+STATEMENTS: list[Statement] = [statement for part in PARTS for statement in part.STATEMENTS]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

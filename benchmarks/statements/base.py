@@ -45,7 +45,7 @@ class Statement(NamedTuple):
 
     @property
     def bound(self) -> str:
-        return f"≤ {self.most:.2g}" if self.least is None else f"≥ {self.least:.2g}"
+        return f"≤ {self.most:.3g}" if self.least is None else f"≥ {self.least:.3g}"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def lift(
 ) -> PyTree:
     """D⁺v = argmin |θ̇| over the θ̇ for which |Dθ̇ − v| is smallest.
 
-    Paper: (1.23), (5.2)
+    Paper: Pen[D]v of (1.23), (1.24), (2.2), (2.3), (6.1); (5.2) where K < QN
 
     **Arguments:**
 
