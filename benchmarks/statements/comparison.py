@@ -131,7 +131,7 @@ STATEMENTS = [
     ),
     Statement(
         "(3.2)",
-        "where x is linear in θ, and only constant D is met, there is such a λ",
+        "where x is linear in θ, DDᵀ is constant, and at rank QN there is such a λ",
         "relative change of the least eigenvalue",
         bound_of_linear,
         1e-12,

@@ -179,7 +179,7 @@ STATEMENTS = [
     ),
     Statement(
         "Theorem 2.1",
-        "θ(s) converges on this orbit, which (2.8) supposes",
+        "(2.8) supposes that θ(s) converges, which it does on this orbit",
         "largest |θ(s) − θ_∗|/|θ₀ − θ_∗| from s/N = 12 on",
         convergence,
         1e-4,

@@ -325,7 +325,7 @@ STATEMENTS = [
     ),
     Statement(
         "Remark 5.4",
-        "the constraint on θ, to range(Dᵀ), is then not holonomic in general",
+        "overparametrized with rank loss: the constraint on θ, to range(Dᵀ), is in general not holonomic",
         "non-integrability of range(Dᵀ)",
         not_integrable,
         least=0.01,
