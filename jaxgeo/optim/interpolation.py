@@ -83,7 +83,10 @@ def linear_interpolation(
 ) -> optax.GradientTransformationExtraArgs:
     """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
 
-    Paper: arXiv 2408.01517, dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other
+    dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other.
+
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517
 
     With `remaining` steps to go the outputs move by (y − x)/remaining; after `num_steps` updates they are where
     Newton's method converges quadratically, and every further update is a full step. For K ≥ QN and D of full rank

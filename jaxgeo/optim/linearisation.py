@@ -196,7 +196,8 @@ def parts_of(
     at the end of the line, which costs a forward pass and no new D. It is made as long as that halves the miss, and
     while the miss is more than a tenth of what would be left of the residual at the end.
 
-    Paper: arXiv 2408.01517 for the straight line
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517, for the straight line
 
     **Arguments:**
 

@@ -102,7 +102,8 @@ def adapted_momentum(
     on a full batch the fixed points are those of the adapted flow. The incoming gradients only give the form of the
     updates: chain what changes gradients after it.
 
-    Paper: beyond the source; G. Goldshlager, N. Abrahamsen, L. Lin, arXiv 2401.10190
+    Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
+    neural network wavefunctions, 2024, arXiv 2401.10190
 
     **Arguments:**
 

@@ -14,7 +14,8 @@ class ColumnScaling(eqx.Module):
     D is small enough to be built for its column norms, and no single column can be traded for others, as it can
     in a network with more parameters than outputs.
 
-    Paper: J. J. Moré, The Levenberg–Marquardt algorithm: implementation and theory (1978), Section 6
+    Reference: J. J. Moré, The Levenberg–Marquardt algorithm: implementation and theory, 1978, Lecture Notes in
+    Mathematics 630, Section 6
     """
 
     max_params: int = eqx.field(static=True, default=1024)
