@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.factor import Factor
+from jaxgeo.linalg.tangents import attach, tangent_of
 
 
 class AbstractInverse(eqx.Module):
@@ -106,27 +107,9 @@ def _is_perturbed(tangent: PyTree) -> bool:
     return len(jax.tree.leaves(tangent)) > 0
 
 
-def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: PyTree) -> PyTree:
-    """The derivative of `function` at `primal` along `tangent`, which is None at what does not move."""
-    moving = jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=lambda leaf: leaf is None)
-    dynamic, static = eqx.partition(primal, moving)
-    return jax.jvp(lambda dynamic: function(eqx.combine(dynamic, static)), (dynamic,), (tangent,))[1]
-
-
 def _linear(function: Callable[[PyTree], PyTree], rhs: PyTree) -> PyTree:
     """`function(rhs)`, known to be linear and symmetric, so that it has derivatives in rhs."""
     return jax.lax.custom_linear_solve(lambda y: y, rhs, lambda _, y: function(y), symmetric=True)
-
-
-@jax.custom_jvp
-def attach(value: PyTree, carrier: PyTree) -> PyTree:
-    """`value`, with the derivative of `carrier`, which is the same quantity computed less precisely."""
-    return value
-
-
-@attach.defjvp
-def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    return attach(*primals), tangents[1]
 
 
 @eqx.filter_custom_jvp

@@ -9,12 +9,8 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
 from jaxgeo.linalg.solvers.factor import Factor
-from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, attach, inverse, trace_ratio
-
-
-def freeze(tree: PyTree) -> PyTree:
-    """The same without derivatives: what a factorisation is made from."""
-    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, inverse, trace_ratio
+from jaxgeo.linalg.tangents import attach
 
 
 def relative_shift(jacobian: Jacobian, damping: Damping, rows: bool) -> Float[Array, ""] | None:
@@ -50,12 +46,6 @@ def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
     return max(data_floor(jacobian), formed, projected)
 
 
-def through_rows(jacobian: Jacobian, factor: Factor, rows: Float[Array, "N Q"]) -> tuple[Array, PyTree]:
-    """ψ and Dᵀψ of rows, once through a factor of G."""
-    psi = factor.apply(rows)
-    return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
-
-
 def refined_lift(
     jacobian: Jacobian,
     factor: Factor,
@@ -69,7 +59,8 @@ def refined_lift(
     """
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
-        return through_rows(jacobian, factor, rows)
+        psi = factor.apply(rows)
+        return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
 
     def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
         psi, solution = value
@@ -78,18 +69,37 @@ def refined_lift(
         return defect, relative_norm(defect, velocity)
 
     round_off = accumulated_eps(velocity.size, velocity.dtype)
-    return refined(correct(velocity), correct, measure, refinements, round_off)[1]
+    (_, solution), _ = refined(correct(velocity), correct, measure, refinements, round_off)
+    return solution
+
+
+class RowLift(eqx.Module):
+    """Dᵀψ, (DDᵀ + λ)ψ = v, once through a factor of G that has no derivatives: with the value that this gives.
+
+    The derivative is that of the lift, in D, λ and v; no factorisation is differentiated.
+    """
+
+    jacobian: Jacobian
+    factor: Factor
+    shift: Float[Array, ""] | None
+
+    def __init__(self, jacobian: Jacobian, factor: Factor, damping: Damping):
+        shift = relative_shift(jacobian, damping, rows=True)
+        if shift is not None:
+            shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
+        self.jacobian, self.factor, self.shift = jacobian, factor, shift
+
+    def __call__(self, rows: Float[Array, "N Q"]) -> PyTree:
+        root = self.factor.root
+        psi = inverse(RowOperator(self.jacobian, root), self.factor, self.shift, rows)
+        return jax.tree.map(lambda leaf: leaf / root, self.jacobian.T.mv(psi / root))
 
 
 def finish_rows(
     jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping, factor: Factor, value: PyTree
 ) -> tuple[PyTree, LiftInfo]:
     """The lift `value`, with its derivative by a factor of G and its report."""
-    shift = relative_shift(jacobian, damping, rows=True)
-    if shift is not None:
-        shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
-    psi = inverse(RowOperator(jacobian, factor.root), factor, shift, velocity)
-    carrier = jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
+    carrier = RowLift(jacobian, factor, damping)(velocity)
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
 
 
