@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def derivative(function, first=2e-2, levels=9):
+def derivative(function, first=4e-3, levels=8):
     """The derivative at 0 and an estimate of its error.
 
     Reference: C. J. F. Ridders, Accurate computation of F'(x) and F'(x)F''(x), Advances in Engineering Software 4, 1982

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgeo.linalg.tangents import attach, freeze, tangent_of
+from jaxgeo.linalg.tangents import freeze, tangent_of
 
 
 class SingularValues(eqx.Module):
@@ -243,10 +243,24 @@ def _tangent_of_matrix(svd: SingularValues, tangent: SingularValues) -> Float[Ar
     return tangent_of(lambda parts: parts[0] if parts[1] is None else parts[0] * parts[1][None], parts, moving)
 
 
+@eqx.filter_custom_jvp
+def _factors(svd: SingularValues) -> tuple[Array, Array, Array, Array]:
+    return svd.orthogonal, svd.left, svd.values, svd.right
+
+
+@_factors.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    (svd,), (t_svd,) = primals, tangents
+
+    def decomposed(parts: tuple) -> tuple:
+        matrix, scale = parts
+        orthogonal, triangle = jnp.linalg.qr(matrix)
+        scaled = triangle if scale is None else triangle * scale[None]
+        return orthogonal, *jnp.linalg.svd(scaled, full_matrices=False)
+
+    return _factors(svd), tangent_of(decomposed, (svd.matrix, svd.scale), (t_svd.matrix, t_svd.scale))
+
+
 def _differentiable_again(svd: SingularValues) -> SingularValues:
     """For second derivatives: the factors with those derivatives that a decomposition has at distinct values."""
-    orthogonal, triangle = jnp.linalg.qr(svd.matrix)
-    scaled = triangle if svd.scale is None else triangle * svd.scale[None]
-    carrier = (orthogonal, *jnp.linalg.svd(scaled, full_matrices=False))
-    factors = attach((svd.orthogonal, svd.left, svd.values, svd.right), carrier)
-    return SingularValues(svd.matrix, svd.scale, *factors)
+    return SingularValues(svd.matrix, svd.scale, *_factors(svd))

@@ -1,10 +1,12 @@
-"""Derivatives that are given rather than found: along a tangent, of a stand-in, and of a norm at zero."""
+"""Derivatives that are given rather than found: along a tangent, of a stand-in, of a norm at zero; or refused."""
 
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, PyTree
 
 
@@ -44,3 +46,28 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     total = sum(squares[1:], start=squares[0])
     positive = total > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, total, jnp.ones_like(total))), total)
+
+
+def forward_only(tree: PyTree, message: str) -> PyTree:
+    """The same with derivatives in forward mode; those in reverse raise.
+
+    **Raises:** `NotImplementedError` with the message, when a derivative in reverse goes through.
+    """
+
+    def marked(leaf: PyTree) -> PyTree:
+        return _forward_only.bind(leaf, message=message) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(marked, tree)
+
+
+def _refuse(cotangent: Array, value: Array, *, message: str) -> None:
+    del cotangent, value
+    raise NotImplementedError(message)
+
+
+_forward_only = Primitive("forward_only")
+_forward_only.def_impl(lambda value, **_: value)
+_forward_only.def_abstract_eval(lambda value, **_: value)
+ad.deflinear2(_forward_only, _refuse)
+batching.defvectorized(_forward_only)
+mlir.register_lowering(_forward_only, lambda _, value, **__: [value])

@@ -16,7 +16,7 @@ from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import SingularValues, singular_values
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
-from jaxgeo.linalg.tangents import freeze, norm
+from jaxgeo.linalg.tangents import forward_only, freeze, norm
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.attempt import Attempt, shorten
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
@@ -31,6 +31,12 @@ from jaxgeo.problem import Problem
 
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
+
+SEARCH_IN_REVERSE = (
+    "`adapted_levenberg_marquardt` with a `linesearch` has derivatives in forward mode only, as the search does not say "
+    "beforehand how long it goes on. Take them by `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps that do "
+    "not lower the cost are halved all the same, and that has both modes."
+)
 
 
 class LevenbergMarquardtState(NamedTuple):
@@ -190,9 +196,10 @@ class LevenbergMarquardt(AbstractTransformation):
         def cost(trainable: PyTree) -> Float[Array, ""]:
             return linear.problem.cost(eqx.combine(trainable, linear.frozen))
 
-        return self.linesearch.update(
+        found = self.linesearch.update(
             velocity, search, linear.trainable, value=linear.cost, grad=linear.gradient, value_fn=cost
         )
+        return forward_only(found, SEARCH_IN_REVERSE)
 
 
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:

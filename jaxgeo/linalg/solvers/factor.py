@@ -48,6 +48,14 @@ class Factor(NamedTuple):
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
 
+    def is_sharp(self) -> Bool[Array, ""]:
+        """Whether each direction is kept or left out in full, so that what is left of a right side can be solved for."""
+        return in_dtype(_is_sharp, self.matrix.dtype)(self)
+
+
+def _is_sharp(factor: Factor) -> Bool[Array, ""]:
+    return jnp.all((factor.share == 0) | (factor.share == 1))
+
 
 def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     def spectral(factor: Factor, rhs: Array) -> Array:
@@ -61,9 +69,11 @@ def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
-    vector = rhs.astype(factor.matrix.dtype)
-    kept = factor.matrix @ (factor.share * (factor.matrix.T @ vector))
-    return jnp.where(factor.spectral, vector - kept, jnp.zeros_like(kept)).astype(rhs.dtype)
+    rest = rhs.astype(factor.matrix.dtype)
+    for _ in range(2):
+        # Once more, for the round-off along what is kept, which the inverse would blow up again.
+        rest = rest - factor.matrix @ (factor.share * (factor.matrix.T @ rest))
+    return jnp.where(factor.spectral, rest, jnp.zeros_like(rest)).astype(rhs.dtype)
 
 
 class Scaled(NamedTuple):

@@ -9,7 +9,8 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
 from jaxgeo.linalg.solvers.factor import Factor
-from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, inverse, trace_ratio
+from jaxgeo.linalg.solvers.implicit import column_lift, row_lift
+from jaxgeo.linalg.solvers.inverse import trace_ratio
 from jaxgeo.linalg.tangents import attach
 
 
@@ -90,9 +91,8 @@ class RowLift(eqx.Module):
         self.jacobian, self.factor, self.shift = jacobian, factor, shift
 
     def __call__(self, rows: Float[Array, "N Q"]) -> PyTree:
-        root = self.factor.root
-        psi = inverse(RowOperator(self.jacobian, root), self.factor, self.shift, rows)
-        return jax.tree.map(lambda leaf: leaf / root, self.jacobian.T.mv(psi / root))
+        value = row_lift(self.jacobian, self.factor, self.shift, rows)
+        return jax.tree.map(lambda leaf: leaf / self.factor.root, value)
 
 
 def finish_rows(
@@ -110,6 +110,5 @@ def finish_columns(
     shift = relative_shift(jacobian, damping, rows=False)
     if shift is not None:
         shift = shift * trace_ratio(jacobian, factor.root * jacobian.in_size() ** 0.5)
-    solution = inverse(ColumnOperator(jacobian, factor.root), factor, shift, jacobian.T.mv(velocity / factor.root))
-    carrier = jax.tree.map(lambda leaf: leaf / factor.root, solution)
+    carrier = jax.tree.map(lambda leaf: leaf / factor.root, column_lift(jacobian, factor, shift, velocity))
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
