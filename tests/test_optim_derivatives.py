@@ -68,7 +68,9 @@ def after_updates(make, knobs, count):
 
 def infos(state):
     """The report in a state, also in that of a chain."""
-    return next(part.info for part in (state, *state) if type(part).__name__.endswith("State") and "info" in part._fields)
+    return next(
+        part.info for part in (state, *state) if type(part).__name__.endswith("State") and "info" in part._fields
+    )
 
 
 def check(make, knobs, counts=COUNTS, rtol=1e-6):
@@ -126,9 +128,43 @@ def test_sum_of_parameters_after_1_2_and_5_updates(make, knobs):
     check(make, knobs())
 
 
+def test_steps_with_corrections_whose_damping_follows_their_gain():
+    reports = check(marquardt, MORE())
+    assert np.all(reports.accepted[:4]) and not reports.accepted[4]
+
+
+def bend(params, x):
+    return params[2] @ jnp.tanh(params[0] * x + params[1])
+
+
+def test_output_weights_of_a_small_network_by_one_of_its_targets():
+    """Values of differences, by which the derivative through corrections was found wrong."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = [jax.random.normal(key, (12,)) / scale for key, scale in zip(keys, (1, 1, 3), strict=True)]
+    inputs = jnp.linspace(-1, 1, 8)
+
+    def sums(knob, count, **options):
+        tx = jg.optim.adapted_levenberg_marquardt(bend, **options)
+        targets = jnp.sin(3 * inputs).at[3].add(knob)
+
+        def update(carry, _):
+            params, state = carry
+            step, state = tx.update(params, state, params, inputs=inputs, targets=targets)
+            params = optax.apply_updates(params, step)
+            return (params, state), jnp.sum(params[2])
+
+        return jax.lax.scan(update, (params, tx.init(params)), length=count)[1]
+
+    forward = jax.jit(lambda knob: jax.jvp(lambda knob: sums(knob, 2), (knob,), (1.0,))[1])
+    np.testing.assert_allclose(forward(0.0), [0.387927, 0.772774], atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(lambda knob: sums(knob, 2)[1]))(0.0), 0.772774, atol=1e-6)
+    straight = jax.jit(lambda knob: jax.jvp(lambda knob: sums(knob, 2, corrections=0), (knob,), (1.0,))[1])
+    np.testing.assert_allclose(straight(0.0)[1], 1.686494, atol=1e-6)
+
+
 def test_a_line_search_has_forward_derivatives_and_refuses_reverse_ones_by_name():
     search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=8)
-    run = after_updates(functools.partial(marquardt, linesearch=search), FEWER(), 1)
+    run = after_updates(functools.partial(marquardt, linesearch=search), MORE(), 1)
     total = jax.jit(lambda knob: run(knob)[0][0])
     expected, _ = derivative(total)
     np.testing.assert_allclose(jax.jacfwd(total)(0.0), expected, rtol=1e-6)

@@ -35,9 +35,7 @@ class _Side(eqx.Module):
 
 
 @eqx.filter_custom_jvp
-def row_lift(
-    jacobian: Jacobian, factor: Factor, shift: Float[Array, ""] | None, rows: Float[Array, "N Q"]
-) -> PyTree:
+def row_lift(jacobian: Jacobian, factor: Factor, shift: Float[Array, ""] | None, rows: Float[Array, "N Q"]) -> PyTree:
     """√t D⁺v, damped with μ = `shift`, once through a factor of DDᵀ/t + μ, t = `factor.root`²: Bᵀψ, (BBᵀ + μ)ψ = v.
 
     Without μ the derivative is that at a fixed rank, with L the lift, H the inverse and C the projector on the
