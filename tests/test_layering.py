@@ -19,6 +19,7 @@ ROOMS = {
     "metrics": 2,
     "problem": 3,
     "sharding": 4,
+    "linalg.tangents": 1,
     "linalg.precision": 4,
     "linalg.refinement": 4,
     "linalg.memory": 4,

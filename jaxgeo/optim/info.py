@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo.linalg.solvers import LiftInfo
+from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
@@ -87,7 +87,6 @@ def step_info(
     dtype: jnp.dtype,
 ) -> StepInfo:
     """The report of a trial whose step was set to zero if it was rejected."""
-    norm = optax.tree.norm(trial.step)
     outcome, rank, residual, mismatch = of_lift(lift, dtype)
     return StepInfo(
         cost=linear.cost.astype(dtype),
@@ -96,7 +95,7 @@ def step_info(
         gain_ratio=trial.gain_ratio.astype(dtype),
         damping=damping.astype(dtype),
         fraction=fraction.astype(dtype),
-        norm=jnp.asarray(norm, dtype),
+        norm=norm(trial.step).astype(dtype),
         accepted=accepted,
         outcome=outcome,
         rank=rank,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import MOST, check_number
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.tangents import norm
 
 Damping = float | Float[Array, ""] | None
 
@@ -67,8 +68,9 @@ class Prepared(NamedTuple):
     """Lifts that share a factorisation.
 
     - `solve`: of a velocity, as `AbstractLiftSolver.solve`.
-    - `correct`: of what is missing somewhere, once through the factors: without refinement, report and derivative. None
-        for a solver that would start anew for each.
+    - `correct`: of what is missing somewhere, once through the factors: without refinement and report, and with the
+        derivative of the lift. A module, so that rules for derivatives can see what it holds. None for a solver that
+        would start anew for each.
     """
 
     solve: Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]]
@@ -98,7 +100,8 @@ def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Flo
     """|error| / |scale|, and 0 where the scale is 0; nothing overflows or underflows on the way."""
     largest = jnp.max(jnp.abs(scale))
     unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    ratio = jnp.linalg.norm(jnp.ravel(error / unit)) / jnp.linalg.norm(jnp.ravel(scale / unit))
+    size = norm(scale / unit)
+    ratio = norm(error / unit) / jnp.where(largest == 0, jnp.ones_like(size), size)
     return jnp.where(largest == 0, jnp.zeros_like(ratio), ratio)
 
 

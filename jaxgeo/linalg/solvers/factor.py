@@ -50,6 +50,14 @@ class Factor(NamedTuple):
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
 
+    def is_sharp(self) -> Bool[Array, ""]:
+        """Whether each direction is kept or left out in full, so that what is left of a right side can be solved for."""
+        return in_dtype(_is_sharp, self.matrix.dtype)(self)
+
+
+def _is_sharp(factor: Factor) -> Bool[Array, ""]:
+    return jnp.all((factor.share == 0) | (factor.share == 1))
+
 
 def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     def spectral(factor: Factor, rhs: Array) -> Array:
@@ -63,11 +71,14 @@ def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
-    def spectral(factor: Factor, vector: Array) -> Array:
-        return vector - factor.matrix @ (factor.share * (factor.matrix.T @ vector))
+    def spectral(factor: Factor, rest: Array) -> Array:
+        for _ in range(2):
+            # Once more, for the round-off along what is kept, which the inverse would blow up again.
+            rest = rest - factor.matrix @ (factor.share * (factor.matrix.T @ rest))
+        return rest
 
-    def triangular(factor: Factor, vector: Array) -> Array:
-        return jnp.zeros_like(vector)
+    def triangular(factor: Factor, rest: Array) -> Array:
+        return jnp.zeros_like(rest)
 
     vector = rhs.astype(factor.matrix.dtype)
     return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)

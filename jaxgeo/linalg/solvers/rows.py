@@ -24,15 +24,15 @@ from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_fac
 from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
 from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose, normalise
 from jaxgeo.linalg.solvers.sides import (
+    RowLift,
     contradicts,
     finish_rows,
-    freeze,
     gram_dtype,
     gram_floor,
     refined_lift,
     relative_shift,
-    through_rows,
 )
+from jaxgeo.linalg.tangents import freeze
 
 
 class GramCholesky(AbstractLiftSolver):
@@ -131,7 +131,7 @@ class GramCholesky(AbstractLiftSolver):
                 found, value = cond_any(lost, again, keep, found, value, still, aim, shift)
             return finish_rows(jacobian, velocity, damping, found, value, mismatch)
 
-        return Prepared(solve, lambda rows: through_rows(still, factor, rows)[1])
+        return Prepared(solve, RowLift(jacobian, factor, damping))
 
 
 class GramEigh(AbstractLiftSolver):

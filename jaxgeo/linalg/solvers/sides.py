@@ -10,12 +10,9 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
 from jaxgeo.linalg.solvers.factor import Factor
-from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, attach, inverse, trace_ratio
-
-
-def freeze(tree: PyTree) -> PyTree:
-    """The same without derivatives: what a factorisation is made from."""
-    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+from jaxgeo.linalg.solvers.implicit import column_lift, row_lift
+from jaxgeo.linalg.solvers.inverse import trace_ratio
+from jaxgeo.linalg.tangents import attach
 
 
 def relative_shift(jacobian: Jacobian, damping: Damping, rows: bool) -> Float[Array, ""] | None:
@@ -51,12 +48,6 @@ def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
     return max(data_floor(jacobian), formed, projected)
 
 
-def through_rows(jacobian: Jacobian, factor: Factor, rows: Float[Array, "N Q"]) -> tuple[Array, PyTree]:
-    """ψ and Dᵀψ of rows, once through a factor of G."""
-    psi = factor.apply(rows)
-    return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
-
-
 def refined_lift(
     jacobian: Jacobian,
     factor: Factor,
@@ -70,7 +61,8 @@ def refined_lift(
     """
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
-        return through_rows(jacobian, factor, rows)
+        psi = factor.apply(rows)
+        return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
 
     def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
         psi, solution = value
@@ -81,7 +73,8 @@ def refined_lift(
     first = correct(velocity)
     mismatch = _mismatch(factor, shift, velocity, first[0], measure(first)[0])
     round_off = accumulated_eps(velocity.size, velocity.dtype)
-    return refined(first, correct, measure, refinements, round_off)[1], mismatch
+    (_, solution), _ = refined(first, correct, measure, refinements, round_off)
+    return solution, mismatch
 
 
 def _mismatch(
@@ -118,6 +111,27 @@ def contradicts(mismatch: Float[Array, ""], size: int, dtype: jnp.dtype) -> Bool
     return mismatch > min(half, max(1e-9, 100 * half**2 * size**0.5))
 
 
+class RowLift(eqx.Module):
+    """Dᵀψ, (DDᵀ + λ)ψ = v, once through a factor of G that has no derivatives: with the value that this gives.
+
+    The derivative is that of the lift, in D, λ and v; no factorisation is differentiated.
+    """
+
+    jacobian: Jacobian
+    factor: Factor
+    shift: Float[Array, ""] | None
+
+    def __init__(self, jacobian: Jacobian, factor: Factor, damping: Damping):
+        shift = relative_shift(jacobian, damping, rows=True)
+        if shift is not None:
+            shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
+        self.jacobian, self.factor, self.shift = jacobian, factor, shift
+
+    def __call__(self, rows: Float[Array, "N Q"]) -> PyTree:
+        value = row_lift(self.jacobian, self.factor, self.shift, rows)
+        return jax.tree.map(lambda leaf: leaf / self.factor.root, value)
+
+
 def finish_rows(
     jacobian: Jacobian,
     velocity: Float[Array, "N Q"],
@@ -127,11 +141,7 @@ def finish_rows(
     mismatch: Float[Array, ""] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
     """The lift `value`, with its derivative by a factor of G and its report."""
-    shift = relative_shift(jacobian, damping, rows=True)
-    if shift is not None:
-        shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
-    psi = inverse(RowOperator(jacobian, factor.root), factor, shift, velocity)
-    carrier = jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
+    carrier = RowLift(jacobian, factor, damping)(velocity)
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank, mismatch)
 
 
@@ -142,6 +152,5 @@ def finish_columns(
     shift = relative_shift(jacobian, damping, rows=False)
     if shift is not None:
         shift = shift * trace_ratio(jacobian, factor.root * jacobian.in_size() ** 0.5)
-    solution = inverse(ColumnOperator(jacobian, factor.root), factor, shift, jacobian.T.mv(velocity / factor.root))
-    carrier = jax.tree.map(lambda leaf: leaf / factor.root, solution)
+    carrier = jax.tree.map(lambda leaf: leaf / factor.root, column_lift(jacobian, factor, shift, velocity))
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
