@@ -18,6 +18,7 @@ from jaxgeo.linalg.solvers.base import (
     Damping,
     LiftInfo,
     Prepared,
+    conclude,
     relative_norm,
 )
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
@@ -93,18 +94,6 @@ class GramCholesky(AbstractLiftSolver):
             found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64), Attempt.NOTHING)
             return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
 
-        def without_factors(
-            factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array | None
-        ) -> tuple[Factor, PyTree]:
-            try:
-                matrix = Gram(jacobian, structured=False).as_matrix(dtype)
-            except MemoryError:
-                return factor, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), value)
-            # As little program as will do for what never happens: with damping Cholesky's factorisation does.
-            plain = Factorise(self.cutoff, factorise.floor, self.max_decomposition, rescue=shift is None)
-            found, _ = in_dtype(plain, dtype)(matrix, shift, one)
-            return found, refined_lift(jacobian, found, shift, aim, 0)[0]
-
         def again(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array) -> tuple[Factor, PyTree]:
             # As much more damping as the refinement needs, λ_max being QN mean eigenvalues at most.
             more = shift + 4 * float(jnp.finfo(own).eps) * aim.size
@@ -122,16 +111,50 @@ class GramCholesky(AbstractLiftSolver):
             contradicted = contradicts(mismatch, aim.size, dtype) if self.certify else jnp.zeros((), bool)
             if dense:
                 found, value = cond_any(~found.trusted | contradicted, rescue, keep, found, value, still, aim, shift)
-            elif self.certify:
-                found, value = cond_any(contradicted, without_factors, keep, found, value, still, aim, shift)
-            found = found._replace(outcome=jnp.where(contradicted, CONTRADICTED, found.outcome))
+                found = found._replace(outcome=jnp.where(contradicted, CONTRADICTED, found.outcome))
             if shift is not None and dtype != own:
                 # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
                 lost = (relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3) & ~contradicted
                 found, value = cond_any(lost, again, keep, found, value, still, aim, shift)
-            return finish_rows(jacobian, velocity, damping, found, value, mismatch)
+            usual = finish_rows(jacobian, velocity, damping, found, value, mismatch)
+            if dense or not self.certify:
+                return usual
+            # Last of all, so that the usual way is not cut in two.
+            return cond_any(contradicted, without_factors, _as_usual, usual, jacobian, velocity, damping)
+
+        def without_factors(
+            usual: tuple[PyTree, LiftInfo], jacobian: Jacobian, velocity: Array, damping: Damping
+        ) -> tuple[PyTree, LiftInfo]:
+            still, aim = freeze((jacobian, velocity))
+            shift = freeze(relative_shift(jacobian, damping, rows=True))
+            matrix = _from_rows(still, dtype)
+            if matrix is None:
+                nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), usual[0])
+                return conclude(jacobian, nothing, velocity, usual[1].outcome, usual[1].rank, usual[1].mismatch)
+            # As little program as will do for what never happens: with damping Cholesky's factorisation does.
+            plain = Factorise(self.cutoff, factorise.floor, self.max_decomposition, rescue=shift is None)
+            found, _ = in_dtype(plain, dtype)(matrix, shift, one)
+            found = found._replace(outcome=jnp.full_like(found.outcome, CONTRADICTED))
+            value, _ = refined_lift(still, found, shift, aim, 0)
+            return finish_rows(jacobian, velocity, damping, found, value, usual[1].mismatch)
 
         return Prepared(solve, RowLift(jacobian, factor, damping))
+
+
+def _from_rows(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"] | None:
+    """G without the factors; None if it fits in no memory."""
+    # XLA reserves at each call what its rarest branch may hold, and fresh pages are expensive: so little at first.
+    small = 2 * jacobian.out_size() ** 2 * dtype.itemsize + 2**24
+    for memory in (small, None):
+        try:
+            return Gram(jacobian, structured=False, memory=memory).as_matrix(dtype)
+        except MemoryError:
+            continue
+    return None
+
+
+def _as_usual(usual: tuple[PyTree, LiftInfo], *operands: PyTree) -> tuple[PyTree, LiftInfo]:
+    return usual
 
 
 class GramEigh(AbstractLiftSolver):
