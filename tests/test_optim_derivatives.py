@@ -104,7 +104,7 @@ def metric(knob, *before, damping=None):
 
 OPTIMIZERS = {
     "marquardt": marquardt,
-    "marquardt, bounded": lambda knob: marquardt(knob, trust_region=TrustRegion(0.05 * (1 + knob))),
+    "marquardt, bounded": lambda knob: marquardt(knob, trust_region=TrustRegion(0.05)),
     "marquardt, by a solver": lambda knob: marquardt(knob, solver=jg.linalg.Auto()),
     "marquardt, accelerated": lambda knob: marquardt(knob, acceleration=0.75),
     "marquardt, cut off": through_cutoff,
