@@ -76,15 +76,15 @@ def infos(state):
 def check(make, knobs, counts=COUNTS, rtol=1e-6):
     """**Returns:** the reports of the updates."""
     run = after_updates(make, knobs, max(counts))
-    values = jax.jit(lambda knob: run(knob)[0])
-    forward = jax.jit(lambda knob: jax.jvp(values, (knob,), (1.0,))[1])(0.0)
-    reverse = jax.jit(lambda knob, weights: jax.vjp(values, knob)[1](weights)[0])
+    values = jax.jit(run)
+    forward = jax.jit(lambda knob: jax.jvp(lambda knob: run(knob)[0], (knob,), (1.0,))[1])(0.0)
+    reverse = jax.jit(lambda knob, weights: jax.vjp(lambda knob: run(knob)[0], knob)[1](weights)[0])
     for count in counts:
-        expected, error = derivative(lambda knob, count=count: values(knob)[count - 1])
+        expected, error = derivative(lambda knob, count=count: values(knob)[0][count - 1])
         assert error < rtol * abs(expected) / 10
         np.testing.assert_allclose(forward[count - 1], expected, rtol=rtol)
         np.testing.assert_allclose(reverse(0.0, jnp.eye(max(counts))[count - 1]), expected, rtol=rtol)
-    return run(0.0)[1]
+    return values(0.0)[1]
 
 
 def marquardt(knob, **options):
@@ -104,7 +104,7 @@ def metric(knob, *before, damping=None):
 
 OPTIMIZERS = {
     "marquardt": marquardt,
-    "marquardt, bounded": lambda knob: marquardt(knob, trust_region=TrustRegion(0.05 * (1 + knob))),
+    "marquardt, bounded": lambda knob: marquardt(knob, trust_region=TrustRegion(0.05)),
     "marquardt, by a solver": lambda knob: marquardt(knob, solver=jg.linalg.Auto()),
     "marquardt, accelerated": lambda knob: marquardt(knob, acceleration=0.75),
     "marquardt, cut off": through_cutoff,
@@ -121,16 +121,25 @@ OPTIMIZERS = {
 }
 
 
+# These differ from others only where there are few parameters.
+FEW = ("marquardt, bounded", "marquardt, cut off", "marquardt, beyond the cut-off")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("knobs", [MORE, FEWER], ids=["K > QN", "K < QN"])
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
-def test_sum_of_parameters_after_1_2_and_5_updates(make, knobs):
-    check(make, knobs())
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_sum_of_parameters_after_1_2_and_5_updates_with_fewer_of_them_than_outputs(name):
+    check(OPTIMIZERS[name], FEWER())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in FEW])
+def test_sum_of_parameters_after_1_2_and_5_updates_with_more_of_them_than_outputs(name):
+    check(OPTIMIZERS[name], MORE())
 
 
 def test_steps_with_corrections_whose_damping_follows_their_gain():
     reports = check(marquardt, MORE())
-    assert np.all(reports.accepted[:4]) and not reports.accepted[4]
+    np.testing.assert_array_equal(reports.accepted, [True, True, True, True, False])
 
 
 def bend(params, x):

@@ -12,8 +12,8 @@ from jaxgeo.linalg.tangents import freeze, tangent_of
 class SingularValues(eqx.Module):
     """D = QUΣVᵀ for K ≤ QN, of which both kinds of lift are made.
 
-    What is made of them has the derivative in D, and in what else it is given, by rules in which nothing is divided by a
-    difference of singular values on the same side of a cut-off. These factors themselves have none.
+    What is made of them has the derivative in D, and in what else it is given, by rules that divide by no difference of
+    singular values on the same side of a cut-off. These factors themselves have none.
 
     - `matrix`, `scale`: D is `matrix` with its columns times `scale`, or as it is.
     - `orthogonal`: Q; `left`: U, apart from Q because their product takes longer than all that is done with it;

@@ -1,4 +1,4 @@
-"""Parts of a step, corrected for the bend of the network, tried before they are taken; with derivatives in both modes."""
+"""Parts of a step, corrected for the bend of the network and tried before they are taken; with derivatives."""
 
 from collections.abc import Callable
 
@@ -74,7 +74,7 @@ class Attempt(eqx.Module):
         return self.linear.move(value, aim), count
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
-        """The same once more, for a known number of corrections: without decisions, so that it can be differentiated."""
+        """The same for a known number of corrections: without decisions, so that it has derivatives in both modes."""
         value, line, correct = self._part(fraction), self.line, self.correct
         if line is None or correct is None:
             return self.linear.move(value)

@@ -34,8 +34,8 @@ MOST_DOUBLE_ROWS = 16384
 
 SEARCH_IN_REVERSE = (
     "`adapted_levenberg_marquardt` with a `linesearch` has derivatives in forward mode only, as the search does not "
-    "say beforehand how long it goes on. Take them by `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps that do "
-    "not lower the cost are halved all the same, and that has both modes."
+    "say beforehand how long it goes on. Take them by `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps that "
+    "do not lower the cost are halved all the same, and that has both modes."
 )
 
 
@@ -257,7 +257,8 @@ def adapted_levenberg_marquardt(
     - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
         0.75, in place of corrections; one more solve a step. None (the default) for not.
     - `linesearch`: an optax transformation that takes `value`, `grad` and `value_fn`, such as
-        `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried.
+        `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried. With it an update has
+        derivatives in forward mode only.
     - `corrections`: at most how many in a step by `damping`.
 
     The last three are not for steps by `cutoff`, which have corrections and halvings of their own.

@@ -51,7 +51,7 @@ class Factor(NamedTuple):
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
 
     def is_sharp(self) -> Bool[Array, ""]:
-        """Whether each direction is kept or left out in full, so that what is left of a right side can be solved for."""
+        """Whether each direction is kept or left out in full, so that a defect can be solved for."""
         return in_dtype(_is_sharp, self.matrix.dtype)(self)
 
 

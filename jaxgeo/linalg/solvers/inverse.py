@@ -95,7 +95,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
 
 
 def left_out(operator: Operator, factor: Factor | AbstractInverse, vector: PyTree) -> PyTree:
-    """The part of a vector in the directions that the pseudo-inverse leaves out, with its derivative at a fixed rank."""
+    """The part of a vector that the pseudo-inverse leaves out, with its derivative at a fixed rank."""
     carrier = jax.tree.map(
         lambda all, kept: jnp.where(factor.spectral, all - kept, jnp.zeros_like(all)),
         vector,
