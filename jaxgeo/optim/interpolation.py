@@ -80,6 +80,7 @@ def linear_interpolation(
     max_growth: float | Float[Array, ""] = 100.0,
     corrections: int = 8,
     trainable: PyTree = None,
+    per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
 
@@ -120,7 +121,7 @@ def linear_interpolation(
     check_number("max_growth", max_growth, above=0)
     check_count("corrections", corrections, least=0)
     transformation = LinearInterpolation(
-        source(apply, cost, trainable),
+        source(apply, cost, trainable, per_sample),
         num_steps,
         chosen_metric(metric),
         check_solver(solver),

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.costs import SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.metric import factored
+from jaxgeo.linalg.metric import counted_factor, factored
 from jaxgeo.linalg.refinement import refined
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.problem import Problem
@@ -36,10 +36,11 @@ class Linearisation(eqx.Module):
     def __init__(self, problem: Problem, params: PyTree, metric: AbstractMetric):
         self.problem = problem
         self.trainable, self.frozen = problem.partition(params)
+        problem.check_samples(params)
         with jax.default_matmul_precision("highest"):
             self.outputs = problem.outputs(params)
         gradient = problem.loss.gradient(self.outputs) * problem.loss.total_weight
-        factor = metric.factor(problem.loss, self.outputs)
+        factor = counted_factor(metric, problem.loss, self.outputs)
         if factor is None:
             self.jacobian = problem.jacobian(params)
             self.residual = gradient
