@@ -23,9 +23,10 @@ def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTr
     """
     known, read = False, False
     for apply, sample in networks:
-        arrays, rest = eqx.partition((apply, params), eqx.is_array)
+        whole = (apply, params)
+        arrays, rest = eqx.partition(whole, eqx.is_array)
         statistics = jax.tree.map(
-            lambda leaf, found: STATISTICS if found else "", arrays, statistics_in((apply, params))
+            lambda leaf, found: STATISTICS * bool(found) if eqx.is_array(leaf) else None, whole, statistics_in(whole)
         )
 
         def outputs(arrays: PyTree, sample: PyTree, rest: PyTree = rest) -> Array:

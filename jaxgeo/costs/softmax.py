@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from jaxgeo._checks import check_number, is_concrete
 from jaxgeo.costs.factors import SoftmaxFactor
@@ -60,7 +60,7 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
     @classmethod
     def from_labels(
         cls,
-        labels: Int[ArrayLike, " N"],
+        labels: Integer[ArrayLike, " N"],
         *,
         num_classes: int | None = None,
         smoothing: float = 0.0,
@@ -71,7 +71,7 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
     @classmethod
     def from_labels(
         cls,
-        labels: Int[ArrayLike, " N"],
+        labels: Integer[ArrayLike, " N"],
         *,
         num_classes: int | None = None,
         smoothing: float = 0.0,
@@ -81,7 +81,7 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
     @classmethod
     def from_labels(
         cls,
-        labels: Int[ArrayLike, " N"],
+        labels: Integer[ArrayLike, " N"],
         *,
         num_classes: int | None = None,
         smoothing: float = 0.0,

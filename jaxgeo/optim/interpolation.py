@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgeo._checks import check_count, check_number
 from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.linalg.solvers.base import SOLVED
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
@@ -60,7 +59,7 @@ class LinearInterpolation(AbstractTransformation):
         velocity, lift = prepared.solve(-linear.residual)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
         # A factor that could not be trusted is none to correct by.
-        most = jnp.where(lift.outcome == SOLVED, self.corrections, 0)
+        most = jnp.where(linear.is_trusted(lift), self.corrections, 0)
         attempt = parts_of(linear, step, prepared.correct, most)
         trial, _, accepted = shorten_growth(linear, attempt, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
