@@ -111,7 +111,7 @@ class _Follower:
     def _results(self, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
         inner = _called(eqn)
         if inner is not None:
-            return self.follow(inner.jaxpr, inner.consts, values)
+            return self.follow(*inner, values)
         named = _union(value.named for value in values)
         if len(eqn.outvars) == 1 and values:
             known = self._zero(eqn, values) or self._same(eqn, values)
@@ -170,14 +170,16 @@ class _Follower:
         return ("unique", len(self._keys)) if eqn.effects else key
 
 
-def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
+def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
     """The function that is called with the operands as they are; None for any other operation."""
     if eqn.primitive.name not in CALLS:
         return None
     for value in eqn.params.values():
-        inner = ClosedJaxpr(value, ()) if isinstance(value, Jaxpr) else value
-        if isinstance(inner, ClosedJaxpr) and len(inner.jaxpr.invars) == len(eqn.invars):
-            return inner
+        # With JAX 0.12 the two are one class.
+        if isinstance(value, ClosedJaxpr) and len(value.jaxpr.invars) == len(eqn.invars):
+            return value.jaxpr, value.consts
+        if isinstance(value, Jaxpr) and len(value.invars) == len(eqn.invars):
+            return value, ()
     return None
 
 

@@ -144,7 +144,9 @@ def trained(tx, make, inputs, labels, weights=None):
         cost = jg.Problem(network, inputs, make(labels)).cost
         if weights is not None:
             cost = jg.Problem(network, inputs, jg.SampleWeighted(make(labels), weights)).cost
-        updates, state = tx.update(jax.grad(cost)(params), state, params, inputs=inputs, targets=labels, weights=weights)
+        updates, state = tx.update(
+            jax.grad(cost)(params), state, params, inputs=inputs, targets=labels, weights=weights
+        )
         return (optax.apply_updates(params, updates), state), None
 
     return jax.lax.scan(step, (PARAMS, tx.init(PARAMS)), None, length=3)[0]
@@ -169,3 +171,73 @@ def test_an_optimizer_steps_as_without_the_rows(optimizer, name):
     rows = np.arange(2)[:, None]
     expected, _ = together(inputs[rows, kept], labels[rows, kept])
     close(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(name, marks=[pytest.mark.slow] * (name != "marquardt")) for name in OPTIMIZERS]
+)
+def test_no_step_is_made_on_a_label_outside_the_classes(optimizer):
+    tx = OPTIMIZERS[optimizer](apply=network, cost=COSTS["L2"])
+
+    @jax.jit
+    def step(labels):
+        grads = jax.grad(jg.Problem(network, INPUTS, COSTS["L2"](labels)).cost)(PARAMS)
+        return tx.update(grads, tx.init(PARAMS), PARAMS, inputs=INPUTS, targets=labels)[0]
+
+    for labels, moves in (([2, 1, 0, 1, 0], True), ([2, 1, 0, 1, -1], False), ([2, 1, 3, 1, 0], False)):
+        updates = step(jnp.array(labels))
+        assert all(bool(jnp.any(leaf != 0)) == moves for leaf in jax.tree.leaves(updates))
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(updates))
+
+
+def padded(name):
+    return jg.Problem(network, INPUTS, ignoring(name)(LABELS)), jg.Problem(
+        network, INPUTS[KEPT], COSTS[name](LABELS[KEPT])
+    )
+
+
+FLOWS = {
+    "adapted": jg.AdaptedFlow(),
+    "natural": jg.AdaptedFlow(metric=jg.metrics.CostHessian()),
+    "weighted": jg.AdaptedFlow(metric=jg.metrics.Weighted(jnp.array([1.0, 2.0, 0.5]))),
+    "interpolation": jg.InterpolationFlow(),
+    "homotopy": jg.HomotopyFlow(0.5),
+    "standard": jg.StandardFlow(),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_has_the_velocity_without_the_rows(name):
+    problem, alone = padded("softmax" if name == "natural" else "L2")
+    close(FLOWS[name](0.3, PARAMS, problem), FLOWS[name](0.3, PARAMS, alone), rtol=1e-9)
+
+
+def test_the_law_counts_the_samples_that_have_a_label():
+    problem, alone = padded("L2")
+    cost = float(problem.cost(PARAMS))
+    assert cost == pytest.approx(float(alone.cost(PARAMS)), rel=1e-14)
+    sol = jg.solve_flow(problem, jg.AdaptedFlow(), PARAMS, cost_tol=cost / 100)
+    assert sol.num_samples == 3
+    assert float(sol.s[-1]) == pytest.approx(3 * np.log(100) / 2, rel=1e-4)
+    assert abs(sol.defect).max() < 1e-4
+    assert jg.solve_interpolation(problem, PARAMS).final_cost < 1e-20
+    # Where the weights are not known the flow is the same, and the samples stay.
+    after = jax.jit(
+        lambda labels: (
+            jg.solve_flow(
+                jg.Problem(network, INPUTS, ignoring("L2")(labels)), jg.AdaptedFlow(), PARAMS, s1=3.0
+            ).final_cost
+        )
+    )(jnp.asarray(LABELS))
+    assert float(after) == pytest.approx(cost * np.exp(-2), rel=1e-4)
+
+
+def test_fit_trains_as_without_the_rows():
+    options = {"apply": network, "max_steps": 5, "tol": 1e-3}
+    found = jg.fit(PARAMS, INPUTS, LABELS, cost=ignoring("L2"), **options)
+    assert found.stopping_time == pytest.approx(3 * np.log(1000) / 2, rel=1e-12)
+    options |= {"method": optax.sgd(0.1), "batch_size": 2, "tol": 0.0}
+    found = jg.fit(PARAMS, INPUTS, LABELS, cost=ignoring("softmax"), **options)
+    alone = jg.fit(PARAMS, INPUTS[KEPT], LABELS[KEPT], cost=COSTS["softmax"], **options)
+    close(found.model, alone.model)
+    assert found.cost == pytest.approx(alone.cost, rel=1e-12)

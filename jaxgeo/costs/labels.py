@@ -80,7 +80,9 @@ def _check_labels(labels: Integer[np.ndarray, " N"], count: int, ignore_label: i
     if ignore_label is not None:
         outside &= labels != ignore_label
         if (labels == ignore_label).all():
-            raise ValueError(f"`labels` are all `ignore_label`={ignore_label}; pass at least one sample that has a label.")
+            raise ValueError(
+                f"`labels` are all `ignore_label`={ignore_label}; pass at least one sample that has a label."
+            )
     if outside.any():
         first = int(np.argmax(outside))
         advice = f" Pass `ignore_label={labels[first]}` if it marks samples without a label." * (ignore_label is None)

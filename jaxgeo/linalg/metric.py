@@ -41,9 +41,7 @@ def counted(jacobian: Jacobian, velocity: Float[Array, "N Q"]) -> tuple[Jacobian
     return measured, rows.reshape(measured.outputs.shape)
 
 
-def counted_factor(
-    metric: AbstractMetric, cost: AbstractCost, outputs: Float[Array, "N Q"]
-) -> AbstractFactor | None:
+def counted_factor(metric: AbstractMetric, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
     """L for every sample as the metric gives it, and 0 for a sample that the cost does not depend on.
 
     Without that the lift would hold the outputs of such a sample still.

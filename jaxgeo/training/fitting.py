@@ -78,7 +78,7 @@ def fit(
         `jaxgeo.SoftmaxCrossEntropy.from_labels`.
     - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
     - `trainable`: as for `jaxgeo.Problem`; running statistics of batch normalisation are frozen by default.
-    - `per_sample`: as for `jaxgeo.Problem`; with False `model` or `apply` takes all samples, or those of a batch, at once.
+    - `per_sample`: as for `jaxgeo.Problem`; with False `model` or `apply` takes all samples, or a batch, at once.
     - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer.
     - `rtol`: of a flow, as for `jaxgeo.solve_flow`.
     - `max_steps`: attempted steps of a flow or updates of an optimizer, after which to give up.
