@@ -144,7 +144,7 @@ class _Follower:
         if name == "neg":
             return first._replace(key=self.intern(("neg", first.key)), constant=None)
         if name == "convert_element_type":
-            exact = _holds(eqn.outvars[0].aval.dtype, eqn.invars[0].aval.dtype)
+            exact = _holds(eqn.outvars[0], eqn.invars[0])
             return first if exact or first.constant in (0, 1) else None
         if name == "broadcast_in_dim" and first.constant is not None:
             return first
@@ -161,7 +161,7 @@ class _Follower:
 
     def _key(self, eqn: JaxprEqn, values: list[_Value]) -> Any:
         """Equal for equal operations on equal values."""
-        operands = tuple((value.key, var.aval.shape) for value, var in zip(values, eqn.invars, strict=True))
+        operands = tuple((value.key, _shape(var)) for value, var in zip(values, eqn.invars, strict=True))
         key = (eqn.primitive.name, operands, tuple(sorted(eqn.params.items(), key=lambda item: item[0])))
         try:
             hash(key)
@@ -183,13 +183,18 @@ def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
     return None
 
 
+def _shape(var: Any) -> tuple[int, ...]:
+    return var.aval.shape
+
+
 def _size(var: Any) -> int:
-    return math.prod(var.aval.shape)
+    return math.prod(_shape(var))
 
 
-def _holds(wide: jnp.dtype, narrow: jnp.dtype) -> bool:
-    """Whether the one floating-point dtype holds every number of the other."""
-    if not (jnp.issubdtype(wide, jnp.floating) and jnp.issubdtype(narrow, jnp.floating)):
+def _holds(wide: Any, narrow: Any) -> bool:
+    """Whether the floating-point dtype of one variable holds every number of that of the other."""
+    dtypes = wide.aval.dtype, narrow.aval.dtype
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         return False
-    larger, smaller = jnp.finfo(wide), jnp.finfo(narrow)
+    larger, smaller = (jnp.finfo(dtype) for dtype in dtypes)
     return larger.nmant >= smaller.nmant and larger.maxexp >= smaller.maxexp

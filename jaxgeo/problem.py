@@ -264,11 +264,15 @@ class Problem(eqx.Module):
         trainable, _ = self.partition(params)
         check_finite("params", trainable)
         tell_of_statistics(params, self.trainable)
-        self.check_samples(params)
         try:
+            self.check_samples(params)
             outputs = eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
-            raise self._unusable(error) from error
+            sample = jax.tree.map(lambda leaf: leaf.shape, self.blocks[0].sample())
+            raise ValueError(
+                f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {sample}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
         if jnp.promote_types(dtype, outputs.dtype) != dtype:
             raise ValueError(
@@ -283,18 +287,8 @@ class Problem(eqx.Module):
         """
         if not self.per_sample or self.num_samples == 1:
             return
-        try:
-            networks = tuple((block.apply, block.sample()) for block in self.blocks)
-            eqx.filter_eval_shape(check_networks, networks, params)
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: Exception) -> ValueError:
-        sample = jax.tree.map(lambda leaf: leaf.shape, self.blocks[0].sample())
-        return ValueError(
-            f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {sample}: "
-            f"{type(error).__name__}: {error}"
-        )
+        networks = tuple((block.apply, block.sample()) for block in self.blocks)
+        eqx.filter_eval_shape(check_networks, networks, params)
 
 
 def supervised(
