@@ -206,7 +206,12 @@ FLOWS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOWS)
+SLOW_FLOWS = ("natural", "weighted", "homotopy")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_FLOWS)) for name in FLOWS]
+)
 def test_a_flow_has_the_velocity_without_the_rows(name):
     problem, alone = padded("softmax" if name == "natural" else "L2")
     close(FLOWS[name](0.3, PARAMS, problem), FLOWS[name](0.3, PARAMS, alone), rtol=1e-9)
@@ -220,8 +225,13 @@ def test_the_law_counts_the_samples_that_have_a_label():
     assert sol.num_samples == 3
     assert float(sol.s[-1]) == pytest.approx(3 * np.log(100) / 2, rel=1e-4)
     assert abs(sol.defect).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_the_law_holds_where_the_labels_are_traced():
+    problem, _ = padded("L2")
+    cost = float(problem.cost(PARAMS))
     assert jg.solve_interpolation(problem, PARAMS).final_cost < 1e-20
-    # Where the weights are not known the flow is the same, and the samples stay.
     after = jax.jit(
         lambda labels: (
             jg.solve_flow(
