@@ -66,9 +66,9 @@ def tell_of_statistics(params: PyTree, is_trainable: PyTree) -> None:
     first, more = jax.tree_util.keystr(floating[0][0]), len(floating) - 1
     warnings.warn(
         f"the parameters hold running statistics, `{first}`{f' and {more} more' * bool(more)}, "
-        f"{sum(leaf.size for _, leaf in floating)} numbers in all. They are frozen: they are no parameters. To have it "
-        "without this warning pass the parameters alone, and let `apply` put the statistics in; `trainable=` "
-        "overrides it.",
+        f"{sum(leaf.size for _, leaf in floating)} numbers in all. They are frozen, since statistics are not "
+        "trained. To do without this warning, pass the parameters alone and let `apply` add the statistics; to choose "
+        "otherwise, pass `trainable=`.",
         stacklevel=3,
     )
 
