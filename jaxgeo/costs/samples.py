@@ -53,8 +53,9 @@ class SampleWeighted(AbstractCost):
 
     def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         share = (self.weights / self.total_weight).astype(outputs.dtype)[:, None]
-        # Outputs of a sample without weight may be anything.
-        return jnp.where(share == 0, 0, self.cost.gradient(outputs) * self.cost.total_weight * share)
+        whole = self.cost.gradient(outputs) * self.cost.total_weight
+        # Outputs of a sample without weight may be anything; where they are finite the derivative by the weight stays.
+        return jnp.where((share == 0) & ~jnp.isfinite(whole), 0, whole * share)
 
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return jnp.where(self.weights[:, None] > 0, self.cost.deviation(outputs), 0)
@@ -107,8 +108,8 @@ def without_ignored(cost: AbstractCost) -> tuple[AbstractCost, Int[np.ndarray, "
         return None
     weights = np.asarray(cost.weights)
     (kept,) = np.nonzero(weights)
-    alone = cost.cost.take(kept)
-    if len(kept) == len(weights) or alone is None:
+    alone = None if len(kept) == len(weights) else cost.cost.take(kept)
+    if alone is None:
         return None
     return (alone if np.all(weights[kept] == weights[kept[0]]) else SampleWeighted(alone, weights[kept])), kept
 
