@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxgeo._checks import as_real, is_concrete
 from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, TriangularFactor
-from jaxgeo.costs.weighted import check_weights
+from jaxgeo.costs.samples import check_weights
 
 
 class AbstractMetric(eqx.Module):

@@ -11,9 +11,12 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_finite, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._checks import as_array, check_finite, check_flag, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._trainable import partition, tell_of_statistics
+from jaxgeo._training_mode import check_networks
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
+from jaxgeo.costs.samples import without_ignored
 
 if TYPE_CHECKING:
     from jaxgeo.linalg.gram import Gram
@@ -99,10 +102,11 @@ class Problem(eqx.Module):
     - `inputs`: the samples, an array or pytree of arrays with leading axis N.
     - `cost`: a cost on outputs of shape (N, Q), such as `jaxgeo.L2(targets)`.
     - `trainable`: which leaves of params the flows move: a function leaf → bool, or a pytree prefix of
-        params holding bools. By default every real floating-point array. All other leaves stay untouched.
-    - `per_sample`: pass False for a network that couples the samples, as batch normalisation does: then `apply(params,
-        inputs)` is given all samples at once and gives (N, Q) outputs. To the linear algebra such a batch is one
-        sample with NQ outputs, which costs N times the backward passes.
+        params holding bools. By default every real floating-point array but running statistics: what lies under the
+        name `batch_stats`, in a `BatchStat` of Flax or in a `State` of Equinox. All other leaves stay untouched.
+    - `per_sample`: pass False for a network that couples the samples, as batch normalisation does in training mode:
+        then `apply(params, inputs)` is given all samples at once and gives (N, Q) outputs. To the linear algebra such
+        a batch is one sample with NQ outputs, which costs N times the backward passes.
 
     **Raises:** `ValueError` if inputs are empty, not finite, or not as many as the cost's samples.
 
@@ -121,6 +125,7 @@ class Problem(eqx.Module):
     blocks: tuple[Block, ...]
     loss: AbstractCost
     trainable: PyTree
+    per_sample: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -133,6 +138,7 @@ class Problem(eqx.Module):
     ):
         block = Block(apply, inputs)
         check_cost(cost)
+        check_flag("per_sample", per_sample)
         if block.num_samples != cost.num_samples:
             raise ValueError(
                 f"`inputs` and `targets` must have the same number of samples; got {block.num_samples} inputs and "
@@ -143,6 +149,18 @@ class Problem(eqx.Module):
         self.blocks = (block,)
         self.loss = cost
         self.trainable = trainable
+        self.per_sample = bool(per_sample)
+
+    @property
+    def inputs(self) -> PyTree:
+        """The samples of the only block, with leading axis N.
+
+        **Raises:** `ValueError` if there are several blocks.
+        """
+        if len(self.blocks) != 1:
+            raise ValueError(f"the samples of {len(self.blocks)} blocks differ in kind; see `blocks`.")
+        inputs = self.blocks[0].inputs
+        return inputs if self.per_sample else jax.tree.map(lambda leaf: leaf[0], inputs)
 
     @property
     def num_samples(self) -> int:
@@ -225,25 +243,35 @@ class Problem(eqx.Module):
 
         return plan_lift(self, params, damping=damping, memory=memory)
 
+    def without_ignored(self) -> "Problem":
+        """The same problem without the samples that have weight 0, where that is known and they can be left out.
+
+        They cannot where weights are traced, where the network couples its samples, and where these lie on a mesh.
+        """
+        block = self.blocks[0]
+        found = None if not self.per_sample or block.sharding is not None else without_ignored(self.loss)
+        if found is None or len(self.blocks) != 1:
+            return self
+        cost, kept = found
+        inputs = jax.tree.map(lambda leaf: leaf[kept], block.inputs)
+        return eqx.tree_at(lambda problem: (problem.blocks[0].inputs, problem.loss), self, (inputs, cost))
+
     def check(self, params: Params) -> None:
-        """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing."""
+        """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing.
+
+        Running statistics that are frozen by default are told of in a warning.
+        """
         trainable, _ = self.partition(params)
         check_finite("params", trainable)
+        tell_of_statistics(params, self.trainable)
         try:
+            self.check_samples(params)
             outputs = eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             sample = jax.tree.map(lambda leaf: leaf.shape, self.blocks[0].sample())
             raise ValueError(
                 f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {sample}: "
                 f"{type(error).__name__}: {error}"
-            ) from error
-        except NameError as error:
-            # JAX's error for a collective, such as a mean over the batch, outside the axis it names.
-            if "axis name" not in str(error):
-                raise
-            raise ValueError(
-                f"the network couples its samples, as batch normalisation does ({error}), but is evaluated one sample "
-                "at a time. Pass `per_sample=False` and a function of all samples at once, or freeze its statistics."
             ) from error
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
         if jnp.promote_types(dtype, outputs.dtype) != dtype:
@@ -252,42 +280,24 @@ class Problem(eqx.Module):
                 f"dtype do. Cast the inputs with `.astype({dtype})`, or the parameters to {outputs.dtype}."
             )
 
+    def check_samples(self, params: Params) -> None:
+        """Raise `ValueError` if the network is in training mode, but is evaluated one sample at a time.
 
-def partition(params: Params, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
-    """Split `params` as `Problem.partition` does, by a function leaf → bool or a pytree prefix of bools."""
-    try:
-        trainable, frozen = eqx.partition(params, is_trainable)
-    except ValueError as error:
-        raise ValueError(
-            f"`trainable` must be a function leaf → bool, or a pytree of bools shaped like `params` or its upper "
-            f"part: {error}"
-        ) from error
-    if not jax.tree.leaves(trainable):
-        kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if eqx.is_array(leaf)})
-        raise ValueError(
-            "`params` has no trainable leaf: a flow moves real floating-point arrays; got "
-            + (f"only dtypes {', '.join(kinds)}" if kinds else "no arrays")
-            + " (after freezing, if any). Convert integers with `.astype(float)`; split complex parameters "
-            "into real and imaginary parts."
-        )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
-        if not is_trainable_leaf(leaf):
-            raise ValueError(
-                f"`params{jax.tree_util.keystr(path)}` is marked trainable but is not a real floating-point "
-                f"array: got {leaf.dtype if eqx.is_array(leaf) else type(leaf).__name__}. Freeze it through "
-                "`trainable`."
-            )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
-        if is_trainable is is_trainable_leaf and eqx.is_array(leaf) and jnp.iscomplexobj(leaf):
-            raise ValueError(
-                f"`params{jax.tree_util.keystr(path)}` is complex ({leaf.dtype}); split it into real and "
-                "imaginary parts, or freeze it on purpose through `trainable`."
-            )
-    return trainable, frozen
+        That is read off its jaxpr, also under `jax.jit`, and traced once for each shape.
+        """
+        if not self.per_sample or self.num_samples == 1:
+            return
+        networks = tuple((block.apply, block.sample()) for block in self.blocks)
+        eqx.filter_eval_shape(check_networks, networks, params)
 
 
 def supervised(
-    model: PyTree, inputs: PyTree, targets: ArrayLike | AbstractCost, *, trainable: PyTree = is_trainable_leaf
+    model: PyTree,
+    inputs: PyTree,
+    targets: ArrayLike | AbstractCost,
+    *,
+    trainable: PyTree = is_trainable_leaf,
+    per_sample: bool = True,
 ) -> tuple[Problem, PyTree]:
     """An Equinox model, its samples and targets as a problem with the L2 cost.
 
@@ -295,10 +305,11 @@ def supervised(
 
     **Arguments:**
 
-    - `model`: a callable pytree, `model(x_j)` for one sample.
+    - `model`: a callable pytree, `model(x_j)` for one sample, or `model(inputs)` for all with `per_sample=False`.
     - `inputs`: samples with leading axis N; cast to the parameters' dtype where floating point.
     - `targets`: y of shape (N, …), or a cost such as `L2.from_labels(labels)`.
     - `trainable`: which leaves to train, as for `jaxgeo.Problem`; the others become part of the network.
+    - `per_sample`: as for `jaxgeo.Problem`.
 
     **Returns:** `(problem, params)`; `eqx.combine(params, model)` is the model again.
 
@@ -315,6 +326,7 @@ def supervised(
     ```
     """
     params, static = partition(model, trainable)
+    tell_of_statistics(model, trainable)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     leading_size("inputs", inputs)
     inputs = jax.tree.map(
@@ -322,7 +334,7 @@ def supervised(
         jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs),
     )
     cost = targets if isinstance(targets, AbstractCost) else L2(targets)
-    problem = Problem(ModelApply(static), inputs, cost)
+    problem = Problem(ModelApply(static), inputs, cost, per_sample=per_sample)
     problem.check(params)
     return problem, params
 

@@ -15,6 +15,9 @@ PACKAGE = ROOT / "jaxgeo"
 ROOMS = {
     "theory": 0,
     "_checks": 0,
+    "_dependence": 0,
+    "_trainable": 1,
+    "_training_mode": 2,
     "costs": 1,
     "metrics": 2,
     "problem": 3,

@@ -9,6 +9,7 @@ from jaxgeo.costs.factors import (
     WeightedFactor as WeightedFactor,
 )
 from jaxgeo.costs.huber import Huber as Huber
+from jaxgeo.costs.samples import SampleWeighted as SampleWeighted
 from jaxgeo.costs.softmax import SoftmaxCrossEntropy as SoftmaxCrossEntropy
 from jaxgeo.costs.squares import L2 as L2, SumOfSquares as SumOfSquares
-from jaxgeo.costs.weighted import SampleWeighted as SampleWeighted, WeightedL2 as WeightedL2
+from jaxgeo.costs.weighted import WeightedL2 as WeightedL2

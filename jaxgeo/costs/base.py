@@ -4,7 +4,8 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo.costs.factors import AbstractFactor
 
@@ -42,6 +43,16 @@ class AbstractCost(eqx.Module):
     def total_weight(self) -> int | Float[Array, ""]:
         """The number by which C divides: N, or the sum of the weights where samples have weights."""
         return self.num_samples
+
+    @property
+    def counted(self) -> Bool[Array, " N"] | None:
+        """Which samples C depends on at all; None for all of them. The rows of D of the others are left out."""
+        return None
+
+    def take(self, index: Int[np.ndarray, " kept"]) -> "AbstractCost | None":
+        """The same cost of some of the samples; None for a cost that cannot be divided."""
+        del index
+        return None
 
     @abc.abstractmethod
     def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:

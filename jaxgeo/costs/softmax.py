@@ -1,12 +1,17 @@
 """Cross-entropy of a softmax, for classification."""
 
+from typing import overload
+
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from jaxgeo._checks import check_number, is_concrete
 from jaxgeo.costs.factors import SoftmaxFactor
+from jaxgeo.costs.labels import class_targets
+from jaxgeo.costs.samples import SampleWeighted
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
 
@@ -37,7 +42,11 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
         shape = self.squares.targets.shape
         if shape[1] < 2:
             raise ValueError(f"`targets` must have a column for each of at least 2 classes; got shape {shape}.")
-        if is_concrete(self.squares.targets):
+        if not is_concrete(self.squares.targets):
+            # What cannot be refused here, such as the row of 0 that `jax.nn.one_hot` makes of a label outside the
+            # classes, makes the cost NaN.
+            self.squares = eqx.tree_at(lambda squares: squares.targets, self.squares, _or_nan(self.squares.targets))
+        else:
             values = np.asarray(self.squares.targets)
             sums = values.sum(axis=1)
             if (values < 0).any() or np.abs(sums - 1).max() > 1e-3:
@@ -47,10 +56,37 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
                     f"{sums[worst]}. Pass integer labels through `SoftmaxCrossEntropy.from_labels`."
                 )
 
+    @overload
     @classmethod
     def from_labels(
-        cls, labels: Int[ArrayLike, " N"], *, num_classes: int | None = None, smoothing: float = 0.0
-    ) -> "SoftmaxCrossEntropy":
+        cls,
+        labels: Integer[ArrayLike, " N"],
+        *,
+        num_classes: int | None = None,
+        smoothing: float = 0.0,
+        ignore_label: None = None,
+    ) -> "SoftmaxCrossEntropy": ...
+
+    @overload
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Integer[ArrayLike, " N"],
+        *,
+        num_classes: int | None = None,
+        smoothing: float = 0.0,
+        ignore_label: int,
+    ) -> SampleWeighted: ...
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Integer[ArrayLike, " N"],
+        *,
+        num_classes: int | None = None,
+        smoothing: float = 0.0,
+        ignore_label: int | None = None,
+    ) -> "SoftmaxCrossEntropy | SampleWeighted":
         """The cost for integer labels.
 
         **Arguments:**
@@ -58,6 +94,9 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
         - `labels`: the class of each sample, in [0, `num_classes`).
         - `num_classes`: by default one more than the largest label; needed under `jit`.
         - `smoothing`: the probability spread evenly over all classes. With 0 the cost has no minimiser.
+        - `ignore_label`: as for `L2.from_labels`, the label of samples that have none.
+
+        **Raises:** `ValueError` as `L2.from_labels`.
 
         ```python
         >>> import jaxgeo as jg, numpy as np
@@ -67,8 +106,9 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
         ```
         """
         check_number("smoothing", smoothing, least=0, most=1)
-        one_hot = L2.from_labels(labels, num_classes=num_classes).targets
-        return cls((1 - smoothing) * one_hot + smoothing / one_hot.shape[1])
+        targets, weights = class_targets(labels, None, num_classes, ignore_label)
+        cost = cls((1 - smoothing) * targets + smoothing / targets.shape[1])
+        return cost if weights is None else SampleWeighted(cost, weights)
 
     @property
     def targets(self) -> Float[Array, "N Q"]:
@@ -90,8 +130,8 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
         _, _, others = self._exponentials(outputs)
         shifted = outputs - jnp.max(outputs, axis=1, keepdims=True)
         targets = self.targets.astype(outputs.dtype)
-        # Σy = 1, and a class of probability 0 must not turn an infinite logit into NaN.
-        return jnp.log1p(others[:, 0]) - jnp.sum(jnp.where(targets > 0, targets * shifted, 0), axis=1)
+        # Σy = 1, and a class of probability 0 must not turn an infinite logit into NaN; a target of NaN must.
+        return jnp.log1p(others[:, 0]) - jnp.sum(jnp.where(targets == 0, 0, targets * shifted), axis=1)
 
     def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         return self.values(outputs) - self.values(new_outputs)
@@ -107,3 +147,9 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
         exponentials = jnp.exp(outputs - jnp.max(outputs, axis=1, keepdims=True))
         largest = jnp.arange(outputs.shape[1])[None, :] == jnp.argmax(outputs, axis=1)[:, None]
         return exponentials, largest, jnp.sum(jnp.where(largest, 0, exponentials), axis=1, keepdims=True)
+
+
+def _or_nan(targets: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+    """Rows that are no probabilities as rows of NaN."""
+    off = jnp.abs(jnp.sum(targets, axis=1) - 1) > 1e-3 + 8 * jnp.finfo(targets.dtype).eps
+    return jnp.where((off | jnp.any(targets < 0, axis=1))[:, None], jnp.nan, targets)

@@ -1,15 +1,18 @@
 """Sums of squares: the cost (1.7), and that of residuals."""
 
 import math
+from typing import overload
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Int, Integer
 
-from jaxgeo._checks import as_array, check_count, check_finite, is_concrete, leading_size
+from jaxgeo._checks import as_array, check_count, check_finite, leading_size
 from jaxgeo.costs.base import AbstractCost
+from jaxgeo.costs.labels import class_targets
+from jaxgeo.costs.samples import SampleWeighted
 
 
 class AbstractSquares(AbstractCost):
@@ -68,6 +71,7 @@ class L2(AbstractSquares):
         self.targets = targets.reshape(num_samples, -1)
         self.shape = targets.shape
 
+    @overload
     @classmethod
     def from_labels(
         cls,
@@ -75,7 +79,29 @@ class L2(AbstractSquares):
         class_vectors: Float[ArrayLike, "classes Q"] | None = None,
         *,
         num_classes: int | None = None,
-    ) -> "L2":
+        ignore_label: None = None,
+    ) -> "L2": ...
+
+    @overload
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Integer[ArrayLike, " N"],
+        class_vectors: Float[ArrayLike, "classes Q"] | None = None,
+        *,
+        num_classes: int | None = None,
+        ignore_label: int,
+    ) -> SampleWeighted: ...
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Integer[ArrayLike, " N"],
+        class_vectors: Float[ArrayLike, "classes Q"] | None = None,
+        *,
+        num_classes: int | None = None,
+        ignore_label: int | None = None,
+    ) -> "L2 | SampleWeighted":
         """The cost with targets y_ω(j), j = 1…N.
 
         Paper: (1.1), (1.2)
@@ -84,46 +110,33 @@ class L2(AbstractSquares):
 
         - `labels`: ω, the class of each sample, integers in [0, number of classes).
         - `class_vectors`: the target vector of each class, one a row; one-hot vectors by default.
-        - `num_classes`: number of one-hot classes; by default one more than the largest label.
+        - `num_classes`: number of one-hot classes; by default one more than the largest label. Needed under `jit`.
+        - `ignore_label`: the label of samples that have none, such as -1 for padding. They have weight 0: the cost is
+            then a `jaxgeo.SampleWeighted`, the mean over the others.
 
         **Raises:** `ValueError` if the labels are not integers or one lies outside the classes, or if the class
-        vectors are not floating point or not finite.
+        vectors are not floating point or not finite. Under `jit`, where labels cannot be looked at, one outside the
+        classes makes the cost NaN, and the optimizers take no step.
 
         ```python
         >>> import jaxgeo as jg, numpy as np
         >>> jg.L2.from_labels(np.array([0, 2])).targets.tolist()
         [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+        >>> jg.L2.from_labels(np.array([0, 2, -1]), ignore_label=-1).weights.tolist()
+        [1.0, 1.0, 0.0]
 
         ```
         """
-        labels = as_array("labels", labels)
-        if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(f"`labels` must be a vector of integers; got shape {labels.shape}, dtype {labels.dtype}.")
-        leading_size("labels", labels)
-        if num_classes is not None:
-            check_count("num_classes", num_classes)
-        if class_vectors is None:
-            if num_classes is None:
-                if not is_concrete(labels):
-                    raise ValueError("`num_classes` must be given where `labels` are traced, as inside `jax.jit`.")
-                num_classes = max(int(np.asarray(labels).max()) + 1, 1)
-            class_vectors = np.eye(num_classes)
-        class_vectors = as_array("class_vectors", class_vectors)
-        if class_vectors.ndim != 2 or not jnp.issubdtype(class_vectors.dtype, jnp.floating):
-            raise ValueError(
-                "`class_vectors` must be floating-point numbers of shape (classes, Q); got shape "
-                f"{class_vectors.shape}, dtype {class_vectors.dtype}."
-            )
-        check_finite("class_vectors", class_vectors)
-        if is_concrete(labels):
-            outside = (np.asarray(labels) < 0) | (np.asarray(labels) >= class_vectors.shape[0])
-            if outside.any():
-                first = int(np.argmax(outside))
-                raise ValueError(
-                    f"`labels[{first}]` is {int(np.asarray(labels)[first])}, outside the {class_vectors.shape[0]} "
-                    f"classes; labels must lie in [0, {class_vectors.shape[0]})."
-                )
-        return cls(class_vectors[labels])
+        targets, weights = class_targets(labels, class_vectors, num_classes, ignore_label)
+        return cls(targets) if weights is None else SampleWeighted(cls(targets), weights)
+
+    @property
+    def given(self) -> Float[Array, "N ..."]:
+        """y in the shape in which it was given."""
+        return self.targets.reshape(self.shape)
+
+    def take(self, index: Int[np.ndarray, " kept"]) -> "L2":
+        return L2(self.given[index])
 
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return outputs - self.targets.astype(outputs.dtype)
@@ -177,6 +190,9 @@ class AbstractWithTargets(AbstractCost):
     @property
     def num_samples(self) -> int:
         return self.squares.num_samples
+
+    def take(self, index: Int[np.ndarray, " kept"]) -> "AbstractWithTargets":
+        return eqx.tree_at(lambda cost: cost.squares, self, self.squares.take(index))
 
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
         return self.squares.arrange(rows)

@@ -1,13 +1,12 @@
-"""Costs in which samples, or single outputs, have weights."""
+"""Least squares in which single outputs have weights."""
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxgeo._checks import as_real, is_concrete
-from jaxgeo.costs.base import AbstractCost, check_cost
-from jaxgeo.costs.factors import AbstractFactor, DiagonalFactor, WeightedFactor
+from jaxgeo.costs.factors import DiagonalFactor
+from jaxgeo.costs.samples import check_weights
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
 
@@ -63,92 +62,8 @@ class WeightedL2(AbstractWithTargets):
     def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalFactor:
         return DiagonalFactor(jnp.sqrt(self._weights(outputs)))
 
+    def take(self, index: Int[np.ndarray, " kept"]) -> "WeightedL2":
+        return WeightedL2(self.squares.take(index).given, self.weights[index])
+
     def _weights(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return self.weights.astype(outputs.dtype)
-
-
-class SampleWeighted(AbstractCost):
-    """C = Σ_j w_j c_j / Σ_j w_j: any mean over samples, with weights. A weight of 0 takes a sample out.
-
-    **Arguments:**
-
-    - `cost`: the cost without weights, a mean over samples.
-    - `weights`: w_j ≥ 0, of shape (N,), not all 0.
-
-    **Raises:** `ValueError` if the weights are negative, not finite, not one a sample, or all 0.
-
-    ```python
-    >>> import jax.numpy as jnp, jaxgeo as jg
-    >>> cost = jg.SampleWeighted(jg.L2(jnp.array([1.0, 7.0])), jnp.array([1.0, 0.0]))
-    >>> float(cost(jnp.zeros((2, 1))))
-    0.5
-
-    ```
-    """
-
-    cost: AbstractCost
-    weights: Float[Array, " N"]
-
-    def __init__(self, cost: AbstractCost, weights: ArrayLike):
-        check_cost(cost)
-        weights = check_weights(weights)
-        if weights.shape != (cost.num_samples,):
-            raise ValueError(
-                f"`weights` must hold one number a sample, shape ({cost.num_samples},); got {weights.shape}."
-            )
-        self.cost = cost
-        self.weights = weights
-
-    def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return jnp.sum(self.values(outputs)) / self.total_weight.astype(outputs.dtype)
-
-    def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        share = self.weights / self.total_weight
-        return self.cost.gradient(outputs) * self.cost.total_weight * share.astype(outputs.dtype)[:, None]
-
-    def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        return jnp.where(self.weights[:, None] > 0, self.cost.deviation(outputs), 0)
-
-    @property
-    def num_samples(self) -> int:
-        return self.cost.num_samples
-
-    def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
-        return self.cost.arrange(rows)
-
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        self.cost.check_shape(shape)
-
-    @property
-    def total_weight(self) -> Float[Array, ""]:
-        return jnp.sum(self.weights)
-
-    def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
-        return self._mask(self.cost.values(outputs))
-
-    def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
-        return self._mask(self.cost.decreases(outputs, new_outputs))
-
-    def curvature(self, outputs: Float[Array, "N Q"]) -> AbstractFactor:
-        factor = self.cost.curvature(outputs)
-        if factor is None:
-            factor = DiagonalFactor(jnp.ones_like(outputs))
-        return WeightedFactor(jnp.sqrt(self.weights).astype(outputs.dtype), factor)
-
-    def _mask(self, values: Float[Array, " N"]) -> Float[Array, " N"]:
-        # The product alone would let a NaN of a sample without weight through.
-        return jnp.where(self.weights > 0, self.weights.astype(values.dtype) * values, 0)
-
-
-def check_weights(weights: ArrayLike) -> Array:
-    """Weights as a floating-point array; `ValueError` where concrete ones are negative, not finite or all 0."""
-    array = as_real("weights", weights)
-    if is_concrete(array):
-        values = np.asarray(array)
-        if (values < 0).any() or not (values > 0).any():
-            raise ValueError(
-                f"`weights` must be ≥ 0 and not all 0; got values between {values.min()} and {values.max()}."
-                if values.size
-                else "`weights` is empty; pass one number a sample."
-            )
-    return array

@@ -11,7 +11,9 @@ from jaxgeo.flows.base import AbstractFlow, StandardFlow, Time
 from jaxgeo.flows.lifted import lifted
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.metric import counted, descent
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.metrics import Euclidean
 
 
 def _as_start(start: Float[ArrayLike, "N Q"] | None) -> Float[Array, "N Q"] | None:
@@ -50,10 +52,10 @@ class InterpolationFlow(AbstractFlow):
         if self.start is not None:
             if self.start.shape != jacobian.outputs.shape:
                 raise ValueError(f"`start` must have shape {jacobian.outputs.shape}; got {self.start.shape}.")
-            return lifted(jacobian, -self.start, self.solver)
+            return lifted(*counted(jacobian, -self.start), self.solver)
         deviation = jacobian.problem.loss.deviation(jacobian.outputs)
         left = 1 - jnp.asarray(s, deviation.dtype)
-        return lifted(jacobian, -deviation / left, self.solver)
+        return lifted(*counted(jacobian, -deviation / left), self.solver)
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         return min(num_rows, num_params)
@@ -96,7 +98,7 @@ class HomotopyFlow(AbstractFlow):
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         standard = StandardFlow().velocity(s, jacobian)
-        adapted = lifted(jacobian, -jacobian.problem.loss.gradient(jacobian.outputs), self.solver)
+        adapted = lifted(*descent(jacobian, Euclidean()), self.solver)
         share = jnp.asarray(self.alpha, jacobian.outputs.dtype)
         return jax.tree.map(lambda near, far: ((1 - share) * near + share * far).astype(near.dtype), standard, adapted)
 

@@ -100,6 +100,7 @@ def explain_defect(
     check_positive("s1", s1)
     check_count("num_times", num_times, least=2)
     check_number("tolerance", tolerance, least=0)
+    problem = problem.without_ignored()
     times = np.linspace(0.0, s1, num_times)
     constant = None if dt0 is None else dfx.ConstantStepSize()
 

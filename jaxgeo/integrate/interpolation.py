@@ -10,6 +10,7 @@ from jaxgeo._checks import check_count, check_flag, check_kind, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
 from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.metric import counted
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.problem import Params, Problem
@@ -89,6 +90,7 @@ def solve_interpolation(
     if solver is not None:
         check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Euler()`")
     lift_solver = check_solver(lift_solver, "lift_solver")
+    problem = problem.without_ignored()
     problem.check(params)
     start = problem.loss.deviation(problem.outputs(params)) if open_loop else None
     flow = InterpolationFlow(start, lift_solver)
@@ -147,7 +149,7 @@ def _walk(
     def newton(carry: tuple[PyTree, Array], step: None) -> tuple[tuple[PyTree, Array], Array]:
         trainable, before = carry
         jacobian = problem.jacobian(eqx.combine(trainable, frozen))
-        change, _ = flow.solver.solve(jacobian, -problem.loss.deviation(jacobian.outputs))
+        change, _ = flow.solver.solve(*counted(jacobian, -problem.loss.deviation(jacobian.outputs)))
         moved = jax.tree.map(jnp.add, trainable, change)
         after = cost(1.0, moved, problem)
         better = after < before

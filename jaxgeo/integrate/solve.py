@@ -59,7 +59,7 @@ def solve_flow(
 
     **Arguments:**
 
-    - `problem`, `flow`, `params`: what to train, along which flow, from where.
+    - `problem`, `flow`, `params`: what to train, along which flow, from where. Samples of weight 0 are left out first.
     - `s0`: flow time at `params`, not negative: to resume an orbit, pass `params` and `final_s` of its solution.
     - `s1`: flow time to stop at, in the unit in which the cost decays as e^{-2s/N}. At least one of `s1` and
         `cost_tol` is needed; with both, whichever comes first, and `result` says which.
@@ -124,6 +124,7 @@ def solve_flow(
     if max_steps is not None:
         check_count("max_steps", max_steps)
         max_steps = int(max_steps)
+    problem = problem.without_ignored()
     problem.check(params)
     trainable, frozen = problem.partition(params)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))

@@ -95,7 +95,9 @@ def check_velocity(problem: Problem, params: Params, name: str, velocity: PyTree
 
 def _check_like(name: str, moved: PyTree, trainable: PyTree) -> None:
     shapes = jax.tree.map(jnp.shape, trainable)
-    if jax.tree.structure(moved) != jax.tree.structure(trainable) or jax.tree.map(jnp.shape, moved) != shapes:
+    # Leaf by leaf: a pytree of shapes need not know when it equals another.
+    like = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (moved, trainable)]
+    if jax.tree.structure(moved) != jax.tree.structure(trainable) or like[0] != like[1]:
         raise ValueError(f"`{name}` must be like the trainable part of `params`, of shapes {shapes}; got {moved!r}.")
     check_finite(name, moved)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from jaxgeo._trainable import tell_of_statistics
 from jaxgeo.linalg.metric import check_metric
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.source import Batch, Source, like
@@ -58,9 +59,14 @@ class AbstractTransformation(eqx.Module):
             raise
         return like(params, updates, step), state
 
+    def first(self, params: PyTree) -> Any:
+        """optax's `init`: the state before the first step; running statistics that are frozen are told of."""
+        tell_of_statistics(params, self.problems.trainable)
+        return self.init(params)
+
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         # optax types the `update` of all transformations as one without keyword arguments.
-        return optax.GradientTransformationExtraArgs(self.init, self.update)  # pyright: ignore[reportArgumentType]
+        return optax.GradientTransformationExtraArgs(self.first, self.update)  # pyright: ignore[reportArgumentType]
 
 
 def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:

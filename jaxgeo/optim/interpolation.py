@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgeo._checks import check_count, check_number
 from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.linalg.solvers.base import SOLVED
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.attempt import Attempt, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
@@ -61,7 +60,7 @@ class LinearInterpolation(AbstractTransformation):
         velocity, lift = prepared.solve(-linear.residual)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
         # A factor that could not be trusted is none to correct by.
-        solved = lift.outcome == SOLVED
+        solved = linear.is_trusted(lift)
         attempt = Attempt(linear, step, prepared.correct, self.corrections, allowed=solved)
         trial, _, accepted = shorten_growth(attempt, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
@@ -81,6 +80,7 @@ def linear_interpolation(
     max_growth: float | Float[Array, ""] = 100.0,
     corrections: int = 8,
     trainable: PyTree = None,
+    per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
 
@@ -124,7 +124,7 @@ def linear_interpolation(
     check_number("max_growth", max_growth, above=0)
     check_count("corrections", corrections, least=0)
     transformation = LinearInterpolation(
-        source(apply, cost, trainable),
+        source(apply, cost, trainable, per_sample),
         num_steps,
         chosen_metric(metric),
         check_solver(solver),

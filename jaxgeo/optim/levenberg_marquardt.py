@@ -227,6 +227,7 @@ def adapted_levenberg_marquardt(
     linesearch: optax.GradientTransformationExtraArgs | None = None,
     corrections: int = 8,
     trainable: PyTree = None,
+    per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Damped adapted steps, each tried before it is taken: the optimizer for the lowest cost without any tuning.
 
@@ -250,7 +251,7 @@ def adapted_levenberg_marquardt(
 
     **Arguments:**
 
-    - `apply`, `cost`, `metric`, `trainable`: as for `scale_by_adapted_metric`.
+    - `apply`, `cost`, `metric`, `trainable`, `per_sample`: as for `scale_by_adapted_metric`.
     - `solver`: of the lift, always by `damping` then; by default singular values of D for few parameters, for K ≥ QN a
         Cholesky factorisation of DDᵀ in float64, else `jaxgeo.linalg.Auto()`.
     - `damping`, `trust_region`, `scaling`, `cutoff`: the policies above.
@@ -298,7 +299,7 @@ def adapted_levenberg_marquardt(
         if value is not None:
             check_kind(name, value, kind, f"a `{kind.__name__}`")
     transformation = LevenbergMarquardt(
-        source(apply, cost, trainable),
+        source(apply, cost, trainable, per_sample),
         chosen_metric(metric),
         None if solver is None else check_solver(solver),
         GainRatioDamping() if damping is None else damping,

@@ -7,7 +7,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.costs import SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.metric import factored
+from jaxgeo.linalg.metric import counted_factor, factored
+from jaxgeo.linalg.solvers import LiftInfo
+from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.problem import Problem
 
@@ -33,10 +35,11 @@ class Linearisation(eqx.Module):
     def __init__(self, problem: Problem, params: PyTree, metric: AbstractMetric):
         self.problem = problem
         self.trainable, self.frozen = problem.partition(params)
+        problem.check_samples(params)
         with jax.default_matmul_precision("highest"):
             self.outputs = problem.outputs(params)
         gradient = problem.loss.gradient(self.outputs) * problem.loss.total_weight
-        factor = metric.factor(problem.loss, self.outputs)
+        factor = counted_factor(metric, problem.loss, self.outputs)
         if factor is None:
             self.jacobian = problem.jacobian(params)
             self.residual = gradient
@@ -60,6 +63,18 @@ class Linearisation(eqx.Module):
         if not isinstance(loss, SampleWeighted):
             return damping
         return damping / jnp.mean((loss.weights > 0).astype(damping.dtype))
+
+    def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
+        """Whether a lift went through factors that are sound for every row.
+
+        Samples of weight 0 have rows of 0, for which a Cholesky factorisation fails. By eigenvalues the lift is as good
+        where no other row is lost.
+        """
+        solved, counted = lift.outcome == SOLVED, self.problem.loss.counted
+        if counted is None:
+            return solved
+        rows = jnp.sum(counted, dtype=lift.rank.dtype) * (self.jacobian.out_size() // counted.size)
+        return solved | ((lift.outcome == DECOMPOSED) & (lift.rank == rows))
 
     @property
     def cost(self) -> Float[Array, ""]:

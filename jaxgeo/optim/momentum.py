@@ -96,6 +96,7 @@ def adapted_momentum(
     norm_cap: float | Float[Array, ""] = 1.0,
     max_growth: float | Float[Array, ""] = 2.0,
     trainable: PyTree = None,
+    per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Adapted steps that keep what earlier batches said wherever the present one says nothing (SPRING).
 
@@ -135,7 +136,7 @@ def adapted_momentum(
     check_number("norm_cap", norm_cap, above=0)
     check_number("max_growth", max_growth, above=0)
     transformation = AdaptedMomentum(
-        source(apply, cost, trainable),
+        source(apply, cost, trainable, per_sample),
         learning_rate,
         momentum,
         chosen_metric(metric),

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_function, is_trainable_leaf
+from jaxgeo._checks import check_flag, check_function, is_trainable_leaf
+from jaxgeo._trainable import selected, statistics_in
 from jaxgeo.costs import L2, AbstractCost, SampleWeighted
 from jaxgeo.problem import Problem
 
@@ -33,12 +34,13 @@ class Source(eqx.Module):
 
     - `apply`: the network, `apply(params, x_j)` for one sample; None where every update is given `problem=`.
     - `cost`: from targets to a cost: a class such as `jaxgeo.L2`, or a function of the targets.
-    - `trainable`: as for `jaxgeo.Problem`.
+    - `trainable`, `per_sample`: as for `jaxgeo.Problem`.
     """
 
     apply: Callable[[PyTree, PyTree], Array] | None = None
     cost: CostOfTargets = L2
     trainable: PyTree = is_trainable_leaf
+    per_sample: bool = eqx.field(static=True, default=True)
 
     def dtype(self, params: PyTree) -> jnp.dtype:
         """The dtype of the trainable parameters, in which a state keeps its numbers."""
@@ -50,7 +52,7 @@ class Source(eqx.Module):
 
     def partition(self, params: PyTree) -> PyTree:
         """The trainable part of `params`, None elsewhere; `ValueError` if that is nothing."""
-        trainable = eqx.filter(params, self.trainable)
+        trainable, _ = selected(params, self.trainable)
         if not jax.tree.leaves(trainable):
             raise ValueError(
                 "`params` has no trainable leaf: pass real floating-point arrays to `init`, such as "
@@ -90,10 +92,12 @@ class Source(eqx.Module):
         cost = self.cost(batch.targets)
         if batch.weights is not None:
             cost = SampleWeighted(cost, batch.weights)
-        return Problem(self.apply, batch.inputs, cost, trainable=trainable), full
+        return Problem(self.apply, batch.inputs, cost, trainable=trainable, per_sample=self.per_sample), full
 
 
-def source(apply: Callable[[PyTree, PyTree], Array] | None, cost: CostOfTargets | None, trainable: PyTree) -> Source:
+def source(
+    apply: Callable[[PyTree, PyTree], Array] | None, cost: CostOfTargets | None, trainable: PyTree, per_sample: bool
+) -> Source:
     """A source with defaults: L2, and every real floating-point array.
 
     They are None in the signatures of the optimizers, because `optax.inject_hyperparams` takes callables for schedules.
@@ -104,8 +108,9 @@ def source(apply: Callable[[PyTree, PyTree], Array] | None, cost: CostOfTargets 
         check_function("apply", apply)
     if cost is not None:
         check_maker(cost)
+    check_flag("per_sample", per_sample)
     chosen = is_trainable_leaf if trainable is None else trainable
-    return Source(apply, L2 if cost is None else cost, chosen)
+    return Source(apply, L2 if cost is None else cost, chosen, bool(per_sample))
 
 
 def check_maker(cost: Any) -> None:
@@ -138,12 +143,15 @@ def fill(params: PyTree, full_params: PyTree, trainable: PyTree) -> tuple[PyTree
     def choose(kept: Any, original: Any) -> Any:
         return original if _is_masked(kept) else kept
 
-    def mark(kept: Any, original: Any) -> Any:
-        return jax.tree.map(lambda _: False, original) if _is_masked(kept) else chosen(kept)
+    def mark(kept: Any, original: Any, statistic: Any) -> Any:
+        return jax.tree.map(lambda _: False, original) if _is_masked(kept) else chosen(kept) and not statistic
 
     chosen = cast(Callable[[Any], bool], trainable) if callable(trainable) else is_trainable_leaf
     full = jax.tree.map(choose, params, full_params, is_leaf=_is_masked)
-    return full, jax.tree.map(mark, params, full_params, is_leaf=_is_masked)
+    statistics = statistics_in(full)
+    if chosen is not is_trainable_leaf:
+        statistics = jax.tree.map(lambda _: False, statistics)
+    return full, jax.tree.map(mark, params, full_params, statistics, is_leaf=_is_masked)
 
 
 def like(params: PyTree, updates: PyTree, velocity: PyTree) -> PyTree:

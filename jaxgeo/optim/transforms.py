@@ -124,6 +124,7 @@ def scale_by_adapted_metric(
     solver: AbstractLiftSolver | None = None,
     damping: Value | None = None,
     trainable: PyTree = None,
+    per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Gradients in parameter space, made gradients in the metric of the outputs: N(DᵀD + λ)⁻¹∇C.
 
@@ -148,7 +149,7 @@ def scale_by_adapted_metric(
     - `metric`: on output space; by default the cost's own curvature, which for L2 is the Euclidean metric.
     - `solver`: of the lift; `jaxgeo.linalg.Auto()` by default.
     - `damping`: λ relative to trace(DDᵀ)/QN, a number or an optax schedule; none by default.
-    - `trainable`: as for `jaxgeo.Problem`.
+    - `trainable`, `per_sample`: as for `jaxgeo.Problem`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `DirectionInfo`.
 
@@ -170,7 +171,7 @@ def scale_by_adapted_metric(
     """
     check_value("damping", damping)
     transformation = AdaptedMetric(
-        source(apply, cost, trainable),
+        source(apply, cost, trainable, per_sample),
         chosen_metric(metric),
         check_solver(solver),
         damping,
@@ -188,6 +189,7 @@ def adapted_gradient_descent(
     damping: Value | None = None,
     max_growth: float | Float[Array, ""] = 2.0,
     trainable: PyTree = None,
+    per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """The Euler step of the adapted flow, θ ← θ − ηN D⁺∇ₓC, from gradients as optax passes them.
 
@@ -224,7 +226,7 @@ def adapted_gradient_descent(
     check_number("max_growth", max_growth, above=0)
     transformation = AdaptedGradientDescent(
         AdaptedMetric(
-            source(apply, cost, trainable),
+            source(apply, cost, trainable, per_sample),
             chosen_metric(metric),
             check_solver(solver),
             damping,

@@ -200,9 +200,10 @@ class Batches(eqx.Module):
         """The problem of these samples."""
         if index is None:
             return self.problem
-        (block,) = self.problem.blocks
-        inputs, targets = jax.tree.map(lambda leaf: leaf[index], (block.inputs, self.targets))
-        return Problem(block.apply, inputs, self.cost(targets), trainable=self.problem.trainable)
+        whole = self.problem
+        inputs, targets = jax.tree.map(lambda leaf: leaf[index], (whole.inputs, self.targets))
+        cost = self.cost(targets)
+        return Problem(whole.blocks[0].apply, inputs, cost, trainable=whole.trainable, per_sample=whole.per_sample)
 
 
 class OptimizerDriver:

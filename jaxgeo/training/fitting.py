@@ -42,6 +42,7 @@ def fit(
     cost: CostOfTargets = L2,
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     trainable: PyTree = is_trainable_leaf,
+    per_sample: bool = True,
     tol: float = 1e-6,
     rtol: float | None = None,
     max_steps: int = 1000,
@@ -76,7 +77,8 @@ def fit(
     - `cost`: makes the cost from targets: a class such as `jaxgeo.L2`, or a function such as
         `jaxgeo.SoftmaxCrossEntropy.from_labels`.
     - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
-    - `trainable`: as for `jaxgeo.Problem`.
+    - `trainable`: as for `jaxgeo.Problem`; running statistics of batch normalisation are frozen by default.
+    - `per_sample`: as for `jaxgeo.Problem`; with False `model` or `apply` takes all samples, or a batch, at once.
     - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer.
     - `rtol`: of a flow, as for `jaxgeo.solve_flow`.
     - `max_steps`: attempted steps of a flow or updates of an optimizer, after which to give up.
@@ -130,16 +132,20 @@ def fit(
         raise ValueError("`resume` needs the `folder` in which the run is kept.")
     chosen = read_method(method)
     network = model if apply is None else _Applied(model, apply)
-    mask = trainable if apply is None else _Applied(trainable, apply)
+    mask = trainable if apply is None or trainable is is_trainable_leaf else _Applied(trainable, apply)
     dtype = jnp.result_type(*jax.tree.leaves(partition(network, mask)[0]))
     aims = _cast("targets", targets, dtype)
-    problem, params = supervised(network, inputs, make_cost(cost, aims), trainable=mask)
+    problem, params = supervised(network, inputs, make_cost(cost, aims), trainable=mask, per_sample=per_sample)
+    counted, whole = problem.loss.counted, problem
+    problem = problem.without_ignored()
+    if problem is not whole:
+        aims = aims[np.flatnonzero(counted)]
     held_out = None
     if validation is not None:
         held_inputs, held_targets = read_pair(validation)
         try:
             held_cost = make_cost(cost, _cast("targets", held_targets, dtype))
-            held_out, _ = supervised(network, held_inputs, held_cost, trainable=mask)
+            held_out, _ = supervised(network, held_inputs, held_cost, trainable=mask, per_sample=per_sample)
         except (TypeError, ValueError) as error:
             raise ValueError(f"`validation` cannot be used: {error}") from error
     initial = float(problem.cost(params))

@@ -15,6 +15,23 @@ def evaluated(cost: Any) -> Any:
     return cost(jnp.ones_like(targets))
 
 
+def targets(cost: Any) -> Any:
+    return (cost.cost if isinstance(cost, jg.SampleWeighted) else cost).targets
+
+
+# In place of a label that is ignored; one that is never met ignores nothing.
+IGNORED = {
+    "negative": Case(-1, False),
+    "a class": Case(1, False),
+    "huge": Case(10**30, True),
+    "NumPy integer": Case(np.int64(2), False),
+    "fraction": Case(0.5, True),
+    "bool": Case(True, True),
+    "text": Case("-1", True),
+    "vector": Case(np.array([-1, -2]), True),
+}
+
+
 def costs() -> list[Entry]:
     vector, matrix = floats(Y[:, 0], fixed_length=False), floats(Y, fixed_length=False)
     fits = {name: case for name, case in matrix.items() if name != "more axes"}
@@ -49,9 +66,9 @@ def costs() -> list[Entry]:
         ),
         Entry(
             "L2.from_labels by number",
-            lambda **arguments: jg.L2.from_labels(**arguments).targets,
+            lambda **arguments: targets(jg.L2.from_labels(**arguments)),
             {"labels": LABELS, "num_classes": 3},
-            {"num_classes": optional(count()) | {"zero": Case(0, True)}},
+            {"num_classes": optional(count()) | {"zero": Case(0, True)}, "ignore_label": IGNORED},
             {"num_classes": ("num_classes", "labels")},
         ),
         Entry(
@@ -70,12 +87,13 @@ def costs() -> list[Entry]:
         ),
         Entry(
             "SoftmaxCrossEntropy.from_labels",
-            lambda **arguments: jg.SoftmaxCrossEntropy.from_labels(**arguments).targets,
+            lambda **arguments: targets(jg.SoftmaxCrossEntropy.from_labels(**arguments)),
             {"labels": LABELS, "smoothing": 0.1, "num_classes": 3},
             {
                 "labels": labels(LABELS) | {"huge": Case(holed(LABELS, 10**6), True)},
                 "smoothing": number(zero=True),
                 "num_classes": optional(count()) | {"zero": Case(0, True)},
+                "ignore_label": IGNORED,
             },
             {"num_classes": ("num_classes", "labels")},
         ),

@@ -23,6 +23,7 @@ from input_matrix.values import (
     optional,
     params,
     solvers,
+    switch,
 )
 
 
@@ -172,7 +173,7 @@ def parts() -> list[Entry]:
                 f"{name} of",
                 lambda maker=maker, **a: maker(**a),
                 {},
-                {"solver": solvers(), "metric": metrics, "cost": costs, "apply": called()},
+                {"solver": solvers(), "metric": metrics, "cost": costs, "apply": called(), "per_sample": switch()},
             )
             for name, maker in makers.items()
         ),

@@ -23,6 +23,7 @@ from input_matrix.values import (
     number,
     optional,
     params,
+    switch,
 )
 
 
@@ -83,6 +84,19 @@ def problems() -> list[Entry]:
                 }
             },
             {"trainable": ("trainable", "params")},
+        ),
+        *(
+            Entry(
+                f"{name} with per_sample",
+                call,
+                arguments,
+                {"per_sample": switch()},
+                {"per_sample": ("per_sample", "apply")},
+            )
+            for name, call, arguments in (
+                ("supervised", supervised, {"model": MODEL, "inputs": X, "targets": Y}),
+                ("Problem", problem, {"apply": apply, "inputs": X, "cost": jg.L2(Y)}),
+            )
         ),
         Entry(
             "Problem",

@@ -266,7 +266,8 @@ def _numbers(update: Any, follow: Any, keep: Any) -> list[Entry]:
             "fit with switches",
             update,
             {},
-            {"resume": switch(), "rank_check": switch()},
+            {"resume": switch(), "rank_check": switch(), "per_sample": switch()},
+            {"per_sample": ("per_sample", "apply")},
         ),
     ]
 

@@ -129,11 +129,19 @@ class Factorise(eqx.Module):
     def cholesky(self, scaled: Scaled, shift: Array, root: Array, outcome: int, damped: bool) -> Factor:
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
-        upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), matrix + shift, matrix))
+        # Where the diagonal of A is 0 so are row and column, as of a sample of weight 0. Any pivot does there: what is
+        # solved for in these places no product with D sees.
+        vanished = jnp.diagonal(matrix) + shift == 0
+        diagonal = jnp.where(vanished[None], 1, matrix + shift)
+        upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), diagonal, matrix))
         # With damping the bound n·eps would refuse what refinement answers. Without, the estimate of the smallest
         # eigenvalue lies above it, hence the 4.
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
-        return triangular_factor(upper, least, root, outcome, shift if damped else None)
+        factor = triangular_factor(upper, least, root, outcome, shift if damped else None)
+        lost = jnp.sum(vanished, dtype=jnp.int32)
+        # It is still a D that has lost rank.
+        told = jnp.where((lost > 0) & (outcome == SOLVED), DECOMPOSED, factor.outcome)
+        return factor._replace(outcome=told, rank=factor.rank if damped else factor.rank - lost)
 
     def second(self, factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""

@@ -1,0 +1,106 @@
+"""Which leaves of a pytree are parameters to train: what was chosen, and by default no running statistics."""
+
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from jaxgeo._checks import is_trainable_leaf
+
+# The collection in which Flax's Linen keeps the running means and variances of its normalisations.
+COLLECTION = "batch_stats"
+
+
+def statistics_in(tree: PyTree) -> PyTree:
+    """A pytree of bools like `tree`: which leaves are running statistics, such as those of batch normalisation.
+
+    These are the leaves under the name `batch_stats` (Linen), of a `BatchStat` (NNX), and in Equinox's `State`.
+    """
+
+    def mark(path: tuple[Any, ...], node: PyTree) -> PyTree:
+        found = _holds_statistics(node) or any(_name(key) == COLLECTION for key in path)
+        return jax.tree.map(lambda _: found, node)
+
+    return jax.tree_util.tree_map_with_path(mark, tree, is_leaf=_holds_statistics)
+
+
+def _holds_statistics(node: Any) -> bool:
+    if isinstance(node, eqx.nn.State | eqx.nn.StateIndex):
+        return True
+    # Flax is known by its names: it need not be installed.
+    return any(kind.__name__ == "BatchStat" and kind.__module__.startswith("flax.") for kind in type(node).__mro__)
+
+
+def _name(key: Any) -> Any:
+    match key:
+        case jax.tree_util.DictKey() | jax.tree_util.FlattenedIndexKey():
+            return key.key
+        case jax.tree_util.GetAttrKey():
+            return key.name
+        case _:
+            return None
+
+
+def selected(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
+    """(trainable, frozen) as `eqx.partition`; `is_trainable_leaf`, the default, leaves running statistics out."""
+    if is_trainable is not is_trainable_leaf:
+        return eqx.partition(params, is_trainable)
+    statistics = statistics_in(params)
+    chosen = jax.tree.map(lambda leaf, found: is_trainable_leaf(leaf) and not found, params, statistics)
+    return eqx.partition(params, chosen)
+
+
+def tell_of_statistics(params: PyTree, is_trainable: PyTree) -> None:
+    """Warn where `params` hold running statistics, and nobody has chosen what is trained."""
+    if is_trainable is not is_trainable_leaf:
+        return
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    marks = jax.tree.leaves(statistics_in(params))
+    frozen = [(path, leaf) for (path, leaf), found in zip(leaves, marks, strict=True) if found and eqx.is_array(leaf)]
+    floating = [(path, leaf) for path, leaf in frozen if is_trainable_leaf(leaf)]
+    if not floating:
+        return
+    first, more = jax.tree_util.keystr(floating[0][0]), len(floating) - 1
+    warnings.warn(
+        f"the parameters hold running statistics, `{first}`{f' and {more} more' * bool(more)}, "
+        f"{sum(leaf.size for _, leaf in floating)} numbers in all. They are frozen, since statistics are not "
+        "trained. To do without this warning, pass the parameters alone and let `apply` add the statistics; to choose "
+        "otherwise, pass `trainable=`.",
+        stacklevel=3,
+    )
+
+
+def partition(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
+    """Split `params` as `Problem.partition` does, by a function leaf → bool or a pytree prefix of bools."""
+    try:
+        trainable, frozen = selected(params, is_trainable)
+    except ValueError as error:
+        raise ValueError(
+            f"`trainable` must be a function leaf → bool, or a pytree of bools shaped like `params` or its upper "
+            f"part: {error}"
+        ) from error
+    if not jax.tree.leaves(trainable):
+        kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if eqx.is_array(leaf)})
+        raise ValueError(
+            "`params` has no trainable leaf: a flow moves real floating-point arrays; got "
+            + (f"only dtypes {', '.join(kinds)}" if kinds else "no arrays")
+            + " (after freezing, if any). Convert integers with `.astype(float)`; split complex parameters "
+            "into real and imaginary parts."
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
+        if not is_trainable_leaf(leaf):
+            raise ValueError(
+                f"`params{jax.tree_util.keystr(path)}` is marked trainable but is not a real floating-point "
+                f"array: got {leaf.dtype if eqx.is_array(leaf) else type(leaf).__name__}. Freeze it through "
+                "`trainable`."
+            )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
+        if is_trainable is is_trainable_leaf and eqx.is_array(leaf) and jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"`params{jax.tree_util.keystr(path)}` is complex ({leaf.dtype}); split it into real and "
+                "imaginary parts, or freeze it on purpose through `trainable`."
+            )
+    return trainable, frozen

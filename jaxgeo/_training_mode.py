@@ -1,0 +1,59 @@
+"""Networks in training mode that are evaluated one sample at a time, found before anything is computed."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PyTree
+
+from jaxgeo._dependence import SAMPLE, STATISTICS, reads
+from jaxgeo._trainable import statistics_in
+
+AT_ONCE = (
+    "Pass `per_sample=False` and a function of all samples at once; or evaluate the network with its running "
+    "statistics (Flax: `use_running_average=True`; Equinox: `eqx.nn.inference_mode`)."
+)
+
+
+@eqx.filter_jit
+def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTree], ...], params: PyTree) -> None:
+    """Raise `ValueError` for functions `apply(params, x_j)`, each with a sample, that want all samples at once.
+
+    Compiled by nobody: under `jax.eval_shape` the jaxprs are followed once for each shape.
+    """
+    known, read = False, False
+    for apply, sample in networks:
+        whole = (apply, params)
+        arrays, rest = eqx.partition(whole, eqx.is_array)
+        statistics = jax.tree.map(
+            lambda leaf, found: STATISTICS * bool(found) if eqx.is_array(leaf) else None, whole, statistics_in(whole)
+        )
+
+        def outputs(arrays: PyTree, sample: PyTree, rest: PyTree = rest) -> Array:
+            apply, params = eqx.combine(arrays, rest)
+            return apply(params, sample)
+
+        try:
+            found = reads(outputs, (arrays, sample), (statistics, jax.tree.map(lambda _: SAMPLE, sample)))
+        except NameError as error:
+            # JAX's error for a collective, such as a mean over the batch, outside the axis it names.
+            if "axis name" not in str(error):
+                raise
+            raise ValueError(
+                f"the network couples its samples, as batch normalisation does ({error}), but is evaluated one sample "
+                f"at a time. {AT_ONCE}"
+            ) from error
+        if SAMPLE in found.named - found.sources:
+            raise ValueError(
+                "the outputs are the same for every sample: the network subtracts from a sample its own mean, and what "
+                "is left is 0. Batch normalisation in training mode does so when it is evaluated one sample at a time. "
+                f"{AT_ONCE}"
+            )
+        known |= STATISTICS in jax.tree.leaves(statistics)
+        read |= STATISTICS in found.sources
+    if known and not read:
+        raise ValueError(
+            "the network is given running statistics (`batch_stats` and the like) and does not read them: it is in "
+            "training mode, but is evaluated one sample at a time, so each sample is normalised by itself. "
+            f"{AT_ONCE}"
+        )
