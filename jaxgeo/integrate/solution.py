@@ -184,7 +184,7 @@ def ending(found: FlowSolution) -> str:
         words = f"{words} Here that is {dtype}, with a relative precision of {float(jnp.finfo(dtype).eps):.1e}."
     left, lost = float(found.left_law_at), float(found.rank_lost_at)
     if left < math.inf:
-        words += f" It left its law at s = {left:.6g}."
+        words += f" It left the law that holds for full rank at s = {left:.6g}."
     if lost < math.inf:
         words += f" D lost rank at s = {lost:.6g}."
         if found.continuation is not None:

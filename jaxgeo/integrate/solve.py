@@ -16,7 +16,7 @@ from jaxgeo.flows import AbstractFlow, AbstractLiftedFlow
 from jaxgeo.integrate.controller import OutputController, default_rtol
 from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.events import CostReached, Stalled, Threshold
-from jaxgeo.integrate.integration import Integration, Record, largest_output
+from jaxgeo.integrate.integration import Integration, Record, check_cost, largest_output
 from jaxgeo.integrate.solution import RESULTS, FlowSolution, ending
 from jaxgeo.integrate.stops import Stops
 from jaxgeo.integrate.times import Scalar, check_times, check_tolerances, times_after
@@ -128,6 +128,7 @@ def solve_flow(
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
     eps = float(jnp.finfo(dtype).eps)
     rows, size = problem.num_rows(params), problem.num_params(params)
+    check_cost(problem.cost(params))
     required = flow.required_rank(rows, size)
     if rank_check and required is not None and is_concrete((params, problem)):
         check_rank(problem, params, required)
