@@ -21,7 +21,7 @@ _LOST = (
 
 
 class InterpolationSolution(eqx.Module):
-    """A walk along the straight line.
+    """A walk along the straight line. Printed, it says in words how it ended.
 
     - `params`: θ at the end, t = 1.
     - `t`: times of the record, from 0 to 1; the steps at the end point all have t = 1.
@@ -31,6 +31,20 @@ class InterpolationSolution(eqx.Module):
     params: Params
     t: Float[Array, " steps"]
     costs: Float[Array, " steps"]
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        if not is_concrete(self) or self.costs.ndim > 1:
+            return f"{name}, traced or of several walks: t {self.t.shape}, costs {self.costs.shape}"
+        line = int(jnp.sum(self.t < 1))
+        before, last, end = (float(self.costs[i]) for i in (0, min(line, len(self.t) - 1), -1))
+        law = f"{float((1 - self.t[line - 1]) ** 2) * before:.3g}" if line else "0"
+        how = "It came to the end of the line" if end <= before else "It lost the line: the cost is above the first"
+        return (
+            f"{name}: {how}, t = 1.\n    cost {end:.3g}, {before:.3g} at the start; {last:.3g} at the first step to t = 1"
+            f"\n    {float(self.costs[max(line - 1, 0)]):.3g} at t = {float(self.t[max(line - 1, 0)]):.3g}, "
+            f"by its law {law}\n    {len(self.t) - 1} steps"
+        )
 
     @property
     def final_cost(self) -> Float[Array, ""]:

@@ -99,6 +99,11 @@ class FlowSolution(eqx.Module):
     rank_lost_at: Float[Array, ""] = eqx.field(default_factory=_never)
     continuation: PyTree = None
 
+    @property
+    def ending(self) -> str:
+        """`result` in words, with where the orbit left its law or D its rank."""
+        return ending(self)
+
     def __str__(self) -> str:
         return describe(self)
 

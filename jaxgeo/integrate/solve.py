@@ -17,7 +17,7 @@ from jaxgeo.integrate.controller import OutputController, default_rtol
 from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.events import CostReached, Stalled, Threshold
 from jaxgeo.integrate.integration import Integration, Record, check_cost, largest_output
-from jaxgeo.integrate.solution import RESULTS, FlowSolution, ending
+from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
 from jaxgeo.integrate.times import Scalar, check_times, check_tolerances, times_after
 from jaxgeo.integrate.watch import Watch
@@ -222,7 +222,7 @@ def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: i
         accepted = accepted | (found.result == RESULTS.event_occurred)
     if is_concrete(accepted):
         if not accepted:
-            raise RuntimeError(f"{ending(found)} With `throw=False` the part that was integrated is returned.")
+            raise RuntimeError(f"{found.ending} With `throw=False` the part that was integrated is returned.")
         return found
     numbers, rest = eqx.partition(found.params, eqx.is_inexact_array)
     params = eqx.combine(found.result.error_if(numbers, ~accepted), rest)

@@ -21,9 +21,10 @@ Time = Any
 # By how many times its tolerance the outputs may miss their law in a step, since the error that a controller sees is an
 # estimate and off a kink of the network a poor one; and by how many times in all, at the start and for each N more.
 STEP, TOTAL = 10.0, 20.0
-# Steps in a row that miss their aim by more than a quarter of the way, or by all of it where the size of the steps is
-# given. A kink of the network spoils one.
-RUN, SHARE = 5, 0.25
+# So many steps in a row that miss their aim by more than this share of the way, and by more than so many times rtol. A
+# kink of the network spoils one. By a quarter where the tolerance of the outputs is not known, and by all of it where
+# the size of the steps is given.
+RUN, SHARE = 10, 0.02
 # The error of θ in a step, as it is estimated, over the length of the step, where θ runs away.
 ROUGH = 1e-2
 # Round-off of the outputs is estimated within some factor.
@@ -68,6 +69,7 @@ class Watched(eqx.Module):
             (result == RESULTS.successful)
             | (result == RESULTS.event_occurred)
             | (result == RESULTS.cost_tol_not_reached)
+            | (result == RESULTS.max_steps_reached)
         )
         left_law: Any = RESULTS.left_law
         rank_lost: Any = RESULTS.rank_lost
@@ -210,7 +212,10 @@ class Watch(dfx.AbstractWrappedSolver):
         if self.law:
             lawful = theory.outputs_at(taken, aim, jnp.zeros_like(aim), count)
             miss, way = _norm(deviation - lawful), _norm(lawful - aim)
-            missed = (miss > (SHARE if self.adaptive else 1.0) * way) & (miss > NOISE * noise)
+            share = jnp.asarray(0.25 if self.adaptive else 1.0, outputs.dtype)
+            if self.tolerances is not None:
+                share = SHARE + TOTAL * jnp.asarray(self.tolerances[0], outputs.dtype)
+            missed = (miss > share * way) & (miss > NOISE * noise)
             beyond = turned & (miss > way)
             elapsed = jnp.asarray(t1, outputs.dtype) - before.start.s
             exact = theory.outputs_at(elapsed, before.start.deviation, jnp.zeros_like(aim), count)
