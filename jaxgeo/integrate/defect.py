@@ -93,8 +93,8 @@ def explain_defect(
     - `num_times`: moments at which D is taken apart, at the cost of a singular value decomposition each.
     - `tolerance`: warn where the total is above.
 
-    **Returns:** a `DefectReport`; a `UserWarning` names the largest part where `total` > `tolerance`, or where D lost rank
-    on the way and the orbit ended.
+    **Returns:** a `DefectReport`. A `UserWarning` names the largest part where `total` > `tolerance`, or where an orbit
+    ended as D lost rank on the way.
 
     **Raises:** `RuntimeError` from an integration that failed for another reason than these.
 

@@ -37,14 +37,13 @@ class InterpolationSolution(eqx.Module):
         if not is_concrete(self) or self.costs.ndim > 1:
             return f"{name}, traced or of several walks: t {self.t.shape}, costs {self.costs.shape}"
         line = int(jnp.sum(self.t < 1))
-        before, last, end = (float(self.costs[i]) for i in (0, min(line, len(self.t) - 1), -1))
-        law = f"{float((1 - self.t[line - 1]) ** 2) * before:.3g}" if line else "0"
-        how = "It came to the end of the line" if end <= before else "It lost the line: the cost is above the first"
-        return (
-            f"{name}: {how}, t = 1.\n    cost {end:.3g}, {before:.3g} at the start; {last:.3g} at the first step to t = 1"
-            f"\n    {float(self.costs[max(line - 1, 0)]):.3g} at t = {float(self.t[max(line - 1, 0)]):.3g}, "
-            f"by its law {law}\n    {len(self.t) - 1} steps"
-        )
+        before, end = float(self.costs[0]), float(self.costs[-1])
+        how = "it came to the end of the line" if end <= before else "it lost the line, the cost is above the first"
+        lines = [f"{name}: {how}", f"cost {end:.3g} at t = 1, {before:.3g} at the start"]
+        if line:
+            t, last = float(self.t[line - 1]), float(self.costs[line - 1])
+            lines.append(f"cost {last:.3g} at t = {t:.3g}, by the law of the line {(1 - t) ** 2 * before:.3g}")
+        return "\n    ".join([*lines, f"{len(self.t) - 1} steps"])
 
     @property
     def final_cost(self) -> Float[Array, ""]:

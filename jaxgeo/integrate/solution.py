@@ -158,7 +158,10 @@ def describe(found: FlowSolution) -> str:
         return f"{name}, traced: how it ended is known when the program has run"
     if jnp.ndim(found.final_s) > 0:
         # From `jax.vmap`.
-        each = [describe(jax.tree.map(lambda leaf, i=i: leaf[i], found)) for i in range(len(found.final_s))]
+        def member(leaf: Any, i: int) -> Any:
+            return leaf[i] if jnp.ndim(leaf) > 0 else leaf
+
+        each = [describe(jax.tree.map(lambda leaf, i=i: member(leaf, i), found)) for i in range(len(found.final_s))]
         return "\n".join(f"{i}: {text}" for i, text in enumerate(each))
     lines = [f"{name}: {ending(found)}"]
     lines.append(

@@ -56,6 +56,10 @@ def solve_flow(
 
     Paper: (2.17)–(2.21) for the stopping time
 
+    Each step of a lifted flow is compared with what the flow promises (`jaxgeo.integrate.watch`). Where D loses rank on
+    the way the orbit of a flow that needs it ends, as `RESULTS.rank_lost` at `rank_lost_at`; where the outputs leave
+    (2.7) by more than the tolerances allow, the result is `RESULTS.left_law`. `RankAdaptiveFlow` goes on and says so.
+
     **Arguments:**
 
     - `problem`, `flow`, `params`: what to train, along which flow, from where.
@@ -80,7 +84,8 @@ def solve_flow(
         numbers come back as floating point.
     - `path_lengths`: whether to integrate the lengths of the path in θ and in x along with it.
     - `restart`: a function `(problem, params)` of new parameters to go on from where the cost has ceased to fall, such
-        as `jaxgeo.geometry.escape`; at most `max_restarts` times. Not under `jax.jit`.
+        as `jaxgeo.geometry.escape`, or the orbit ends as D has lost rank; at most `max_restarts` times. Not under
+        `jax.jit`.
     - `max_steps`, `adjoint`, `progress_meter`: as for `diffrax.diffeqsolve`.
     - `rank_check`: whether to make sure first that D has the rank at `params` that `flow` needs.
     - `throw`: raise if the integration fails; otherwise see `result`.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo import theory
 from jaxgeo.integrate.corrector import Start
-from jaxgeo.integrate.field import trainable_of
+from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.integrate.solution import RESULTS
 from jaxgeo.linalg.solvers.sides import freeze
 from jaxgeo.problem import Problem
@@ -128,6 +128,11 @@ class Watch(dfx.AbstractWrappedSolver):
         return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
+    def scan_kind(self):
+        """That of a Runge–Kutta solver, which some adjoints fill in."""
+        return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
     def interpolation_cls(self):
         return self.solver.interpolation_cls
 
@@ -171,11 +176,29 @@ class Watch(dfx.AbstractWrappedSolver):
         after, again = self.look(before, t0, t1, y0, y1, error, args)
         if self.adaptive and error is not None:
             error = jax.tree.map(lambda leaf: jnp.where(again, jnp.inf, leaf), error)
+        if not self.strict:
+            y1 = self._nudged(y0, y1, after.turned_at == t0)
         if self.strict:
             # diffrax ends at a step that is accepted and not successful; `solve_flow` has the right word for it.
             lost: Any = dfx.RESULTS.internal_error
             result = dfx.RESULTS.where(jnp.isfinite(after.rank_lost_at), lost, result)
         return y1, error, dense_info, (state, after), result
+
+    def _nudged(self, before: PyTree, state: PyTree, turned: Bool[Array, ""]) -> PyTree:
+        """`state`, where the outputs turned back moved by half the digits of the step in a random direction.
+
+        At D = 0 all continuations are as good. An orbit that comes there by a symmetry of the network would keep it
+        and stay, if no round-off broke it.
+        """
+        trainable = trainable_of(state)
+        length = optx.two_norm(jax.tree.map(jnp.subtract, trainable, trainable_of(before)))
+
+        def nudge(leaf: Array) -> Array:
+            size = float(jnp.finfo(leaf.dtype).eps) ** 0.5 * length.astype(leaf.dtype)
+            return jnp.where(turned, leaf + jax.lax.stop_gradient(size * _random(leaf)), leaf)
+
+        trainable = jax.tree.map(nudge, trainable)
+        return Measured(trainable, state.lengths) if isinstance(state, Measured) else trainable
 
     def look(
         self, before: Watched, t0: Time, t1: Time, y0: PyTree, y1: PyTree, error: PyTree | None, problem: Problem
@@ -265,22 +288,22 @@ class Watch(dfx.AbstractWrappedSolver):
     def _outputs(
         self, trainable: PyTree, step: PyTree, problem: Problem
     ) -> tuple[Float[Array, "N Q"], Float[Array, "N Q"], Float[Array, ""]]:
-        """x, DΔθ, and |Dδ| for changes δ of θ as large as θ and of random signs: round-off of x in units of eps."""
+        """x, DΔθ, and |Dδ| for random changes δ of θ as large as θ: round-off of x in units of eps."""
 
         def moved(tangent: PyTree) -> tuple[Array, Array]:
             return jax.jvp(
                 lambda trainable: problem.outputs(eqx.combine(trainable, self.frozen)), (trainable,), (tangent,)
             )
 
-        tangents = jax.tree.map(lambda ahead, leaf: jnp.stack([ahead, _signs(leaf) * leaf]), step, trainable)
+        tangents = jax.tree.map(lambda ahead, leaf: jnp.stack([ahead, _random(leaf) * leaf]), step, trainable)
         value, (advance, probe) = jax.vmap(moved, out_axes=(None, 0))(tangents)
         return value, advance, _norm(probe)
 
 
-def _signs(leaf: Array) -> Array:
-    """Random signs, the same ones always."""
-    place = jnp.arange(leaf.size, dtype=jnp.uint32) * jnp.uint32(2654435761)
-    return jnp.where((place >> 16) & 1 == 1, 1, -1).astype(leaf.dtype).reshape(leaf.shape)
+def _random(leaf: Array) -> Array:
+    """Random numbers of variance 1, the same ones always."""
+    place = (jnp.arange(leaf.size, dtype=jnp.uint32) + 1) * jnp.uint32(2654435761)
+    return ((place >> 16).astype(leaf.dtype) * (12**0.5 / 2**16) - 3**0.5).reshape(leaf.shape)
 
 
 def _norm(array: Array) -> Float[Array, ""]:
