@@ -1,5 +1,7 @@
 """Rank that is lost on the way: where an orbit ends, by the closed form; which goes on; no alarm at full rank."""
 
+from typing import Any
+
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -23,7 +25,7 @@ def product(theta, x):
 PRODUCT = jg.Problem(product, ONE, jg.L2(ONE))
 
 
-def solve(start, flow=STRICT, problem=PRODUCT, **options):
+def solve(start, flow: jg.AbstractFlow = STRICT, problem=PRODUCT, **options):
     options = {"cost_tol": 1e-6, "throw": False} | options
     return jg.solve_flow(problem, flow, jnp.asarray(start), **options)
 
@@ -91,7 +93,7 @@ def test_under_jit_and_vmap_it_is_found_for_the_member_that_it_concerns():
 
 
 def test_steps_of_a_given_size_report_it_and_no_coarse_steps_do():
-    options = {"stepsize_controller": dfx.ConstantStepSize(), "dt0": 0.01, "s1": 2.0, "cost_tol": None}
+    options: dict[str, Any] = {"stepsize_controller": dfx.ConstantStepSize(), "dt0": 0.01, "s1": 2.0, "cost_tol": None}
     sol = solve([1.0, -1.0], solver=dfx.Euler(), **options)
     assert sol.result == jg.RESULTS.rank_lost
     np.testing.assert_allclose(sol.rank_lost_at, np.log(2), atol=0.1)
@@ -307,7 +309,7 @@ def test_an_orbit_of_full_rank_raises_no_alarm(seed):
         problem, params = to_float32((problem, params))
     rtol = [None, 1e-3, 1e-5 if narrow else 1e-9][seed // 4 % 3]
     solver = jg.OrbitCorrector(dfx.Tsit5()) if seed % 5 == 2 else None
-    until = {"s1": 12.0 * count} if seed % 2 else {"cost_tol": 1e-6 if narrow else 1e-10}
+    until: dict[str, Any] = {"s1": 12.0 * count} if seed % 2 else {"cost_tol": 1e-6 if narrow else 1e-10}
     sol = jg.solve_flow(problem, jg.AdaptedFlow(), params, rtol=rtol, solver=solver, **until)
     assert sol.result == jg.RESULTS.successful
     assert sol.left_law_at == sol.rank_lost_at == jnp.inf

@@ -136,8 +136,8 @@ class RankAdaptiveFlow(AbstractLiftedFlow):
 
     Equal to `AdaptedFlow` at full rank, whose solver it shares; it only makes no demand on the rank. Where singular
     values of D fall below round-off they are left out by a smooth filter, so that the field stays continuous:
-    the flow neither stalls nor jumps as rank is lost. Record `jaxgeo.linalg.rank_record` to see it. Where singular values
-    go through zero on the way, `jaxgeo.solve_flow` goes on and tells where that was (`rank_lost_at`), and which of the
+    the flow neither stalls nor jumps as rank is lost. Record `jaxgeo.linalg.rank_record` to see it. Where D
+    loses rank on the way, `jaxgeo.solve_flow` goes on and tells where that was (`rank_lost_at`), and which of the
     continuations it took (`continuation`).
 
     **Arguments:**

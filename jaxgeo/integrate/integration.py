@@ -107,6 +107,7 @@ class Integration(eqx.Module):
             result = _in_precision(result, problem, params, jnp.asarray(self.cost_tol, dtype))
         seen = {}
         if self.watch is not None:
+            assert solution.solver_state is not None
             watched: Watched = solution.solver_state[1]
             result = watched.judge(result, self.watch.strict)
             seen = {

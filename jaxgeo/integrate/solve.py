@@ -178,8 +178,8 @@ def solve_flow(
         progress_meter=dfx.NoProgressMeter() if progress_meter is None else progress_meter,
     )
     found = integration.integrate(problem, params, s0, save_at)
-    for _ in range(0 if restart is None else int(max_restarts)):
-        if not integration.stuck(found):
+    for _ in range(int(max_restarts)):
+        if restart is None or not integration.stuck(found):
             break
         left = None if save_at is None else times_after(jnp.asarray(save_at, dtype), found.final_s)
         again = integration.integrate(problem, restart(problem, found.params), found.final_s, left)
