@@ -133,8 +133,8 @@ def solve_flow(
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
     eps = float(jnp.finfo(dtype).eps)
     rows, size = problem.num_rows(params), problem.num_params(params)
-    check_cost(problem.cost(params))
     required = flow.required_rank(rows, size)
+    check_cost(problem.cost(params))
     if rank_check and required is not None and is_concrete((params, problem)):
         check_rank(problem, params, required)
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
