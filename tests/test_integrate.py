@@ -201,7 +201,8 @@ def test_float32_cost_near_the_floor():
     sol = jg.solve_flow(
         to_float32(case.problem), jg.AdaptedFlow(), to_float32(case.params), cost_tol=1e-20, throw=False
     )
-    assert sol.result == jg.RESULTS.cost_tol_not_reached
+    assert sol.result == jg.RESULTS.precision_reached
+    assert "float32, with a relative precision of 1.2e-07" in str(sol)
     assert sol.final_cost < 1e-11
     assert int(sol.stats["num_steps"]) < 1000
 

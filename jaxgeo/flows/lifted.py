@@ -103,6 +103,8 @@ class AdaptedFlow(AbstractLiftedFlow):
 
     Paper: (2.4), (5.2); (6.2) where K = QN
 
+    Where D loses rank on the way the orbit may end, which `jaxgeo.solve_flow` reports.
+
     **Arguments:**
 
     - `solver`: how to solve for D⁺v; `jaxgeo.linalg.Auto()` by default.
@@ -134,7 +136,9 @@ class RankAdaptiveFlow(AbstractLiftedFlow):
 
     Equal to `AdaptedFlow` at full rank, whose solver it shares; it only makes no demand on the rank. Where singular
     values of D fall below round-off they are left out by a smooth filter, so that the field stays continuous:
-    the flow neither stalls nor jumps as rank is lost. Record `jaxgeo.linalg.rank_record` to see it.
+    the flow neither stalls nor jumps as rank is lost. Record `jaxgeo.linalg.rank_record` to see it. Where D
+    loses rank on the way, `jaxgeo.solve_flow` goes on and tells where that was (`rank_lost_at`), and which of the
+    continuations it took (`continuation`).
 
     **Arguments:**
 

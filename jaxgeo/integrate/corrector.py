@@ -84,6 +84,11 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
         return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
+    def scan_kind(self):
+        """That of a Runge–Kutta solver, which some adjoints fill in."""
+        return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
     def interpolation_cls(self):
         return _Interpolate(self.solver.interpolation_cls)
 

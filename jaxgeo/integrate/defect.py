@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jaxgeo._checks import check_count, check_number, check_positive
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import default_rtol
+from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.solve import solve_flow
 from jaxgeo.linalg.spectrum import numerical_rank
 from jaxgeo.problem import Params, Problem
@@ -31,6 +32,8 @@ class DefectReport:
     - `solve`: what the solver of the lift leaves: ∫|Dθ̇ − 𝒫v| / |x − y| ds with v = −(x − y)/N.
     - `rank`: what no velocity of the parameters can follow: ∫|(1 − 𝒫)v| / |x − y| ds, 𝒫 at numerical rank.
     - `precision`: round-off of outputs and targets, eps(|x| + |y|) / |x_exact − y|.
+    - `rank_lost_at`: flow time at which the orbit ended, or a flow that bears it went on, as D lost rank on the way;
+        infinity if it did not. The others are then of the orbit up to its end.
     """
 
     total: float
@@ -38,17 +41,21 @@ class DefectReport:
     solve: float
     rank: float
     precision: float
+    rank_lost_at: float = float("inf")
 
     @property
     def dominant(self) -> str:
-        """The largest of the four: "step", "solve", "rank" or "precision"."""
+        """The largest of the four: "step", "solve", "rank" or "precision"; "rank" where it was lost on the way."""
+        if np.isfinite(self.rank_lost_at):
+            return "rank"
         parts = {"step": self.step, "solve": self.solve, "rank": self.rank, "precision": self.precision}
         return max(parts, key=lambda name: parts[name])
 
     def __str__(self) -> str:
+        passage = f"; D lost rank at s = {self.rank_lost_at:.6g}" if np.isfinite(self.rank_lost_at) else ""
         return (
             f"off the law by {self.total:.1e}: step {self.step:.1e}, solve {self.solve:.1e}, rank {self.rank:.1e}, "
-            f"precision {self.precision:.1e}"
+            f"precision {self.precision:.1e}{passage}"
         )
 
 
@@ -86,7 +93,10 @@ def explain_defect(
     - `num_times`: moments at which D is taken apart, at the cost of a singular value decomposition each.
     - `tolerance`: warn where the total is above.
 
-    **Returns:** a `DefectReport`; a `UserWarning` names the largest part where `total` > `tolerance`.
+    **Returns:** a `DefectReport`. A `UserWarning` names the largest part where `total` > `tolerance`, or where an orbit
+    ended as D lost rank on the way.
+
+    **Raises:** `RuntimeError` from an integration that failed for another reason than these.
 
     ```python
     >>> import diffrax, jax.numpy as jnp, jaxgeo as jg
@@ -104,8 +114,8 @@ def explain_defect(
     times = np.linspace(0.0, s1, num_times)
     constant = None if dt0 is None else dfx.ConstantStepSize()
 
-    def run(rtol: float | None, dt0: float | None) -> PyTree:
-        return solve_flow(
+    def run(rtol: float | None, dt0: float | None) -> FlowSolution:
+        found = solve_flow(
             problem,
             flow,
             params,
@@ -117,14 +127,20 @@ def explain_defect(
             save_at=times,
             record=_parameters,
             rank_check=False,
+            throw=False,
         )
+        explained = [RESULTS.successful, RESULTS.left_law, RESULTS.rank_lost]
+        if not any(found.result == result for result in explained):
+            raise RuntimeError(found.ending)
+        return found
 
     found = run(rtol, dt0)
     eps = float(jnp.finfo(found.costs.dtype).eps)
     usual = default_rtol(found.costs.dtype) if rtol is None else rtol
     finer = run(usual / 100, None if dt0 is None else dt0 / 2)
     start, end, fine = (_deviation(problem, point) for point in (params, found.params, finer.params))
-    exact = np.exp(-s1 / problem.num_samples) * start
+    # Before `s1` where the orbit ended for want of rank.
+    exact = np.exp(-float(found.final_s) / problem.num_samples) * start
     scale = np.linalg.norm(exact)
     solve, rank = np.zeros(len(times)), np.zeros(len(times))
     for index in range(len(found.s)):
@@ -139,8 +155,9 @@ def explain_defect(
         solve=_integral(solve, times),
         rank=_integral(rank, times),
         precision=float(round_off / scale),
+        rank_lost_at=float(found.rank_lost_at),
     )
-    if report.total > tolerance:
+    if report.total > tolerance or found.result == RESULTS.rank_lost:
         warnings.warn(f"{report}. {report.dominant}: {_ADVICE[report.dominant]}", stacklevel=2)
     return report
 

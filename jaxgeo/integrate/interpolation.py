@@ -22,7 +22,7 @@ _LOST = (
 
 
 class InterpolationSolution(eqx.Module):
-    """A walk along the straight line.
+    """A walk along the straight line. Printed, it says in words how it ended.
 
     - `params`: θ at the end, t = 1.
     - `t`: times of the record, from 0 to 1; the steps at the end point all have t = 1.
@@ -32,6 +32,19 @@ class InterpolationSolution(eqx.Module):
     params: Params
     t: Float[Array, " steps"]
     costs: Float[Array, " steps"]
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        if not is_concrete(self) or self.costs.ndim > 1:
+            return f"{name}, traced or of several walks: t {self.t.shape}, costs {self.costs.shape}"
+        line = int(jnp.sum(self.t < 1))
+        before, end = float(self.costs[0]), float(self.costs[-1])
+        how = "it came to the end of the line" if end <= before else "it lost the line, the cost is above the first"
+        lines = [f"{name}: {how}", f"cost {end:.3g} at t = 1, {before:.3g} at the start"]
+        if line:
+            t, last = float(self.t[line - 1]), float(self.costs[line - 1])
+            lines.append(f"cost {last:.3g} at t = {t:.3g}, by the law of the line {(1 - t) ** 2 * before:.3g}")
+        return "\n    ".join([*lines, f"{len(self.t) - 1} steps"])
 
     @property
     def final_cost(self) -> Float[Array, ""]:

@@ -1,14 +1,18 @@
 """What an integrated flow gives back."""
 
+import dataclasses
+import math
 from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo import theory
+from jaxgeo._checks import is_concrete
 from jaxgeo.integrate.field import PathLengths
 from jaxgeo.problem import Params
 
@@ -29,10 +33,31 @@ class RESULTS(dfx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "No step was short enough: the velocity is not finite or not continuous here. D may have lost rank, for "
         "which there is `RankAdaptiveFlow`; or `rtol` asks for more than the dtype of the parameters can give."
     )
+    rank_lost = (
+        "The orbit ends where D loses rank: from there on the outputs do not go where the flow sends them, however "
+        "short the step (`rank_lost_at`). `RankAdaptiveFlow` goes on along what D still reaches, and `rank_report` "
+        "says which outputs that leaves out; or start elsewhere, with a larger network or fewer samples."
+    )
+    left_law = (
+        "The outputs left their law by more than the tolerances of the steps allow (`left_law_at`). Lower `rtol`, or "
+        "wrap the ODE solver in `OrbitCorrector`; `jaxgeo.integrate.explain_defect` estimates the causes."
+    )
+    precision_reached = (
+        "The cost came down to what the dtype of the parameters can represent, which is above `cost_tol`. Choose a "
+        "larger `cost_tol`, or parameters in float64."
+    )
+
+
+# Components of a direction that are told.
+_SHOWN = 3
+
+
+def _never() -> Float[Array, ""]:
+    return jnp.asarray(jnp.inf)
 
 
 class FlowSolution(eqx.Module):
-    """An integrated flow.
+    """An integrated flow. Printed, it says in words how it ended.
 
     - `params`: θ at the end.
     - `s`: flow times of the record: those of every accepted step from 0 to the end, or those of `save_at`.
@@ -45,6 +70,14 @@ class FlowSolution(eqx.Module):
     - `event`: which of `events` ended the integration, −1 for none; None without any.
     - `result`: how it ended, one of `jaxgeo.RESULTS`.
     - `stats`: diffrax's counts of steps.
+    - `lawful`: whether the cost falls by the law of (2.6) while D has full rank.
+    - `left_law_at`: flow time at which the outputs had left (2.7) by more than the tolerances of the steps allow;
+        infinity if they never did, or there is no law or no tolerance of the outputs.
+    - `rank_lost_at`: flow time from which on D did not reach where the flow had to go; infinity if it always did. An
+        orbit of a flow that needs full rank ends there; `RankAdaptiveFlow` goes on, and this is the first such place.
+    - `continuation`: along `RankAdaptiveFlow`, the direction of length 1 in which θ left the last place at which the
+        outputs turned back, D having lost rank: several may obey the flow equally well, and round-off decides. Zero if
+        there was none; None for other flows.
     """
 
     params: Params
@@ -61,6 +94,21 @@ class FlowSolution(eqx.Module):
     event: Int[Array, ""] | None
     result: RESULTS
     stats: dict[str, Any]
+    lawful: bool = eqx.field(static=True, default=False)
+    left_law_at: Float[Array, ""] = eqx.field(default_factory=_never)
+    rank_lost_at: Float[Array, ""] = eqx.field(default_factory=_never)
+    continuation: PyTree = None
+
+    @property
+    def ending(self) -> str:
+        """`result` in words, with where the orbit left its law or D its rank."""
+        return ending(self)
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     @property
     def predicted_costs(self) -> Float[Array, " steps"]:
@@ -83,19 +131,88 @@ class FlowSolution(eqx.Module):
             lengths = jax.tree.map(
                 lambda before, after: jnp.concatenate([before, before[-1] + after]), self.path_lengths, lengths
             )
-        return FlowSolution(
-            params=other.params,
+        return dataclasses.replace(
+            other,
             s=jnp.concatenate([self.s, other.s]),
             costs=jnp.concatenate([self.costs, other.costs]),
-            num_samples=self.num_samples,
             initial_s=self.initial_s,
             initial_cost=self.initial_cost,
-            final_s=other.final_s,
-            final_cost=other.final_cost,
             stopping_time=self.stopping_time,
             records=records,
             path_lengths=lengths,
-            event=other.event,
-            result=other.result,
             stats=jax.tree.map(lambda before, after: before + after, self.stats, other.stats),
+            left_law_at=jnp.minimum(self.left_law_at, other.left_law_at),
+            rank_lost_at=jnp.minimum(self.rank_lost_at, other.rank_lost_at),
+            continuation=jax.tree.map(
+                lambda before, after: jnp.where(jnp.isfinite(other.rank_lost_at), after, before),
+                self.continuation,
+                other.continuation,
+            ),
         )
+
+
+def describe(found: FlowSolution) -> str:
+    """How an integration ended, in words: where, at which cost, how far off its law, after how many steps."""
+    name = type(found).__name__
+    if not is_concrete(found):
+        return f"{name}, traced: how it ended is known when the program has run"
+    if jnp.ndim(found.final_s) > 0:
+        # From `jax.vmap`.
+        def member(leaf: Any, i: int) -> Any:
+            return leaf[i] if jnp.ndim(leaf) > 0 else leaf
+
+        each = [describe(jax.tree.map(lambda leaf, i=i: member(leaf, i), found)) for i in range(len(found.final_s))]
+        return "\n".join(f"{i}: {text}" for i, text in enumerate(each))
+    lines = [f"{name}: {ending(found)}"]
+    lines.append(
+        f"s = {float(found.final_s):.6g}, s/N = {float(found.final_s) / found.num_samples:.4g}; "
+        f"cost {float(found.final_cost):.3g}, {float(found.initial_cost):.3g} at the start"
+    )
+    # Below that the costs are those of round-off.
+    floor = 1e4 * float(jnp.finfo(found.costs.dtype).eps) ** 2 * found.initial_cost
+    used = jnp.isfinite(found.s) & jnp.isfinite(found.costs) & (found.predicted_costs > floor)
+    if found.lawful and bool(jnp.any(used)):
+        defect = float(jnp.max(jnp.where(used, jnp.abs(found.defect), 0)))
+        lines.append(f"largest defect of the cost from its law: {defect:.1e}")
+    if {"num_accepted_steps", "num_rejected_steps"} <= found.stats.keys():
+        accepted, rejected = (int(found.stats[f"num_{kind}_steps"]) for kind in ("accepted", "rejected"))
+        lines.append(f"{accepted} steps, {rejected} more made again")
+    return "\n    ".join(lines)
+
+
+def ending(found: FlowSolution) -> str:
+    """The words for `result`, with what belongs to them: the place to name another cause in."""
+    words = RESULTS[found.result]
+    if found.result == RESULTS.successful:
+        words = "It came to `s1`." if found.stopping_time is None else "The cost came down to `cost_tol`."
+    elif found.result == RESULTS.event_occurred:
+        words = "An event ended it." if found.event is None else f"Event {int(found.event)} ended it."
+    elif found.result == RESULTS.precision_reached:
+        dtype = found.final_cost.dtype
+        words = f"{words} Here that is {dtype}, with a relative precision of {float(jnp.finfo(dtype).eps):.1e}."
+    left, lost = float(found.left_law_at), float(found.rank_lost_at)
+    if left < math.inf:
+        words += f" It left the law that holds for full rank at s = {left:.6g}."
+    if lost < math.inf:
+        words += f" D lost rank at s = {lost:.6g}."
+        if found.continuation is not None:
+            words += f" {_went_on(found.continuation)}"
+    return words
+
+
+def _went_on(continuation: PyTree) -> str:
+    parts = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(continuation):
+        sizes = np.abs(np.asarray(leaf, np.float64))
+        for flat in np.argsort(sizes, axis=None)[-_SHOWN:]:
+            place = [int(index) for index in np.unravel_index(flat, sizes.shape)]
+            name = f"{jax.tree_util.keystr(path)}{place if place else ''}"
+            parts.append((sizes.flat[flat], f"{name} {np.asarray(leaf).flat[flat]:+.2f}"))
+    largest = sorted(parts, reverse=True)[:_SHOWN]
+    if not largest or largest[0][0] == 0:
+        return "It went on along what D still reaches."
+    also = ", …" if sum(jnp.size(leaf) for leaf in jax.tree.leaves(continuation)) > len(largest) else ""
+    return (
+        "It went on; of the continuations that obey the flow equally well, between which round-off decides, it took "
+        f"the one along {', '.join(text for _, text in largest)}{also}."
+    )

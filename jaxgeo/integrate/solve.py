@@ -2,29 +2,28 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from jaxgeo._checks import check_count, check_flag, check_function, check_kind, is_concrete
 from jaxgeo.costs.squares import AbstractSquares
-from jaxgeo.flows import AbstractFlow
+from jaxgeo.flows import AbstractFlow, AbstractLiftedFlow
 from jaxgeo.integrate.controller import OutputController, default_rtol
 from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.events import CostReached, Stalled, Threshold
-from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
+from jaxgeo.integrate.integration import Integration, Record, check_cost, largest_output
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
-from jaxgeo.integrate.times import Scalar, check_times, check_tolerances, latest_end, times_after, times_within
+from jaxgeo.integrate.times import Scalar, check_times, check_tolerances, times_after
+from jaxgeo.integrate.watch import Watch
 from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.problem import Params, Problem
 
-Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
 Restart = Callable[[Problem, Params], Params]
 
 
@@ -57,6 +56,10 @@ def solve_flow(
 
     Paper: Theorem 2.3, (2.17)–(2.21), for the stopping time
 
+    Each step of a lifted flow is compared with what the flow promises (`jaxgeo.integrate.watch`). Where D loses rank on
+    the way the orbit of a flow that needs it ends, as `RESULTS.rank_lost` at `rank_lost_at`; where the outputs leave
+    (2.7) by more than the tolerances allow, the result is `RESULTS.left_law`. `RankAdaptiveFlow` goes on and says so.
+
     **Arguments:**
 
     - `problem`, `flow`, `params`: what to train, along which flow, from where. Samples of weight 0 are left out first.
@@ -81,7 +84,8 @@ def solve_flow(
         numbers come back as floating point.
     - `path_lengths`: whether to integrate the lengths of the path in θ and in x along with it.
     - `restart`: a function `(problem, params)` of new parameters to go on from where the cost has ceased to fall, such
-        as `jaxgeo.geometry.escape`; at most `max_restarts` times. Not under `jax.jit`.
+        as `jaxgeo.geometry.escape`, or the orbit ends as D has lost rank; at most `max_restarts` times. Not under
+        `jax.jit`.
     - `max_steps`, `adjoint`, `progress_meter`: as for `diffrax.diffeqsolve`.
     - `rank_check`: whether to make sure first that D has the rank at `params` that `flow` needs.
     - `throw`: raise if the integration fails; otherwise see `result`.
@@ -131,11 +135,9 @@ def solve_flow(
     eps = float(jnp.finfo(dtype).eps)
     rows, size = problem.num_rows(params), problem.num_params(params)
     required = flow.required_rank(rows, size)
+    check_cost(problem.cost(params))
     if rank_check and required is not None and is_concrete((params, problem)):
         check_rank(problem, params, required)
-    cost0 = problem.cost(params)
-    if is_concrete(cost0) and not jnp.isfinite(cost0):
-        raise ValueError(f"the cost at `params` is {cost0}: the network overflows there. Start from smaller ones.")
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
     if rtol is None:
         rtol = default_rtol(dtype)
@@ -143,7 +145,7 @@ def solve_flow(
         # Steps this short mean that no step at all is good enough: the velocity is not finite or jumps.
         pid = dfx.PIDController(rtol, 0.0, dtmin=1e-10 * problem.num_samples, force_dtmin=False)
         stepsize_controller = OutputController(
-            rtol, eps * jnp.maximum(_size(problem, params), rtol) if atol is None else atol, pid, frozen=frozen
+            rtol, eps * jnp.maximum(largest_output(problem, params), rtol) if atol is None else atol, pid, frozen=frozen
         )
     elif isinstance(stepsize_controller, OutputController) and stepsize_controller.frozen is None:
         given = stepsize_controller
@@ -151,6 +153,7 @@ def solve_flow(
     solver = dfx.Tsit5() if solver is None else solver
     if isinstance(solver, OrbitCorrector):
         solver = _prepare(solver, frozen, exact=law and required == rows)
+    watch = _watch(flow, solver, stepsize_controller, frozen, law, required)
     stops = Stops(frozen, tuple(events))
     if cost_tol is not None:
         # What the tolerance of a step leaves of a velocity that should be zero counts as zero. A flow that bears
@@ -158,98 +161,30 @@ def solve_flow(
         stalled = None if law and required == rows else Stalled(flow, (10 * rtol) ** 2)
         stops = Stops(frozen, stops.events, CostReached(jnp.asarray(cost_tol, dtype)), stalled)
 
-    # A float64 time would promote float32 parameters.
-    s0 = jnp.asarray(s0, dtype)
-    end, stopping_time = latest_end(problem, cost0, s0, s1, cost_tol, law)
-    holding = stops.holding(s0, trainable, problem)
-    end = jnp.where(holding >= 0, s0, end).astype(dtype)
-    controller, times = stepsize_controller, None
-    if save_at is not None:
-        times = times_within(jnp.asarray(save_at, dtype), end)
-        if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
-            controller = dfx.ClipStepSizeController(controller, step_ts=times)
-    observe = _Observe(frozen, record)
-    zero = jnp.zeros((), dtype)
-    state = Measured(trainable, PathLengths(zero, zero)) if path_lengths else trainable
-
-    solution = dfx.diffeqsolve(
-        dfx.ODETerm(Field(flow, frozen)),
-        solver,
-        t0=s0,
-        t1=end,
-        dt0=None if dt0 is None else jnp.asarray(dt0, dtype),
-        y0=state,
-        args=problem,
-        saveat=dfx.SaveAt(
-            subs=[
-                dfx.SubSaveAt(t1=True),
-                dfx.SubSaveAt(t0=True, steps=True, fn=observe)
-                if times is None
-                else dfx.SubSaveAt(ts=times, fn=observe),
-            ]
-        ),
-        stepsize_controller=controller,
-        adjoint=dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        event=stops.event(eps),
+    integration = Integration(
+        flow=flow,
+        frozen=frozen,
+        solver=solver,
+        watch=watch,
+        controller=stepsize_controller,
+        stops=stops,
+        law=law,
+        s1=s1,
+        cost_tol=cost_tol,
+        dt0=dt0,
+        record=record,
+        path_lengths=path_lengths,
         max_steps=max_steps,
-        throw=False,
+        adjoint=dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         progress_meter=dfx.NoProgressMeter() if progress_meter is None else progress_meter,
     )
-    assert solution.ys is not None
-    assert solution.ts is not None
-    final, recorded = solution.ys
-    final_s, s = solution.ts
-    final = trainable_of(jax.tree.map(lambda leaf: leaf[0], final))
-    if isinstance(solver, OrbitCorrector) and stops.thresholds:
-        # An event ends between two steps, where the orbit is interpolated.
-        change = solver.change(solver.start(s0, trainable, problem), final_s[0], final, problem)
-        final = jax.tree.map(jnp.add, final, change)
-    result, fired = stops.outcome(solution, cost0, holding)
-    s, (costs, records, lengths) = _trim(s, recorded)
-    found = FlowSolution(
-        params=eqx.combine(final, frozen),
-        s=s,
-        costs=costs,
-        num_samples=problem.num_samples,
-        initial_s=s0,
-        initial_cost=cost0,
-        final_s=final_s[0],
-        final_cost=problem.cost(eqx.combine(final, frozen)),
-        stopping_time=stopping_time,
-        records=records,
-        path_lengths=lengths,
-        event=fired,
-        result=result,
-        stats=solution.stats,
-    )
-    stuck = [RESULTS.stalled, RESULTS.step_size_vanished]
-    if s1 is None:
-        # By the law the cost should be down by now.
-        stuck.append(RESULTS.cost_tol_not_reached)
-    if restart is not None and max_restarts > 0 and any(found.result == result for result in stuck):
-        again = solve_flow(
-            problem,
-            flow,
-            restart(problem, found.params),
-            s0=found.final_s,
-            s1=s1,
-            cost_tol=cost_tol,
-            events=events,
-            solver=solver,
-            rtol=rtol,
-            atol=atol,
-            stepsize_controller=stepsize_controller,
-            dt0=dt0,
-            save_at=None if times is None else times_after(times, found.final_s),
-            record=record,
-            path_lengths=path_lengths,
-            restart=restart,
-            max_restarts=max_restarts - 1,
-            max_steps=max_steps,
-            rank_check=False,
-            throw=throw,
-        )
-        return found.followed_by(again)
+    found = integration.integrate(problem, params, s0, save_at)
+    for _ in range(int(max_restarts)):
+        if restart is None or not integration.stuck(found):
+            break
+        left = None if save_at is None else times_after(jnp.asarray(save_at, dtype), found.final_s)
+        again = integration.integrate(problem, restart(problem, found.params), found.final_s, left)
+        found = found.followed_by(again)
     return _raise_unless_accepted(found, s1, len(events)) if throw else found
 
 
@@ -264,21 +199,23 @@ def _prepare(solver: OrbitCorrector, frozen: PyTree, exact: bool) -> OrbitCorrec
     return eqx.tree_at(lambda solver: solver.frozen, solver, frozen, is_leaf=lambda leaf: leaf is None)
 
 
-class _Observe(eqx.Module):
-    """What is recorded at a moment of the flow."""
-
-    frozen: PyTree
-    record: Record | None
-
-    def __call__(self, s: Any, state: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree, PathLengths | None]:
-        params = eqx.combine(trainable_of(state), self.frozen)
-        cost = problem.cost(params)
-        # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.
-        records = None if self.record is None else self.record(s, params, problem)
-        records = jax.tree.map(
-            lambda leaf: leaf if eqx.is_inexact_array(leaf) else jnp.asarray(leaf, cost.dtype), records
-        )
-        return cost, records, state.lengths if isinstance(state, Measured) else None
+def _watch(
+    flow: AbstractFlow,
+    solver: dfx.AbstractSolver,
+    controller: dfx.AbstractStepSizeController,
+    frozen: PyTree,
+    law: bool,
+    required: int | None,
+) -> Watch | None:
+    """The solver, watched; None for a flow that goes through no lift, and bears any D."""
+    strict = required is not None
+    if not (strict or law or isinstance(flow, AbstractLiftedFlow)):
+        return None
+    adaptive = isinstance(controller, dfx.AbstractAdaptiveStepSizeController)
+    while isinstance(controller, dfx.ClipStepSizeController):
+        controller = controller.controller
+    known = (controller.rtol, controller.atol) if isinstance(controller, OutputController) else None
+    return Watch(solver, frozen, law, strict, adaptive, known)
 
 
 def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: int) -> FlowSolution:
@@ -286,29 +223,13 @@ def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: i
     accepted = found.result == RESULTS.successful
     if s1 is not None:
         accepted = accepted | (found.result == RESULTS.cost_tol_not_reached)
+        accepted = accepted | (found.result == RESULTS.precision_reached)
     if num_events:
         accepted = accepted | (found.result == RESULTS.event_occurred)
     if is_concrete(accepted):
         if not accepted:
-            raise RuntimeError(f"{RESULTS[found.result]} With `throw=False` the part that was integrated is returned.")
+            raise RuntimeError(f"{found.ending} With `throw=False` the part that was integrated is returned.")
         return found
     numbers, rest = eqx.partition(found.params, eqx.is_inexact_array)
     params = eqx.combine(found.result.error_if(numbers, ~accepted), rest)
     return eqx.tree_at(lambda found: found.params, found, params)
-
-
-def _size(problem: Problem, params: Params) -> Float[Array, ""]:
-    """The largest output or target: times eps, the round-off in x − y, below which no step's error can come."""
-    outputs = problem.outputs(params)
-    aim = outputs - problem.loss.deviation(outputs)
-    # Outputs and targets that are all zero must not make the tolerance zero.
-    largest = jnp.maximum(jnp.max(jnp.abs(outputs)), jnp.max(jnp.abs(aim)))
-    return jnp.maximum(largest, jnp.finfo(outputs.dtype).tiny ** 0.5)
-
-
-def _trim(s: Float[Array, " times"], recorded: PyTree) -> tuple[Array, PyTree]:
-    """Drop the unused places of the record, which diffrax fills with infinity, and moments recorded twice."""
-    if not is_concrete(s):
-        return s, recorded
-    used = jnp.isfinite(s) & (jnp.diff(s, prepend=-1) > 0)
-    return jax.tree.map(lambda leaf: leaf[used], (s, recorded))

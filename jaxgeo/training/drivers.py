@@ -56,7 +56,10 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The state after a part, what was recorded in it, and how the run ended, None while it goes on."""
+    """The state after a part, what was recorded in it, and how the run ended, None while it goes on.
+
+    `message` says why it failed, or where the orbit of a flow left its law.
+    """
 
     state: State
     rows: list[Row]
@@ -125,11 +128,17 @@ class FlowDriver:
             outcome = Outcome.REACHED
         elif bool(solution.result == RESULTS.stalled):
             outcome = Outcome.STALLED
+        elif bool(solution.result == RESULTS.precision_reached):
+            outcome, message = Outcome.STALLED, solution.ending
+        elif bool(solution.result == RESULTS.left_law):
+            # What is asked for is the cost, which may be there all the same.
+            reached = float(solution.final_cost) <= (1 + 1e-6) * self.cost_tol
+            outcome, message = Outcome.REACHED if reached else None, solution.ending
         elif not bool(
             (solution.result == RESULTS.max_steps_reached) | (solution.result == RESULTS.cost_tol_not_reached)
         ):
-            outcome, message = Outcome.FAILED, RESULTS[solution.result]
-        elif steps >= most:
+            outcome, message = Outcome.FAILED, solution.ending
+        if outcome is None and steps >= most:
             outcome = Outcome.MAX_STEPS
         # A part in which no step was accepted had all its steps cut.
         dt0 = float(s[-1] - s[-2]) if len(s) > 1 else 0.01 * float(state.method)

@@ -46,7 +46,7 @@ class Fit:
     """A trained network, and how it came to be.
 
     - `model`: of the form that was passed to `fit`, at the end; with `patience`, where validation was best.
-    - `outcome`: how the run ended; `message` says more where it failed.
+    - `outcome`: how the run ended; `message` says why it failed, or where the orbit of a flow left its law.
     - `steps`: attempted steps of a flow, or updates. `s`: flow time at the end, None for an optimizer.
     - `initial_cost`, `cost`: C before the run, and in the last row.
     - `stopping_time`: s_ε of (2.18), known before the run; None where the cost follows no law.
@@ -146,7 +146,7 @@ class Loop:
             while outcome is None:
                 part = self._call(partial(driver.advance, carry.state, self.aim.max_steps))
                 self._raise_unheard()
-                outcome, message = part.outcome, part.message
+                outcome, message = part.outcome, part.message or message
                 self.steps = int(part.state.steps)
                 new = [self._complete(row) for row in part.rows]
                 carry, early = self._judge(carry, part, new)
@@ -156,7 +156,7 @@ class Loop:
                 if outcome is None and self.interruptible is not None and self.interruptible.interrupted:
                     outcome = Outcome.INTERRUPTED
                 if self.keeper is not None and outcome is None and self.keeper.is_due():
-                    self.keeper.save(carry, rows, None, "", self.seconds)
+                    self.keeper.save(carry, rows, None, message, self.seconds)
         except KeyboardInterrupt:
             outcome = Outcome.INTERRUPTED
         # Ctrl-C may come between a row and the state that belongs to it.

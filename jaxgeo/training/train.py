@@ -229,10 +229,12 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         found.append("The run was interrupted; what is kept is its state after the last finished part.")
     if outcome is Outcome.MAX_STEPS:
         found.append(f"Stopped after {setup.config.max_steps} steps, before the tolerance; --max-steps allows more.")
-    if outcome is Outcome.STALLED:
+    if outcome is Outcome.STALLED and not message:
         found.append("The cost ceased to fall above the tolerance: a critical point. A larger network may go further.")
     if outcome is Outcome.FAILED:
         found.append(f"The training failed: {message}")
+    elif message:
+        found.append(message)
     if outcome is Outcome.EARLY:
         found.append(f"Stopped after {setup.config.patience} parts without a new minimum of the validation cost.")
     if rows and kept_row(rows) is not rows[-1]:

@@ -21,7 +21,8 @@ class Factor(NamedTuple):
     """(A/t + μ)⁻¹, or the filtered pseudo-inverse of A/t, with t = trace(A)/n: what it takes to apply it.
 
     - `matrix`: the upper Cholesky factor of A/t + μ, or eigenvectors of A as columns.
-    - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept.
+    - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept, and
+        with a Cholesky factor 0 for rows of A that are 0, which it leaves out.
     - `spectral`: which of the two it is.
     - `root`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
         after a product with D: XLA makes one division of two that follow one another.
@@ -46,7 +47,7 @@ class Factor(NamedTuple):
         return unravel(in_dtype(_apply, self.matrix.dtype)(self, flat))
 
     def complement(self, rhs: PyTree) -> PyTree:
-        """The part of `rhs` in the directions left out; 0 for a Cholesky factor, which leaves out none."""
+        """The part of `rhs` in the directions left out."""
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
 
@@ -64,7 +65,7 @@ def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
         return factor.matrix @ (factor.weights * (factor.matrix.T @ rhs))
 
     def triangular(factor: Factor, rhs: Array) -> Array:
-        return cholesky_solve(factor.matrix, rhs)
+        return factor.share * cholesky_solve(factor.matrix, factor.share * rhs)
 
     vector = rhs.astype(factor.matrix.dtype)
     return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
@@ -78,7 +79,7 @@ def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
         return rest
 
     def triangular(factor: Factor, rest: Array) -> Array:
-        return jnp.zeros_like(rest)
+        return rest - factor.share * rest
 
     vector = rhs.astype(factor.matrix.dtype)
     return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
@@ -129,8 +130,7 @@ class Factorise(eqx.Module):
     def cholesky(self, scaled: Scaled, shift: Array, root: Array, outcome: int, damped: bool) -> Factor:
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
-        # Where the diagonal of A is 0 so are row and column, as of a sample of weight 0. Any pivot does there: what is
-        # solved for in these places no product with D sees.
+        # Where the diagonal of A is 0 so are row and column, as of a sample of weight 0. Any pivot does there.
         vanished = jnp.diagonal(matrix) + shift == 0
         diagonal = jnp.where(vanished[None], 1, matrix + shift)
         upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), diagonal, matrix))
@@ -141,7 +141,8 @@ class Factorise(eqx.Module):
         lost = jnp.sum(vanished, dtype=jnp.int32)
         # It is still a D that has lost rank.
         told = jnp.where((lost > 0) & (outcome == SOLVED), DECOMPOSED, factor.outcome)
-        return factor._replace(outcome=told, rank=factor.rank if damped else factor.rank - lost)
+        rank, share = factor.rank if damped else factor.rank - lost, jnp.where(vanished, 0, factor.share)
+        return factor._replace(outcome=told, rank=rank, share=share)
 
     def second(self, factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""

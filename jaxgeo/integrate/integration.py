@@ -1,0 +1,208 @@
+"""One integration of a flow with all its options, from a point and a time: as often as it is started anew."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import is_concrete
+from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.integrate.corrector import OrbitCorrector
+from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
+from jaxgeo.integrate.solution import RESULTS, FlowSolution
+from jaxgeo.integrate.stops import Stops
+from jaxgeo.integrate.times import Scalar, latest_end, times_within
+from jaxgeo.integrate.watch import Watch, Watched
+from jaxgeo.problem import Params, Problem
+
+Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
+
+
+class Integration(eqx.Module):
+    """An ODE and how to integrate it.
+
+    - `watch`: the solver that compares each step with what the flow promises; None where there is nothing to compare.
+    - `law`: whether the cost falls as e^{-2s/N} while D has full rank.
+    - The others are those of `solve_flow`, with its defaults put in.
+    """
+
+    flow: AbstractFlow
+    frozen: PyTree
+    solver: dfx.AbstractSolver
+    watch: Watch | None
+    controller: dfx.AbstractStepSizeController
+    stops: Stops
+    law: bool
+    s1: Scalar | None
+    cost_tol: Scalar | None
+    dt0: Scalar | None
+    record: Record | None
+    path_lengths: bool
+    max_steps: int | None
+    adjoint: dfx.AbstractAdjoint
+    progress_meter: dfx.AbstractProgressMeter
+
+    def integrate(self, problem: Problem, params: Params, s0: Scalar, save_at: ArrayLike | None) -> FlowSolution:
+        """From `params` at `s0`."""
+        trainable, _ = problem.partition(params)
+        dtype = jnp.result_type(*jax.tree.leaves(trainable))
+        cost0 = problem.cost(params)
+        check_cost(cost0)
+        # A float64 time would promote float32 parameters.
+        s0 = jnp.asarray(s0, dtype)
+        end, stopping_time = latest_end(problem, cost0, s0, self.s1, self.cost_tol, self.law)
+        holding = self.stops.holding(s0, trainable, problem)
+        end = jnp.where(holding >= 0, s0, end).astype(dtype)
+        controller, times = self.controller, None
+        if save_at is not None:
+            times = times_within(jnp.asarray(save_at, dtype), end)
+            if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
+                controller = dfx.ClipStepSizeController(controller, step_ts=times)
+        observe = _Observe(self.frozen, self.record)
+        zero = jnp.zeros((), dtype)
+        state = Measured(trainable, PathLengths(zero, zero)) if self.path_lengths else trainable
+
+        solution = dfx.diffeqsolve(
+            dfx.ODETerm(Field(self.flow, self.frozen)),
+            self.solver if self.watch is None else self.watch,
+            t0=s0,
+            t1=end,
+            dt0=None if self.dt0 is None else jnp.asarray(self.dt0, dtype),
+            y0=state,
+            args=problem,
+            saveat=dfx.SaveAt(
+                subs=[
+                    dfx.SubSaveAt(t1=True),
+                    dfx.SubSaveAt(t0=True, steps=True, fn=observe)
+                    if times is None
+                    else dfx.SubSaveAt(ts=times, fn=observe),
+                ],
+                solver_state=self.watch is not None,
+            ),
+            stepsize_controller=controller,
+            adjoint=self.adjoint,
+            event=self.stops.event(float(jnp.finfo(dtype).eps)),
+            max_steps=self.max_steps,
+            throw=False,
+            progress_meter=self.progress_meter,
+        )
+        assert solution.ys is not None
+        assert solution.ts is not None
+        final, recorded = solution.ys
+        final_s, s = solution.ts
+        final = trainable_of(jax.tree.map(lambda leaf: leaf[0], final))
+        if isinstance(self.solver, OrbitCorrector) and self.stops.thresholds:
+            # An event ends between two steps, where the orbit is interpolated.
+            change = self.solver.change(self.solver.start(s0, trainable, problem), final_s[0], final, problem)
+            final = jax.tree.map(jnp.add, final, change)
+        result, fired = self.stops.outcome(solution, cost0, holding)
+        params = eqx.combine(final, self.frozen)
+        if self.cost_tol is not None:
+            result = _in_precision(result, problem, params, jnp.asarray(self.cost_tol, dtype))
+        seen = {}
+        if self.watch is not None:
+            assert solution.solver_state is not None
+            watched: Watched = solution.solver_state[1]
+            result = watched.judge(result, self.watch.strict)
+            seen = {
+                "left_law_at": watched.left_law_at,
+                "rank_lost_at": watched.rank_lost_at,
+                "continuation": watched.continuation,
+            }
+        s, (costs, records, lengths) = _trim(s, recorded)
+        return FlowSolution(
+            params=params,
+            s=s,
+            costs=costs,
+            num_samples=problem.num_samples,
+            initial_s=s0,
+            initial_cost=cost0,
+            final_s=final_s[0],
+            final_cost=problem.cost(params),
+            stopping_time=stopping_time,
+            records=records,
+            path_lengths=lengths,
+            event=fired,
+            result=result,
+            stats=solution.stats,
+            lawful=self.law,
+            **seen,
+        )
+
+    def stuck(self, found: FlowSolution) -> bool:
+        """Whether it ended where the flow has nowhere to go."""
+        where = [RESULTS.stalled, RESULTS.step_size_vanished, RESULTS.rank_lost]
+        if self.s1 is None:
+            # By the law the cost should be down by now.
+            where.append(RESULTS.cost_tol_not_reached)
+        return any(found.result == result for result in where)
+
+
+def check_cost(cost: Float[Array, ""]) -> None:
+    """Raise `ValueError` where the cost at the start is no number, or infinite; a traced one is let through."""
+    if not is_concrete(cost) or jnp.isfinite(cost):
+        return
+    if jnp.isnan(cost):
+        raise ValueError(
+            "the cost at `params` is nan: an output is not a number there, as `log` and `sqrt` of a negative number "
+            "are not, nor 0/0 and inf − inf. Start where every output is defined; or keep arguments positive in the "
+            "network, by `jax.nn.softplus` for example."
+        )
+    raise ValueError(f"the cost at `params` is {cost}: the network overflows there. Start from smaller ones.")
+
+
+def _in_precision(result: RESULTS, problem: Problem, params: Params, cost_tol: Float[Array, ""]) -> RESULTS:
+    """`result`, or that `cost_tol` is below what outputs of this dtype can represent, if the cost came down to that."""
+    if not isinstance(problem.loss, AbstractSquares):
+        return result
+    outputs = problem.outputs(params)
+    eps = float(jnp.finfo(outputs.dtype).eps)
+    deviation = problem.loss.deviation(outputs)
+    # What the cost would be were each output off by its round-off; a network adds that of its own sums.
+    squares = jnp.sum(deviation**2)
+    floor = problem.loss(outputs) * outputs.size * (eps * largest_output(problem, params)) ** 2
+    floor = floor / jnp.where(squares > 0, squares, 1)
+    down = (cost_tol < floor) & (problem.loss(outputs) < 1e6 * floor)
+    short: Any = (result == RESULTS.cost_tol_not_reached) | (result == RESULTS.stalled)
+    reached: Any = RESULTS.precision_reached
+    return RESULTS.where(short & down, reached, result)
+
+
+class _Observe(eqx.Module):
+    """What is recorded at a moment of the flow."""
+
+    frozen: PyTree
+    record: Record | None
+
+    def __call__(self, s: Any, state: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree, PathLengths | None]:
+        params = eqx.combine(trainable_of(state), self.frozen)
+        cost = problem.cost(params)
+        # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.
+        records = None if self.record is None else self.record(s, params, problem)
+        records = jax.tree.map(
+            lambda leaf: leaf if eqx.is_inexact_array(leaf) else jnp.asarray(leaf, cost.dtype), records
+        )
+        return cost, records, state.lengths if isinstance(state, Measured) else None
+
+
+def largest_output(problem: Problem, params: Params) -> Float[Array, ""]:
+    """The largest output or target: times eps, the round-off in x − y, below which no step's error can come."""
+    outputs = problem.outputs(params)
+    aim = outputs - problem.loss.deviation(outputs)
+    # Outputs and targets that are all zero must not make the tolerance zero.
+    largest = jnp.maximum(jnp.max(jnp.abs(outputs)), jnp.max(jnp.abs(aim)))
+    return jnp.maximum(largest, jnp.finfo(outputs.dtype).tiny ** 0.5)
+
+
+def _trim(s: Float[Array, " times"], recorded: PyTree) -> tuple[Array, PyTree]:
+    """Drop the unused places of the record, which diffrax fills with infinity, and moments recorded twice."""
+    if not is_concrete(s):
+        return s, recorded
+    used = jnp.isfinite(s) & (jnp.diff(s, prepend=-1) > 0)
+    return jax.tree.map(lambda leaf: leaf[used], (s, recorded))
