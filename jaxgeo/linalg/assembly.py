@@ -64,8 +64,8 @@ def factors_of(layout: Layout, block: int, source: Source) -> Factors:
     return Factors(found, jnp.concatenate(columns, axis=-1) if columns else None)
 
 
-def block_product(left: Factors, right: Factors, dtype: jnp.dtype) -> Array:
-    """The block of G that belongs to two sets of samples."""
+def block_product(left: Factors, right: Factors, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+    """The block of G that belongs to two sets of samples; 0 where they have no leaf in common."""
     left, right = (
         jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, side)
         for side in (left, right)
@@ -78,8 +78,11 @@ def block_product(left: Factors, right: Factors, dtype: jnp.dtype) -> Array:
     ]
     if left.rows is not None and right.rows is not None:
         terms.append(jnp.einsum("nqk,mpk->nqmp", left.rows, right.rows))
-    total = sum(terms[1:], start=terms[0])
-    return total.reshape(total.shape[0] * total.shape[1], -1)
+    return _total(terms, shape, dtype)
+
+
+def _total(terms: list[Array], shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+    return sum(terms[1:], start=terms[0]).reshape(shape) if terms else jnp.zeros(shape, dtype)
 
 
 class Samples(eqx.Module):
@@ -143,13 +146,15 @@ class Squares(eqx.Module):
         terms = [diagonal(left, right) for members in factors.groups for left in members for right in members]
         if factors.rows is not None:
             terms.append(jnp.sum(factors.rows**2, axis=-1))
-        return sum(terms[1:], start=terms[0])
+        trace = self.samples.layout.traces[self.samples.block]
+        return _total(terms, (self.samples.size, trace.num_rows), trace.dtype)
 
 
 def blocks_of_gram(left: list[Samples], right: list[Samples], dtype: jnp.dtype) -> Float[Array, "rows columns"]:
     """The part of G between two sets of samples of all blocks of the problem."""
     if len(left) == len(right) == 1 and len(left[0].starts) == len(right[0].starts) == 1:
-        return block_product(left[0](jnp.array(0)), right[0](jnp.array(0)), dtype)
+        shape = (left[0].height, right[0].height)
+        return block_product(left[0](jnp.array(0)), right[0](jnp.array(0)), shape, dtype)
     matrix = jnp.zeros((sum(side.height for side in left), sum(side.height for side in right)), dtype)
     for mine, row in zip(left, _offsets(left), strict=True):
         for its, column in zip(right, _offsets(right), strict=True):
@@ -192,8 +197,10 @@ def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int],
         if not within or j <= i
     ]
 
+    shape = (left.size * left.num_rows, right.size * right.num_rows)
+
     def body(matrix: Array, pair: Array) -> tuple[Array, None]:
-        block = block_product(left(pair[0]), right(pair[1]), matrix.dtype)
+        block = block_product(left(pair[0]), right(pair[1]), shape, matrix.dtype)
         row, column = corner[0] + pair[0] * left.num_rows, corner[1] + pair[1] * right.num_rows
         if mirrored:
             # Else XLA computes it once more for the other side, against the order of the factors in memory.

@@ -119,16 +119,23 @@ def _groups_of_leaf(uses: Sequence[Sequence[Use]]) -> list[Group] | None:
 
 
 def _attach(bias: Group, groups: list[Group]) -> bool:
-    """Make `bias` a column of the group to all of whose sites it is added, if there is one."""
+    """Make `bias` a column of the group to all of whose sites it is added, if there is one.
+
+    A column of the group has the rows Σ_t δ[t], over the sites at which it holds 1. Those are the rows of the bias
+    if it is added once at each of these sites, if one product of the group is made there, with an operand that can
+    take a column, and if the axes of the bias are those of the kernel in an order that is the same everywhere.
+    """
     for index, group in enumerate(groups):
         if group.bias is not None or bias.batch * bias.first != group.batch * group.first:
             continue
         beside: set[tuple[Label, ...] | None] = set()
         for mine, its in zip(bias.uses, group.uses, strict=True):
-            sites = {use.site: use for use in its if split_axes(use) == group.axes}
+            straight = [use for use in its if split_axes(use) == group.axes]
             for use in mine:
-                product = sites.pop(use.site, None)
-                beside.add(None if product is None else _axes_beside(use, product))
+                products = [product for product in straight if product.site == use.site]
+                once = sum(other.site == use.site for other in mine) == 1
+                fits = once and len(products) == 1 and products[0].operand is not None and not products[0].lookup
+                beside.add(_axes_beside(use, products[0]) if fits else None)
         if len(beside) == 1 and None not in beside:
             sites = tuple(frozenset(use.site for use in block) for block in bias.uses)
             groups[index] = group._replace(bias=bias.leaf, bias_sites=sites)
@@ -205,12 +212,14 @@ def _factors(group: Group, use: Use, delta: Array, operand: Array | None, bias: 
         return array.reshape(*lead_shape, num_positions, batch, -1)
 
     first = Side(bring(delta, use.delta, 2, axes.delta))
+    if use.lookup and operand is not None:
+        # A one-hot vector is 0 in the column of a bias.
+        length = use.shape[0] + (bias is not None)
+        return first, Side(bring(operand, use.operand_labels, 1, ()).squeeze(-1), length)
     if operand is None:
         second = jnp.ones((delta.shape[0], 1, num_positions, batch, 1), delta.dtype)
-        return first, Side(second)
-    if use.lookup:
-        return first, Side(bring(operand, use.operand_labels, 1, ()).squeeze(-1), use.shape[0])
-    second = bring(operand, use.operand_labels, 1, axes.operand)
+    else:
+        second = bring(operand, use.operand_labels, 1, axes.operand)
     if bias is not None:
         column = jnp.broadcast_to(bias.astype(second.dtype), (*second.shape[:-1], 1))
         second = jnp.concatenate([second, column], axis=-1)

@@ -126,7 +126,7 @@ def _gather(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None:
 
 
 def _add(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None:
-    """A bias added to a product shares its δ."""
+    """A bias added to a product shares its δ, if nothing else reads the product: see `Sited`."""
     marked, other = values if isinstance(values[0], Marked) else values[::-1]
     sited = recorder.sited.get(id(other))
     if isinstance(other, Marked) or sited is None or marked.value.ndim != other.ndim:
@@ -141,8 +141,9 @@ def _add(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None:
     if lost or marked.value.size > other.size:
         return None
     recorder.use(marked, sited.site, delta, None, ())
+    recorder.share(marked.leaf, sited)
     (result,) = bind(eqn, [value.value if isinstance(value, Marked) else value for value in values])
-    recorder.sited[id(result)] = sited._replace(value=result)
+    recorder.follow(result, sited.site, sited.axes, sited.way)
     return [result]
 
 

@@ -27,7 +27,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array, PyTree
 
 from jaxgeo.linalg.products import PRODUCTS
-from jaxgeo.linalg.uses import Marked, Recorder, Sited, bind, shape_of
+from jaxgeo.linalg.uses import Marked, Recorder, bind, shape_of
 from jaxgeo.linalg.views import VIEWS
 
 
@@ -42,7 +42,7 @@ def follow_site(recorder: Recorder, eqn: JaxprEqn, value: Any, result: Array) ->
         axes = tuple(axis for i, axis in enumerate(sited.axes) if i not in eqn.params["dimensions"])
     else:
         return
-    recorder.sited[id(result)] = Sited(result, sited.site, axes)
+    recorder.follow(result, sited.site, axes, sited.way)
 
 
 def _scan(recorder: Recorder, eqn: JaxprEqn, values: list) -> list:
@@ -67,8 +67,7 @@ def _scan(recorder: Recorder, eqn: JaxprEqn, values: list) -> list:
             else part
             for value, part in zip(scanned, slices, strict=True)
         ]
-        outputs = _evaluate(found, inner.jaxpr, inner.consts, [*consts, *carry, *arguments])
-        outputs = [found.plain(output) for output in outputs]
+        outputs = found.close(_evaluate(found, inner.jaxpr, inner.consts, [*consts, *carry, *arguments]))
         return outputs[:num_carry], outputs[num_carry:]
 
     found = Recorder(None, depth)
@@ -122,17 +121,27 @@ def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
 def _same(eqn: JaxprEqn, values: list) -> Any:
     """Equal for equal operations on the same values: nested derivatives compute the same product again and again."""
     identities = tuple(
-        (str(var.aval), np.asarray(var.val).item() if np.ndim(var.val) == 0 else id(var.val))
+        (str(var.aval), np.asarray(var.val).tobytes() if np.ndim(var.val) == 0 else id(var.val))
         if isinstance(var, Literal)
         else id(value)
         for var, value in zip(eqn.invars, values, strict=True)
     )
     try:
-        key = (eqn.primitive, identities, tuple(sorted(eqn.params.items(), key=lambda item: item[0])))
+        params = tuple((name, _exactly(value)) for name, value in sorted(eqn.params.items()))
+        key = (eqn.primitive, identities, params)
         hash(key)
     except TypeError:
         return None
     return key
+
+
+def _exactly(value: Any) -> Any:
+    """Equal for equal numbers only: 0.0 == −0.0 and 1 == True, whose operations differ."""
+    if isinstance(value, tuple):
+        return type(value), tuple(_exactly(entry) for entry in value)
+    if isinstance(value, float | complex | np.inexact):
+        return type(value), repr(value)
+    return type(value), value
 
 
 def _evaluate(recorder: Recorder, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
@@ -159,13 +168,15 @@ def _evaluate(recorder: Recorder, jaxpr: Jaxpr, consts: Sequence[Any], arguments
 
 def _step(recorder: Recorder, eqn: JaxprEqn, values: list) -> list:
     name = eqn.primitive.name
-    if not any(isinstance(value, Marked) for value in values):
+    marked = any(isinstance(value, Marked) for value in values)
+    if marked and (inner := _inner_jaxpr(eqn)) is not None:
+        return _evaluate(recorder, *inner, values)
+    recorder.read(values)
+    if not marked:
         results = bind(eqn, values)
         if name in ("transpose", "squeeze"):
             follow_site(recorder, eqn, values[0], results[0])
         return results
-    if (inner := _inner_jaxpr(eqn)) is not None:
-        return _evaluate(recorder, *inner, values)
     if name == "scan":
         return _scan(recorder, eqn, values)
     results = None
@@ -221,8 +232,8 @@ class SampleTrace:
             else value
             for i, value in enumerate(values)
         ]
-        (rows,) = _evaluate(recorder, self._jaxpr, self._consts, arguments)
-        return recorder.plain(rows)
+        (rows,) = recorder.close(_evaluate(recorder, self._jaxpr, self._consts, arguments))
+        return rows
 
     def __call__(self, leaves: Sequence[Array], epsilons: Sequence[Array], sample: PyTree) -> tuple[Array, list[Array]]:
         """(rows of one sample, operands of the uses). The derivative by an ε is the δ of its site."""

@@ -1,6 +1,7 @@
 """What is found while a traced function is evaluated: leaves on their way, and their uses."""
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,15 +41,24 @@ class Marked(NamedTuple):
 
 
 class Sited(NamedTuple):
-    """A result to which ε was added, so that a bias added to it next shares its δ."""
+    """A value that came from a site by being rearranged, or by a bias being added to it.
+
+    δ of the site is the derivative by the site's own value, wherever that goes. It is the derivative by this value
+    too, which a bias added next needs, only if nothing else reads any value on the way from the site to here:
+    `way` holds the ids of these, this one the last.
+    """
 
     value: Array
     site: int
     axes: tuple[int, ...]  # which axis of the site each axis of `value` is
+    way: tuple[int, ...]
 
 
 class Recorder:
-    """What is found while a function is evaluated: sites, uses, kept operands, leaves used in other ways."""
+    """What is found while a function is evaluated: sites, uses, kept operands, leaves used in other ways.
+
+    Call `read` for every operation that is evaluated, and `close` at the end.
+    """
 
     def __init__(self, epsilons: Sequence[Array] | None, depth: int = 0):
         self.epsilons = epsilons
@@ -58,6 +68,8 @@ class Recorder:
         self.operands: list[Array] = []
         self.opaque: set[int] = set()
         self.sited: dict[int, Sited] = {}
+        self._reads: Counter[int] = Counter()
+        self._shared: list[tuple[int, tuple[int, ...]]] = []
         self._labels = 0
 
     def label(self) -> str:
@@ -74,8 +86,26 @@ class Recorder:
     def perturb(self, value: Array) -> tuple[Array, int]:
         value = value + self.epsilon(value.shape, value.dtype)
         site = len(self.sites) - 1
-        self.sited[id(value)] = Sited(value, site, tuple(range(value.ndim)))
+        self.follow(value, site, tuple(range(value.ndim)), ())
         return value, site
+
+    def follow(self, value: Array, site: int, axes: tuple[int, ...], way: tuple[int, ...]) -> None:
+        """Know `value`, which is reached from the site by `way`. It is held here, so that its id stays its own."""
+        self.sited[id(value)] = Sited(value, site, axes, (*way, id(value)))
+
+    def read(self, values: Sequence[Any]) -> None:
+        """An operation, or the end of the function, reads these values."""
+        self._reads.update(id(value) for value in values if id(value) in self.sited)
+
+    def share(self, leaf: int, sited: Sited) -> None:
+        """A leaf is added to a value and takes its δ from the site; whether it may shows at the end."""
+        self._shared.append((leaf, sited.way))
+
+    def close(self, results: Sequence[Any]) -> list[Array]:
+        """The results of the function as arrays. A leaf that cannot share the δ of a site turns out opaque."""
+        self.read(results)
+        self.opaque.update(leaf for leaf, way in self._shared if any(self._reads[key] != 1 for key in way))
+        return [self.plain(result) for result in results]
 
     def keep(self, operand: Array) -> int:
         self.operands.append(operand)
