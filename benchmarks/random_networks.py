@@ -1,6 +1,7 @@
 """Random networks: G without D against D Dᵀ, and the route by which each leaf's part of G is computed.
 
-The networks are those of `tests/networks`, by number. `python -m benchmarks.random_networks` runs 5000, a thousand a case.
+The networks are those of `tests/networks`, by number. `python -m benchmarks.random_networks` runs 5000, a thousand a
+case.
 """
 
 import collections

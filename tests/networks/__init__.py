@@ -19,11 +19,12 @@ from jaxtyping import PyTree
 
 import jaxgeo as jg
 from networks import bodies, elementwise, products
-from networks.scope import NAMESPACE, Choose, Pool, Scope, Value, indented
+from networks.scope import Choose, Pool, Scope, Value, indented
 
 SIMPLE: Sequence[Callable[[Scope], None]] = (
-    *[products.multiply] * 7,
-    *[elementwise.combine] * 7,
+    *[products.multiply] * 6,
+    *[elementwise.combine] * 6,
+    *[products.affine] * 4,
     *[elementwise.function] * 4,
     *[elementwise.rearrange] * 4,
     *[elementwise.join] * 2,
@@ -140,7 +141,7 @@ def make_program(choose: Choose) -> Program:
     num_blocks = choose((1, 1, 1, 1, 2))
     together = num_blocks == 1 and choose((False,) * 9 + (True,))
     functions, inputs = [], []
-    for block in range(num_blocks):
+    for _ in range(num_blocks):
         num_samples = choose((2, 3, 1))
         shape = choose(((3,), (2, 3), (3, 3), (2,), (3, 2), (1, 3), (2, 3, 2)))
         lead = (num_samples,) if together else ()

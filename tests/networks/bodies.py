@@ -52,10 +52,13 @@ def scan(scope: Scope, write: Write) -> None:
     """A loop over leading axes, or a fixed number of times, with one or two carries."""
     carries = [scope.pick() for _ in range(scope.choose((1, 1, 2)))]
     length = scope.choose((2, 3, 1))
-    scanned = scope.candidates(lambda value: value.ndim > 0 and value.shape[0] == length)
-    over = [scope.choose(scanned) for _ in range(scope.choose((1, 2, 0)))] if scanned else []
     if any(carry is None for carry in carries):
         return
+    scanned = scope.candidates(lambda value: value.ndim > 0 and value.shape[0] == length)
+    over = [scope.choose(scanned) for _ in range(scope.choose((1, 2, 0)))] if scanned else []
+    if carries[0].ndim and not scope.closed and scope.choose((False, True)):
+        # The weights of layers, one after another.
+        over.append(scope.of_shape((length, carries[0].shape[0], carries[0].shape[0]), leaf=True))
     held = _arguments(scope, carries)
     slices = _arguments(scope, over, [value.shape[1:] for value in over])
     inner = _write(scope, write, [*held, *slices])

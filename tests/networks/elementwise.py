@@ -55,9 +55,9 @@ def spread(value: Value, axes: tuple[int, ...], ndim: int) -> str:
     return value.name + "[" + ", ".join(":" if axis in axes else "None" for axis in range(ndim)) + "]"
 
 
-def combine(scope: Scope) -> None:
+def combine(scope: Scope, first: Value | None = None) -> None:
     """Two values entry by entry, one of them spread over axes of the other: a bias or a scale where it is a leaf."""
-    first = scope.pick()
+    first = scope.pick() if first is None else first
     if first is None:
         return
     every = tuple(range(first.ndim))

@@ -1,5 +1,6 @@
 """Instructions that multiply values along axes: einsums, products of matrices, convolutions, attention."""
 
+from networks.elementwise import combine
 from networks.scope import LENGTHS, Scope, Value
 
 
@@ -80,6 +81,14 @@ def multiply(scope: Scope, *, leaf: bool = False) -> None:
         terms.reverse()
     spec = ",".join(letters for letters, _ in terms) + "->" + "".join(result)
     scope.define(f"jnp.einsum({spec!r}, {', '.join(name for _, name in terms)})", size)
+
+
+def affine(scope: Scope) -> None:
+    """A product with a leaf, and a bias or scale of it; both are there for what follows."""
+    known = len(scope.values)
+    scope.choose((multiply, multiply, convolve))(scope)
+    if len(scope.values) > known:
+        combine(scope, scope.values[-1])
 
 
 def convolve(scope: Scope) -> None:
