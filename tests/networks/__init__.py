@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import PyTree
 
 import jaxgeo as jg
 from networks import bodies, elementwise, products
@@ -66,7 +65,7 @@ class Comparison(NamedTuple):
 
     - `matrix`, `diagonal`: the largest deviations, relative to the largest entry of D Dᵀ (or 1e-12, if that is less).
     - `scale`: that entry.
-    - `routes`: of each leaf, how its part of G is computed.
+    - `routes`: of each leaf that the outputs depend on, how its part of G is computed.
     """
 
     matrix: float
@@ -80,7 +79,7 @@ class Comparison(NamedTuple):
         return float(np.maximum(self.matrix, self.diagonal))
 
 
-def compare(problem: jg.Problem, params: PyTree, *, diagonal: bool = True) -> Comparison:
+def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool = True) -> Comparison:
     """Compare G, and its diagonal too, with a D by forward mode that shares no code with `jaxgeo.linalg`."""
     flat, unravel = ravel_pytree(params)
     routes: dict[str, str] = {}
@@ -96,6 +95,10 @@ def compare(problem: jg.Problem, params: PyTree, *, diagonal: bool = True) -> Co
         return matrix, jnp.ravel(gram.diagonal()) if diagonal else jnp.diag(matrix), dense
 
     matrix, squares, dense = (np.asarray(array) for array in compute(flat))
+    ends = np.cumsum([leaf.size for leaf in jax.tree.leaves(params)])
+    columns = np.split(np.abs(dense).max(0), ends[:-1])
+    reached = {name for name, column in zip(sorted(params), columns, strict=True) if column.any()}
+    routes = {name: route for name, route in routes.items() if name in reached}
     expected = dense @ dense.T
     scale = float(np.abs(expected).max())
     # Where D is 0 but for round-off, G has to be so too.
@@ -126,7 +129,7 @@ def _outputs(scope: Scope) -> str:
     terms: list[str] = []
     for _ in range(scope.choose((1, 2, 3))):
         loose = [value for value in scope.unused() if value.trained and value.name not in " ".join(terms)]
-        value = scope.choose((loose or known) if scope.choose((True, True, False)) else known)
+        value = scope.choose((loose or known) if scope.choose((True, False)) else known)
         axis = scope.choose(range(max(value.ndim, 1)))
         others = tuple(i for i in range(value.ndim) if i != axis)
         if np.prod(value.shape) <= MOST_OUTPUTS:
@@ -148,26 +151,30 @@ def make_program(choose: Choose) -> Program:
         lead = (num_samples,) if together else ()
         x, t = Value("x", (*lead, *shape[: 3 - len(lead)])), Value("t", (*lead, 2)[:2], integer=True)
         scope = Scope(choose, pool, [t, x])
-        write(scope, choose(range(1, 8)))
+        write(scope, choose(range(1, 11)))
         outputs = _outputs(scope)
         if together:
             outputs = f"jnp.resize({outputs}, ({num_samples}, 2))"
-        functions.append((scope.lines, outputs))
+        functions.append((scope.pruned(outputs), outputs))
         shapes = tuple(((num_samples, *value.shape[len(lead) :])) for value in (x, t))
         inputs.append(f"(rng.normal(size={shapes[0]}), rng.integers(-1, 4, size={shapes[1]}))")
-    if not pool.leaves:
-        pool.leaf((1,))
     return Program(_code(functions, inputs, pool, together))
+
+
+def _used(pool: Pool, lines: Sequence[str]) -> list[Value]:
+    used = set(re.findall(r"\bw\d+\b", "\n".join(lines)))
+    return [leaf for leaf in pool.leaves if leaf.name in used]
 
 
 def _code(functions: Sequence[tuple[list[str], str]], inputs: Sequence[str], pool: Pool, together: bool) -> str:
     lines = ["import jax", "import jax.numpy as jnp", "import numpy as np", "", "import jaxgeo as jg", ""]
     for number, (body, outputs) in enumerate(functions):
-        used = set(re.findall(r"\bw\d+\b", "\n".join([*body, outputs])))
-        taken = [f'{leaf.name} = params["{leaf.name}"]' for leaf in pool.leaves if leaf.name in used]
+        taken = [f'{leaf.name} = params["{leaf.name}"]' for leaf in _used(pool, [*body, outputs])]
         lines += ["", f"def network{number}(params, sample):"]
         lines += indented(["x, t = sample", *taken, *body, f"return {outputs}"])
-    sizes = ", ".join(f'"{leaf.name}": {leaf.shape}' for leaf in pool.leaves)
+    # At least one leaf, though perhaps nothing depends on it.
+    leaves = _used(pool, lines) or [pool.leaf((1,))]
+    sizes = ", ".join(f'"{leaf.name}": {leaf.shape}' for leaf in leaves)
     lines += ["", "", "rng = np.random.default_rng(0)", f"shapes = {{{sizes}}}"]
     lines += ["params = {name: jnp.array(0.7 * rng.normal(size=shape)) for name, shape in shapes.items()}"]
     if len(functions) == 1:

@@ -35,7 +35,7 @@ def _fit(scope: Scope, shape: tuple[int, ...]) -> tuple[str, bool]:
 
 
 def _function(name: str, arguments: str, scope: Scope, result: str) -> str:
-    return "\n".join([f"def {name}({arguments}):", *indented(scope.lines), f"    return {result}"])
+    return "\n".join([f"def {name}({arguments}):", *indented(scope.pruned(result)), f"    return {result}"])
 
 
 def _arguments(scope: Scope, values: Sequence[Value], shapes: Sequence[tuple[int, ...]] | None = None) -> list[Value]:

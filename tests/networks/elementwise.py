@@ -19,8 +19,15 @@ FUNCTIONS = (
 )
 # Numbers that compare equal and are not, one that leaves a value as it is, one that removes it, others.
 LITERALS = ("0.0", "-0.0", "1.0", "-1.0", "0.5", "1", "np.float64(-0.0)", "np.array(2.0)", "jnp.array(-0.0)")
-SUMS = ("{} + {}", "{} + {}", "{} + {}", "{1} + {0}", "{} - {}", "{1} - {0}", "{} * {}", "{1} * {0}")
-PAIRS = (*SUMS, "jnp.maximum({}, {})", "{} / (1 + {} ** 2)", "jnp.where({} > 0, {}, 0.5)", "{0} + jnp.sin({0}) * {1}")
+BIASED = ("{} + {}", "{} + {}", "{} + {}", "{1} + {0}", "{} - {}", "{1} - {0}", "{} * {}")
+PAIRS = (
+    *BIASED,
+    "jnp.maximum({}, {})",
+    "{} / (1 + {} ** 2)",
+    "jnp.where({} > 0, {}, 0.5)",
+    "jnp.tanh({}) + jnp.sin({})",
+    "{0} + jnp.sin({0}) * {1}",
+)
 
 
 def function(scope: Scope) -> None:
@@ -63,18 +70,22 @@ def combine(scope: Scope, first: Value | None = None) -> None:
     every = tuple(range(first.ndim))
     axes = scope.choose([every, every, *((axis,) for axis in reversed(every)), every[1:], every[:-1]])
     shape = tuple(first.shape[axis] for axis in axes)
-    second = scope.of_shape(shape, leaf=scope.choose((True, False)))
+    # A leaf added to data is no bias of a product.
+    leaf = scope.choose((True, False) if first.trained else (False, False, False, True))
+    second = scope.of_shape(shape, leaf=leaf)
     if second is None:
         return
     other = spread(second, axes, first.ndim) if axes or not first.ndim else second.name
-    form = scope.choose(PAIRS)
+    form = scope.choose(BIASED if leaf else PAIRS)
     size = first.size * max(second.size, 1.0) if "*" in form else first.size + second.size
     scope.define(form.format(first.name, other), size)
 
 
 def rearrange(scope: Scope) -> None:
-    """A view of a value, or a piece of one."""
-    value = scope.pick(lambda value: value.ndim > 0)
+    """A view of a value, often of a leaf, or a piece of one."""
+    leaves = [leaf for leaf in scope.leaves if leaf.ndim > 0]
+    among_leaves = leaves and scope.choose((False, True))
+    value = scope.choose(leaves) if among_leaves else scope.pick(lambda value: value.ndim > 0)
     if value is None:
         return
     axis = scope.choose(range(value.ndim))

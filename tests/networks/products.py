@@ -13,8 +13,8 @@ def _weight(scope: Scope, value: Value) -> Value | None:
     """A leaf with an axis as long as one of this value's, a new one perhaps."""
     length = scope.choose(value.shape)
     width = scope.choose(LENGTHS)
-    known: list[Value | None] = [leaf for leaf in scope.leaves if length in leaf.shape]
-    chosen = scope.choose([None, *known])
+    known = [leaf for leaf in scope.leaves if length in leaf.shape]
+    chosen = scope.choose(known) if known and scope.choose((False, True)) else None
     if chosen is None and not scope.closed:
         shape = scope.choose(((width, length), (width, length), (length, width), (length,), (2, width, length)))
         chosen = scope.pool.leaf(shape)
@@ -84,11 +84,13 @@ def multiply(scope: Scope, *, leaf: bool = False) -> None:
 
 
 def affine(scope: Scope) -> None:
-    """A product with a leaf, and a bias or scale of it; both are there for what follows."""
+    """A product with a leaf, and what a bias or scale, or several, make of it; all are there for what follows."""
     known = len(scope.values)
     scope.choose((multiply, multiply, convolve))(scope)
     if len(scope.values) > known:
-        combine(scope, scope.values[-1])
+        product = scope.values[-1]
+        for _ in range(scope.choose((1, 2))):
+            combine(scope, product)
 
 
 def convolve(scope: Scope) -> None:

@@ -81,17 +81,22 @@ class Scope:
         return [value for value in visible if value.integer == integer and fits(value)]
 
     def pick(self, fits: Callable[[Value], bool] = lambda value: True, *, integer: bool = False) -> Value | None:
+        """One of the values that fit, often a new one, and seldom a leaf: one odd use is enough for a leaf's VJP."""
         candidates = self.candidates(fits, integer=integer)
+        others = [value for value in candidates if value not in self.leaves]
+        if others and not self.choose((False,) * 7 + (True,)):
+            candidates = others
         if len(candidates) > 2 and self.choose((True, False)):
             candidates = candidates[:2]
         return self.choose(candidates) if candidates else None
 
     def of_shape(self, shape: tuple[int, ...], *, leaf: bool = False) -> Value | None:
-        """A value of this shape, or a leaf only: one that is there already, or a new leaf."""
-        among = self.leaves if leaf else self.candidates(lambda value: True)
-        found: list[Value | None] = [value for value in among if value.shape == shape]
-        chosen = self.choose([*found, None] if self.closed is False else found or [None])
-        return self.pool.leaf(shape) if chosen is None and not self.closed else chosen
+        """A value of this shape that is there already, or a leaf: one that is there, or a new one."""
+        among = self.leaves if leaf else [value for value in self.candidates(bool) if value not in self.leaves]
+        found = [value for value in among if value.shape == shape]
+        if found and (self.closed or self.choose((True, False))):
+            return self.choose(found)
+        return None if self.closed else self.pool.leaf(shape)
 
     def name(self, letter: str = "v") -> str:
         return self.pool.name(letter)
@@ -137,10 +142,26 @@ class Scope:
 
         return jax.eval_shape(run, visible)
 
+    def pruned(self, result: str) -> list[str]:
+        """The lines that a result needs; all of them now and then."""
+        return _live(self.lines, result) if self.choose((True, True, True, False)) else self.lines
+
     def unused(self) -> list[Value]:
         """Values that no later line takes, the newest first."""
         words = re.findall(r"\w+", "\n".join(self.lines))
         return [value for value in reversed(self.values) if words.count(value.name) == 1 and not value.integer]
+
+
+def _live(lines: Sequence[str], result: str) -> list[str]:
+    """The statements that a result needs."""
+    needed, kept = set(re.findall(r"\w+", result)), []
+    for line in reversed(lines):
+        makes = re.match(r"def (\w+)", line) or re.match(r"(\w+)\.defjvp", line)
+        names = [makes[1]] if makes else re.findall(r"\w+", line.split(" = ")[0])
+        if needed.intersection(names):
+            needed.update(re.findall(r"\w+", line))
+            kept.append(line)
+    return kept[::-1]
 
 
 def indented(lines: Sequence[str]) -> list[str]:
