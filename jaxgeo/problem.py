@@ -172,7 +172,7 @@ class Problem(eqx.Module):
     def outputs(self, params: Params) -> Float[Array, "N Q"]:
         """x[θ], the outputs of every sample.
 
-        Paper: (1.3), (1.6)
+        Paper: (1.6), (1.8); all of them together are (5.13)
         """
         outputs = [
             jax.vmap(block.outputs, in_axes=(None, 0))(params, block.inputs)[: block.num_samples]
@@ -291,7 +291,7 @@ def supervised(
 ) -> tuple[Problem, PyTree]:
     """An Equinox model, its samples and targets as a problem with the L2 cost.
 
-    Paper: (1.3), (1.7)
+    Paper: (1.3)–(1.7)
 
     **Arguments:**
 

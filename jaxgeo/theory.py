@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 def cost_at(s: Float[ArrayLike, "..."], cost0: Float[ArrayLike, ""], num_samples: int) -> Float[Array, "..."]:
     """C(s) = e^{-2s/N} C(0), the cost along the adapted flow and in the comparison model.
 
-    Paper: (1.14), (2.6)
+    Paper: (1.14); Theorem 2.1, (2.6)
 
     **Arguments:**
 
@@ -38,7 +38,7 @@ def outputs_at(
 ) -> Float[Array, "N Q"]:
     """x(s) = y + e^{-s/N} (x(0) − y), component by component.
 
-    Paper: (1.13), (2.7)
+    Paper: (1.13); Theorem 2.1, (2.7)
 
     **Arguments:**
 
@@ -68,7 +68,7 @@ def outputs_at(
 def stopping_time(cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], num_samples: int) -> Float[Array, ""]:
     """s_ε = (N/2) log(C(0)/ε), when the cost reaches ε = `tol`; 0 if it is there already.
 
-    Paper: (2.18)
+    Paper: Theorem 2.3, (2.17), (2.18)
 
     **Arguments:**
 
@@ -93,7 +93,7 @@ def stopping_time(cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], num_sa
 def critical_cost(orthogonal_gradient: Float[ArrayLike, "N Q"], num_samples: int) -> Float[Array, ""]:
     """(N/2) |𝒫⊥∇ₓC|², the cost at a critical point of the underparametrized flow.
 
-    Paper: (5.7)
+    Paper: Theorem 5.1, (5.7)
 
     **Arguments:**
 

@@ -123,7 +123,7 @@ def test_no_local_extremum_at_full_rank():
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_dimension(name):
-    """(4.13): M_crit has the dimension K − r, r = QN − 1 or QN − 2, and {∇g_α} the rank r, that of the Hessian of C."""
+    """(4.14): M_crit has the dimension K − r, r = QN − 1 or QN − 2, and {∇g_α} the rank r, that of the Hessian of C."""
     case = examples()[name]
     manifold = jg.geometry.critical_manifold(case.problem, case.params)
     curved = np.linalg.eigvalsh(hessian(case))
@@ -157,7 +157,7 @@ def test_gradients_by_finite_differences(name):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_walk_keeps_the_cost(name):
-    """The cost is constant along M_crit, over a walk that goes far; every point of it is critical."""
+    """(4.14): every point of M_crit is critical, over a walk that goes far, and the cost is constant along it."""
     case = examples()[name]
     manifold = jg.geometry.critical_manifold(case.problem, case.params)
     direction = jnp.asarray(manifold.tangent[np.abs(manifold.tangent).sum(axis=0).argmax() % manifold.dimension])

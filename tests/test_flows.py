@@ -40,7 +40,7 @@ def test_standard_flow(name):
 @pytest.mark.parametrize("name", [*OVER, *BORDERLINE, *KINDS, "two blocks"])
 @pytest.mark.parametrize("flow", [jg.AdaptedFlow(), jg.OverparametrizedFlow(), jg.RankAdaptiveFlow()])
 def test_outputs_move_along_their_gradient(name, flow):
-    """(1.26): Dθ̇ = −∇ₓC, where K ≥ QN and D has full rank."""
+    """(1.28), (2.5): Dθ̇ = −∇ₓC, where K ≥ QN and D has full rank; (6.4) where K = QN."""
     case = cases()[name]
     velocity = flow(0.0, case.params, case.problem)
     np.testing.assert_allclose(case.dense() @ flat(case, velocity), -gradient(case), atol=1e-10)
@@ -49,7 +49,7 @@ def test_outputs_move_along_their_gradient(name, flow):
 @pytest.mark.parametrize("name", UNDER)
 @pytest.mark.parametrize("flow", [jg.AdaptedFlow(), jg.UnderparametrizedFlow(), jg.RankAdaptiveFlow()])
 def test_outputs_move_along_their_projected_gradient(name, flow):
-    """(5.3): Dθ̇ = −𝒫∇ₓC, so 𝒫⊥∂ₛx = 0, with 𝒫 from an orthonormal basis of range(D)."""
+    """(5.3), (5.5): Dθ̇ = −𝒫∇ₓC, so 𝒫⊥∂ₛx = 0, with 𝒫 from an orthonormal basis of range(D)."""
     case = cases()[name]
     matrix = case.dense()
     basis = np.linalg.qr(matrix)[0]
@@ -76,7 +76,7 @@ def test_borderline_flows_coincide(name):
 
 @pytest.mark.parametrize("name", DEFICIENT)
 def test_rank_adaptive_flow_under_rank_loss(name):
-    """(4.5): the projected gradient, by the shortest parameter velocity."""
+    """(4.5), (4.10): the shortest parameter velocity that moves the outputs by −𝒫∇ₓC."""
     case = cases()[name]
     matrix = case.dense()
     expected = -np.linalg.pinv(matrix, rcond=1e-10) @ gradient(case)

@@ -135,8 +135,8 @@ def jacobi_singular_values(rows):
 
 @pytest.mark.parametrize("name", ["mlp over", "mlp under", "mlp duplicates"])
 def test_partial_ranks(name):
-    """Prop. 2.2: DDᵀ is a sum of K terms of rank one; each raises the rank by at most one, up to that of DDᵀ. In a
-    random order of the parameters the rank is min(k, rank) after k of them, as for independent directions."""
+    """(2.12): DDᵀ is a sum of K terms of rank one; each raises the rank by at most one, up to that of DDᵀ. In a random
+    order of the parameters the rank is min(k, rank) after k of them, as for the independent directions of Prop. 2.2."""
     case = cases()[name]
     matrix = case.dense()
     order = np.random.default_rng(0).permutation(case.num_params)

@@ -1,9 +1,11 @@
 """Lifts through singular values, against dense algebra."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from differences import derivative
 from matrices import with_spectrum
 
 from jaxgeo.linalg.singular import singular_values
@@ -12,8 +14,8 @@ SPECTRUM = np.geomspace(1.0, 1e-6, 5)
 
 
 def decomposed():
-    matrix = with_spectrum(9, 5, 1e200 * SPECTRUM)
-    return matrix, singular_values(*jnp.linalg.qr(matrix)), jr.normal(jr.key(0), (9,))
+    matrix = jnp.asarray(with_spectrum(9, 5, 1e200 * SPECTRUM))
+    return matrix, singular_values(matrix, *jnp.linalg.qr(matrix)), jr.normal(jr.key(0), (9,))
 
 
 def test_cut_off_lift_is_the_truncated_pseudo_inverse():
@@ -53,6 +55,50 @@ def test_a_damped_lift_of_a_length_among_some_directions_leaves_the_others_alone
 
 
 def test_a_matrix_of_zeros_lifts_to_zero():
-    svd = singular_values(*jnp.linalg.qr(jnp.zeros((4, 2))))
+    matrix = jnp.zeros((4, 2))
+    svd = singular_values(matrix, *jnp.linalg.qr(matrix))
     np.testing.assert_array_equal(svd.lift(jnp.ones(4), svd.kept(jnp.array(1e-3))), 0)
     np.testing.assert_array_equal(svd.damped_lift(jnp.ones(4), jnp.array(1e-3)), 0)
+
+
+LIFTS = {
+    "cut off": lambda svd, v, knob: svd.lift(v, svd.kept(jnp.array(0.3))),
+    "damped": lambda svd, v, knob: svd.damped_lift(v, 0.1 * (1 + knob)),
+    "damped among the small": lambda svd, v, knob: svd.damped_lift(v, 0.1 * (1 + knob), ~svd.kept(jnp.array(0.3))),
+    "length": lambda svd, v, knob: svd.damped_lift(v, svd.damping_for_length(v, 0.3 * (1 + knob))),
+    "length among the small": lambda svd, v, knob: svd.damping_for_length(v, 0.3 + knob, ~svd.kept(jnp.array(0.3))),
+    "longer than the lift": lambda svd, v, knob: svd.damped_lift(v, svd.damping_for_length(v, 100 + knob)),
+    "trace": lambda svd, v, knob: svd.mean_square(),
+}
+SLOW = ("damped", "damped among the small", "longer than the lift", "trace")
+
+
+@pytest.mark.parametrize(
+    "lift",
+    [pytest.param(lift, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, lift in LIFTS.items()],
+)
+def test_derivatives_of_lifts_forward_reverse_and_second(lift):
+    matrix, way = (jnp.asarray(with_spectrum(9, 5, np.geomspace(1.0, 1e-2, 5), seed=seed)) for seed in (0, 1))
+    velocity, turn = jr.normal(jr.key(0), (2, 9))
+    weights = jnp.cos(jnp.arange(5.0))
+
+    @jax.jit
+    def value(knob):
+        matrix_, scale = matrix + 0.1 * knob * way, jnp.exp(knob * jnp.sin(jnp.arange(5.0)))
+        svd = singular_values(matrix_, *jnp.linalg.qr(matrix_), scale)
+        return jnp.sum(weights * lift(svd, velocity + knob * turn, knob))
+
+    slope = jax.jit(jax.grad(value))
+    expected, _ = derivative(value)
+    np.testing.assert_allclose(slope(0.0), expected, rtol=1e-8)
+    np.testing.assert_allclose(jax.jvp(value, (0.0,), (1.0,))[1], expected, rtol=1e-8)
+    np.testing.assert_allclose(jax.jacfwd(slope)(0.0), derivative(slope)[0], rtol=1e-6)
+
+
+def test_equal_singular_values_have_finite_derivatives():
+    def length(knob):
+        matrix = jnp.eye(4, 3) * (1 + knob)
+        svd = singular_values(matrix, *jnp.linalg.qr(matrix))
+        return jnp.sum(svd.lift(jnp.ones(4), svd.kept(jnp.array(0.5))) + svd.damped_lift(jnp.ones(4), jnp.array(1.0)))
+
+    np.testing.assert_allclose(jax.jvp(length, (0.0,), (1.0,))[1], -4.5)

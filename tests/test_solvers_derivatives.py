@@ -84,6 +84,45 @@ def test_damping_and_what_it_is_relative_to(solver):
     check(Curved(4, 4).lift(solver, damping=0.1), 1e-6)
 
 
+@pytest.mark.parametrize("damping", [None, pytest.param(0.1, marks=pytest.mark.slow)])
+def test_corrections_by_a_factor(damping):
+    curved = Curved(4, 4)
+
+    @jax.jit
+    def function(step):
+        jacobian = curved.problem.jacobian(curved.unravel(curved.flat + step * curved.direction))
+        scale = None if damping is None else damping * (1 + step)
+        prepared = GramCholesky().prepare(jacobian, scale)
+        return ravel_pytree(prepared.correct(curved.velocity + step * curved.turn))[0]
+
+    check(function, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("solver", "damping"), [(GramCholesky(), 1e-17), (GramCholesky(max_decomposition=0), None)])
+def test_more_damping_than_was_given(solver, damping):
+    """Where rank is lost, and equal samples are to move alike."""
+    curved = Curved(5, 4, duplicates=2)
+    curved.velocity = curved.velocity.at[-2:].set(curved.velocity[:2])
+    curved.turn = curved.turn.at[-2:].set(curved.turn[:2])
+    jacobian = curved.problem.jacobian(curved.unravel(curved.flat))
+    assert solver.solve(jacobian, curved.velocity, damping)[1].outcome == 1
+    check(curved.lift(solver, damping), 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [QR(), DenseCholesky(), GramCholesky(), Auto()], ids=name)
+def test_ill_conditioned_directions(solver):
+    """A nearly repeated sample: cond(D) is 1e5, and its square what a factor of DDᵀ knows."""
+    curved = Curved(4, 4)
+    inputs = curved.problem.blocks[0].inputs
+    inputs = inputs.at[3].set(inputs[2] + 1e-5)
+    curved.problem = jg.Problem(curved.problem.blocks[0].apply, inputs, jg.L2(jnp.zeros((4, 1))))
+    values = np.linalg.svd(curved.problem.jacobian(curved.unravel(curved.flat)).as_matrix(), compute_uv=False)
+    assert 3e4 < values[0] / values[-1] < 3e6
+    check(curved.lift(solver), 1e-6)
+
+
 @pytest.mark.slow
 def test_iterations_have_the_derivative_of_a_factorisation():
     curved = Curved(4, 4)

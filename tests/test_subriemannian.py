@@ -46,7 +46,7 @@ def bottleneck():
 
 @pytest.mark.parametrize("name", ["mlp under", "frozen"])
 def test_metric(name):
-    """(2.22), (5.14)."""
+    """(2.22), (2.25); (5.14), (5.15)."""
     case = cases()[name]
     first, second = random_like(case.params, 1), random_like(case.params, 2)
     matrix = case.dense()
@@ -66,7 +66,7 @@ def test_gradient_of_the_cost_is_the_adapted_flow(name):
 
 
 def test_gradient_represents_the_differential():
-    """⟨D grad F, DW⟩ = dF(W), for a function of the outputs that is not the cost."""
+    """(2.23), (5.16): ⟨D grad F, DW⟩ = dF(W), for a function of the outputs that is not the cost."""
     case = cases()["mlp under"]
 
     def function(params):
@@ -164,8 +164,8 @@ def test_nonintegrability_sums_the_curvature_of_a_basis():
 
 
 def test_rank_deficient_is_not_holonomic():
-    """Remark 5.4, overparametrized with rank loss: range(Dᵀ) is not integrable, and so the outputs reach more than
-    rank(D) dimensions: after a loop of output velocities that D can follow, range(D) is another."""
+    """Remark 5.4, overparametrized with rank loss: range(Dᵀ) is not integrable, and range(D) turns along a path that
+    starts along it, so that the outputs do not follow a loop in a plane."""
     case = bottleneck()
     assert case.num_params > case.num_rows > case.rank
     assert jg.geometry.nonintegrability(case.problem, case.params) > 0.01
@@ -178,6 +178,40 @@ def test_rank_deficient_is_not_holonomic():
     after = case_at(case, lifted.params)
     before, behind = (np.linalg.svd(each.dense())[0][:, : case.rank] for each in (case, after))
     assert np.linalg.norm(behind - before @ (before.T @ behind), 2) > 1e-3
+
+
+def along_the_fibre(case):
+    """The same problem where x is the same and θ half a unit away: steps in ker D, and Newton's method back to x."""
+    theta, unravel = ravel_pytree(case.params)
+    start, heading = np.asarray(theta), kernel(case)[0]
+    outputs = np.ravel(case.problem.outputs(case.params))
+    theta = start
+    while np.linalg.norm(theta - start) < 0.5:
+        basis = kernel(case_at(case, unravel(jnp.asarray(theta))))
+        heading = basis.T @ (basis @ heading)
+        heading = heading / np.linalg.norm(heading)
+        theta = theta + 0.1 * heading
+        for _ in range(4):
+            at = case_at(case, unravel(jnp.asarray(theta)))
+            theta = theta - np.linalg.pinv(at.dense(), rcond=1e-9) @ (
+                np.ravel(case.problem.outputs(at.params)) - outputs
+            )
+    moved = case_at(case, unravel(jnp.asarray(theta)))
+    np.testing.assert_allclose(np.ravel(case.problem.outputs(moved.params)), outputs, atol=1e-12)
+    return moved
+
+
+def test_outputs_of_constant_rank_stay_on_a_surface():
+    """Where D has the rank r on an open set, x lies on a surface of dimension r, and 𝒫 depends on x alone: that is the
+    constant rank theorem. Behind the bottleneck x is a 2 × 2 matrix of determinant 0, also along the flow."""
+    case = bottleneck()
+    other = along_the_fibre(case)
+    before, behind = (np.linalg.svd(each.dense())[0][:, : case.rank] for each in (case, other))
+    assert np.linalg.norm(behind - before @ (before.T @ behind)) < 1e-9
+    flow = jg.RankAdaptiveFlow(SVD)
+    end = jg.solve_flow(case.problem, flow, case.params, s1=4.0, rank_check=False).params
+    assert np.linalg.norm(case.problem.outputs(end) - case.problem.outputs(case.params)) > 0.1
+    assert abs(np.linalg.det(case.problem.outputs(end))) < 1e-12
 
 
 def test_underparametrized_is_holonomic():

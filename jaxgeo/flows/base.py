@@ -45,7 +45,7 @@ class AbstractFlow(eqx.Module):
 class OutputFlow(eqx.Module):
     """∂ₛx = −g⁻¹∇ₓC(x): the comparison flow, on the outputs themselves.
 
-    Paper: (1.11), and Section 2.3 for another metric
+    Paper: (1.11), (1.12), and Section 2.3 for another metric
 
     Used as `flow(s, outputs, problem)`, with outputs of shape (N, Q).
 
@@ -76,7 +76,7 @@ def _raised(factor: AbstractFactor, gradient: Float[Array, " Q"]) -> Float[Array
 class StandardFlow(AbstractFlow):
     """∂ₛθ = −∇θC = −Dᵀ∇ₓC, the gradient flow in parameter space.
 
-    Paper: (1.9), (1.18)
+    Paper: (1.9), (1.18), (1.19), (1.22), (3.1), (3.7)
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

@@ -21,7 +21,8 @@ def _as_start(start: Float[ArrayLike, "N Q"] | None) -> Float[Array, "N Q"] | No
 class InterpolationFlow(AbstractFlow):
     """∂ₜθ = D⁺(y − x)/(1 − t): the adapted flow in the time t = 1 − e^{-s/N}, which ends at t = 1.
 
-    Paper: arXiv 2408.01517
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517
 
     For an L2 cost, K ≥ QN and D of full rank the outputs walk with constant speed on the straight line from x₀ to y,
     and the cost is (1 − t)²C₀. Errors of x are corrected as the walk goes on, since it always aims at y from where it
@@ -65,7 +66,8 @@ class InterpolationFlow(AbstractFlow):
 class HomotopyFlow(AbstractFlow):
     """∂ₛθ = −(1 − α)∇θC − αD⁺∇ₓC, so ∂ₛx = −((1 − α)DDᵀ + α𝒫)∇ₓC: standard for α = 0, adapted for α = 1.
 
-    Paper: arXiv 2408.01517, Theorem 2.3
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517, Theorem 2.3
 
     Both terms vanish where Dᵀ∇ₓC = 0 and nowhere else, and their scalar product is |𝒫∇ₓC|² ≥ 0, so the equilibria are
     the same for all α.

@@ -51,7 +51,7 @@ class AbstractLiftedFlow(AbstractFlow):
 class OverparametrizedFlow(AbstractLiftedFlow):
     """∂ₛθ = −Dᵀ(DDᵀ)⁻¹∇ₓC, for K ≥ QN and rank(D) = QN: then ∂ₛx = −∇ₓC exactly.
 
-    Paper: (1.26), (2.4)
+    Paper: Theorem 2.1, (1.26)–(1.28), (2.4), (2.5)
 
     **Arguments:**
 
@@ -76,7 +76,7 @@ class OverparametrizedFlow(AbstractLiftedFlow):
 class UnderparametrizedFlow(AbstractLiftedFlow):
     """∂ₛθ = −(DᵀD)⁻¹Dᵀ∇ₓC, for K ≤ QN and rank(D) = K: then ∂ₛx = −𝒫∇ₓC.
 
-    Paper: (5.2), (5.3)
+    Paper: Theorem 5.1, (1.30), (1.31), (5.2), (5.3)
 
     **Arguments:**
 
@@ -101,7 +101,7 @@ class UnderparametrizedFlow(AbstractLiftedFlow):
 class AdaptedFlow(AbstractLiftedFlow):
     """∂ₛθ = −D⁺∇ₓC for D of full rank: (2.4) where K ≥ QN, (5.2) where K < QN.
 
-    Paper: (2.4), (5.2)
+    Paper: (2.4), (5.2); (6.2) where K = QN
 
     **Arguments:**
 
@@ -130,7 +130,7 @@ class AdaptedFlow(AbstractLiftedFlow):
 class RankAdaptiveFlow(AbstractLiftedFlow):
     """∂ₛθ = −D⁺∇ₓC for D of any rank, by least squares: then ∂ₛx = −𝒫∇ₓC.
 
-    Paper: (4.5)
+    Paper: Theorem 4.1, (4.5)–(4.7)
 
     Equal to `AdaptedFlow` at full rank, whose solver it shares; it only makes no demand on the rank. Where singular
     values of D fall below round-off they are left out by a smooth filter, so that the field stays continuous:

@@ -23,7 +23,7 @@ Floats = NDArray[np.floating]
 class Equilibrium:
     """How far a point is from an equilibrium of the flows.
 
-    Paper: (3.10), (4.12), (5.6)
+    Paper: Lemma 3.2, (3.10), (3.11); Theorem 4.2, (4.12); (5.6)
 
     - `gradient`: |∇ₓC|, 0 at a minimum over all outputs.
     - `standard`: |Dᵀ∇ₓC|, the speed of θ along `StandardFlow`.
@@ -52,7 +52,7 @@ class Equilibrium:
     def dimension(self) -> int:
         """K − r, the dimension of the critical manifold through a critical point where D has rank r nearby.
 
-        Paper: (4.13)
+        Paper: Theorem 4.2, (4.14)
         """
         return self.num_params - self.rank
 
@@ -60,7 +60,7 @@ class Equilibrium:
 def equilibrium(problem: Problem, params: Params, rtol: float = 1e-8) -> Equilibrium:
     """How far `params` is from an equilibrium of the standard and of the adapted flow.
 
-    Paper: (3.10), (4.12)
+    Paper: Lemma 3.2, (3.10), (3.11); Theorem 4.2, (4.12); (5.6)
 
     **Arguments:**
 
@@ -140,7 +140,7 @@ class CriticalManifold:
     """The manifold of critical points through one of them, to first order. Vectors are flat, in the order of the
     columns of D; `Jacobian.unravel` makes a velocity of one.
 
-    Paper: (4.13)–(4.17)
+    Paper: Theorem 4.2, (4.13), (4.14)
 
     - `rank`: r, the rank of D.
     - `gradients`: ∇g_α for α = 1…r, of shape (r, K), where M_crit = {g_α = 0}.
@@ -172,7 +172,7 @@ class CriticalManifold:
 def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> CriticalManifold:
     """Tangent and normal space of the critical manifold at the critical point `params`.
 
-    Paper: (4.13)–(4.17)
+    Paper: Theorem 4.2, (4.13), (4.14), (4.16)
 
     D must keep its rank r near `params`: then M_crit is where the r functions g_α = ⟨e_α, ∇ₓC⟩ vanish, and has
     dimension K − r where their gradients are independent. Decomposes K × K matrices.
@@ -215,7 +215,7 @@ def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> C
 def nearest_critical(problem: Problem, params: Params, rank: int, num_steps: int = 8) -> Params:
     """Newton's method from a point near the critical manifold to the manifold, by the shortest step each time.
 
-    Paper: (4.13)
+    Paper: (4.14)
 
     **Arguments:**
 
@@ -263,7 +263,7 @@ def walk_critical(
 ) -> Walk:
     """Walk along the critical manifold from the critical point `params`, by steps along it and Newton steps back to it.
 
-    Paper: (4.13)
+    Paper: (4.14)
 
     The cost stays what it is, as its gradient vanishes all along.
 

@@ -78,7 +78,7 @@ def lift_path(
 ) -> LiftedPath:
     """Follow θ̇ = D⁺γ̇(t) from `params` for t from 0 to 1: the shortest way for the outputs to follow γ.
 
-    Paper: (2.31)
+    Paper: (2.33)
 
     By Dopri8 in steps of equal length. Where D has not rank QN the outputs follow 𝒫γ̇.
 

@@ -14,7 +14,7 @@ def horizontal_projection(
 ) -> PyTree:
     """Pθ̇ = D⁺Dθ̇, the part of a parameter velocity in range(Dᵀ), which is what moves the outputs.
 
-    Paper: (2.3)
+    Paper: (1.25), (2.3)
 
     **Arguments:**
 
@@ -44,7 +44,9 @@ def output_projection(
 ) -> Float[Array, "N Q"]:
     """𝒫v = DD⁺v, the part of an output velocity in range(D), which is what parameters can follow.
 
-    Paper: (4.3), (5.4)
+    Paper: (1.32), (4.2), (5.4), (5.5)
+
+    What is left, v − 𝒫v = 𝒫⊥v, vanishes for the velocity ∂ₛx of the outputs along any flow of the parameters.
 
     **Arguments:**
 

@@ -93,7 +93,7 @@ class RankReport:
 def rank_report(problem: Problem, params: Params) -> RankReport:
     """Rank, condition number, spectrum and weakest directions of DDᵀ at `params`.
 
-    Paper: (2.1), (2.12), (4.1)
+    Paper: (2.1), (2.12), (4.1), (5.1)
 
     From the singular values of D, which keep their relative accuracy down to about eps·σ₁; where D has more than 2²⁴
     entries from the eigenvalues of DDᵀ in float64, which resolve about 1e-7·σ₁. For QN beyond that see
@@ -150,12 +150,12 @@ def _decompose_gram(jacobian: Jacobian) -> tuple[NDArray[np.float64], NDArray[np
 def partial_ranks(
     problem: Problem, params: Params, counts: Sequence[int], order: NDArray[np.integer] | None = None
 ) -> NDArray[np.int64]:
-    """The rank of Σ_{j ≤ k} e_j ⊗ e_j for each k of `counts`, of the K terms that DDᵀ is the sum of.
+    """The rank of Σ_{j ≤ k} |∂x/∂θ_j|² e_j e_jᵀ for each k of `counts`, of the K terms that DDᵀ is the sum of.
 
-    Paper: (2.12), Prop. 2.2
+    Paper: (2.12); Prop. 2.2, (2.14), for independent directions
 
-    e_j = ∂x/∂θ_j is a column of D. If the e_j were independent draws from a distribution with a density, the rank would
-    be min(k, QN) with probability 1.
+    e_j is the direction of ∂x/∂θ_j, a column of D. If the e_j were independent draws from a distribution on the sphere
+    with a density, the rank would be min(k, QN) with probability 1.
 
     **Arguments:**
 

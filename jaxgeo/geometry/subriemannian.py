@@ -21,7 +21,7 @@ from jaxgeo.problem import Params, Problem
 def pullback_metric(problem: Problem, params: Params, first: PyTree, second: PyTree) -> Float[Array, ""]:
     """⟨DV, DW⟩, the Euclidean metric of output space, pulled back to parameter velocities V and W.
 
-    Paper: (2.22)–(2.30), (5.14)
+    Paper: (2.22), (2.25); (5.14), (5.15)
 
     On range(Dᵀ) it is the bundle metric h; where K ≤ QN and D has rank K it is the Riemannian metric g = DᵀD on all
     of parameter space. On ker D it vanishes.
@@ -59,7 +59,7 @@ def pullback_gradient(
 ) -> PyTree:
     """(DᵀD)⁺∇θF, the gradient of F in `pullback_metric`: the horizontal V with ⟨DV, DW⟩ = dF(W) for horizontal W.
 
-    Paper: (2.30), Prop. 2.4; (5.18)
+    Paper: Prop. 2.4, (2.23), (2.24), (2.30); Prop. 5.3, (5.16)–(5.18)
 
     Of the cost it is D⁺∇ₓC, so that −grad C is the adapted flow.
 
@@ -127,7 +127,7 @@ class HorizontalField(eqx.Module):
 def lie_bracket(first: Callable[[Params], PyTree], second: Callable[[Params], PyTree], params: Params) -> PyTree:
     """[V, W] = W′V − V′W at `params`, by a JVP of each field along the other.
 
-    Paper: (2.32)
+    Paper: (2.31)
 
     **Arguments:**
 
@@ -179,7 +179,7 @@ def curvature(
 ) -> PyTree:
     """(1 − P)[V, W], the vertical part of the bracket of the horizontal lifts V = D⁺v and W = D⁺w.
 
-    Paper: (2.31)–(2.33)
+    Paper: (2.31)
 
     It depends on v and w at this point only, and vanishes for all of them just where range(Dᵀ) is integrable. With
     ψ_V = D⁺ᵀV it is (1 − P)(∂_V(Dᵀψ_W) − ∂_W(Dᵀψ_V)), ψ held fixed: derivatives of D⁺ are not needed.
@@ -236,7 +236,7 @@ def _curvature(
 def nonintegrability(problem: Problem, params: Params, rtol: float = 1e-10) -> float:
     """The root mean square of |(1 − P)[Eᵢ, Eⱼ]| over pairs from an orthonormal basis E of range(Dᵀ).
 
-    Paper: (2.33), Remark 5.4
+    Paper: (2.31), Remark 5.4
 
     Zero just where range(Dᵀ) satisfies the Frobenius condition at `params`, as it must for K ≤ QN and D of rank K,
     where nothing is vertical; in units of 1/|θ|. Holds an array of rank² · K numbers.

@@ -31,7 +31,7 @@ class TrappingRecord(NamedTuple):
 def trapping_record(s: float | Float[Array, ""], params: Params, problem: Problem) -> TrappingRecord:
     """|Dᵀ∇ₓC|/|∇ₓC|, for `solve_flow(..., record=trapping_record)`.
 
-    Paper: (3.2)
+    Paper: (3.4)
 
     **Arguments:**
 
@@ -57,7 +57,7 @@ def trapping_record(s: float | Float[Array, ""], params: Params, problem: Proble
 class TrappedInterval:
     """A stretch of an orbit of the standard flow on which |Dᵀ∇ₓC| ≤ ε|∇ₓC|.
 
-    Paper: (3.2)–(3.6), Prop. 3.1
+    Paper: Prop. 3.1, (3.4)–(3.6)
 
     - `epsilon`: ε.
     - `start`, `end`: flow times.
@@ -87,7 +87,7 @@ class TrappedInterval:
 def trapped_intervals(solution: FlowSolution, epsilon: float) -> list[TrappedInterval]:
     """The stretches of an orbit of the standard flow with |Dᵀ∇ₓC| ≤ ε|∇ₓC|, and lower bounds on the time they take.
 
-    Paper: (3.2)–(3.6), Prop. 3.1
+    Paper: Prop. 3.1, (3.4)–(3.6)
 
     For the L2 cost. Between recorded moments the ratio is taken as linear in s, and lengths are summed by the
     trapezoidal rule; `save_at` sets how fine the record is.

@@ -74,7 +74,7 @@ def explain_defect(
 ) -> DefectReport:
     """Integrate twice, with given and with finer steps, and say why the orbit is off the law at `s1`.
 
-    Paper: (2.7), (4.3)
+    Paper: (2.7), (4.7)
 
     e^{s/N}(x − y) is constant along the law; whatever Dθ̇ has beside −(x − y)/N changes it. That is looked at where
     it arises, in float64 with the singular values of the dense D, at `num_times` moments of the orbit.

@@ -49,7 +49,7 @@ class GradientBelow(eqx.Module):
 class TrappingBelow(eqx.Module):
     """log of |Dᵀ∇ₓC| / |∇ₓC| over `ratio`: the standard flow is trapped where that is small.
 
-    Paper: (3.2)–(3.6)
+    Paper: (3.4)
     """
 
     ratio: float

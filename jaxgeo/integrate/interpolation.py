@@ -52,7 +52,8 @@ def solve_interpolation(
 ) -> InterpolationSolution:
     """Integrate `InterpolationFlow` with equal steps from t = 0 to the end point t = 1.
 
-    Paper: arXiv 2408.01517
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517
 
     The self-correcting form is singular at t = 1, where higher-order stages would divide by zero. Its last step is
     therefore Euler's, from 1 − h to 1: with the field −D⁺(x − y)/h it is a full Newton step, and so is each of the

@@ -40,7 +40,8 @@ def spectrum_record(s: Time, params: Params, problem: Problem) -> Float[Array, "
 class LineDeviation(eqx.Module):
     """How far x is off the straight line from x₀ to y, relative to |y − x₀|.
 
-    Paper: arXiv 2408.01517
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517
 
     **Arguments:**
 

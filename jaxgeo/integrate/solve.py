@@ -55,7 +55,7 @@ def solve_flow(
 ) -> FlowSolution:
     """Integrate dθ/ds = flow(s, θ, problem) from `s0` until `s1`, or until the cost reaches `cost_tol`.
 
-    Paper: (2.17)–(2.21) for the stopping time
+    Paper: Theorem 2.3, (2.17)–(2.21), for the stopping time
 
     **Arguments:**
 

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
+from jaxgeo._checks import check_flag
 from jaxgeo.linalg.assembly import Assemble, Samples, factors_of, source_of
+from jaxgeo.linalg.certificate import certified
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import check_memory
 from jaxgeo.linalg.plan import GramPlan, make_layout, make_plan
@@ -25,6 +27,8 @@ class Gram(lx.AbstractLinearOperator):
 
     - `jacobian`: D.
     - `memory`: bytes that the assembly may take, G among them; by default half of what the device has free.
+    - `structured`: pass False to multiply the rows of D, made by VJPs some samples at a time, in place of factors. They
+        cost K/(in + out) times as much for a dense layer, and are found without looking into the network.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -37,26 +41,32 @@ class Gram(lx.AbstractLinearOperator):
 
     jacobian: Jacobian
     memory: int | None = eqx.field(static=True)
+    structured: bool = eqx.field(static=True)
 
-    def __init__(self, jacobian: Jacobian, *, memory: int | None = None):
+    def __init__(self, jacobian: Jacobian, *, memory: int | None = None, structured: bool = True):
         check_memory(memory)
+        check_flag("structured", structured)
         self.jacobian = jacobian
         self.memory = memory
+        self.structured = structured
 
     def mv(self, vector: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return self.jacobian.mv(self.jacobian.T.mv(vector))
 
-    def as_matrix(self, dtype: jnp.dtype | None = None) -> Float[Array, "QN QN"]:
+    def as_matrix(self, dtype: jnp.dtype | None = None, *, certify: bool = True) -> Float[Array, "QN QN"]:
         """G as one array.
 
         **Arguments:**
 
         - `dtype`: in which the factors are multiplied and summed; that of the outputs by default. float64 makes
             the products of float32 factors exact.
+        - `certify`: compare u·Gu with |Dᵀu|² for a random u, which costs a gradient.
 
-        **Raises:** `MemoryError`, before anything is allocated, if G does not fit in `memory`.
+        **Raises:** `MemoryError`, before anything is allocated, if G does not fit in `memory`; a runtime error if the
+        two differ by more than half of their digits.
         """
-        return _matrix(self, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype))
+        matrix = _matrix(self, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype))
+        return certified(self.jacobian, matrix) if certify and self.structured else matrix
 
     def diagonal(self) -> Float[Array, "N Q"]:
         """The diagonal of G, the squared norm of each row of D, without the rest of it."""
@@ -68,7 +78,7 @@ class Gram(lx.AbstractLinearOperator):
 
     def plan(self, dtype: jnp.dtype | None = None) -> GramPlan:
         """How `as_matrix` goes about it: for each leaf its uses, route, flops and bytes. Allocates nothing."""
-        layout = make_layout(self.jacobian)
+        layout = make_layout(self.jacobian, self.structured)
         return make_plan(layout, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype), self.memory)
 
     def transpose(self) -> "Gram":
@@ -83,7 +93,7 @@ class Gram(lx.AbstractLinearOperator):
 
 @eqx.filter_jit
 def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
-    layout = make_layout(gram.jacobian)
+    layout = make_layout(gram.jacobian, gram.structured)
     plan = make_plan(layout, dtype, gram.memory)
     samples = []
     for block, size in enumerate(plan.block_samples):
@@ -100,7 +110,7 @@ def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
 
 @eqx.filter_jit
 def _diagonal(gram: Gram) -> Float[Array, "N Q"]:
-    layout = make_layout(gram.jacobian)
+    layout = make_layout(gram.jacobian, gram.structured)
     plan = make_plan(layout, jnp.dtype(gram.jacobian.outputs.dtype), gram.memory, matrix=False)
     found = []
     for block, size in enumerate(plan.block_samples):

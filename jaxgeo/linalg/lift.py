@@ -26,7 +26,7 @@ def lift(
 ) -> PyTree:
     """D⁺v = argmin |θ̇| over the θ̇ for which |Dθ̇ − v| is smallest.
 
-    Paper: (1.23), (5.2)
+    Paper: Pen[D]v of (1.23), (1.24), (2.2), (2.3), (6.1); (5.2) where K < QN
 
     **Arguments:**
 
@@ -105,7 +105,7 @@ def lift_gradient(
 ) -> tuple[PyTree, LiftInfo]:
     """(DᵀD + λ)⁻¹g for a gradient g in parameter space, λ = damping · trace(DDᵀ)/QN; (DᵀD)⁺g without damping.
 
-    Paper: (5.14), (5.18)
+    Paper: (2.30), (5.17)
 
     g is split into Dᵀw, with w = D⁺ᵀg, and a rest g⊥ in ker D; then it is the (damped) lift of w, and g⊥/λ. So
     for g = Dᵀw it equals the lift of w, and no small λ divides a difference of nearly equal terms.

@@ -69,8 +69,8 @@ class Layout:
         return eqx.filter(parts, eqx.is_array)
 
 
-def make_layout(jacobian: Jacobian) -> Layout:
-    """Trace every block of the problem and choose a route for each leaf."""
+def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
+    """Trace every block of the problem and choose a route for each leaf; VJPs for all unless `structured`."""
     leaves, treedef = jax.tree.flatten(jacobian.trainable)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     traces = []
@@ -78,7 +78,7 @@ def make_layout(jacobian: Jacobian) -> Layout:
         constants, static = eqx.partition((_without_inputs(block), jacobian.frozen), eqx.is_array)
         function = BlockFunction(static, treedef)
         constant_shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), constants)
-        traces.append(SampleTrace(function, shapes, (constant_shapes, block.sample())))
+        traces.append(SampleTrace(function, shapes, (constant_shapes, block.sample()), structured))
     groups = find_groups(traces)
     blocks = jacobian.problem.blocks
     num_samples = tuple(block.num_samples for block in blocks)

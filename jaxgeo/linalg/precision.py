@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxgeo.linalg.tangents import tangent_of
+
 
 def is_available(dtype: jnp.dtype) -> bool:
     """Whether arrays of `dtype` can be made as things stand: float64 needs x64."""
@@ -55,14 +57,36 @@ def _in_float64(fun: Callable[..., Any]) -> Callable[..., Any]:
 def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
     """`jax.lax.cond`, for a rare and dear `true` branch: under `vmap` it still runs only if some member needs it.
 
-    `jax.lax.cond` of a batched predicate computes both branches always. Operands may hold what is no array.
+    `jax.lax.cond` of a batched predicate computes both branches always; so do derivatives of this. Operands, and
+    branches that are modules, may hold what is no array. What a branch only closes over has no derivative.
     """
-    dynamic, static = eqx.partition(operands, eqx.is_array)
+    return _cond_any(predicate, true, false, operands)
 
-    def whole(branch: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *dynamic: branch(*eqx.combine(dynamic, static))
 
-    return _cond_of_arrays(predicate, whole(true), whole(false), *dynamic)
+@eqx.filter_custom_jvp
+def _cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], operands: tuple) -> Any:
+    dynamic, static = eqx.partition((true, false, operands), eqx.is_array)
+
+    def whole(choose: int) -> Callable[..., Any]:
+        def branch(*dynamic: Any) -> Any:
+            parts = eqx.combine(dynamic, static)
+            return parts[choose](*parts[2])
+
+        return branch
+
+    return _cond_of_arrays(predicate, whole(0), whole(1), *dynamic)
+
+
+@_cond_any.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    # `custom_vmap` has no reverse mode, `jax.lax.cond` has.
+    predicate, *rest = primals
+
+    def chosen(rest: list) -> Any:
+        true, false, operands = rest
+        return jax.lax.cond(predicate, lambda: true(*operands), lambda: false(*operands))
+
+    return _cond_any(*primals), tangent_of(chosen, rest, list(tangents[1:]))
 
 
 def _cond_of_arrays(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:

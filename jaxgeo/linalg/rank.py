@@ -32,7 +32,7 @@ class RankRecord(NamedTuple):
 def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -> RankRecord:
     """The rank of D, for `solve_flow(..., record=rank_record)`.
 
-    Paper: (4.1)–(4.3), (4.7)
+    Paper: (4.1), (4.2), (4.7)
 
     Singular values are those of D where it has up to 2²⁴ entries, and else square roots of the eigenvalues of DDᵀ
     in float64, which cannot tell singular values below about 1e-7 of the largest from zero.

@@ -6,14 +6,22 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgeo.linalg.tangents import freeze, tangent_of
+
 
 class SingularValues(eqx.Module):
     """D = QUΣVᵀ for K ≤ QN, of which both kinds of lift are made.
 
+    What is made of them has the derivative in D, and in what else it is given, by rules in which nothing is divided by a
+    difference of singular values on the same side of a cut-off. These factors themselves have none.
+
+    - `matrix`, `scale`: D is `matrix` with its columns times `scale`, or as it is.
     - `orthogonal`: Q; `left`: U, apart from Q because their product takes longer than all that is done with it;
       `values`: the diagonal of Σ, falling; `right`: Vᵀ.
     """
 
+    matrix: Float[Array, "rows K"]
+    scale: Float[Array, " K"] | None
     orthogonal: Float[Array, "rows K"]
     left: Float[Array, "K K"]
     values: Float[Array, " K"]
@@ -21,7 +29,12 @@ class SingularValues(eqx.Module):
 
     def relative(self) -> Float[Array, " K"]:
         """The values in units of the largest, so that no square overflows."""
-        return self.values / jnp.where(self.values[0] > 0, self.values[0], 1)
+        return self.values / self.unit
+
+    @property
+    def unit(self) -> Float[Array, ""]:
+        """The largest singular value, or 1 for D = 0."""
+        return jnp.where(self.values[0] > 0, self.values[0], 1)
 
     @property
     def round_off(self) -> float:
@@ -41,16 +54,16 @@ class SingularValues(eqx.Module):
 
         Paper: (4.5)
         """
-        return (jnp.where(kept, self.coefficients(velocity) / jnp.where(kept, self.values, 1), 0)) @ self.right
+        return _lift(self, velocity, jnp.zeros((), self.values.dtype), kept)
 
     def damped_lift(
         self, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " K"] | None = None
     ) -> Float[Array, " K"]:
-        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `shift` · σ₁², through all directions or those of `among`."""
-        largest = jnp.where(self.values[0] > 0, self.values[0], 1)
-        relative = self.relative()
-        lift = relative * self.coefficients(velocity) / (relative**2 + shift) / largest
-        return (lift if among is None else jnp.where(among, lift, 0)) @ self.right
+        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `shift` · σ₁², through all directions or those of `among`.
+
+        Those of `among` must be above or below all others.
+        """
+        return _lift(self, velocity, shift, jnp.ones(self.values.shape, bool) if among is None else among)
 
     def damping_for_length(
         self, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " K"] | None = None
@@ -61,26 +74,193 @@ class SingularValues(eqx.Module):
         than that anyway. The length falls monotonically with λ, and 1/length is nearly linear in it; so Newton's
         method on 1/length from below needs few steps, each of K multiplications.
         """
-        coefficients, relative = self.coefficients(velocity), self.relative()
-        coefficients = coefficients if among is None else jnp.where(among, coefficients, 0)
-        wanted = length * jnp.where(self.values[0] > 0, self.values[0], 1)
-        floor = jnp.finfo(relative.dtype).eps ** 2
+        return _damping_for_length(
+            self, velocity, length, jnp.ones(self.values.shape, bool) if among is None else among
+        )
 
-        def measure(shift: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            lift = relative * coefficients / (relative**2 + shift)
-            size = jnp.linalg.norm(lift)
-            slope = -jnp.sum(lift**2 / (relative**2 + shift)) / jnp.where(size > 0, size, 1)
-            return size, slope
-
-        def newton(_: Int[ArrayLike, ""], shift: Float[Array, ""]) -> Float[Array, ""]:
-            size, slope = measure(shift)
-            step = (wanted - size) / slope * size / wanted
-            return jnp.where((size > wanted) & jnp.isfinite(step), shift + step, shift)
-
-        return jax.lax.fori_loop(0, 40, newton, jnp.asarray(floor, relative.dtype))
+    def mean_square(self) -> Float[Array, ""]:
+        """trace(DᵀD)/K in units of σ₁²."""
+        return _mean_square(self)
 
 
-def singular_values(orthogonal: Float[Array, "rows K"], triangle: Float[Array, "K K"]) -> SingularValues:
-    """Of D = QR, from the factors: for many rows that takes less than a decomposition at once."""
-    left, values, right = jnp.linalg.svd(triangle, full_matrices=False)
-    return SingularValues(orthogonal, left, values, right)
+def singular_values(
+    matrix: Float[Array, "rows K"],
+    orthogonal: Float[Array, "rows K"],
+    triangle: Float[Array, "K K"],
+    scale: Float[Array, " K"] | None = None,
+) -> SingularValues:
+    """Of `matrix` = QR, from the factors: for many rows that takes less than a decomposition at once.
+
+    With `scale`, of `matrix` with its columns times that.
+    """
+    scaled = freeze(triangle if scale is None else triangle * scale[None])
+    left, values, right = jnp.linalg.svd(scaled, full_matrices=False)
+    return SingularValues(matrix, scale, freeze(orthogonal), left, values, right)
+
+
+def _solve(
+    svd: SingularValues, shift: Float[Array, ""], among: Bool[Array, " K"]
+) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    """φ(ρ) = ρ/(ρ² + s) for ρ = σ/σ₁ and s = `shift`, and φ/ρ; 0 for the singular values that are not `among`."""
+    relative = svd.relative()
+    squared = jnp.where(among, relative**2 + shift, 1)
+    return jnp.where(among, relative / squared, 0), jnp.where(among, 1 / squared, 0)
+
+
+@eqx.filter_custom_jvp
+def _lift(
+    svd: SingularValues, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " K"]
+) -> Float[Array, " K"]:
+    """V φ(Σ/σ₁) Uᵀ v / σ₁."""
+    gain, _ = _solve(svd, shift, among)
+    return (gain * svd.coefficients(velocity) / svd.unit) @ svd.right
+
+
+@_lift.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """The derivative of a function of the singular values, by its divided differences.
+
+    With E = Uᵀ dD V, split into its symmetric part S and its skew part A, it is, beside what moves v and s,
+
+        V (M∘S − P∘A) Uᵀv + V (φ/σ) Vᵀ dDᵀ (1 − UUᵀ) v,
+        M = (φ(σᵢ) − φ(σⱼ)) / (σᵢ − σⱼ),   P = (φ(σᵢ) + φ(σⱼ)) / (σᵢ + σⱼ).
+
+    Among the chosen directions the quotients are (s ∓ σᵢσⱼ)/((σᵢ² + s)(σⱼ² + s)), and 0 among the others.
+
+    Reference: V. Noferini, A formula for the Fréchet derivative of a generalized matrix function, SIAM J. Matrix Anal.
+        Appl. 38, 2017
+    """
+    svd, velocity, shift, among = primals
+    t_svd, t_velocity, t_shift, _ = tangents
+    value = _lift(svd, velocity, shift, among)
+    svd = _differentiable_again(svd)
+    gain, ratio = _solve(svd, shift, among)
+    slope = -gain * ratio
+    found = jnp.zeros_like(value)
+    if t_velocity is not None:
+        found = found + (gain * svd.coefficients(t_velocity)) @ svd.right
+    t_matrix = _tangent_of_matrix(svd, t_svd)
+    coefficients = svd.coefficients(velocity)
+    if t_matrix is not None:
+        inner = _inner(svd, t_matrix)
+        relative = svd.relative()
+        one, both = among[:, None] ^ among[None], among[:, None] & among[None]
+        products, ratios = gain[:, None] * gain[None], ratio[:, None] * ratio[None]
+        sums, gaps = relative[:, None] + relative[None], relative[:, None] - relative[None]
+        minus = (gain[:, None] - gain[None]) / jnp.where(one, gaps, 1)
+        plus = (gain[:, None] + gain[None]) / jnp.where(one, sums, 1)
+        minus = jnp.where(both, shift * ratios - products, jnp.where(one, minus, 0))
+        plus = jnp.where(both, shift * ratios + products, jnp.where(one, plus, 0))
+        turned = (minus * (inner + inner.T) - plus * (inner - inner.T)) / 2
+        rest = velocity - svd.orthogonal @ (velocity @ svd.orthogonal)
+        found = found + (turned @ coefficients) @ svd.right
+        found = found + (ratio * (svd.right @ ((rest @ t_matrix) / svd.unit))) @ svd.right
+        # λ follows σ₁².
+        found = found + 2 * shift * inner[0, 0] * (slope * coefficients) @ svd.right
+    if t_shift is not None:
+        found = found + t_shift * (slope * coefficients) @ svd.right
+    return value, found / svd.unit
+
+
+@eqx.filter_custom_jvp
+def _damping_for_length(
+    svd: SingularValues, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " K"]
+) -> Float[Array, ""]:
+    coefficients, relative = jnp.where(among, svd.coefficients(velocity), 0), svd.relative()
+    wanted = length * svd.unit
+
+    def measure(shift: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        lift = relative * coefficients / (relative**2 + shift)
+        size = jnp.linalg.norm(lift)
+        slope = -jnp.sum(lift**2 / (relative**2 + shift)) / jnp.where(size > 0, size, 1)
+        return size, slope
+
+    def newton(_: Int[ArrayLike, ""], shift: Float[Array, ""]) -> Float[Array, ""]:
+        size, slope = measure(shift)
+        step = (wanted - size) / slope * size / wanted
+        return jnp.where((size > wanted) & jnp.isfinite(step), shift + step, shift)
+
+    return jax.lax.fori_loop(0, 40, newton, _least_shift(svd))
+
+
+def _least_shift(svd: SingularValues) -> Float[Array, ""]:
+    dtype = svd.values.dtype
+    return jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype)
+
+
+@_damping_for_length.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """Where the length holds, that of the lift stays equal to it: x·(dx + ∂x/∂s ds) = |x| d|x|."""
+    svd, velocity, length, among = primals
+    t_svd, t_velocity, t_length, _ = tangents
+    shift = _damping_for_length(*primals)
+    held = shift > _least_shift(svd)
+
+    def lift(parts: tuple) -> Array:
+        svd, velocity, shift = parts
+        # In units in which no square overflows.
+        return _lift(svd, velocity, shift, among) * jax.lax.stop_gradient(svd.unit)
+
+    parts, unit = (svd, velocity, shift), svd.unit
+    value = lift(parts)
+    moved = tangent_of(lift, parts, (t_svd, t_velocity, None))
+    along = tangent_of(lambda shift: lift((svd, velocity, shift)), shift, jnp.ones_like(shift))
+    grown = -jnp.sum(value * moved)
+    if t_length is not None:
+        grown = grown + (length * unit) * (t_length * unit)
+    slope = jnp.sum(value * along)
+    usable = held & (slope < 0)
+    return shift, jnp.where(usable, grown / jnp.where(usable, slope, 1), 0)
+
+
+@eqx.filter_custom_jvp
+def _mean_square(svd: SingularValues) -> Float[Array, ""]:
+    return jnp.mean(svd.relative() ** 2)
+
+
+@_mean_square.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (svd,), (t_svd,) = primals, tangents
+    value = _mean_square(svd)
+    svd = _differentiable_again(svd)
+    t_matrix = _tangent_of_matrix(svd, t_svd)
+    if t_matrix is None:
+        return value, jnp.zeros_like(value)
+    inner, relative = _inner(svd, t_matrix), svd.relative()
+    return value, 2 * (jnp.mean(relative * jnp.diagonal(inner)) - jnp.mean(relative**2) * inner[0, 0])
+
+
+def _inner(svd: SingularValues, tangent: Float[Array, "rows K"]) -> Float[Array, "K K"]:
+    """Uᵀ dD V in units of σ₁."""
+    return svd.left.T @ ((svd.orthogonal.T @ tangent) @ svd.right.T) / svd.unit
+
+
+def _tangent_of_matrix(svd: SingularValues, tangent: SingularValues) -> Float[Array, "rows K"] | None:
+    """dD, or None where D does not move."""
+    parts, moving = (svd.matrix, svd.scale), (tangent.matrix, tangent.scale)
+    if not jax.tree.leaves(moving):
+        return None
+    return tangent_of(lambda parts: parts[0] if parts[1] is None else parts[0] * parts[1][None], parts, moving)
+
+
+@eqx.filter_custom_jvp
+def _factors(svd: SingularValues) -> tuple[Array, Array, Array, Array]:
+    return svd.orthogonal, svd.left, svd.values, svd.right
+
+
+@_factors.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    (svd,), (t_svd,) = primals, tangents
+
+    def decomposed(parts: tuple) -> tuple:
+        matrix, scale = parts
+        orthogonal, triangle = jnp.linalg.qr(matrix)
+        scaled = triangle if scale is None else triangle * scale[None]
+        return orthogonal, *jnp.linalg.svd(scaled, full_matrices=False)
+
+    return _factors(svd), tangent_of(decomposed, (svd.matrix, svd.scale), (t_svd.matrix, t_svd.scale))
+
+
+def _differentiable_again(svd: SingularValues) -> SingularValues:
+    """For second derivatives: the factors with those derivatives that a decomposition has at distinct values."""
+    return SingularValues(svd.matrix, svd.scale, *_factors(svd))

@@ -198,6 +198,8 @@ class SampleTrace:
     - `sites`, `operands`: shapes and dtypes of the ε and of the kept operands.
     - `uses`: the uses found; leaves in `opaque` are used in other ways too, and have to be left unmarked.
     - `num_rows`: Q.
+
+    Where no leaf is marked, as without `mark`, the function itself is called, and nothing is read into it.
     """
 
     def __init__(
@@ -205,14 +207,15 @@ class SampleTrace:
         function: Callable[[list[Array], PyTree], Array],
         leaves: Sequence[jax.ShapeDtypeStruct],
         sample: PyTree[jax.ShapeDtypeStruct],
+        mark: bool = True,
     ):
+        self._function = function
         closed = jax.make_jaxpr(function)(list(leaves), sample)
         self._jaxpr, self._consts = closed.jaxpr, closed.consts
         self.leaves = tuple(leaves)
         self.num_rows = math.prod(closed.out_avals[0].shape)
         self.dtype = closed.out_avals[0].dtype
-        self.mark(frozenset(i for i, leaf in enumerate(leaves) if leaf.shape and math.prod(leaf.shape) > 1))
-        self._sample = sample
+        self.mark(frozenset(i for i, leaf in enumerate(leaves) if mark and math.prod(leaf.shape) > 1))
 
     def mark(self, leaves: frozenset[int]) -> None:
         """Find the uses of these leaves, and of no others."""
@@ -237,6 +240,8 @@ class SampleTrace:
 
     def __call__(self, leaves: Sequence[Array], epsilons: Sequence[Array], sample: PyTree) -> tuple[Array, list[Array]]:
         """(rows of one sample, operands of the uses). The derivative by an ε is the δ of its site."""
+        if not self.marked:
+            return self._function(list(leaves), sample), []
         recorder = Recorder(epsilons)
         rows = self._run(recorder, [*leaves, *(jnp.asarray(leaf) for leaf in jax.tree.leaves(sample))])
         return rows, recorder.operands

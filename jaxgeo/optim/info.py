@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo.linalg.solvers import LiftInfo
+from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
@@ -16,7 +16,7 @@ class DirectionInfo(NamedTuple):
     - `cost`: C on the batch.
     - `predicted`: by how much C falls in a full step (learning rate 1), by the linearised outputs.
     - `damping`: relative to trace(DDᵀ)/QN; 0 for none.
-    - `outcome`, `rank`, `residual`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
+    - `outcome`, `rank`, `residual`, `mismatch`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
     """
 
     cost: Float[Array, ""]
@@ -25,6 +25,7 @@ class DirectionInfo(NamedTuple):
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     residual: Float[Array, ""]
+    mismatch: Float[Array, ""]
 
 
 class StepInfo(NamedTuple):
@@ -39,7 +40,7 @@ class StepInfo(NamedTuple):
     - `fraction`: how much of the computed step was taken; less than 1 after a cap or halvings, 0 if rejected.
     - `norm`: length of the update in parameter space.
     - `accepted`: whether the parameters move.
-    - `outcome`, `rank`, `residual`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
+    - `outcome`, `rank`, `residual`, `mismatch`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
     """
 
     cost: Float[Array, ""]
@@ -53,25 +54,27 @@ class StepInfo(NamedTuple):
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     residual: Float[Array, ""]
+    mismatch: Float[Array, ""]
 
 
 def empty_direction(dtype: jnp.dtype) -> DirectionInfo:
     """Before the first update."""
     zero = jnp.zeros((), dtype)
     integer = jnp.zeros((), jnp.int32)
-    return DirectionInfo(zero, zero, zero, integer, integer - 1, zero)
+    return DirectionInfo(zero, zero, zero, integer, integer - 1, zero, zero)
 
 
 def empty_step(dtype: jnp.dtype) -> StepInfo:
     """Before the first update."""
     zero = jnp.zeros((), dtype)
     integer = jnp.zeros((), jnp.int32)
-    return StepInfo(zero, zero, zero, zero, zero, zero, zero, jnp.zeros((), bool), integer, integer - 1, zero)
+    return StepInfo(zero, zero, zero, zero, zero, zero, zero, jnp.zeros((), bool), integer, integer - 1, zero, zero)
 
 
-def of_lift(lift: LiftInfo, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
-    """`outcome`, `rank` and `residual` in the dtypes of a state."""
-    return lift.outcome.astype(jnp.int32), lift.rank.astype(jnp.int32), lift.residual.astype(dtype)
+def of_lift(lift: LiftInfo, dtype: jnp.dtype) -> tuple[Array, Array, Array, Array]:
+    """`outcome`, `rank`, `residual` and `mismatch` in the dtypes of a state."""
+    residual, mismatch = lift.residual.astype(dtype), lift.mismatch.astype(dtype)
+    return lift.outcome.astype(jnp.int32), lift.rank.astype(jnp.int32), residual, mismatch
 
 
 def step_info(
@@ -84,8 +87,7 @@ def step_info(
     dtype: jnp.dtype,
 ) -> StepInfo:
     """The report of a trial whose step was set to zero if it was rejected."""
-    norm = optax.tree.norm(trial.step)
-    outcome, rank, residual = of_lift(lift, dtype)
+    outcome, rank, residual, mismatch = of_lift(lift, dtype)
     return StepInfo(
         cost=linear.cost.astype(dtype),
         new_cost=trial.cost.astype(dtype),
@@ -93,9 +95,10 @@ def step_info(
         gain_ratio=trial.gain_ratio.astype(dtype),
         damping=damping.astype(dtype),
         fraction=fraction.astype(dtype),
-        norm=jnp.asarray(norm, dtype),
+        norm=norm(trial.step).astype(dtype),
         accepted=accepted,
         outcome=outcome,
         rank=rank,
         residual=residual,
+        mismatch=mismatch,
     )

@@ -14,9 +14,10 @@ from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.solvers.base import SOLVED
 from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.attempt import Attempt, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
+from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 
@@ -60,9 +61,9 @@ class LinearInterpolation(AbstractTransformation):
         velocity, lift = prepared.solve(-linear.residual)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
         # A factor that could not be trusted is none to correct by.
-        most = jnp.where(lift.outcome == SOLVED, self.corrections, 0)
-        attempt = parts_of(linear, step, prepared.correct, most)
-        trial, _, accepted = shorten_growth(linear, attempt, self.max_growth, halvings=0)
+        solved = lift.outcome == SOLVED
+        attempt = Attempt(linear, step, prepared.correct, self.corrections, allowed=solved)
+        trial, _, accepted = shorten_growth(attempt, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)
         info = step_info(linear, trial, fraction, accepted, zero, lift, dtype)
@@ -83,7 +84,10 @@ def linear_interpolation(
 ) -> optax.GradientTransformationExtraArgs:
     """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
 
-    Paper: arXiv 2408.01517, dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other
+    dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other.
+
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517
 
     With `remaining` steps to go the outputs move by (y − x)/remaining; after `num_steps` updates they are where
     Newton's method converges quadratically, and every further update is a full step. For K ≥ QN and D of full rank

@@ -16,11 +16,13 @@ from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import SingularValues, singular_values
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
+from jaxgeo.linalg.tangents import forward_only, freeze, norm
 from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.attempt import Attempt, shorten
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
+from jaxgeo.optim.linearisation import Linearisation, Trial
 from jaxgeo.optim.rank_cutoff import CutoffState, RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling
 from jaxgeo.optim.source import CostOfTargets, Source, source
@@ -29,6 +31,12 @@ from jaxgeo.problem import Problem
 
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
+
+SEARCH_IN_REVERSE = (
+    "`adapted_levenberg_marquardt` with a `linesearch` has derivatives in forward mode only, as the search does not "
+    "say beforehand how long it goes on. Take them by `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps that do "
+    "not lower the cost are halved all the same, and that has both modes."
+)
 
 
 class LevenbergMarquardtState(NamedTuple):
@@ -92,8 +100,8 @@ class LevenbergMarquardt(AbstractTransformation):
         step, search = self._bend(linear, velocity, lambda rows: prepared.solve(rows)[0], state.linesearch)
         # Corrections would undo the acceleration.
         correct = prepared.correct if self.acceleration is None else None
-        attempt = parts_of(linear, step, correct, self.corrections)
-        trial, fraction, accepted = shorten(linear, attempt, self._good, self.halvings)
+        attempt = Attempt(linear, step, correct, self.corrections)
+        trial, fraction, accepted = shorten(attempt, self._good, self.halvings)
         info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
         following = self.damping.update(state.damping, info.gain_ratio, accepted)
         return trial.step, state._replace(damping=following, linesearch=search, info=info)
@@ -102,8 +110,8 @@ class LevenbergMarquardt(AbstractTransformation):
         """By the singular values of D: within a trust region, or where it has lost rank those above a cut-off."""
         matrix = linear.jacobian.as_matrix()
         scale, largest = self.scaling(matrix, state.largest)
-        orthogonal, triangle = jnp.linalg.qr(matrix)
-        scaled = singular_values(orthogonal, triangle * scale[None])
+        orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
+        scaled = singular_values(matrix, orthogonal, triangle, scale)
         state = state._replace(largest=largest)
 
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
@@ -122,7 +130,7 @@ class LevenbergMarquardt(AbstractTransformation):
         """A damped lift of bounded length, in parameters in units of `scale`; `scaled` is of D in these."""
         del triangle
         jacobian, work = linear.jacobian, linear.outputs.dtype
-        start = jnp.linalg.norm(ravel_pytree(linear.trainable)[0] / scale)
+        start = norm(ravel_pytree(linear.trainable)[0] / scale)
         radius = jnp.where(state.radius > 0, state.radius.astype(work), self.trust_region.first(start))
         aim = -linear.residual.reshape(-1)
         shift = scaled.damping_for_length(aim, radius)
@@ -134,10 +142,10 @@ class LevenbergMarquardt(AbstractTransformation):
             jacobian, lift(aim), -linear.residual, jnp.asarray(SOLVED), jnp.asarray(scaled.values.size)
         )
         step, search = self._bend(linear, velocity, lift, state.linesearch)
-        trial, fraction, accepted = shorten(linear, parts_of(linear, step), self._good, halvings=0)
-        damping = shift * len(aim) / jnp.sum(scaled.relative() ** 2)
+        trial, fraction, accepted = shorten(Attempt(linear, step), self._good, halvings=0)
+        damping = shift * len(aim) / (scaled.values.size * scaled.mean_square())
         info = step_info(linear, trial, fraction, accepted, damping, report, state.radius.dtype)
-        length = jnp.linalg.norm(ravel_pytree(step)[0] / scale)
+        length = norm(ravel_pytree(step)[0] / scale)
         slope = jnp.sum(linear.residual * jacobian.mv(step)) / linear.total_weight
         held = length > 0.9 * radius
         radius = self.trust_region.update(radius, length, trial.gain_ratio, slope, trial.decrease, held, trial.finite)
@@ -153,7 +161,7 @@ class LevenbergMarquardt(AbstractTransformation):
     ) -> tuple[PyTree, LevenbergMarquardtState]:
         """A lift through the singular values above the cut-off, of D itself, whose R is `triangle`."""
         del scale
-        svd = singular_values(scaled.orthogonal, triangle)
+        svd = singular_values(scaled.matrix, scaled.orthogonal, triangle)
         trial, fraction, accepted, cutoff, rank = self.cutoff.step(linear, svd, state.cutoff, self._good)
         zero = jnp.zeros((), linear.outputs.dtype)
         _, report = conclude(linear.jacobian, trial.step, -linear.residual, jnp.asarray(DECOMPOSED), rank)
@@ -188,9 +196,10 @@ class LevenbergMarquardt(AbstractTransformation):
         def cost(trainable: PyTree) -> Float[Array, ""]:
             return linear.problem.cost(eqx.combine(trainable, linear.frozen))
 
-        return self.linesearch.update(
+        found = self.linesearch.update(
             velocity, search, linear.trainable, value=linear.cost, grad=linear.gradient, value_fn=cost
         )
+        return forward_only(found, SEARCH_IN_REVERSE)
 
 
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:

@@ -1,16 +1,13 @@
 """The outputs at a point, linearised in a metric, and what a step from there comes to."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.costs import SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.metric import factored
-from jaxgeo.linalg.refinement import refined
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.problem import Problem
 
@@ -150,88 +147,3 @@ class Trial(eqx.Module):
         step = jax.tree.map(lambda leaf: jnp.where(accepted, leaf, jnp.zeros_like(leaf)), self.step)
         cost = jnp.where(accepted, self.cost, linear.cost)
         return Trial(step, cost, self.decrease, self.predicted, self.finite)
-
-
-Attempt = tuple[Float[Array, ""], Trial, Bool[Array, ""]]
-
-
-def shorten(
-    linear: Linearisation,
-    attempt: Callable[[Float[Array, ""]], Trial],
-    good: Callable[[Trial], Bool[Array, ""]],
-    halvings: int = 30,
-) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
-    """What a whole step comes to, or half, a quarter, …: the first that is `good`, after at most `halvings`.
-
-    **Returns:** the last trial, with a step of 0 unless it is good; the fraction of the step that it took, or 0;
-    whether it is good.
-    """
-
-    def go_on(carry: Attempt) -> Bool[Array, ""]:
-        fraction, _, accepted = carry
-        return ~accepted & (fraction > 2.0**-halvings)
-
-    def halve(carry: Attempt) -> Attempt:
-        fraction = carry[0] / 2
-        trial = attempt(fraction)
-        return fraction, trial, good(trial)
-
-    one = jnp.ones((), linear.outputs.dtype)
-    whole = attempt(one)
-    start = (one, whole, good(whole))
-    fraction, trial, accepted = jax.lax.while_loop(go_on, halve, start) if halvings else start
-    return trial.taken_if(accepted, linear), jnp.where(accepted, fraction, 0), accepted
-
-
-def parts_of(
-    linear: Linearisation,
-    step: PyTree,
-    correct: Callable[[Float[Array, "rows R"]], PyTree] | None = None,
-    most: int | Int[Array, ""] = 0,
-    size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] = jnp.linalg.norm,
-) -> Callable[[Float[Array, ""]], Trial]:
-    """What a given fraction of the step comes to, with at most `most` corrections for the bend of the network.
-
-    By D the outputs go along a straight line, and the network bends away from it. A correction lifts what is missing
-    at the end of the line, which costs a forward pass and no new D. It is made as long as that halves the miss, and
-    while the miss is more than a tenth of what would be left of the residual at the end.
-
-    Paper: arXiv 2408.01517 for the straight line
-
-    **Arguments:**
-
-    - `correct`: lifts rows; None for no corrections.
-    - `size`: of the part of rows that `correct` can lift.
-    """
-    if correct is None:
-        return lambda fraction: linear.move(_times(fraction, step))
-    jacobian = linear.jacobian
-    line = jacobian.mv(step)
-
-    def attempt(fraction: Float[Array, ""]) -> Trial:
-        aim = fraction * line
-
-        def miss(part: PyTree) -> tuple[Float[Array, "rows R"], Float[Array, ""]]:
-            missing = aim - (linear.rows_at(part) - jacobian.outputs)
-            return missing, size(missing)
-
-        enough = 0.1 * jnp.linalg.norm(linear.residual + aim)
-        return linear.move(refined(_times(fraction, step), correct, miss, most, enough), aim)
-
-    return attempt
-
-
-def _times(fraction: Float[Array, ""], step: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, step)
-
-
-def shorten_growth(
-    linear: Linearisation,
-    attempt: Callable[[Float[Array, ""]], Trial],
-    factor: float | Float[Array, ""],
-    halvings: int = 30,
-) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
-    """`shorten` a step until its cost is finite and at most `factor` times that here."""
-    cost = linear.cost
-    limit = jnp.asarray(factor, cost.dtype) * cost + jnp.finfo(cost.dtype).tiny
-    return shorten(linear, attempt, lambda trial: trial.finite & (trial.cost <= limit), halvings)

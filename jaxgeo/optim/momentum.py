@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgeo._checks import check_number, is_trainable_leaf
 from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver
+from jaxgeo.linalg.tangents import norm
 from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.attempt import Attempt, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
+from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.source import CostOfTargets, Source, like, source
 from jaxgeo.problem import Problem
 
@@ -67,11 +69,11 @@ class AdaptedMomentum(AbstractTransformation):
         correction, lift = self.solver.solve(linear.jacobian, missing, linear.relative(damping))
         velocity = jax.tree.map(jnp.add, kept, correction)
         rate = value_at(self.learning_rate, state.count, work)
-        length = rate * optax.tree.norm(velocity).astype(work)
+        length = rate * norm(velocity).astype(work)
         cap = jnp.asarray(self.norm_cap, work)
         capped = rate * jnp.where(length > cap, cap / jnp.where(length > cap, length, 1), 1)
         step = jax.tree.map(lambda leaf: capped.astype(leaf.dtype) * leaf, velocity)
-        trial, fraction, accepted = shorten_growth(linear, parts_of(linear, step), self.max_growth)
+        trial, fraction, accepted = shorten_growth(Attempt(linear, step), self.max_growth)
         fraction = fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
         # A velocity that a cap or a halving had to hold back is not kept at its full length.
         velocity = jax.tree.map(
@@ -102,7 +104,8 @@ def adapted_momentum(
     on a full batch the fixed points are those of the adapted flow. The incoming gradients only give the form of the
     updates: chain what changes gradients after it.
 
-    Paper: beyond the source; G. Goldshlager, N. Abrahamsen, L. Lin, arXiv 2401.10190
+    Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
+    neural network wavefunctions, 2024, arXiv 2401.10190
 
     **Arguments:**
 

@@ -7,11 +7,14 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.singular import SingularValues
-from jaxgeo.optim.linearisation import Linearisation, Trial, parts_of, shorten
+from jaxgeo.linalg.tangents import norm
+from jaxgeo.optim.attempt import Attempt, shorten
+from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
 class CutoffState(NamedTuple):
@@ -98,7 +101,7 @@ class RankCutoff(eqx.Module):
         - `good`: whether a trial is to be taken.
         """
         fine, coarse = svd.kept(state.fine), svd.kept(state.coarse)
-        trial, fraction, accepted = shorten(linear, self._through(linear, svd, fine), good, self.halvings)
+        trial, fraction, accepted = shorten(self._through(linear, svd, fine), good, self.halvings)
         factor = jnp.where(fraction <= self.bad, self.increase, jnp.where(fraction >= self.good, 1 / self.decrease, 1))
 
         whole, beyond, radius = self._beyond(linear, svd, coarse, state.radius.astype(linear.cost.dtype))
@@ -131,11 +134,11 @@ class RankCutoff(eqx.Module):
         aim = -linear.residual.reshape(-1)
         one = jnp.ones((), radius.dtype)
         whole = self._through(linear, svd, coarse)(one)
-        radius = jnp.where(radius > 0, radius, jnp.linalg.norm(svd.lift(aim, coarse)))
+        radius = jnp.where(radius > 0, radius, norm(svd.lift(aim, coarse)))
         rest = svd.damped_lift(aim, svd.damping_for_length(aim, radius, ~coarse), ~coarse)
         beyond = self._through(linear, svd, coarse, rest)(one)
 
-        length = jnp.linalg.norm(rest)
+        length = norm(rest)
         predicted = beyond.predicted - whole.predicted
         gain = (whole.cost - beyond.cost) / jnp.where(predicted > 0, predicted, 1)
         larger = jnp.where(gain >= 0.75, jnp.maximum(radius, 2 * length), radius)
@@ -148,16 +151,25 @@ class RankCutoff(eqx.Module):
         svd: SingularValues,
         kept: Bool[Array, " K"],
         rest: Float[Array, " K"] | None = None,
-    ) -> Callable[[Float[Array, ""]], Trial]:
+    ) -> Attempt:
         """Parts of a corrected step through the directions that are kept, with `rest` added."""
         jacobian = linear.jacobian
         step = svd.lift(-linear.residual.reshape(-1), kept)
 
-        def lift(rows: Float[Array, "rows R"]) -> PyTree:
-            return jacobian.unravel(svd.lift(rows.reshape(-1), kept))
-
-        def size(rows: Float[Array, "rows R"]) -> Float[Array, ""]:
-            return jnp.linalg.norm(jnp.where(kept, svd.coefficients(rows.reshape(-1)), 0))
-
+        through = _Through(linear.trainable, svd, kept)
         whole = jacobian.unravel(step if rest is None else step + rest)
-        return parts_of(linear, whole, lift, self.corrections, size)
+        return Attempt(linear, whole, through.lift, self.corrections, size=through.size)
+
+
+class _Through(eqx.Module):
+    """What the directions that are kept make of rows."""
+
+    trainable: PyTree
+    svd: SingularValues
+    kept: Bool[Array, " K"]
+
+    def lift(self, rows: Float[Array, "rows R"]) -> PyTree:
+        return ravel_pytree(self.trainable)[1](self.svd.lift(rows.reshape(-1), self.kept))
+
+    def size(self, rows: Float[Array, "rows R"]) -> Float[Array, ""]:
+        return jnp.linalg.norm(jnp.where(self.kept, self.svd.coefficients(rows.reshape(-1)), 0))

@@ -1,10 +1,12 @@
 """Scales of the parameters, for problems whose parameters differ by orders of magnitude."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import check_count
+from jaxgeo.linalg.tangents import norm
 
 
 class ColumnScaling(eqx.Module):
@@ -14,7 +16,8 @@ class ColumnScaling(eqx.Module):
     D is small enough to be built for its column norms, and no single column can be traded for others, as it can
     in a network with more parameters than outputs.
 
-    Paper: J. J. Moré, The Levenberg–Marquardt algorithm: implementation and theory (1978), Section 6
+    Reference: J. J. Moré, The Levenberg–Marquardt algorithm: implementation and theory, 1978, Lecture Notes in
+    Mathematics 630, Section 6
     """
 
     max_params: int = eqx.field(static=True, default=1024)
@@ -30,6 +33,6 @@ class ColumnScaling(eqx.Module):
         self, matrix: Float[Array, "rows K"], largest: Float[Array, " K"]
     ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
         """The scales S, so that DS has columns of norm 1 at most, and the largest norms so far."""
-        norms = jnp.linalg.norm(matrix, axis=0).astype(largest.dtype)
+        norms = jax.vmap(norm, in_axes=1)(matrix).astype(largest.dtype)
         largest = jnp.maximum(largest, jnp.where(jnp.isfinite(norms), norms, 0))
         return (1 / jnp.where(largest > 0, largest, 1)).astype(matrix.dtype), largest

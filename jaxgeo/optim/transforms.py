@@ -13,10 +13,11 @@ from jaxgeo._checks import check_number
 from jaxgeo.linalg.lift import check_solver, lift_gradient
 from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
 from jaxgeo.metrics import AbstractMetric
+from jaxgeo.optim.attempt import Attempt, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import DirectionInfo, StepInfo, empty_direction, empty_step, of_lift, step_info
-from jaxgeo.optim.linearisation import Linearisation, parts_of, shorten_growth
+from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 
@@ -110,7 +111,7 @@ class AdaptedGradientDescent(AbstractTransformation):
         direction, damping, lift = self.metric.direction(linear.restrict(gradient), linear, state.count)
         rate = value_at(self.learning_rate, state.count, linear.outputs.dtype)
         step = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, direction)
-        trial, fraction, accepted = shorten_growth(linear, parts_of(linear, step), self.max_growth)
+        trial, fraction, accepted = shorten_growth(Attempt(linear, step), self.max_growth)
         info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
         return linear.embed(trial.step), StepState(next_count(state.count), info)
 

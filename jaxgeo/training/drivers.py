@@ -1,6 +1,7 @@
 """A flow or an optimizer, advanced part by part, so that a run can be watched, kept and left between two parts."""
 
 import enum
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo import RESULTS, solve_flow
 from jaxgeo.flows import AbstractFlow
+from jaxgeo.linalg.certificate import FAULT
+from jaxgeo.linalg.solvers.base import CONTRADICTED
 from jaxgeo.optim.source import CostOfTargets
 from jaxgeo.problem import Params, Problem
 
@@ -237,6 +240,7 @@ class OptimizerDriver:
         )
         after = State(params, np.asarray(first + count), state.s, inner)
         row = self._row(after)
+        self._warn_of_contradictions(inner)
         outcome, message = None, ""
         if not np.isfinite(row["cost"]):
             outcome, message = Outcome.FAILED, "the cost is no longer finite; a smaller learning rate may help"
@@ -245,6 +249,12 @@ class OptimizerDriver:
         elif first + count >= most:
             outcome = Outcome.MAX_STEPS
         return Part(after, [*rows, row], outcome, message)
+
+    @staticmethod
+    def _warn_of_contradictions(state: PyTree) -> None:
+        outcomes = [value for _, value in optax.tree.get_all_with_path(state, "outcome") if eqx.is_array(value)]
+        if any(int(value) == CONTRADICTED for value in outcomes):
+            warnings.warn(f"{FAULT} Lifts go on by rows of D, which is right, but slow.", stacklevel=2)
 
     def _row(self, state: State) -> Row:
         cost, scores = _measure(self.record, self.batches.problem, state.params)

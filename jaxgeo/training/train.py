@@ -63,7 +63,7 @@ class Setup:
 def prepare(task: Task, config: Config) -> Setup:
     """Build network and problem, and find the rank of D and the stopping time.
 
-    Paper: (2.12), (2.18)
+    Paper: (2.1), (2.18)
 
     **Raises:** `ValueError` if the flow or optimizer has no such name, or takes no such option; if rank(D) is too small
     for the flow, or K does not suit it.

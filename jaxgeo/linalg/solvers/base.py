@@ -11,11 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import MOST, check_number
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.tangents import norm
 
 Damping = float | Float[Array, ""] | None
 
 
-SOLVED, DAMPED, DECOMPOSED, FAILED = range(4)
+SOLVED, DAMPED, DECOMPOSED, FAILED, CONTRADICTED = range(5)
 
 
 def check_damping(damping: Any) -> None:
@@ -31,14 +32,18 @@ class LiftInfo(NamedTuple):
     """How a lift went. Arrays only and always the same ones, so that it can be carried through a scan.
 
     - `outcome`: 0 solved; 1 solved again with damping; 2 by an eigendecomposition or singular values after a
-        factorisation failed; 3 not solved, as D or the velocity is not finite: the lift is then 0.
+        factorisation failed; 3 not solved, as D or the velocity is not finite: the lift is then 0; 4 solved with rows
+        of D in place of the factors of each leaf, as DDᵀ from those contradicted products with D.
     - `rank`: numerical rank of D where the solver knows it, else −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
+    - `mismatch`: how far DDᵀ, as it was assembled, is off products with D: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift,
+        in units of √QN mean eigenvalues. A right G leaves round-off; 0 where no G was assembled or it was not compared.
     """
 
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     residual: Float[Array, ""]
+    mismatch: Float[Array, ""]
 
 
 class AbstractLiftSolver(eqx.Module):
@@ -63,8 +68,9 @@ class Prepared(NamedTuple):
     """Lifts that share a factorisation.
 
     - `solve`: of a velocity, as `AbstractLiftSolver.solve`.
-    - `correct`: of what is missing somewhere, once through the factors: without refinement, report and derivative. None
-        for a solver that would start anew for each.
+    - `correct`: of what is missing somewhere, once through the factors: without refinement and report, and with the
+        derivative of the lift. A module, so that rules for derivatives can see what it holds. None for a solver that
+        would start anew for each.
     """
 
     solve: Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]]
@@ -72,7 +78,12 @@ class Prepared(NamedTuple):
 
 
 def conclude(
-    jacobian: Jacobian, solution: PyTree, velocity: Float[Array, "N Q"], outcome: Int[Array, ""], rank: Int[Array, ""]
+    jacobian: Jacobian,
+    solution: PyTree,
+    velocity: Float[Array, "N Q"],
+    outcome: Int[Array, ""],
+    rank: Int[Array, ""],
+    mismatch: Float[Array, ""] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
     """The solution with its report; 0 and the outcome 3 in place of a solution that is not finite."""
     finite = is_finite((solution, velocity))
@@ -81,14 +92,16 @@ def conclude(
     residual = relative_norm(jacobian.mv(solution) - velocity, velocity)
     outcome = jnp.where(finite, outcome, FAILED).astype(jnp.int32)
     residual = jnp.where(jnp.isfinite(residual), residual, jnp.ones_like(residual))
-    return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual)
+    mismatch = jnp.zeros_like(residual) if mismatch is None else jax.lax.stop_gradient(mismatch.astype(residual.dtype))
+    return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual, mismatch)
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:
     """|error| / |scale|, and 0 where the scale is 0; nothing overflows or underflows on the way."""
     largest = jnp.max(jnp.abs(scale))
     unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    ratio = jnp.linalg.norm(jnp.ravel(error / unit)) / jnp.linalg.norm(jnp.ravel(scale / unit))
+    size = norm(scale / unit)
+    ratio = norm(error / unit) / jnp.where(largest == 0, jnp.ones_like(size), size)
     return jnp.where(largest == 0, jnp.zeros_like(ratio), ratio)
 
 

@@ -12,7 +12,8 @@ from jaxgeo.linalg.shards import on_shards, replicated, sharded
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.factor import Factor, Factorise
-from jaxgeo.linalg.solvers.sides import finish_columns, freeze, gram_dtype, gram_floor, relative_shift
+from jaxgeo.linalg.solvers.sides import finish_columns, gram_dtype, gram_floor, relative_shift
+from jaxgeo.linalg.tangents import freeze
 from jaxgeo.problem import Block
 
 

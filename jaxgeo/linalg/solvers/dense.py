@@ -14,8 +14,9 @@ from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.factor import Factor, spectral_factor, triangular_factor
-from jaxgeo.linalg.solvers.sides import data_floor, finish_columns, finish_rows, freeze, gram_dtype, relative_shift
+from jaxgeo.linalg.solvers.sides import data_floor, finish_columns, finish_rows, gram_dtype, relative_shift
 from jaxgeo.linalg.solvers.triangular import cholesky_solve, upper_cholesky
+from jaxgeo.linalg.tangents import freeze
 
 
 class Attempt(enum.Enum):

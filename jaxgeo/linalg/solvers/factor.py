@@ -27,6 +27,7 @@ class Factor(NamedTuple):
         after a product with D: XLA makes one division of two that follow one another.
     - `outcome`, `rank`: as in `LiftInfo`.
     - `trusted`: whether A/t + μ is well enough conditioned for this factor.
+    - `shift`: μ, with what was added to it after a failure.
     """
 
     matrix: Float[Array, "n n"]
@@ -37,6 +38,7 @@ class Factor(NamedTuple):
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     trusted: Bool[Array, ""]
+    shift: Float[Array, ""]
 
     def apply(self, rhs: PyTree) -> PyTree:
         """The inverse times `rhs`, a pytree of n numbers."""
@@ -47,6 +49,14 @@ class Factor(NamedTuple):
         """The part of `rhs` in the directions left out; 0 for a Cholesky factor, which leaves out none."""
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
+
+    def is_sharp(self) -> Bool[Array, ""]:
+        """Whether each direction is kept or left out in full, so that what is left of a right side can be solved for."""
+        return in_dtype(_is_sharp, self.matrix.dtype)(self)
+
+
+def _is_sharp(factor: Factor) -> Bool[Array, ""]:
+    return jnp.all((factor.share == 0) | (factor.share == 1))
 
 
 def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -61,9 +71,17 @@ def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def spectral(factor: Factor, rest: Array) -> Array:
+        for _ in range(2):
+            # Once more, for the round-off along what is kept, which the inverse would blow up again.
+            rest = rest - factor.matrix @ (factor.share * (factor.matrix.T @ rest))
+        return rest
+
+    def triangular(factor: Factor, rest: Array) -> Array:
+        return jnp.zeros_like(rest)
+
     vector = rhs.astype(factor.matrix.dtype)
-    kept = factor.matrix @ (factor.share * (factor.matrix.T @ vector))
-    return jnp.where(factor.spectral, vector - kept, jnp.zeros_like(kept)).astype(rhs.dtype)
+    return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
 
 
 class Scaled(NamedTuple):
@@ -162,7 +180,8 @@ def triangular_factor(
         )
     ones = jnp.ones(n, upper.dtype)
     rank = jnp.asarray(n if shift is None else -1, jnp.int32)
-    return Factor(upper, ones, ones, jnp.zeros((), bool), root, jnp.asarray(outcome, jnp.int32), rank, trusted)
+    shift = jnp.zeros((), upper.dtype) if shift is None else shift
+    return Factor(upper, ones, ones, jnp.zeros((), bool), root, jnp.asarray(outcome, jnp.int32), rank, trusted, shift)
 
 
 def _is_sound(known: Bool[Array, ""], upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
@@ -211,11 +230,11 @@ def spectral_factor(
     largest = jnp.max(singular)
     share = cutoff(singular / jnp.where(largest > 0, largest, 1), floor)
     least = jnp.where(largest > 0, (floor * largest) ** 2, 1)
-    damped = 1 / (singular**2 + jnp.maximum(shift, least))
+    shift = jnp.where(shift > 0, jnp.maximum(shift, least), 0)
     kept = share / jnp.where(share > 0, singular**2, 1)
-    weights = jnp.where(shift > 0, damped, kept)
+    weights = jnp.where(shift > 0, 1 / (singular**2 + shift), kept)
     rank = jnp.sum(share > 0.5, dtype=jnp.int32)
-    return Factor(vectors, weights, share, jnp.ones((), bool), root, outcome, rank, jnp.ones((), bool))
+    return Factor(vectors, weights, share, jnp.ones((), bool), root, outcome, rank, jnp.ones((), bool), shift)
 
 
 def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.factor import Factor
+from jaxgeo.linalg.tangents import attach, tangent_of
 
 
 class AbstractInverse(eqx.Module):
@@ -63,7 +64,7 @@ def inverse(
 
         dx = H(d rhs − dA x) + H H dA C rhs + C dA H x
     """
-    return _linear(factor.apply, rhs)
+    return linear(factor.apply, rhs)
 
 
 @inverse.def_jvp
@@ -77,23 +78,14 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     def solve(vector: PyTree) -> PyTree:
         return inverse(operator, factor, shift, vector)
 
-    def leave_out(vector: PyTree) -> PyTree:
-        value = _linear(factor.complement, vector)
-        carrier = jax.tree.map(
-            lambda all, kept: jnp.where(factor.spectral, all - kept, jnp.zeros_like(all)),
-            vector,
-            operator.mv(solve(vector)),
-        )
-        return attach(value, carrier)
-
     x = solve(rhs)
     parts = [] if t_rhs is None else [t_rhs]
     others = []
-    if _is_perturbed(t_operator):
+    if is_perturbed(t_operator):
         parts.append(jax.tree.map(jnp.negative, tangent_mv(x)))
         if shift is None:
-            parts.append(solve(tangent_mv(leave_out(rhs))))
-            others.append(leave_out(tangent_mv(solve(x))))
+            parts.append(solve(tangent_mv(left_out(operator, factor, rhs))))
+            others.append(left_out(operator, factor, tangent_mv(solve(x))))
     if t_shift is not None:
         parts.append(jax.tree.map(lambda leaf: -t_shift * leaf, x))
     if not parts:
@@ -102,31 +94,24 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     return x, jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), solve(total), *others)
 
 
-def _is_perturbed(tangent: PyTree) -> bool:
+def left_out(operator: Operator, factor: Factor | AbstractInverse, vector: PyTree) -> PyTree:
+    """The part of a vector in the directions that the pseudo-inverse leaves out, with its derivative at a fixed rank."""
+    carrier = jax.tree.map(
+        lambda all, kept: jnp.where(factor.spectral, all - kept, jnp.zeros_like(all)),
+        vector,
+        operator.mv(inverse(operator, factor, None, vector)),
+    )
+    return attach(linear(factor.complement, vector), carrier)
+
+
+def is_perturbed(tangent: PyTree) -> bool:
+    """Whether anything moves."""
     return len(jax.tree.leaves(tangent)) > 0
 
 
-def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: PyTree) -> PyTree:
-    """The derivative of `function` at `primal` along `tangent`, which is None at what does not move."""
-    moving = jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=lambda leaf: leaf is None)
-    dynamic, static = eqx.partition(primal, moving)
-    return jax.jvp(lambda dynamic: function(eqx.combine(dynamic, static)), (dynamic,), (tangent,))[1]
-
-
-def _linear(function: Callable[[PyTree], PyTree], rhs: PyTree) -> PyTree:
+def linear(function: Callable[[PyTree], PyTree], rhs: PyTree) -> PyTree:
     """`function(rhs)`, known to be linear and symmetric, so that it has derivatives in rhs."""
     return jax.lax.custom_linear_solve(lambda y: y, rhs, lambda _, y: function(y), symmetric=True)
-
-
-@jax.custom_jvp
-def attach(value: PyTree, carrier: PyTree) -> PyTree:
-    """`value`, with the derivative of `carrier`, which is the same quantity computed less precisely."""
-    return value
-
-
-@attach.defjvp
-def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    return attach(*primals), tangents[1]
 
 
 @eqx.filter_custom_jvp
@@ -140,7 +125,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     jacobian, root = primals
     t_jacobian, _ = tangents
     one = jnp.ones_like(root)
-    if not _is_perturbed(t_jacobian):
+    if not is_perturbed(t_jacobian):
         return one, jnp.zeros_like(one)
     # Of the second and higher derivatives of the ratio only those through the tangent are kept, which is exact, as
     # the root does not move.

@@ -11,8 +11,8 @@ from jaxgeo._checks import check_count, check_flag, check_kind, check_positive, 
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
-from jaxgeo.linalg.solvers.inverse import AbstractInverse, RowOperator, attach, inverse
-from jaxgeo.linalg.solvers.sides import freeze
+from jaxgeo.linalg.solvers.inverse import AbstractInverse, RowOperator, inverse
+from jaxgeo.linalg.tangents import attach, freeze
 
 
 class Nystrom(eqx.Module):

@@ -1,6 +1,7 @@
 """The lift on the side of the rows: by a factorisation of G = DDᵀ, of size QN, whatever K is."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -9,6 +10,7 @@ from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.solvers.base import (
+    CONTRADICTED,
     DAMPED,
     DECOMPOSED,
     SOLVED,
@@ -22,14 +24,15 @@ from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_fac
 from jaxgeo.linalg.solvers.dense import Attempt, dense_lift
 from jaxgeo.linalg.solvers.factor import Factor, Factorise, decompose, normalise
 from jaxgeo.linalg.solvers.sides import (
+    RowLift,
+    contradicts,
     finish_rows,
-    freeze,
     gram_dtype,
     gram_floor,
     refined_lift,
     relative_shift,
-    through_rows,
 )
+from jaxgeo.linalg.tangents import freeze
 
 
 class GramCholesky(AbstractLiftSolver):
@@ -43,6 +46,11 @@ class GramCholesky(AbstractLiftSolver):
     cond(D)²·eps towards cond(D)·eps. And the condition number is measured from the factor: where D has lost rank,
     or lies beyond what G resolves (cond(D) about 1e6), eigenvalues of G and a smooth cut-off take over.
 
+    Each lift also certifies G: what it says of the solution is compared with what products with D say, which the first
+    refinement computes anyway. Where round-off cannot explain the difference (`LiftInfo.mismatch`), the lift is made
+    once more with a G from rows of D in place of the factors of each leaf, without refinement. That costs as much as
+    a dense D, and the outcome says so.
+
     **Arguments:**
 
     - `refinements`: at most how often to refine, each one JVP, one VJP and two triangular solves.
@@ -50,6 +58,7 @@ class GramCholesky(AbstractLiftSolver):
     - `cutoff`: of the eigenvalues, where they are needed.
     - `dense_fallback`: answer a failure by QR and singular values of the dense D in place of eigenvalues of G.
     - `max_decomposition`: QN up to which eigenvalues are affordable; above, a failure is answered by damping.
+    - `certify`: pass False to take G as it was assembled.
     """
 
     refinements: int = eqx.field(static=True, default=4)
@@ -57,11 +66,13 @@ class GramCholesky(AbstractLiftSolver):
     cutoff: AbstractCutoff = SmoothCutoff()
     dense_fallback: bool = eqx.field(static=True, default=False)
     max_decomposition: int = eqx.field(static=True, default=4096)
+    certify: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
         check_count("refinements", self.refinements, least=0)
         check_count("max_decomposition", self.max_decomposition, least=0)
         check_flag("dense_fallback", self.dense_fallback)
+        check_flag("certify", self.certify)
         check_factoring(self.cutoff, "gram_dtype", self.gram_dtype)
 
     def solve(
@@ -76,34 +87,51 @@ class GramCholesky(AbstractLiftSolver):
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
         factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition, rescue=not dense)
         one = jnp.ones((), own)
-        factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype), shift, one)
+        factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype, certify=False), shift, one)
 
         def rescue(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: None) -> tuple[Factor, PyTree]:
             found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64), Attempt.NOTHING)
             return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
 
+        def without_factors(
+            factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array | None
+        ) -> tuple[Factor, PyTree]:
+            try:
+                matrix = Gram(jacobian, structured=False).as_matrix(dtype)
+            except MemoryError:
+                return factor, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), value)
+            # As little program as will do for what never happens: with damping Cholesky's factorisation does.
+            plain = Factorise(self.cutoff, factorise.floor, self.max_decomposition, rescue=shift is None)
+            found, _ = in_dtype(plain, dtype)(matrix, shift, one)
+            return found, refined_lift(jacobian, found, shift, aim, 0)[0]
+
         def again(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array) -> tuple[Factor, PyTree]:
             # As much more damping as the refinement needs, λ_max being QN mean eigenvalues at most.
             more = shift + 4 * float(jnp.finfo(own).eps) * aim.size
-            found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype), more, one)
+            found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype, certify=False), more, one)
             found = found._replace(outcome=jnp.maximum(found.outcome, DAMPED))
-            return found, refined_lift(jacobian, found, more, aim, self.refinements)
+            return found, refined_lift(jacobian, found, more, aim, self.refinements)[0]
 
         def keep(factor: Factor, value: PyTree, *operands: PyTree) -> tuple[Factor, PyTree]:
             return factor, value
 
         def solve(velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
             aim = freeze(velocity)
-            found, value = factor, refined_lift(still, factor, shift, aim, self.refinements)
+            found = factor
+            value, mismatch = refined_lift(still, factor, shift, aim, self.refinements)
+            contradicted = contradicts(mismatch, aim.size, dtype) if self.certify else jnp.zeros((), bool)
             if dense:
-                found, value = cond_any(~found.trusted, rescue, keep, found, value, still, aim, shift)
+                found, value = cond_any(~found.trusted | contradicted, rescue, keep, found, value, still, aim, shift)
+            elif self.certify:
+                found, value = cond_any(contradicted, without_factors, keep, found, value, still, aim, shift)
+            found = found._replace(outcome=jnp.where(contradicted, CONTRADICTED, found.outcome))
             if shift is not None and dtype != own:
                 # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
-                lost = relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3
+                lost = (relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3) & ~contradicted
                 found, value = cond_any(lost, again, keep, found, value, still, aim, shift)
-            return finish_rows(jacobian, velocity, damping, found, value)
+            return finish_rows(jacobian, velocity, damping, found, value, mismatch)
 
-        return Prepared(solve, lambda rows: through_rows(still, factor, rows)[1])
+        return Prepared(solve, RowLift(jacobian, factor, damping))
 
 
 class GramEigh(AbstractLiftSolver):
@@ -132,9 +160,11 @@ class GramEigh(AbstractLiftSolver):
         still, aim = freeze((jacobian, velocity))
         shift = freeze(relative_shift(jacobian, damping, rows=True))
         decompose_gram = _Decompose(self.cutoff, gram_floor(jacobian, dtype))
-        factor = in_dtype(decompose_gram, dtype)(Gram(still).as_matrix(dtype), shift, jnp.ones((), aim.dtype))
-        value = refined_lift(still, factor, shift, aim, 1)
-        return finish_rows(jacobian, velocity, damping, factor, value)
+        one = jnp.ones((), aim.dtype)
+        # Beside eigenvalues the certificate of G itself costs nothing.
+        factor = in_dtype(decompose_gram, dtype)(Gram(still).as_matrix(dtype), shift, one)
+        value, mismatch = refined_lift(still, factor, shift, aim, 1)
+        return finish_rows(jacobian, velocity, damping, factor, value, mismatch)
 
 
 class _Decompose(eqx.Module):

@@ -3,18 +3,16 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxgeo.linalg.certificate import half_the_digits
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
 from jaxgeo.linalg.solvers.factor import Factor
-from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, attach, inverse, trace_ratio
-
-
-def freeze(tree: PyTree) -> PyTree:
-    """The same without derivatives: what a factorisation is made from."""
-    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+from jaxgeo.linalg.solvers.implicit import column_lift, row_lift
+from jaxgeo.linalg.solvers.inverse import trace_ratio
+from jaxgeo.linalg.tangents import attach
 
 
 def relative_shift(jacobian: Jacobian, damping: Damping, rows: bool) -> Float[Array, ""] | None:
@@ -50,26 +48,21 @@ def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
     return max(data_floor(jacobian), formed, projected)
 
 
-def through_rows(jacobian: Jacobian, factor: Factor, rows: Float[Array, "N Q"]) -> tuple[Array, PyTree]:
-    """ψ and Dᵀψ of rows, once through a factor of G."""
-    psi = factor.apply(rows)
-    return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
-
-
 def refined_lift(
     jacobian: Jacobian,
     factor: Factor,
     shift: Float[Array, ""] | None,
     velocity: Float[Array, "N Q"],
     refinements: int,
-) -> PyTree:
-    """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves.
+) -> tuple[PyTree, Float[Array, ""]]:
+    """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves; and the mismatch of G.
 
     Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
     """
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
-        return through_rows(jacobian, factor, rows)
+        psi = factor.apply(rows)
+        return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
 
     def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
         psi, solution = value
@@ -77,20 +70,79 @@ def refined_lift(
         defect = defect if shift is None else defect - shift * psi
         return defect, relative_norm(defect, velocity)
 
+    first = correct(velocity)
+    mismatch = _mismatch(factor, shift, velocity, first[0], measure(first)[0])
     round_off = accumulated_eps(velocity.size, velocity.dtype)
-    return refined(correct(velocity), correct, measure, refinements, round_off)[1]
+    (_, solution), _ = refined(first, correct, measure, refinements, round_off)
+    return solution, mismatch
+
+
+def _mismatch(
+    factor: Factor,
+    shift: Float[Array, ""] | None,
+    velocity: Float[Array, "N Q"],
+    psi: Float[Array, "N Q"],
+    defect: Float[Array, "N Q"],
+) -> Float[Array, ""]:
+    """|Gψ − D(Dᵀψ)| / (√n·t·|ψ|) for the ψ of a lift, G the factored matrix and t its mean eigenvalue.
+
+    However ill-conditioned G is, ψ has a small backward error: (G + λ)ψ = v up to c·eps·|G|·|ψ|, or what is left of
+    v after a cut-off. Products with D add errors of that size in their own dtype. Since |G| is n·t at most, a right
+    G leaves no more than c·eps·√n, and one with an error E leaves |Eψ|/(√n·t·|ψ|). Whether v can be reached does
+    not matter here, which it does to the residual of the lift.
+
+    Reference: J. L. Rigal and J. Gaches, On the compatibility of a given solution with the data of a linear system,
+    J. ACM 14 (1967), 543–548
+
+    - `defect`: v − D(Dᵀψ) − λψ.
+    """
+    # What the solution leaves of v on purpose: directions cut off, and damping that was added after a failure.
+    left = factor.complement(velocity) if shift is None else jnp.zeros_like(velocity)
+    added = factor.shift.astype(psi.dtype) - (0 if shift is None else shift)
+    return relative_norm(left + added * psi - defect, psi) / psi.size**0.5
+
+
+def contradicts(mismatch: Float[Array, ""], size: int, dtype: jnp.dtype) -> Bool[Array, ""]:
+    """Whether a mismatch is more than G of that size, formed in `dtype`, and products with D can leave.
+
+    A hundred times eps·√n, since products may cancel within the network; at least 1e-9, at most half of the digits.
+    """
+    half = half_the_digits(dtype, mismatch.dtype)
+    return mismatch > min(half, max(1e-9, 100 * half**2 * size**0.5))
+
+
+class RowLift(eqx.Module):
+    """Dᵀψ, (DDᵀ + λ)ψ = v, once through a factor of G that has no derivatives: with the value that this gives.
+
+    The derivative is that of the lift, in D, λ and v; no factorisation is differentiated.
+    """
+
+    jacobian: Jacobian
+    factor: Factor
+    shift: Float[Array, ""] | None
+
+    def __init__(self, jacobian: Jacobian, factor: Factor, damping: Damping):
+        shift = relative_shift(jacobian, damping, rows=True)
+        if shift is not None:
+            shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
+        self.jacobian, self.factor, self.shift = jacobian, factor, shift
+
+    def __call__(self, rows: Float[Array, "N Q"]) -> PyTree:
+        value = row_lift(self.jacobian, self.factor, self.shift, rows)
+        return jax.tree.map(lambda leaf: leaf / self.factor.root, value)
 
 
 def finish_rows(
-    jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping, factor: Factor, value: PyTree
+    jacobian: Jacobian,
+    velocity: Float[Array, "N Q"],
+    damping: Damping,
+    factor: Factor,
+    value: PyTree,
+    mismatch: Float[Array, ""] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
     """The lift `value`, with its derivative by a factor of G and its report."""
-    shift = relative_shift(jacobian, damping, rows=True)
-    if shift is not None:
-        shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
-    psi = inverse(RowOperator(jacobian, factor.root), factor, shift, velocity)
-    carrier = jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
-    return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)
+    carrier = RowLift(jacobian, factor, damping)(velocity)
+    return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank, mismatch)
 
 
 def finish_columns(
@@ -100,6 +152,5 @@ def finish_columns(
     shift = relative_shift(jacobian, damping, rows=False)
     if shift is not None:
         shift = shift * trace_ratio(jacobian, factor.root * jacobian.in_size() ** 0.5)
-    solution = inverse(ColumnOperator(jacobian, factor.root), factor, shift, jacobian.T.mv(velocity / factor.root))
-    carrier = jax.tree.map(lambda leaf: leaf / factor.root, solution)
+    carrier = jax.tree.map(lambda leaf: leaf / factor.root, column_lift(jacobian, factor, shift, velocity))
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)

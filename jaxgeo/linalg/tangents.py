@@ -1,0 +1,73 @@
+"""Derivatives that are given rather than found: along a tangent, of a stand-in, of a norm at zero; or refused."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float, PyTree
+
+
+def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: PyTree) -> PyTree:
+    """The derivative of `function` at `primal` along `tangent`, which is None at what does not move.
+
+    So is the result where the function returns what has no derivative, such as integers.
+    """
+    moving = jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=lambda leaf: leaf is None)
+    dynamic, static = eqx.partition(primal, moving)
+
+    def of_moving(dynamic: PyTree) -> PyTree:
+        return eqx.filter(function(eqx.combine(dynamic, static)), eqx.is_inexact_array)
+
+    return jax.jvp(of_moving, (dynamic,), (tangent,))[1]
+
+
+@jax.custom_jvp
+def attach(value: PyTree, carrier: PyTree) -> PyTree:
+    """`value`, with the derivative of `carrier`, which is the same quantity computed less precisely."""
+    return value
+
+
+@attach.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
+    return attach(*primals), tangents[1]
+
+
+def freeze(tree: PyTree) -> PyTree:
+    """The same without derivatives: what a factorisation is made from."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """The length of a pytree, with the derivative 0 where it is 0, not NaN."""
+    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
+    total = sum(squares[1:], start=squares[0])
+    positive = total > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, total, jnp.ones_like(total))), total)
+
+
+def forward_only(tree: PyTree, message: str) -> PyTree:
+    """The same with derivatives in forward mode; those in reverse raise.
+
+    **Raises:** `NotImplementedError` with the message, when a derivative in reverse goes through.
+    """
+
+    def marked(leaf: PyTree) -> PyTree:
+        return _forward_only.bind(leaf, message=message) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(marked, tree)
+
+
+def _refuse(cotangent: Array, value: Array, *, message: str) -> None:
+    del cotangent, value
+    raise NotImplementedError(message)
+
+
+_forward_only = Primitive("forward_only")
+_forward_only.def_impl(lambda value, **_: value)
+_forward_only.def_abstract_eval(lambda value, **_: value)
+ad.deflinear2(_forward_only, _refuse)
+batching.defvectorized(_forward_only)
+mlir.register_lowering(_forward_only, lambda _, value, **__: [value])

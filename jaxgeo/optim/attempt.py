@@ -1,0 +1,177 @@
+"""Parts of a step, corrected for the bend of the network, tried before they are taken; with derivatives in both modes."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxgeo.linalg.refinement import refined
+from jaxgeo.linalg.tangents import freeze, tangent_of
+from jaxgeo.optim.linearisation import Linearisation, Trial
+
+
+class Attempt(eqx.Module):
+    """What a given fraction of a step comes to, with at most `most` corrections for the bend of the network.
+
+    By D the outputs go along a straight line, and the network bends away from it. A correction lifts what is missing
+    at the end of the line, which costs a forward pass and no new D. It is made as long as that halves the miss, and
+    while the miss is more than a tenth of what would be left of the residual at the end.
+
+    The derivative, forward or reverse, is that of the program with the number of corrections that were made, and 0
+    where the trial is not finite.
+
+    Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
+    output space, 2024, arXiv 2408.01517, for the straight line
+
+    - `line`: what `step` does to the rows by D; None without corrections.
+    - `correct`: lifts rows; a module, all of which takes part in the derivative. None for no corrections.
+    - `size`: of the part of rows that `correct` can lift.
+    - `allowed`: whether corrections may be made at all.
+    """
+
+    linear: Linearisation
+    step: PyTree
+    line: Float[Array, "rows R"] | None
+    correct: Callable[[Float[Array, "rows R"]], PyTree] | None
+    size: Callable[[Float[Array, "rows R"]], Float[Array, ""]]
+    most: int = eqx.field(static=True)
+    allowed: bool | Bool[Array, ""]
+
+    def __init__(
+        self,
+        linear: Linearisation,
+        step: PyTree,
+        correct: Callable[[Float[Array, "rows R"]], PyTree] | None = None,
+        most: int = 0,
+        *,
+        size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] = jnp.linalg.norm,
+        allowed: bool | Bool[Array, ""] = True,
+    ):
+        self.linear, self.step, self.correct, self.size = linear, step, correct, size
+        self.line = None if correct is None else linear.jacobian.mv(step)
+        self.most, self.allowed = most, allowed
+
+    def __call__(self, fraction: Float[Array, ""]) -> Trial:
+        """The trial of `fraction` times the step; the fraction has no derivative."""
+        return _tried(self, freeze(fraction))[0]
+
+    def with_corrections(self, fraction: Float[Array, ""]) -> tuple[Trial, Int[Array, ""]]:
+        """The trial, and how many corrections it has."""
+        start = self._part(fraction)
+        if self.line is None or self.correct is None:
+            return self.linear.move(start), jnp.zeros((), jnp.int32)
+        aim = fraction * self.line
+
+        def measure(part: PyTree) -> tuple[Float[Array, "rows R"], Float[Array, ""]]:
+            missing = self._missing(part, aim)
+            return missing, self.size(missing)
+
+        most = self.most if self.allowed is True else jnp.where(self.allowed, self.most, 0)
+        enough = 0.1 * jnp.linalg.norm(self.linear.residual + aim)
+        value, count = refined(start, self.correct, measure, most, enough)
+        return self.linear.move(value, aim), count
+
+    def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
+        """The same once more, for a known number of corrections: without decisions, so that it can be differentiated."""
+        value, line, correct = self._part(fraction), self.line, self.correct
+        if line is None or correct is None:
+            return self.linear.move(value)
+        aim = fraction * line
+
+        def add(part: PyTree) -> PyTree:
+            return jax.tree.map(jnp.add, part, correct(self._missing(part, aim)))
+
+        def next_part(part: PyTree, index: Int[Array, ""]) -> tuple[PyTree, None]:
+            return jax.lax.cond(index < count, add, lambda part: part, part), None
+
+        value, _ = jax.lax.scan(next_part, value, jnp.arange(self.most, dtype=jnp.int32))
+        return self.linear.move(value, aim)
+
+    def _part(self, fraction: Float[Array, ""]) -> PyTree:
+        return jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, self.step)
+
+    def _missing(self, part: PyTree, aim: Float[Array, "rows R"]) -> Float[Array, "rows R"]:
+        return aim - (self.linear.rows_at(part) - self.linear.jacobian.outputs)
+
+
+@eqx.filter_custom_jvp
+def _tried(attempt: Attempt, fraction: Float[Array, ""]) -> tuple[Trial, Int[Array, ""]]:
+    return attempt.with_corrections(fraction)
+
+
+@_tried.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    attempt, fraction = primals
+    trial, count = _tried(attempt, fraction)
+
+    def moved() -> Trial:
+        return tangent_of(lambda attempt: attempt.repeat(fraction, count), attempt, tangents[0])
+
+    # What is not finite is never taken, and NaN times 0 would come back in a gradient.
+    still = jax.tree.map(jnp.zeros_like, eqx.filter(trial, eqx.is_inexact_array))
+    return (trial, count), (jax.lax.cond(trial.finite, moved, lambda: still), None)
+
+
+Accepted = tuple[Float[Array, ""], Trial, Bool[Array, ""]]
+
+
+def shorten(
+    attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int = 30
+) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
+    """What a whole step comes to, or half, a quarter, …: the first that is `good`, after at most `halvings`.
+
+    **Arguments:**
+
+    - `good`: a method of a module, or a module, of which nothing takes part in derivatives.
+
+    **Returns:** the last trial, with a step of 0 unless it is good; the fraction of the step that it took, or 0;
+    whether it is good.
+    """
+    fraction, trial, accepted = _shortened(attempt, good, halvings)
+    return trial.taken_if(accepted, attempt.linear), jnp.where(accepted, fraction, 0), accepted
+
+
+@eqx.filter_custom_jvp
+def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int) -> Accepted:
+    def go_on(carry: Accepted) -> Bool[Array, ""]:
+        fraction, _, accepted = carry
+        return ~accepted & (fraction > 2.0**-halvings)
+
+    def halve(carry: Accepted) -> Accepted:
+        fraction = carry[0] / 2
+        trial = attempt(fraction)
+        return fraction, trial, good(trial)
+
+    one = jnp.ones((), attempt.linear.outputs.dtype)
+    whole = attempt(one)
+    start = (one, whole, good(whole))
+    return jax.lax.while_loop(go_on, halve, start) if halvings else start
+
+
+@_shortened.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[Accepted, tuple]:
+    attempt = primals[0]
+    fraction, trial, accepted = _shortened(*primals)
+    # How often to halve is a decision, so that the last trial is all that moves.
+    moved = tangent_of(lambda attempt: attempt(fraction), attempt, tangents[0])
+    return (fraction, trial, accepted), (None, moved, None)
+
+
+class GrowthLimit(eqx.Module):
+    """Whether a trial is finite and costs at most `limit`."""
+
+    limit: Float[Array, ""]
+
+    def __call__(self, trial: Trial) -> Bool[Array, ""]:
+        return trial.finite & (trial.cost <= self.limit)
+
+
+def shorten_growth(
+    attempt: Attempt, factor: float | Float[Array, ""], halvings: int = 30
+) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
+    """`shorten` a step until its cost is finite and at most `factor` times that here."""
+    cost = attempt.linear.cost
+    limit = jnp.asarray(factor, cost.dtype) * cost + jnp.finfo(cost.dtype).tiny
+    return shorten(attempt, GrowthLimit(limit), halvings)

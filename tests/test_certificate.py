@@ -1,0 +1,156 @@
+"""DDᵀ against products with D while it is used: with a mend taken out, every wrong DDᵀ is noticed and answered."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from reuses import FORMS, OTHERS
+
+import jaxgeo as jg
+from jaxgeo.linalg import tracing, uses
+from jaxgeo.linalg.solvers.base import CONTRADICTED, FAILED, SOLVED
+
+# What came out wrong before a bias had to be alone in reading its product, and literals were told apart.
+MISREAD = [
+    *FORMS,
+    "transposed and shared",
+    "outside and inside jit",
+    "same product twice",
+    "literals that compare equal",
+]
+
+
+@pytest.fixture
+def misreading(monkeypatch):
+    """A tracer that takes every bias for a column of the product, and literals that compare equal for one another."""
+    jax.clear_caches()
+    monkeypatch.setattr(uses.Recorder, "share", lambda self, leaf, sited: None)
+    exact = tracing._same
+
+    def by_value(eqn, values):
+        key = exact(eqn, values)
+        if key is None or not any(isinstance(var, tracing.Literal) for var in eqn.invars):
+            return key
+        numbers = tuple(
+            float(var.val) if isinstance(var, tracing.Literal) and np.ndim(var.val) == 0 else id(value)
+            for var, value in zip(eqn.invars, values, strict=True)
+        )
+        return (key[0], numbers, key[2])
+
+    monkeypatch.setattr(tracing, "_same", by_value)
+    yield
+    jax.clear_caches()
+
+
+def lift(solver, problem, params, damping):
+    jacobian = problem.jacobian(params)
+    velocity = -problem.loss.gradient(jacobian.outputs)
+    return eqx.filter_jit(lambda jacobian, velocity: solver.solve(jacobian, velocity, damping))(jacobian, velocity)
+
+
+def expected_lift(problem, params, damping):
+    jacobian = problem.jacobian(params)
+    dense = np.asarray(jacobian.as_matrix(), np.float64)
+    velocity = -np.asarray(problem.loss.gradient(jacobian.outputs), np.float64).reshape(-1)
+    if damping is None:
+        return np.linalg.pinv(dense, rcond=1e-7) @ velocity
+    gram = dense @ dense.T
+    shift = damping * np.trace(gram) / len(gram)
+    return dense.T @ np.linalg.solve(gram + shift * np.eye(len(gram)), velocity)
+
+
+def check_answered(solver, name, key, damping):
+    problem, params = (FORMS | OTHERS)[name].problem(key)
+    solution, info = lift(solver, problem, params, damping)
+    assert int(info.outcome) == CONTRADICTED
+    assert float(info.mismatch) > 1e-4
+    expected = expected_lift(problem, params, damping)
+    np.testing.assert_allclose(ravel_pytree(solution)[0], expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_a_matrix_that_is_wrong_raises(name, key, misreading):
+    problem, params = (FORMS | OTHERS)[name].problem(key)
+    with pytest.raises(Exception, match="contradicts products with D"):
+        problem.gram(params).as_matrix()
+
+
+@pytest.mark.parametrize(
+    ("solver", "name", "damping"),
+    [
+        (jg.linalg.GramCholesky(), "skip", 1e-3),
+        (jg.linalg.GramCholesky(refinements=0), "residual", None),
+        (jg.linalg.Auto(), "two biases", None),
+        (jg.linalg.GramCholesky(), "literals that compare equal", 1e-3),
+    ],
+    ids=["damped", "not refined", "by default", "literals"],
+)
+def test_a_lift_is_answered_without_the_factors(solver, name, damping, key, misreading):
+    check_answered(solver, name, key, damping)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damping", [None, 1e-3, 1.0])
+@pytest.mark.parametrize("solver", [jg.linalg.GramCholesky(), jg.linalg.Auto()], ids=["cholesky", "auto"])
+@pytest.mark.parametrize("name", MISREAD)
+def test_every_form_is_noticed_in_a_lift(name, solver, damping, key, misreading):
+    check_answered(solver, name, key, damping)
+
+
+def test_eigenvalues_of_a_wrong_matrix_raise(key, misreading):
+    problem, params = FORMS["residual"].problem(key)
+    with pytest.raises(Exception, match="contradicts products with D"):
+        lift(jg.linalg.GramEigh(), problem, params, None)
+
+
+def test_without_the_certificate_the_wrong_matrix_is_used(key, misreading):
+    problem, params = FORMS["skip"].problem(key)
+    solution, info = lift(jg.linalg.GramCholesky(certify=False, refinements=0), problem, params, 1e-3)
+    expected = expected_lift(problem, params, 1e-3)
+    assert int(info.outcome) == SOLVED
+    assert np.abs(ravel_pytree(solution)[0] - expected).max() > 1e-2 * np.abs(expected).max()
+    assert problem.gram(params).as_matrix(certify=False).shape == (8, 8)
+
+
+def test_without_room_for_rows_the_lift_fails(key, misreading, monkeypatch):
+    problem, params = FORMS["skip"].problem(key)
+    whole = jg.linalg.Gram.as_matrix
+
+    def without_room(self, dtype=None, *, certify=True):
+        if not self.structured:
+            raise MemoryError
+        return whole(self, dtype, certify=certify)
+
+    monkeypatch.setattr(jg.linalg.Gram, "as_matrix", without_room)
+    solution, info = lift(jg.linalg.GramCholesky(), problem, params, 1e-3)
+    assert int(info.outcome) == FAILED
+    assert not np.any(ravel_pytree(solution)[0])
+
+
+def test_a_step_shows_it_and_is_right(key, misreading):
+    form = FORMS["two biases"]
+    problem, params = form.problem(key)
+    tx = jg.optim.adapted_levenberg_marquardt(form.apply, solver=jg.linalg.GramCholesky(dense_fallback=False))
+    step = jax.jit(lambda params, state: tx.update(params, state, params, problem=problem))
+    state, costs = tx.init(params), []
+    for _ in range(12):
+        updates, state = step(params, state)
+        params = jax.tree.map(jnp.add, params, updates)
+        costs.append(float(state.info.new_cost))
+    assert int(state.info.outcome) == CONTRADICTED
+    assert float(state.info.mismatch) > 1e-4
+    assert min(costs) < 1e-20
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_a_right_matrix_leaves_round_off(dtype, key):
+    problem, params = FORMS["relative attention"].problem(key)
+    problem, params = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, (problem, params)
+    )
+    for damping in (None, 1e-3):
+        _, info = lift(jg.linalg.GramCholesky(), problem, params, damping)
+        assert int(info.outcome) != CONTRADICTED
+        assert float(info.mismatch) < 30 * float(jnp.finfo(dtype).eps)

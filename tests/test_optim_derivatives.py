@@ -1,0 +1,172 @@
+"""Derivatives through updates of an optimizer, forward and reverse, against differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from differences import derivative
+
+import jaxgeo as jg
+from jaxgeo.optim import GainRatioDamping, RankCutoff, TrustRegion
+
+COUNTS = (1, 2, 5)
+
+
+def network(params, x):
+    return params["v"] @ jnp.tanh(params["w"] @ x + params["b"])
+
+
+class Knobs:
+    """Parameters, samples and targets as functions of one number, with more parameters than outputs or fewer."""
+
+    def __init__(self, num_samples, hidden, seed=0):
+        rng = np.random.default_rng(seed)
+        shapes = {"w": (hidden, 2), "b": (hidden,), "v": (hidden,)}
+        self.params, self.params_way = (self.draw(rng, shapes) for _ in range(2))
+        self.data, self.data_way = (
+            self.draw(rng, {"inputs": (num_samples, 2), "targets": (num_samples,)}) for _ in range(2)
+        )
+        # Not far from outputs that can be reached, so that nothing is decided by a hair.
+        outputs = jax.vmap(network, (None, 0))(self.params, self.data["inputs"])
+        self.data["targets"] = outputs + 0.3 * self.data["targets"]
+
+    @staticmethod
+    def draw(rng, shapes):
+        return {name: jnp.asarray(rng.standard_normal(shape)) for name, shape in shapes.items()}
+
+    def at(self, knob):
+        params = jax.tree.map(lambda leaf, way: leaf + 0.3 * knob * way, self.params, self.params_way)
+        return params, jax.tree.map(lambda leaf, way: leaf + 0.1 * knob * way, self.data, self.data_way)
+
+
+MORE, FEWER = functools.partial(Knobs, 6, 5, seed=5), functools.partial(Knobs, 20, 3, seed=7)
+
+
+def after_updates(make, knobs, count):
+    """The sum of all parameters after each of `count` updates, as a function of the knob; and the reports."""
+
+    def sums(knob):
+        params, data = knobs.at(knob)
+        tx = make(knob)
+
+        def cost(params):
+            return jnp.mean((jax.vmap(network, (None, 0))(params, data["inputs"]) - data["targets"]) ** 2) / 2
+
+        def update(carry, _):
+            params, state = carry
+            step, state = tx.update(jax.grad(cost)(params), state, params, **data)
+            params = optax.apply_updates(params, step)
+            return (params, state), (sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)), infos(state))
+
+        return jax.lax.scan(update, (params, tx.init(params)), length=count)[1]
+
+    return sums
+
+
+def infos(state):
+    """The report in a state, also in that of a chain."""
+    return next(
+        part.info for part in (state, *state) if type(part).__name__.endswith("State") and "info" in part._fields
+    )
+
+
+def check(make, knobs, counts=COUNTS, rtol=1e-6):
+    """**Returns:** the reports of the updates."""
+    run = after_updates(make, knobs, max(counts))
+    values = jax.jit(lambda knob: run(knob)[0])
+    forward = jax.jit(lambda knob: jax.jvp(values, (knob,), (1.0,))[1])(0.0)
+    reverse = jax.jit(lambda knob, weights: jax.vjp(values, knob)[1](weights)[0])
+    for count in counts:
+        expected, error = derivative(lambda knob, count=count: values(knob)[count - 1])
+        assert error < rtol * abs(expected) / 10
+        np.testing.assert_allclose(forward[count - 1], expected, rtol=rtol)
+        np.testing.assert_allclose(reverse(0.0, jnp.eye(max(counts))[count - 1]), expected, rtol=rtol)
+    return run(0.0)[1]
+
+
+def marquardt(knob, **options):
+    damping = GainRatioDamping(initial=1e-3 * (1 + knob))
+    return jg.optim.adapted_levenberg_marquardt(network, damping=damping, **options)
+
+
+def through_cutoff(knob, **options):
+    cutoff = RankCutoff(deficient=0.5, initial=0.05, maximum=0.2, **options)
+    return jg.optim.adapted_levenberg_marquardt(network, cutoff=cutoff)
+
+
+def metric(knob, *before, damping=None):
+    parts = (*before, jg.optim.scale_by_adapted_metric(network, damping=damping), optax.scale_by_learning_rate(0.5))
+    return optax.chain(*parts)
+
+
+OPTIMIZERS = {
+    "marquardt": marquardt,
+    "marquardt, bounded": lambda knob: marquardt(knob, trust_region=TrustRegion(0.05 * (1 + knob))),
+    "marquardt, by a solver": lambda knob: marquardt(knob, solver=jg.linalg.Auto()),
+    "marquardt, accelerated": lambda knob: marquardt(knob, acceleration=0.75),
+    "marquardt, cut off": through_cutoff,
+    "marquardt, beyond the cut-off": functools.partial(through_cutoff, enough=0.9),
+    "interpolation": lambda knob: jg.optim.linear_interpolation(3, network),
+    "momentum": lambda knob: jg.optim.adapted_momentum(
+        0.3 * (1 + knob), network, momentum=0.8 + 0.1 * knob, damping=0.01 * (1 + knob)
+    ),
+    "momentum, capped": lambda knob: jg.optim.adapted_momentum(0.5, network, norm_cap=0.2 * (1 + knob)),
+    "descent": lambda knob: jg.optim.adapted_gradient_descent(0.3 * (1 + knob), network),
+    "descent, damped": lambda knob: jg.optim.adapted_gradient_descent(0.5, network, damping=0.01 * (1 + knob)),
+    "metric": metric,
+    "metric, clipped gradients": lambda knob: metric(knob, optax.clip(0.2), damping=0.01 * (1 + knob)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("knobs", [MORE, FEWER], ids=["K > QN", "K < QN"])
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+def test_sum_of_parameters_after_1_2_and_5_updates(make, knobs):
+    check(make, knobs())
+
+
+def test_steps_with_corrections_whose_damping_follows_their_gain():
+    reports = check(marquardt, MORE())
+    assert np.all(reports.accepted[:4]) and not reports.accepted[4]
+
+
+def bend(params, x):
+    return params[2] @ jnp.tanh(params[0] * x + params[1])
+
+
+def test_output_weights_of_a_small_network_by_one_of_its_targets():
+    """Values of differences, by which the derivative through corrections was found wrong."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = [jax.random.normal(key, (12,)) / scale for key, scale in zip(keys, (1, 1, 3), strict=True)]
+    inputs = jnp.linspace(-1, 1, 8)
+
+    def sums(knob, count, **options):
+        tx = jg.optim.adapted_levenberg_marquardt(bend, **options)
+        targets = jnp.sin(3 * inputs).at[3].add(knob)
+
+        def update(carry, _):
+            params, state = carry
+            step, state = tx.update(params, state, params, inputs=inputs, targets=targets)
+            params = optax.apply_updates(params, step)
+            return (params, state), jnp.sum(params[2])
+
+        return jax.lax.scan(update, (params, tx.init(params)), length=count)[1]
+
+    forward = jax.jit(lambda knob: jax.jvp(lambda knob: sums(knob, 2), (knob,), (1.0,))[1])
+    np.testing.assert_allclose(forward(0.0), [0.387927, 0.772774], atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(lambda knob: sums(knob, 2)[1]))(0.0), 0.772774, atol=1e-6)
+    straight = jax.jit(lambda knob: jax.jvp(lambda knob: sums(knob, 2, corrections=0), (knob,), (1.0,))[1])
+    np.testing.assert_allclose(straight(0.0)[1], 1.686494, atol=1e-6)
+
+
+def test_a_line_search_has_forward_derivatives_and_refuses_reverse_ones_by_name():
+    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=8)
+    run = after_updates(functools.partial(marquardt, linesearch=search), MORE(), 1)
+    total = jax.jit(lambda knob: run(knob)[0][0])
+    expected, _ = derivative(total)
+    np.testing.assert_allclose(jax.jacfwd(total)(0.0), expected, rtol=1e-6)
+    with pytest.raises(NotImplementedError, match=r"`linesearch` has derivatives in forward mode only.*`jax.jvp`"):
+        jax.grad(total)(0.0)
