@@ -1,8 +1,6 @@
 """The structured G against the dense D Dᵀ, and its plan."""
 
 import equinox as eqx
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -166,69 +164,3 @@ def test_a_collective_over_the_batch_is_noticed(key):
     problem = jg.Problem(apply, jr.normal(key, (5, 3)), jg.L2(jnp.zeros((5, 2))))
     with pytest.raises(ValueError, match="couples its samples.*per_sample=False"):
         problem.check(jnp.ones((2, 3)))
-
-
-LAYERS = st.sampled_from(["dense", "tied", "scale", "residual", "attend", "normalise", "square", "scan", "checkpoint"])
-
-
-def layer(kind, index, params, x):
-    """One random layer on (positions, width)."""
-    w, v = params["w"][index], params["v"][index][None]
-    match kind:
-        case "dense":
-            return jnp.tanh(x @ w.T + v)
-        case "tied":
-            return jnp.tanh(x @ w) @ w.T
-        case "scale":
-            return x * jnp.exp(v) + v
-        case "residual":
-            return x + jnp.sin(x @ params["shared"])
-        case "attend":
-            return jax.nn.softmax(x @ w @ x.T / 2) @ x
-        case "normalise":
-            return v * (x - x.mean()) / jnp.sqrt(x.var() + 0.1)
-        case "square":
-            return jax.vmap(lambda row: jax.grad(lambda r: jnp.sum((w @ r) ** 3))(row))(x) / 5
-        case "scan":
-            return jax.lax.scan(lambda x, m: (jnp.tanh(x @ m), None), x, params["w"][:2])[0]
-        case "checkpoint":
-            return jax.checkpoint(lambda x: jnp.tanh(x @ params["shared"] + v))(x)
-    raise AssertionError(kind)
-
-
-def check_random_network(kinds, positions, seed):
-    width = 3
-    keys = jr.split(jr.key(seed), 4)
-    params = {
-        "w": jr.normal(keys[0], (5, width, width)),
-        "v": jr.normal(keys[1], (5, width)) / 3,
-        "shared": jr.normal(keys[2], (width, width)),
-    }
-
-    def apply(params, x):
-        for index, kind in enumerate(kinds):
-            x = layer(kind, index, params, x)
-        return x.sum(0)[:2]
-
-    inputs = jr.normal(keys[3], (3, positions, width))
-    jacobian = jg.Problem(apply, inputs, jg.L2(jnp.zeros((3, 2)))).jacobian(params)
-    dense = np.asarray(jacobian.as_matrix())
-    expected = dense @ dense.T
-    np.testing.assert_allclose(Gram(jacobian).as_matrix(), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
-
-
-ARCHITECTURE = (st.lists(LAYERS, min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 1000))
-
-
-@pytest.mark.slow
-@hypothesis.settings(max_examples=3, deadline=None, derandomize=True, database=None)
-@hypothesis.given(*ARCHITECTURE)
-def test_random_networks(kinds, positions, seed):
-    check_random_network(kinds, positions, seed)
-
-
-@pytest.mark.slow
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@hypothesis.given(*ARCHITECTURE)
-def test_many_random_networks(kinds, positions, seed):
-    check_random_network(kinds, positions, seed)
