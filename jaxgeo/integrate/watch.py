@@ -13,7 +13,7 @@ from jaxgeo import theory
 from jaxgeo.integrate.corrector import Start
 from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.integrate.solution import RESULTS
-from jaxgeo.linalg.solvers.sides import freeze
+from jaxgeo.linalg.tangents import freeze
 from jaxgeo.problem import Problem
 
 Time = Any

@@ -138,7 +138,7 @@ def fit(
     problem, params = supervised(network, inputs, make_cost(cost, aims), trainable=mask, per_sample=per_sample)
     counted, whole = problem.loss.counted, problem
     problem = problem.without_ignored()
-    if problem is not whole:
+    if problem is not whole and counted is not None:
         aims = aims[np.flatnonzero(counted)]
     held_out = None
     if validation is not None:
