@@ -144,6 +144,16 @@ def test_a_step_shows_it_and_is_right(key, misreading):
     assert min(costs) < 1e-20
 
 
+def test_it_is_named_as_the_cause_of_a_defect(key, misreading):
+    problem, params = FORMS["skip"].problem(key)
+    flow = jg.AdaptedFlow(jg.linalg.GramCholesky(certify=False, refinements=0))
+    with pytest.warns(UserWarning, match="gram: DDᵀ, assembled from the factors"):
+        report = jg.integrate.explain_defect(problem, flow, params, 2.0, num_times=3)
+    assert report.dominant == "gram"
+    assert report.gram > 1e-3
+    assert report.solve > 1e-2
+
+
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 def test_a_right_matrix_leaves_round_off(dtype, key):
     problem, params = FORMS["relative attention"].problem(key)

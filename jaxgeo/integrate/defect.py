@@ -17,6 +17,8 @@ from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import default_rtol
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.solve import solve_flow
+from jaxgeo.linalg.certificate import FAULT, half_the_digits
+from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.spectrum import numerical_rank
 from jaxgeo.problem import Params, Problem
 
@@ -34,6 +36,8 @@ class DefectReport:
     - `precision`: round-off of outputs and targets, eps(|x| + |y|) / |x_exact − y|.
     - `rank_lost_at`: flow time at which the orbit ended, or a flow that bears it went on, as D lost rank on the way;
         infinity if it did not. The others are then of the orbit up to its end.
+    - `gram`: |G − DDᵀ| / |DDᵀ|, the largest at those moments, for G as it was assembled from the factors of each leaf;
+        0 for what round-off explains. More is a fault of jaxgeo.
     """
 
     total: float
@@ -42,10 +46,16 @@ class DefectReport:
     rank: float
     precision: float
     rank_lost_at: float = float("inf")
+    gram: float = 0.0
 
     @property
     def dominant(self) -> str:
-        """The largest of the four: "step", "solve", "rank" or "precision"; "rank" where it was lost on the way."""
+        """The largest of the four: "step", "solve", "rank" or "precision"; "rank" where it was lost on the way.
+
+        Before all, "gram" where G is wrong.
+        """
+        if self.gram > 0:
+            return "gram"
         if np.isfinite(self.rank_lost_at):
             return "rank"
         parts = {"step": self.step, "solve": self.solve, "rank": self.rank, "precision": self.precision}
@@ -53,6 +63,7 @@ class DefectReport:
 
     def __str__(self) -> str:
         passage = f"; D lost rank at s = {self.rank_lost_at:.6g}" if np.isfinite(self.rank_lost_at) else ""
+        passage += f"; DDᵀ as assembled is wrong by {self.gram:.1e}" if self.gram > 0 else ""
         return (
             f"off the law by {self.total:.1e}: step {self.step:.1e}, solve {self.solve:.1e}, rank {self.rank:.1e}, "
             f"precision {self.precision:.1e}{passage}"
@@ -64,6 +75,7 @@ _ADVICE = {
     "solve": "Choose another solver of the lift, such as `jaxgeo.linalg.QR()`, or no damping.",
     "rank": "D has lost rank: the law does not hold there. See `jaxgeo.rank_report`; larger networks or fewer samples.",
     "precision": "The dtype of the parameters has no more digits of the outputs.",
+    "gram": f"{FAULT} Until it is mended, pass `jaxgeo.linalg.DenseCholesky()` as the solver of the lift.",
 }
 
 
@@ -142,11 +154,11 @@ def explain_defect(
     # Before `s1` where the orbit ended for want of rank.
     exact = np.exp(-float(found.final_s) / problem.num_samples) * start
     scale = np.linalg.norm(exact)
-    solve, rank = np.zeros(len(times)), np.zeros(len(times))
+    solve, rank, gram = np.zeros(len(times)), np.zeros(len(times)), np.zeros(len(times))
     for index in range(len(found.s)):
         trainable = jax.tree.map(lambda leaf, index=index: leaf[index], found.records)
         point = eqx.combine(trainable, problem.partition(params)[1])
-        solve[index], rank[index] = _leaks(problem, flow, point, float(found.s[index]))
+        solve[index], rank[index], gram[index] = _leaks(problem, flow, point, float(found.s[index]))
     outputs = np.asarray(problem.outputs(found.params), np.float64)
     round_off = eps * (np.linalg.norm(outputs) + np.linalg.norm(outputs.reshape(-1) - end))
     report = DefectReport(
@@ -156,8 +168,9 @@ def explain_defect(
         rank=_integral(rank, times),
         precision=float(round_off / scale),
         rank_lost_at=float(found.rank_lost_at),
+        gram=float(np.max(gram)) if np.max(gram) > half_the_digits(found.costs.dtype) else 0.0,
     )
-    if report.total > tolerance or found.result == RESULTS.rank_lost:
+    if report.total > tolerance or found.result == RESULTS.rank_lost or report.gram > 0:
         warnings.warn(f"{report}. {report.dominant}: {_ADVICE[report.dominant]}", stacklevel=2)
     return report
 
@@ -175,23 +188,31 @@ def _deviation(problem: Problem, params: Params) -> NDArray[np.float64]:
     return np.asarray(problem.loss.deviation(problem.outputs(params)), np.float64).reshape(-1)
 
 
-def _leaks(problem: Problem, flow: AbstractFlow, params: Params, s: float) -> tuple[float, float]:
-    """|Dθ̇ − 𝒫v| and |(1 − 𝒫)v| over |x − y|."""
+def _leaks(problem: Problem, flow: AbstractFlow, params: Params, s: float) -> tuple[float, float, float]:
+    """|Dθ̇ − 𝒫v| and |(1 − 𝒫)v| over |x − y|, and |G − DDᵀ| over |DDᵀ|."""
     found = _linearised(jnp.asarray(s), params, problem, flow)
-    matrix, velocity, deviation = (np.asarray(array, np.float64) for array in found)
+    matrix, velocity, deviation, gram = (np.asarray(array, np.float64) for array in found)
     aim = -deviation / problem.num_samples
     left, values, _ = np.linalg.svd(matrix, full_matrices=False)
     left = left[:, : numerical_rank(values, (matrix.shape[0], matrix.shape[1]), found[0].dtype)]
     inside = left @ (left.T @ aim)
     scale = np.linalg.norm(deviation)
-    return float(np.linalg.norm(matrix @ velocity - inside) / scale), float(np.linalg.norm(aim - inside) / scale)
+    true = matrix @ matrix.T
+    mistaken = np.linalg.norm(gram - true) / np.linalg.norm(true) if np.any(true) else 0.0
+    return (
+        float(np.linalg.norm(matrix @ velocity - inside) / scale),
+        float(np.linalg.norm(aim - inside) / scale),
+        float(mistaken),
+    )
 
 
 @eqx.filter_jit
 def _linearised(
     s: Float[Array, ""], params: Params, problem: Problem, flow: AbstractFlow
-) -> tuple[Float[Array, "QN K"], Float[Array, " K"], Float[Array, " QN"]]:
-    """D, θ̇ and x − y."""
+) -> tuple[Float[Array, "QN K"], Float[Array, " K"], Float[Array, " QN"], Float[Array, "QN QN"]]:
+    """D, θ̇, x − y and G."""
     jacobian = problem.jacobian(params)
     velocity = flow.velocity(s.astype(jacobian.outputs.dtype), jacobian)
-    return jacobian.as_matrix(), ravel_pytree(velocity)[0], jnp.ravel(problem.loss.deviation(jacobian.outputs))
+    deviation = jnp.ravel(problem.loss.deviation(jacobian.outputs))
+    gram = Gram(jacobian).as_matrix(certify=False)
+    return jacobian.as_matrix(), ravel_pytree(velocity)[0], deviation, gram
