@@ -24,6 +24,16 @@ def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: Py
     return jax.jvp(of_moving, (dynamic,), (tangent,))[1]
 
 
+def filled(tangent: PyTree, primal: PyTree) -> PyTree:
+    """A tangent with zeros in place of None, where only some leaves of `primal` move."""
+    return jax.tree.map(
+        lambda leaf, value: jnp.zeros_like(value) if leaf is None else leaf,
+        tangent,
+        primal,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
 @jax.custom_jvp
 def attach(value: PyTree, carrier: PyTree) -> PyTree:
     """`value`, with the derivative of `carrier`, which is the same quantity computed less precisely."""
