@@ -1,6 +1,7 @@
 """Derivatives that are given rather than found: along a tangent, of a stand-in, of a norm at zero; or refused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,7 +71,8 @@ def forward_only(tree: PyTree, message: str) -> PyTree:
     return jax.tree.map(marked, tree)
 
 
-def _refuse(cotangent: Array, value: Array, *, message: str) -> None:
+def _refuse(cotangent: Any, value: Any, *, message: str) -> None:
+    # JAX passes a placeholder for the value.
     del cotangent, value
     raise NotImplementedError(message)
 
