@@ -1,6 +1,7 @@
 """Derivatives that are given rather than found: along a tangent, of a stand-in, of a norm at zero; or refused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,6 +23,16 @@ def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: Py
         return eqx.filter(function(eqx.combine(dynamic, static)), eqx.is_inexact_array)
 
     return jax.jvp(of_moving, (dynamic,), (tangent,))[1]
+
+
+def filled(tangent: PyTree, primal: PyTree) -> PyTree:
+    """A tangent with zeros in place of None, where only some leaves of `primal` move."""
+    return jax.tree.map(
+        lambda leaf, value: jnp.zeros_like(value) if leaf is None else leaf,
+        tangent,
+        primal,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 @jax.custom_jvp
@@ -60,7 +71,8 @@ def forward_only(tree: PyTree, message: str) -> PyTree:
     return jax.tree.map(marked, tree)
 
 
-def _refuse(cotangent: Array, value: Array, *, message: str) -> None:
+def _refuse(cotangent: Any, value: Any, *, message: str) -> None:
+    # JAX passes a placeholder for the value.
     del cotangent, value
     raise NotImplementedError(message)
 

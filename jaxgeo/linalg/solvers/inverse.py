@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.factor import Factor
-from jaxgeo.linalg.tangents import attach, tangent_of
+from jaxgeo.linalg.tangents import attach, filled, tangent_of
 
 
 class AbstractInverse(eqx.Module):
@@ -79,7 +79,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
         return inverse(operator, factor, shift, vector)
 
     x = solve(rhs)
-    parts = [] if t_rhs is None else [t_rhs]
+    parts = [filled(t_rhs, rhs)] if is_perturbed(t_rhs) else []
     others = []
     if is_perturbed(t_operator):
         parts.append(jax.tree.map(jnp.negative, tangent_mv(x)))
