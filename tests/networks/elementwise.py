@@ -174,7 +174,10 @@ def reduce(scope: Scope) -> None:
 def look_up(scope: Scope) -> None:
     """Rows of a value, in most cases a leaf, by positions that are data or written down."""
     value = scope.of_shape((scope.choose(LENGTHS), scope.choose(LENGTHS)), leaf=True)
-    value = scope.choose([other for other in (value, scope.pick(lambda value: value.ndim > 0)) if other])
+    among = [other for other in (value, scope.pick(lambda value: value.ndim > 0)) if other is not None]
+    if not among:
+        return
+    value = scope.choose(among)
     positions = scope.pick(lambda value: value.ndim <= 1, integer=True)
     names = ["np.array([1, 0, -1])", "jnp.array([0, 0])", "np.array([[1], [0]])"]
     where = scope.choose([*([] if positions is None else [positions.name]), *names])
