@@ -164,3 +164,20 @@ def test_a_right_matrix_leaves_round_off(dtype, key):
         _, info = lift(jg.linalg.GramCholesky(), problem, params, damping)
         assert int(info.outcome) != CONTRADICTED
         assert float(info.mismatch) < 30 * float(jnp.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("damping", [None, 1e-3])
+def test_a_jacobian_that_is_round_off_is_no_contradiction(damping, key):
+    """Terms of order one that cancel: D is 0 but for round-off, which differs from one way to compute it to another."""
+
+    def apply(params, x):
+        centred = params @ x - jnp.mean(params @ x)
+        return jnp.mean(centred)[None] + jnp.sum(jnp.sin(params @ x) / 3 - jnp.sin(params @ x) * (1 / 3))[None]
+
+    problem = jg.Problem(apply, jax.random.normal(key, (4, 3)), jg.L2(jnp.ones((4, 1))))
+    params = jax.random.normal(key, (7, 3))
+    size = float(jnp.max(jnp.abs(problem.jacobian(params).as_matrix())))
+    assert 0 < size < 1e-15
+    problem.gram(params).as_matrix()
+    _, info = lift(jg.linalg.GramCholesky(), problem, params, damping)
+    assert int(info.outcome) != CONTRADICTED

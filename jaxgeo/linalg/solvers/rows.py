@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import check_count, check_flag
+from jaxgeo.linalg.certificate import is_noise
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
@@ -108,7 +109,9 @@ class GramCholesky(AbstractLiftSolver):
             aim = freeze(velocity)
             found = factor
             value, mismatch = refined_lift(still, factor, shift, aim, self.refinements)
-            contradicted = contradicts(mismatch, aim.size, dtype) if self.certify else jnp.zeros((), bool)
+            contradicted = jnp.zeros((), bool)
+            if self.certify:
+                contradicted = contradicts(mismatch, aim.size, dtype) & ~is_noise(factor.root)
             if dense:
                 found, value = cond_any(~found.trusted | contradicted, rescue, keep, found, value, still, aim, shift)
                 found = found._replace(outcome=jnp.where(contradicted, CONTRADICTED, found.outcome))
