@@ -47,12 +47,12 @@ def literal(scope: Scope) -> None:
         ("{c} - {v}", value.size + 1),
         ("jnp.maximum({v}, {c})", value.size + 1),
         ("{v} * jnp.arctan2({c}, jnp.cos({v}) - 2.0)", 3.2 * value.size),
-        ("{v} * jnp.arctan2({c}, -1.0) + jnp.sin({v}) * jnp.arctan2({o}, -1.0)", 3.2 * value.size),
+        ("{v} * {a}({c}, jnp.cos({v}) - 2.0) + jnp.sin({v}) * {a}({o}, jnp.cos({v}) - 2.0)", 3.2 * value.size),
         ("jnp.copysign({v}, {c}) + {o}", value.size + 1),
         ("{v} ** {i}", max(value.size, 1.0) ** power),
     )
     form, size = scope.choose(forms)
-    scope.define(form.format(v=value.name, c=number, o=other, i=power), size)
+    scope.define(form.format(v=value.name, c=number, o=other, i=power, a="jnp.arctan2"), size)
 
 
 def spread(value: Value, axes: tuple[int, ...], ndim: int) -> str:
