@@ -22,6 +22,7 @@ ALL = (
     "orbits",
     "ensembles",
     "statements",
+    "random_networks",
     "gpu",
 )
 

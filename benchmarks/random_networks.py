@@ -57,7 +57,7 @@ def networks(numbers: range) -> Iterator[dict[str, Any]]:
                 "largest_error_of_the_others": largest,
                 "without_derivative": counts["without derivative"],
                 "leaves": leaves,
-                "share_of_leaves": {route: counts[route] / leaves for route in ROUTES},
+                "share_of_leaves": {route: counts[route] / max(leaves, 1) for route in ROUTES},
             }
 
 

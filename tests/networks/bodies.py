@@ -50,9 +50,10 @@ def _comma(names: list[str]) -> str:
 
 def scan(scope: Scope, write: Write) -> None:
     """A loop over leading axes, or a fixed number of times, with one or two carries."""
-    carries = [scope.pick() for _ in range(scope.choose((1, 1, 2)))]
+    picked = [scope.pick() for _ in range(scope.choose((1, 1, 2)))]
+    carries = [value for value in picked if value is not None]
     length = scope.choose((2, 3, 1))
-    if any(carry is None for carry in carries):
+    if len(carries) < len(picked):
         return
     scanned = scope.candidates(lambda value: value.ndim > 0 and value.shape[0] == length)
     over = [scope.choose(scanned) for _ in range(scope.choose((1, 2, 0)))] if scanned else []
@@ -151,8 +152,9 @@ def batch(scope: Scope, write: Write) -> None:
 def call(scope: Scope, write: Write) -> None:
     """A function that is compiled, computed again for the gradient, or has a derivative rule of its own."""
     kind = scope.choose(("jax.jit", "jax.checkpoint", "jax.custom_jvp", "jax.jit"))
-    values = [scope.pick() for _ in range(scope.choose((1, 2)))]
-    if any(value is None for value in values):
+    picked = [scope.pick() for _ in range(scope.choose((1, 2)))]
+    values = [value for value in picked if value is not None]
+    if len(values) < len(picked):
         return
     arguments = _arguments(scope, values)
     inner = _write(scope, write, arguments, closed=kind == "jax.custom_jvp")

@@ -47,12 +47,12 @@ def literal(scope: Scope) -> None:
         ("{c} - {v}", value.size + 1),
         ("jnp.maximum({v}, {c})", value.size + 1),
         ("{v} * jnp.arctan2({c}, jnp.cos({v}) - 2.0)", 3.2 * value.size),
-        ("{v} * jnp.arctan2({c}, -1.0) + jnp.sin({v}) * jnp.arctan2({o}, -1.0)", 3.2 * value.size),
+        ("{v} * {a}({c}, jnp.cos({v}) - 2.0) + jnp.sin({v}) * {a}({o}, jnp.cos({v}) - 2.0)", 3.2 * value.size),
         ("jnp.copysign({v}, {c}) + {o}", value.size + 1),
         ("{v} ** {i}", max(value.size, 1.0) ** power),
     )
     form, size = scope.choose(forms)
-    scope.define(form.format(v=value.name, c=number, o=other, i=power), size)
+    scope.define(form.format(v=value.name, c=number, o=other, i=power, a="jnp.arctan2"), size)
 
 
 def spread(value: Value, axes: tuple[int, ...], ndim: int) -> str:
@@ -174,7 +174,10 @@ def reduce(scope: Scope) -> None:
 def look_up(scope: Scope) -> None:
     """Rows of a value, in most cases a leaf, by positions that are data or written down."""
     value = scope.of_shape((scope.choose(LENGTHS), scope.choose(LENGTHS)), leaf=True)
-    value = scope.choose([other for other in (value, scope.pick(lambda value: value.ndim > 0)) if other])
+    among = [other for other in (value, scope.pick(lambda value: value.ndim > 0)) if other is not None]
+    if not among:
+        return
+    value = scope.choose(among)
     positions = scope.pick(lambda value: value.ndim <= 1, integer=True)
     names = ["np.array([1, 0, -1])", "jnp.array([0, 0])", "np.array([[1], [0]])"]
     where = scope.choose([*([] if positions is None else [positions.name]), *names])
