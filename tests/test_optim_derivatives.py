@@ -92,8 +92,8 @@ def marquardt(knob, **options):
     return jg.optim.adapted_levenberg_marquardt(network, damping=damping, **options)
 
 
-def through_cutoff(knob, **options):
-    cutoff = RankCutoff(deficient=0.5, initial=0.05, maximum=0.2, **options)
+def through_cutoff(knob, initial=0.05, maximum=0.2, **options):
+    cutoff = RankCutoff(deficient=0.5, initial=initial, maximum=maximum, **options)
     return jg.optim.adapted_levenberg_marquardt(network, cutoff=cutoff)
 
 
@@ -108,7 +108,10 @@ OPTIMIZERS = {
     "marquardt, by a solver": lambda knob: marquardt(knob, solver=jg.linalg.Auto()),
     "marquardt, accelerated": lambda knob: marquardt(knob, acceleration=0.75),
     "marquardt, cut off": through_cutoff,
-    "marquardt, beyond the cut-off": functools.partial(through_cutoff, enough=0.9),
+    # Few directions count at first, so that a damped step through the others is taken with them.
+    "marquardt, beyond the cut-off": functools.partial(
+        through_cutoff, initial=0.3, maximum=0.5, increase=3.0, enough=0.95
+    ),
     "interpolation": lambda knob: jg.optim.linear_interpolation(3, network),
     "momentum": lambda knob: jg.optim.adapted_momentum(
         0.3 * (1 + knob), network, momentum=0.8 + 0.1 * knob, damping=0.01 * (1 + knob)
