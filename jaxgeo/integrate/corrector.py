@@ -13,6 +13,7 @@ from jaxgeo import theory
 from jaxgeo._checks import check_kind
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.integrate.field import Measured, trainable_of
+from jaxgeo.integrate.wrapped import AbstractSolverAround
 from jaxgeo.linalg.lift import check_lift_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
 from jaxgeo.problem import Problem
@@ -27,7 +28,7 @@ class Start(eqx.Module):
     deviation: Float[Array, "N Q"]
 
 
-class OrbitCorrector(dfx.AbstractWrappedSolver):
+class OrbitCorrector(AbstractSolverAround):
     """A diffrax solver, each of whose steps is followed by one lift of x_exact(s) − x[θ].
 
     Paper: (2.7)
@@ -71,35 +72,8 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
         check_lift_solver("lift_solver", self.lift_solver)
 
     @property
-    def term_structure(self):
-        return self.solver.term_structure
-
-    @property
-    def term_compatible_contr_kwargs(self):
-        return self.solver.term_compatible_contr_kwargs
-
-    @property
-    def root_finder(self):
-        """That of an implicit solver, whose tolerances diffrax fills in."""
-        return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def scan_kind(self):
-        """That of a Runge–Kutta solver, which some adjoints fill in."""
-        return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
     def interpolation_cls(self):
         return _Interpolate(self.solver.interpolation_cls)
-
-    def order(self, terms: PyTree[dfx.AbstractTerm]) -> int | None:
-        return self.solver.order(terms)
-
-    def strong_order(self, terms: PyTree[dfx.AbstractTerm]):
-        return self.solver.strong_order(terms)
-
-    def error_order(self, terms: PyTree[dfx.AbstractTerm]):
-        return self.solver.error_order(terms)
 
     def init(self, terms, t0, t1, y0, args):
         return self.solver.init(terms, t0, t1, y0, args), self.start(t0, y0, args)
@@ -110,9 +84,6 @@ class OrbitCorrector(dfx.AbstractWrappedSolver):
         change = self.change(start, t1, y1, args)
         y1 = jax.tree.map(jnp.add, y1, change)
         return y1, error, {"uncorrected": dense_info, "change": change}, (state, start), result
-
-    def func(self, terms, t0, y0, args):
-        return self.solver.func(terms, t0, y0, args)
 
     def start(self, s: Time, state: PyTree, problem: Problem) -> Start:
         """The orbit through `state` at time `s`."""

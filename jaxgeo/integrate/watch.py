@@ -13,6 +13,7 @@ from jaxgeo import theory
 from jaxgeo.integrate.corrector import Start
 from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.integrate.solution import RESULTS
+from jaxgeo.integrate.wrapped import AbstractSolverAround
 from jaxgeo.linalg.tangents import freeze
 from jaxgeo.problem import Problem
 
@@ -77,7 +78,7 @@ class Watched(eqx.Module):
         return RESULTS.where(lost, rank_lost, result)
 
 
-class Watch(dfx.AbstractWrappedSolver):
+class Watch(AbstractSolverAround):
     """A diffrax solver that compares the outputs after each of its steps with those that the flow promises.
 
     Paper: (2.6), (2.7), (4.3)
@@ -115,38 +116,8 @@ class Watch(dfx.AbstractWrappedSolver):
     tolerances: tuple[Any, Any] | None
 
     @property
-    def term_structure(self):
-        return self.solver.term_structure
-
-    @property
-    def term_compatible_contr_kwargs(self):
-        return self.solver.term_compatible_contr_kwargs
-
-    @property
-    def root_finder(self):
-        """That of an implicit solver, whose tolerances diffrax fills in."""
-        return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
-    def scan_kind(self):
-        """That of a Runge–Kutta solver, which some adjoints fill in."""
-        return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
-
-    @property
     def interpolation_cls(self):
         return self.solver.interpolation_cls
-
-    def order(self, terms: PyTree[dfx.AbstractTerm]) -> int | None:
-        return self.solver.order(terms)
-
-    def strong_order(self, terms: PyTree[dfx.AbstractTerm]):
-        return self.solver.strong_order(terms)
-
-    def error_order(self, terms: PyTree[dfx.AbstractTerm]):
-        return self.solver.error_order(terms)
-
-    def func(self, terms, t0, y0, args):
-        return self.solver.func(terms, t0, y0, args)
 
     def init(self, terms, t0, t1, y0, args):
         return self.solver.init(terms, t0, t1, y0, args), self.begin(t0, y0, args)

@@ -13,6 +13,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
 from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.linalg.solvers.iterative import mean_eigenvalue
+from jaxgeo.linalg.tangents import norm
 from jaxgeo.problem import Params, Problem
 
 
@@ -151,12 +152,7 @@ def _lift_gradient(
     rest = jax.tree.map(jnp.subtract, rest, jacobian.T.mv(pull_back(rest)[0]))
     # What round-off leaves there must not be divided by λ, and nothing by 0, which λ is for D = 0.
     shift = jnp.asarray(damping, rows.dtype) * mean_eigenvalue(jacobian)
-    floor = 64 * float(jnp.finfo(rows.dtype).eps) * _norm(gradient)
-    outside = (_norm(rest) > floor) & (shift > 0)
+    floor = 64 * float(jnp.finfo(rows.dtype).eps) * norm(gradient)
+    outside = (norm(rest) > floor) & (shift > 0)
     scale = jnp.where(outside, 1 / jnp.where(outside, shift, 1), 0)
     return jax.tree.map(lambda leaf, rest: leaf + scale * rest, solution, rest), info
-
-
-def _norm(tree: PyTree) -> Float[Array, ""]:
-    # Leaf by leaf: one vector of all would gather layers that are spread over devices.
-    return jnp.sqrt(jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)])))

@@ -1,0 +1,41 @@
+"""An ODE solver around another one, which is asked for what stays as it is."""
+
+import diffrax as dfx
+import equinox as eqx
+from jaxtyping import PyTree
+
+
+class AbstractSolverAround(dfx.AbstractWrappedSolver):
+    """A diffrax solver that makes the steps of `solver`, and does something with them."""
+
+    solver: eqx.AbstractVar[dfx.AbstractSolver]
+
+    @property
+    def term_structure(self):
+        return self.solver.term_structure
+
+    @property
+    def term_compatible_contr_kwargs(self):
+        return self.solver.term_compatible_contr_kwargs
+
+    @property
+    def root_finder(self):
+        """That of an implicit solver, whose tolerances diffrax fills in."""
+        return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def scan_kind(self):
+        """That of a Runge–Kutta solver, which some adjoints fill in."""
+        return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
+
+    def order(self, terms: PyTree[dfx.AbstractTerm]) -> int | None:
+        return self.solver.order(terms)
+
+    def strong_order(self, terms: PyTree[dfx.AbstractTerm]):
+        return self.solver.strong_order(terms)
+
+    def error_order(self, terms: PyTree[dfx.AbstractTerm]):
+        return self.solver.error_order(terms)
+
+    def func(self, terms, t0, y0, args):
+        return self.solver.func(terms, t0, y0, args)
