@@ -41,7 +41,8 @@ def test_the_orbit_of_a_product_ends_where_it_does():
     """x = 1 − 2e^{-s} comes to 0 at s = log 2, where D = 0: no orbit of θ has x > 0 and θ₁ = −θ₂."""
     sol = solve([1.0, -1.0])
     assert sol.result == jg.RESULTS.rank_lost
-    np.testing.assert_allclose([sol.rank_lost_at, sol.final_s], np.log(2), atol=1e-5)
+    np.testing.assert_allclose(sol.rank_lost_at, np.log(2), atol=1e-5)
+    np.testing.assert_allclose(sol.final_s, np.log(2), atol=1e-4)
     assert jnp.isinf(sol.left_law_at)
     np.testing.assert_allclose(sol.final_cost, 0.5, rtol=1e-4)
     assert "ends where D loses rank" in str(sol)
@@ -52,8 +53,8 @@ def test_the_orbit_of_a_product_ends_where_it_does():
 
 @pytest.mark.parametrize("off", [1e-3, -1e-3, 1e-6, -1e-9])
 def test_beside_it_the_orbit_goes_where_its_first_integrals_say(off):
-    """θ₁θ₂ = x(s), and θ₁² − θ₂² is constant as the velocity is along (θ₂, θ₁)."""
-    sol = solve([1.0 + off, -1.0])
+    """θ₁θ₂ = x(s), and θ₁² − θ₂² is constant as the velocity is along (θ₂, θ₁). It passes D = 0 at |x| about |off|."""
+    sol = solve([1.0 + off, -1.0], rtol=min(1e-6, abs(off) / 10))
     assert sol.result == jg.RESULTS.successful
     assert sol.rank_lost_at == jnp.inf
     first, second = sol.params
@@ -327,12 +328,53 @@ def test_no_alarm_on_the_problems_of_the_other_tests(name, rtol):
 
 
 @pytest.mark.slow
-def test_a_square_problem_that_comes_to_a_fold_is_not_successful_off_its_law():
-    """K = QN = 9: σ_min/σ_max falls from 1e-3 to below 1e-7 at s = 0.246, where steps that are too long go on."""
+def test_a_square_problem_that_comes_to_folds_is_not_successful_off_its_law():
+    """K = QN = 9: at s = 0.246 and again at 0.28 σ_min/σ_max falls from 1e-3 to below 1e-7."""
     case = cases()["mlp borderline"]
     sol = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=90.0, throw=False)
-    assert sol.result != jg.RESULTS.successful
-    assert sol.final_s < 0.25
-    assert off_law(case.problem, case.params, sol) < 1e-5
-    values = np.linalg.svd(case.problem.jacobian(sol.params).as_matrix(), compute_uv=False)
-    assert values[-1] < 1e-7 * values[0]
+    assert sol.result == jg.RESULTS.rank_lost
+    assert 0.24 < min(sol.left_law_at, sol.rank_lost_at) < 0.29
+    assert sol.final_s < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_an_orbit_ends_at_a_kink_only_where_it_cannot_cross_it(seed):
+    """Where a unit of ReLU turns on or off, the velocity jumps; it may point to the kink from both sides."""
+    rng = np.random.default_rng(seed)
+    count, width = int(rng.integers(3, 7)), int(rng.integers(12, 24))
+    problem = jg.Problem(
+        lambda p, x: p["v"] @ jax.nn.relu(p["w"] @ x + p["b"]),
+        jnp.asarray(rng.standard_normal((count, 3))),
+        jg.L2(jnp.asarray(rng.standard_normal((count, 1)))),
+    )
+    params = {
+        "w": jnp.asarray(rng.standard_normal((width, 3))),
+        "b": jnp.asarray(rng.standard_normal(width)),
+        "v": jnp.asarray(rng.standard_normal((1, width)) / width**0.5),
+    }
+    sol = jg.solve_flow(problem, jg.AdaptedFlow(), params, s1=8.0 * count, throw=False)
+    if sol.result == jg.RESULTS.successful:
+        assert off_law(problem, params, sol) < 1e-3
+    elif sol.result == jg.RESULTS.rank_lost:
+        units = jax.vmap(lambda x: sol.params["w"] @ x + sol.params["b"])(problem.blocks[0].inputs)
+        assert jnp.min(jnp.abs(units)) < 1e-3
+    else:
+        assert sol.result == jg.RESULTS.left_law
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_an_orbit_that_begins_where_d_is_nearly_singular_raises_none(seed):
+    """From small weights σ_min is 1e-6 to 1e-5 of σ_max: θ moves far at first, the outputs keep their law."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(5, 2))
+    targets = np.sin(2 * inputs @ rng.normal(size=(2, 1))) + 0.5
+    problem = jg.Problem(lambda p, x: p["v"] @ jnp.tanh(p["w"] @ x), jnp.asarray(inputs), jg.L2(targets))
+    rng = np.random.default_rng(seed)
+    params = {"w": jnp.asarray(0.03 * rng.normal(size=(6, 2))), "v": jnp.asarray(0.03 * rng.normal(size=(1, 6)))}
+    values = np.linalg.svd(problem.jacobian(params).as_matrix(), compute_uv=False)
+    assert values[-1] < 1e-4 * values[0]
+    sol = jg.solve_flow(problem, jg.AdaptedFlow(), params, s1=60.0)
+    assert sol.left_law_at == sol.rank_lost_at == jnp.inf
+    assert np.abs(sol.defect).max() < 1e-4

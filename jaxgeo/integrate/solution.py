@@ -34,10 +34,10 @@ class RESULTS(dfx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "which there is `RankAdaptiveFlow`; or `rtol` asks for more than the dtype of the parameters can give."
     )
     rank_lost = (
-        "The orbit ends where D loses rank: from there on the outputs do not go where the flow sends them, however "
-        "short the step (`rank_lost_at`). `RankAdaptiveFlow` goes on along what D still reaches, and `rank_report` "
-        "says which outputs that leaves out; or start elsewhere, with a larger network or fewer samples. "
-        "`jaxgeo.integrate.explain_defect` estimates the causes."
+        "The orbit ends where D loses rank, or jumps at a kink of the network: from there on the outputs do not go "
+        "where the flow sends them, however short the step (`rank_lost_at`). `RankAdaptiveFlow` goes on along what D "
+        "still reaches, and `rank_report` says which outputs that leaves out; or start elsewhere, with a larger "
+        "network or fewer samples. `jaxgeo.integrate.explain_defect` estimates the causes."
     )
     left_law = (
         "The outputs left their law by more than the tolerances of the steps allow (`left_law_at`). Lower `rtol`, or "

@@ -19,15 +19,14 @@ from jaxgeo.problem import Problem
 
 Time = Any
 
-# By how many times its tolerance the outputs may miss their law in a step, since the error that a controller sees is an
+# By how many times its tolerance the outputs may miss their aim in a step, since the error that a controller sees is an
 # estimate and off a kink of the network a poor one; and by how many times in all, at the start and for each N more.
 STEP, TOTAL = 10.0, 20.0
-# So many steps in a row that miss their aim by more than this share of the way, and by more than so many times rtol. A
-# kink of the network spoils one. By a quarter where the tolerance of the outputs is not known, and by all of it where
-# the size of the steps is given.
-RUN, SHARE = 10, 0.02
-# The error of θ in a step, as it is estimated, over the length of the step, where θ runs away.
-ROUGH = 1e-2
+# The share of its way by which a step has to miss before it counts as one that did not get there; a larger one where
+# the way is estimated, and all of it where the size of the steps is given. So many of them in a row mean loss of rank
+# where the tolerance of the outputs is not known; a kink of the network spoils one.
+LAWFUL, ESTIMATED, GIVEN = 0.02, 0.25, 1.0
+RUN = 10
 # Round-off of the outputs is estimated within some factor.
 NOISE = 30.0
 
@@ -37,9 +36,10 @@ class Watched(eqx.Module):
 
     - `start`: where it started. `outputs`: x after the last accepted step.
     - `round_off`: what that of all steps allows of |x − x_exact| / |x_exact − y|.
-    - `misses`, `missed_since`: accepted steps in a row that missed their aim, and where they began.
+    - `misses`: accepted steps in a row that missed their aim.
+    - `astray`: how far the outputs are off for those steps; `astray_since`: the flow time until which that was little.
+    - `velocity`: ∂ₛx at the end of the last accepted step, NaN before the first; None where the law is known.
     - `left_law_at`, `rank_lost_at`: flow times, infinity for never.
-    - `speed`: the lowest of |Δθ| / |x − y| over Δs/N so far.
     - `turned_at`: where the outputs last turned back within a step; −infinity for nowhere.
     - `way_on`: by how much θ has moved since then, until a hundredth of N later. None where an orbit ends there.
     """
@@ -48,10 +48,11 @@ class Watched(eqx.Module):
     outputs: Float[Array, "N Q"]
     round_off: Float[Array, ""]
     misses: Int[Array, ""]
-    missed_since: Float[Array, ""]
+    astray: Float[Array, "N Q"]
+    astray_since: Float[Array, ""]
+    velocity: Float[Array, "N Q"] | None
     left_law_at: Float[Array, ""]
     rank_lost_at: Float[Array, ""]
-    speed: Float[Array, ""]
     turned_at: Float[Array, ""]
     way_on: PyTree
 
@@ -85,18 +86,20 @@ class Watch(AbstractSolverAround):
 
     Where singular values of D go to zero the velocity grows beyond bounds, and the orbit of a flow that needs the rank
     may end: as that of x = θ₁θ₂, y = 1, from (1, −1) does in D = 0. An ODE solver steps over such a place, since
-    the error that it estimates is taken through D, which is nearly zero there. Two things are seen without a lift:
+    the error that it estimates is taken through D, which is nearly zero there. So the change of the outputs is compared
+    with what it should be, without a lift: x(t₁) = y + e^{-(t₁−t₀)/N}(x(t₀) − y) where there is that law, and where there
+    is none the mean of ∂ₛx at the two ends of the step, times its length.
 
-    - The outputs turn back. With Δθ and Δx of a step, Δx ≈ (D₀ + D₁)Δθ/2, and the two terms have opposite directions
-      where |D₁Δθ|² > 2 Δx·D₁Δθ. A smooth orbit that moves its outputs does not do this in a step that is short enough.
-    - The outputs miss their law, x(t₁) = y + e^{-(t₁−t₀)/N}(x(t₀) − y), where there is one.
+    A step that misses by more than its tolerance is made again, shorter. Steps that do not get where they should,
+    however short, add up. Once they have missed by more than the tolerance of one step, D does not reach where the
+    flow has to go, and the orbit ends: `rank_lost_at` says where that began. D may come near to losing rank, and may
+    even lose it in a direction that matters less than the tolerance, without ending the orbit. Small misses that add up
+    to more than the tolerances of all steps allow are written down as `left_law_at`, and the integration goes on.
 
-    Such a step is made again with a shorter one, by an error estimate that is infinite, until it is resolved. Where the
-    shortest step still turns, or steps in a row miss a quarter of the way, D does not reach where the flow has to go:
-    the integration ends, and `rank_lost_at` says where. Small misses that add up to more than the tolerances of all
-    steps allow are written down as `left_law_at`, and the integration goes on.
+    A flow that makes no demand of the rank goes on as well. It passes through D = 0 where the outputs turn back: with
+    Δθ and Δx of a step, Δx ≈ (D₀ + D₁)Δθ/2, and the two terms have opposite directions where |D₁Δθ|² > 2 Δx·D₁Δθ.
 
-    The cost of a step is a JVP with two tangents, where a step of six stages takes six lifts.
+    The cost of a step is a JVP with two or three tangents, where a step of six stages takes six lifts.
 
     **Arguments:**
 
@@ -133,10 +136,11 @@ class Watch(AbstractSolverAround):
             outputs=outputs,
             round_off=zero,
             misses=jnp.zeros((), jnp.int32),
-            missed_since=never,
+            astray=jnp.zeros_like(outputs),
+            astray_since=s,
+            velocity=None if self.law else jnp.full_like(outputs, jnp.nan),
             left_law_at=never,
             rank_lost_at=never,
-            speed=jnp.full((), jnp.inf, outputs.dtype),
             turned_at=-never,
             way_on=None if self.strict else jax.tree.map(jnp.zeros_like, trainable),
         )
@@ -144,7 +148,10 @@ class Watch(AbstractSolverAround):
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         state, before = solver_state
         y1, error, dense_info, state, result = self.solver.step(terms, t0, t1, y0, args, state, made_jump)
-        after, again = self.look(before, t0, t1, y0, y1, error, args)
+        velocity = None
+        if not self.law:
+            velocity = trainable_of(self.interpolation_cls(t0=t0, t1=t1, **dense_info).derivative(t1))
+        after, again = self.look(before, t0, t1, y0, y1, velocity, args)
         if self.adaptive and error is not None:
             error = jax.tree.map(lambda leaf: jnp.where(again, jnp.inf, leaf), error)
         if not self.strict:
@@ -172,12 +179,12 @@ class Watch(AbstractSolverAround):
         return Measured(trainable, state.lengths) if isinstance(state, Measured) else trainable
 
     def look(
-        self, before: Watched, t0: Time, t1: Time, y0: PyTree, y1: PyTree, error: PyTree | None, problem: Problem
+        self, before: Watched, t0: Time, t1: Time, y0: PyTree, y1: PyTree, velocity: PyTree | None, problem: Problem
     ) -> tuple[Watched, Bool[Array, ""]]:
-        """What is known after the step, and whether it is to be made again, shorter."""
-        t0, t1, start, end, problem = freeze((t0, t1, trainable_of(y0), trainable_of(y1), problem))
+        """What is known after the step, and whether to make it again, shorter; `velocity` is ∂ₛθ at `t1`."""
+        t0, t1, start, end, velocity, problem = freeze((t0, t1, trainable_of(y0), trainable_of(y1), velocity, problem))
         step = jax.tree.map(jnp.subtract, end, start)
-        outputs, advance, noise = self._outputs(end, step, problem)
+        outputs, advance, noise, velocity = self._outputs(end, step, velocity, problem)
         aim = problem.loss.deviation(before.outputs)
         change, deviation = outputs - before.outputs, problem.loss.deviation(outputs)
         count = problem.num_samples
@@ -189,86 +196,86 @@ class Watch(AbstractSolverAround):
         short = (taken <= shortest) | (taken <= 8 * eps * jnp.abs(jnp.asarray(t1, outputs.dtype)))
         turned = (jnp.sum(advance**2) > 2 * jnp.sum(advance * change)) & (_norm(advance - change) > NOISE * noise)
 
-        # θ runs away: its speed, in units of what is left to go, against the slowest so far, and the error that is
-        # estimated of a step against its length.
-        length = optx.two_norm(step)
-        speed = length.astype(outputs.dtype) / (taken / count * jnp.where(_norm(aim) > 0, _norm(aim), 1))
-        slowest = jnp.minimum(before.speed, jnp.where(speed > 0, speed, jnp.inf))
-        wild = jnp.zeros((), bool)
-        if error is not None:
-            # Like 1/√(s* − s) where a singular value goes to zero at s*. A kink of the network leaves it bounded.
-            fast = jnp.maximum(10, 0.03 / jnp.sqrt(taken / count)) * slowest
-            wild = (speed > fast) & (optx.two_norm(trainable_of(error)) > ROUGH * length)
-
-        missed = far = off = jnp.zeros((), bool)
-        beyond = turned
-        round_off = before.round_off
-        if self.law:
-            lawful = theory.outputs_at(taken, aim, jnp.zeros_like(aim), count)
-            miss, way = _norm(deviation - lawful), _norm(lawful - aim)
-            share = jnp.asarray(0.25 if self.adaptive else 1.0, outputs.dtype)
-            if self.tolerances is not None:
-                share = SHARE + TOTAL * jnp.asarray(self.tolerances[0], outputs.dtype)
-            missed = (miss > share * way) & (miss > NOISE * noise)
-            beyond = turned & (miss > way)
-            elapsed = jnp.asarray(t1, outputs.dtype) - before.start.s
-            exact = theory.outputs_at(elapsed, before.start.deviation, jnp.zeros_like(aim), count)
-            if self.tolerances is not None:
-                rtol, atol = (jnp.asarray(tolerance, outputs.dtype) for tolerance in self.tolerances)
-                floor = atol * outputs.size**0.5 + 4 * NOISE * noise
-                far = miss > STEP * (rtol * _norm(aim) + floor)
-                unit = jnp.maximum(_norm(exact), jnp.finfo(outputs.dtype).tiny)
-                # A step more is one more round-off, but no more tolerance: a controller that cannot keep the law makes
-                # as many as it likes.
-                round_off = round_off + floor / unit
-                off = _norm(deviation - exact) / unit > TOTAL * rtol * (1 + elapsed / count) + round_off
-
+        elapsed = jnp.asarray(t1, outputs.dtype) - before.start.s
+        if velocity is None:
+            share = LAWFUL
+            way = theory.outputs_at(taken, aim, jnp.zeros_like(aim), count) - aim
+            ideal = theory.outputs_at(elapsed, before.start.deviation, jnp.zeros_like(aim), count)
+            # An error of the outputs shrinks with them.
+            fade = jnp.exp(-taken / count)
+        else:
+            share = ESTIMATED
+            way = taken * (jnp.where(jnp.isnan(before.velocity), velocity, before.velocity) + velocity) / 2
+            ideal, fade = aim, 1.0
+        missing = deviation - aim - way
+        miss = _norm(missing)
+        missed = (miss > (share if self.adaptive else GIVEN) * _norm(way)) & (miss > NOISE * noise)
         misses = jnp.where(missed, before.misses + 1, 0)
-        since = jnp.where(missed, jnp.minimum(before.missed_since, t0), jnp.inf).astype(before.missed_since.dtype)
+        astray = fade * before.astray + jnp.where(missed, missing, 0)
+
+        left_law_at, round_off = before.left_law_at, before.round_off
+        if self.tolerances is None:
+            far = missed & (taken > 1e-5 * count)
+            little, lost = before.misses == 0, misses >= RUN
+        else:
+            rtol, atol = (jnp.asarray(tolerance, outputs.dtype) for tolerance in self.tolerances)
+            floor = atol * outputs.size**0.5 + 4 * NOISE * noise
+            far = (missed | (velocity is None)) & (miss > STEP * (rtol * _norm(aim) + floor))
+            # A step more is one more round-off, but no more tolerance: a controller that cannot keep the law makes
+            # as many as it likes.
+            unit = jnp.maximum(_norm(ideal), jnp.finfo(outputs.dtype).tiny)
+            round_off = round_off + floor / unit
+            allowed = TOTAL * rtol * (1 + elapsed / count) + round_off
+            most = STEP * rtol + round_off
+            little, lost = _norm(before.astray) / unit < most / 4, _norm(astray) / unit > most
+            if velocity is None:
+                left_law_at = _first(left_law_at, _norm(deviation - ideal) / unit > allowed, t0)
+        since = jnp.where(little, t0, before.astray_since).astype(before.astray_since.dtype)
+
+        turned_at, way_on = before.turned_at, before.way_on
         if self.strict:
-            again = (turned | far | wild) & ~short
+            again = far & ~short
             # A step of a given size is not made again: that it is coarse is no loss of rank.
-            gone = (turned | far | wild) & short if self.adaptive else beyond
-            lost = _first(before.rank_lost_at, gone, t0)
+            gone = far & short if self.adaptive else turned & (miss > _norm(way))
         else:
             # Only until the place is known to a thousandth; from there on any step will do.
             again = turned & ~jnp.isfinite(before.rank_lost_at) & (taken > 1e-4 * count)
-            lost = _first(before.rank_lost_at, turned, t0)
-        lost = jnp.where(misses >= RUN, jnp.minimum(lost, since), lost)
-        turned_at, way_on = before.turned_at, before.way_on
-        if not self.strict:
+            gone = turned
             turned_at = jnp.where(turned, t0, turned_at).astype(turned_at.dtype)
             near = t0 - turned_at < 0.01 * count
             way_on = jax.tree.map(
                 lambda old, new: jnp.where(turned, 0, old) + jnp.where(near & ~turned, new, 0), way_on, step
             )
+        rank_lost_at = _first(before.rank_lost_at, gone, t0)
         after = Watched(
             start=before.start,
             outputs=outputs,
             round_off=round_off,
             misses=misses,
-            missed_since=since,
-            left_law_at=_first(before.left_law_at, off, t0),
-            rank_lost_at=lost,
-            speed=slowest,
+            astray=astray,
+            astray_since=since,
+            velocity=velocity,
+            left_law_at=left_law_at,
+            rank_lost_at=jnp.where(lost, jnp.minimum(rank_lost_at, since), rank_lost_at),
             turned_at=turned_at,
             way_on=way_on,
         )
         return after, again
 
     def _outputs(
-        self, trainable: PyTree, step: PyTree, problem: Problem
-    ) -> tuple[Float[Array, "N Q"], Float[Array, "N Q"], Float[Array, ""]]:
-        """x, DΔθ, and |Dδ| for random changes δ of θ as large as θ: round-off of x in units of eps."""
+        self, trainable: PyTree, step: PyTree, velocity: PyTree | None, problem: Problem
+    ) -> tuple[Float[Array, "N Q"], Float[Array, "N Q"], Float[Array, ""], Float[Array, "N Q"] | None]:
+        """x, DΔθ, the round-off of x in units of eps, and ∂ₛx; the third is |Dδ| for random δ as large as θ."""
 
         def moved(tangent: PyTree) -> tuple[Array, Array]:
             return jax.jvp(
                 lambda trainable: problem.outputs(eqx.combine(trainable, self.frozen)), (trainable,), (tangent,)
             )
 
-        tangents = jax.tree.map(lambda ahead, leaf: jnp.stack([ahead, _random(leaf) * leaf]), step, trainable)
-        value, (advance, probe) = jax.vmap(moved, out_axes=(None, 0))(tangents)
-        return value, advance, _norm(probe)
+        probe = jax.tree.map(lambda leaf: _random(leaf) * leaf, trainable)
+        tangents = [step, probe] if velocity is None else [step, probe, velocity]
+        value, moves = jax.vmap(moved, out_axes=(None, 0))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tangents))
+        return value, moves[0], _norm(moves[1]), None if velocity is None else moves[2]
 
 
 def _random(leaf: Array) -> Array:
