@@ -87,8 +87,8 @@ class Watch(AbstractSolverAround):
     Where singular values of D go to zero the velocity grows beyond bounds, and the orbit of a flow that needs the rank
     may end: as that of x = θ₁θ₂, y = 1, from (1, −1) does in D = 0. An ODE solver steps over such a place, since
     the error that it estimates is taken through D, which is nearly zero there. So the change of the outputs is compared
-    with what it should be, without a lift: x(t₁) = y + e^{-(t₁−t₀)/N}(x(t₀) − y) where there is that law, and where there
-    is none the mean of ∂ₛx at the two ends of the step, times its length.
+    with what it should be, without a lift: x(t₁) = y + e^{-(t₁−t₀)/N}(x(t₀) − y) where there is that law, and elsewhere
+    the mean of ∂ₛx at the two ends of the step, times its length.
 
     A step that misses by more than its tolerance is made again, shorter. Steps that do not get where they should,
     however short, add up. Once they have missed by more than the tolerance of one step, D does not reach where the
@@ -205,6 +205,7 @@ class Watch(AbstractSolverAround):
             fade = jnp.exp(-taken / count)
         else:
             share = ESTIMATED
+            assert before.velocity is not None
             way = taken * (jnp.where(jnp.isnan(before.velocity), velocity, before.velocity) + velocity) / 2
             ideal, fade = aim, 1.0
         missing = deviation - aim - way
