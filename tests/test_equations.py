@@ -14,6 +14,7 @@ from jaxgeo.problems import divergence, gradient, laplacian
 EQUATIONS = {
     "poisson_2d": (257, (25, 16)),
     "heat_1d": (257, (25, 15)),
+    "helmholtz_2d": (2_971, (25, 0)),
     "poisson_5d": (10_065, (8, 7)),
     "harmonic_10d": (118_145, (8, 7)),
     "poisson_100d": (1_325_057, (3, 4)),

@@ -68,7 +68,7 @@ def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
     kept = svd.coefficients(-linear.residual.reshape(-1)) / svd.values
     np.testing.assert_allclose(parts[:2], kept[:2], rtol=1e-10)
     np.testing.assert_allclose(abs(parts[2]), 0.7, rtol=1e-6)
-    np.testing.assert_allclose(after, (1e-3 / 3, 1e-3 / 1.25, 1.4), rtol=1e-6)
+    np.testing.assert_allclose(after, (1e-3 / 3, 1e-3 / 1.25, 1.4, 0), rtol=1e-6)
 
     # Where the first step takes off enough, the second is not taken.
     first, *_ = jg.optim.RankCutoff(enough=1e-3).step(linear, svd, state, lambda trial: trial.finite)

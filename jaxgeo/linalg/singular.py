@@ -1,4 +1,4 @@
-"""Lifts through the singular values of a D of few columns: cut off, or damped to a given length."""
+"""Lifts through the singular values of D, all or the leading ones: cut off, or damped to a given length."""
 
 import equinox as eqx
 import jax
@@ -10,10 +10,12 @@ from jaxgeo.linalg.tangents import freeze, tangent_of
 
 
 class SingularValues(eqx.Module):
-    """D = QUΣVᵀ for K ≤ QN, of which both kinds of lift are made.
+    """D = QUΣVᵀ for K ≤ QN, or QUΣVᵀ ≈ D of r directions, of which both kinds of lift are made.
 
     What is made of them has the derivative in D, and in what else it is given, by rules that divide by no difference of
     singular values on the same side of a cut-off. These factors themselves have none.
+
+    What is made of the leading r has the derivative that it would have if D had no others.
 
     - `matrix`, `scale`: D is `matrix` with its columns times `scale`, or as it is.
     - `orthogonal`: Q; `left`: U, apart from Q because their product takes longer than all that is done with it;
@@ -22,12 +24,17 @@ class SingularValues(eqx.Module):
 
     matrix: Float[Array, "rows K"]
     scale: Float[Array, " K"] | None
-    orthogonal: Float[Array, "rows K"]
-    left: Float[Array, "K K"]
-    values: Float[Array, " K"]
-    right: Float[Array, "K K"]
+    orthogonal: Float[Array, "rows r"]
+    left: Float[Array, "r r"]
+    values: Float[Array, " r"]
+    right: Float[Array, "r K"]
 
-    def relative(self) -> Float[Array, " K"]:
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all singular values."""
+        return len(self.values) == self.matrix.shape[1]
+
+    def relative(self) -> Float[Array, " r"]:
         """The values in units of the largest, so that no square overflows."""
         return self.values / self.unit
 
@@ -41,15 +48,15 @@ class SingularValues(eqx.Module):
         """Below which part of the largest singular value nothing is known, as for a numerical rank."""
         return len(self.orthogonal) * float(jnp.finfo(self.values.dtype).eps)
 
-    def coefficients(self, velocity: Float[Array, " rows"]) -> Float[Array, " K"]:
+    def coefficients(self, velocity: Float[Array, " rows"]) -> Float[Array, " r"]:
         """UᵀQᵀv."""
         return (velocity @ self.orthogonal) @ self.left
 
-    def kept(self, cutoff: Float[Array, ""]) -> Bool[Array, " K"]:
+    def kept(self, cutoff: Float[Array, ""]) -> Bool[Array, " r"]:
         """Which singular values exceed `cutoff` times the largest."""
         return (self.relative() > cutoff) & (self.values > 0)
 
-    def lift(self, velocity: Float[Array, " rows"], kept: Bool[Array, " K"]) -> Float[Array, " K"]:
+    def lift(self, velocity: Float[Array, " rows"], kept: Bool[Array, " r"]) -> Float[Array, " K"]:
         """D⁺v through the directions that are kept.
 
         Paper: (4.5)
@@ -57,7 +64,7 @@ class SingularValues(eqx.Module):
         return _lift(self, velocity, jnp.zeros((), self.values.dtype), kept)
 
     def damped_lift(
-        self, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " K"] | None = None
+        self, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " r"] | None = None
     ) -> Float[Array, " K"]:
         """Dᵀ(DDᵀ + λ)⁻¹v for λ = `shift` · σ₁², through all directions or those of `among`.
 
@@ -66,7 +73,7 @@ class SingularValues(eqx.Module):
         return _lift(self, velocity, shift, jnp.ones(self.values.shape, bool) if among is None else among)
 
     def damping_for_length(
-        self, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " K"] | None = None
+        self, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " r"] | None = None
     ) -> Float[Array, ""]:
         """The λ/σ₁² for which the damped lift of v, through all directions or those of `among`, has this length.
 
@@ -99,8 +106,8 @@ def singular_values(
 
 
 def _solve(
-    svd: SingularValues, shift: Float[Array, ""], among: Bool[Array, " K"]
-) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    svd: SingularValues, shift: Float[Array, ""], among: Bool[Array, " r"]
+) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
     """φ(ρ) = ρ/(ρ² + s) for ρ = σ/σ₁ and s = `shift`, and φ/ρ; 0 for the singular values that are not `among`."""
     relative = svd.relative()
     squared = jnp.where(among, relative**2 + shift, 1)
@@ -109,7 +116,7 @@ def _solve(
 
 @eqx.filter_custom_jvp
 def _lift(
-    svd: SingularValues, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " K"]
+    svd: SingularValues, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " r"]
 ) -> Float[Array, " K"]:
     """V φ(Σ/σ₁) Uᵀ v / σ₁."""
     gain, _ = _solve(svd, shift, among)
@@ -122,10 +129,11 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
     With E = Uᵀ dD V, split into its symmetric part S and its skew part A, it is, beside what moves v and s,
 
-        V (M∘S − P∘A) Uᵀv + V (φ/σ) Vᵀ dDᵀ (1 − UUᵀ) v,
+        V (M∘S − P∘A) Uᵀv + V (φ/σ) Vᵀ dDᵀ (1 − UUᵀ) v + (1 − VVᵀ) dDᵀ U (φ/σ) Uᵀv,
         M = (φ(σᵢ) − φ(σⱼ)) / (σᵢ − σⱼ),   P = (φ(σᵢ) + φ(σⱼ)) / (σᵢ + σⱼ).
 
-    Among the chosen directions the quotients are (s ∓ σᵢσⱼ)/((σᵢ² + s)(σⱼ² + s)), and 0 among the others.
+    The last term is 0 where V is square. Among the chosen directions the quotients are
+    (s ∓ σᵢσⱼ)/((σᵢ² + s)(σⱼ² + s)), and 0 among the others.
 
     Reference: V. Noferini, A formula for the Fréchet derivative of a generalized matrix function, SIAM J. Matrix Anal.
         Appl. 38, 2017
@@ -155,6 +163,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         rest = velocity - svd.orthogonal @ (velocity @ svd.orthogonal)
         found = found + (turned @ coefficients) @ svd.right
         found = found + (ratio * (svd.right @ ((rest @ t_matrix) / svd.unit))) @ svd.right
+        if not svd.is_whole:
+            turned_out = ((svd.orthogonal @ (svd.left @ (ratio * coefficients))) @ t_matrix) / svd.unit
+            found = found + turned_out - (svd.right @ turned_out) @ svd.right
         # λ follows σ₁².
         found = found + 2 * shift * inner[0, 0] * (slope * coefficients) @ svd.right
     if t_shift is not None:
@@ -164,7 +175,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 @eqx.filter_custom_jvp
 def _damping_for_length(
-    svd: SingularValues, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " K"]
+    svd: SingularValues, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " r"]
 ) -> Float[Array, ""]:
     coefficients, relative = jnp.where(among, svd.coefficients(velocity), 0), svd.relative()
     wanted = length * svd.unit
@@ -230,7 +241,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return value, 2 * (jnp.mean(relative * jnp.diagonal(inner)) - jnp.mean(relative**2) * inner[0, 0])
 
 
-def _inner(svd: SingularValues, tangent: Float[Array, "rows K"]) -> Float[Array, "K K"]:
+def _inner(svd: SingularValues, tangent: Float[Array, "rows K"]) -> Float[Array, "r r"]:
     """Uᵀ dD V in units of σ₁."""
     return svd.left.T @ ((svd.orthogonal.T @ tangent) @ svd.right.T) / svd.unit
 
@@ -251,6 +262,13 @@ def _factors(svd: SingularValues) -> tuple[Array, Array, Array, Array]:
 @_factors.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (svd,), (t_svd,) = primals, tangents
+
+    if not svd.is_whole:
+        raise NotImplementedError(
+            f"second derivatives through steps of low rank are not there: {len(svd.values)} singular values were taken "
+            f"of a D with {svd.matrix.shape[1]} columns. Take first derivatives; or use a network of fewer parameters, "
+            "or pass `solver=` to step by damping."
+        )
 
     def decomposed(parts: tuple) -> tuple:
         matrix, scale = parts

@@ -29,6 +29,8 @@ from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.optim.trust_region import TrustRegion
 from jaxgeo.problem import Problem
 
+# Up to so many bytes D is held, for its leading singular values.
+MOST_BYTES = 4 * 2**30
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
 
@@ -86,8 +88,13 @@ class LevenbergMarquardt(AbstractTransformation):
         del updates
         linear = Linearisation(problem, params, self.metric)
         rows, columns = linear.jacobian.out_size(), linear.jacobian.in_size()
-        few = self.solver is None and columns < rows and state.largest.size == columns
-        step, state = (self._few if few else self._many)(linear, state)
+        method = self._many
+        if self.solver is None and columns < rows:
+            if state.largest.size == columns:
+                method = self._few
+            elif rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES:
+                method = self._leading
+        step, state = method(linear, state)
         return linear.embed(step), state._replace(count=next_count(state.count))
 
     def _many(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
@@ -118,6 +125,26 @@ class LevenbergMarquardt(AbstractTransformation):
         failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
         deficient = self.cutoff.is_deficient(scaled)
         return cond_any(deficient & ~failed, self._cut, self._bounded, linear, state, triangle, scaled, scale)
+
+    def _leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
+        """By the leading singular values of D where the rest is little, otherwise by a lift with damping."""
+        return cond_any(state.cutoff.rung < 0, self._until_failure, self._through_leading, linear, state)
+
+    def _through_leading(
+        self, linear: Linearisation, state: LevenbergMarquardtState
+    ) -> tuple[PyTree, LevenbergMarquardtState]:
+        svd, rung = self.cutoff.leading(linear.jacobian.as_matrix(), state.cutoff, state.count)
+        step, state = self._through(linear, state, svd)
+        return step, state._replace(cutoff=state.cutoff._replace(rung=rung))
+
+    def _until_failure(
+        self, linear: Linearisation, state: LevenbergMarquardtState
+    ) -> tuple[PyTree, LevenbergMarquardtState]:
+        """A damped lift; after one that is not taken D is looked at again."""
+        step, state = self._many(linear, state)
+        top = len(self.cutoff.ladder(linear.jacobian.out_size(), linear.jacobian.in_size())) - 1
+        rung = jnp.where(state.info.accepted, state.cutoff.rung, top).astype(jnp.int32)
+        return step, state._replace(cutoff=state.cutoff._replace(rung=rung))
 
     def _bounded(
         self,
@@ -161,7 +188,12 @@ class LevenbergMarquardt(AbstractTransformation):
     ) -> tuple[PyTree, LevenbergMarquardtState]:
         """A lift through the singular values above the cut-off, of D itself, whose R is `triangle`."""
         del scale
-        svd = singular_values(scaled.matrix, scaled.orthogonal, triangle)
+        return self._through(linear, state, singular_values(scaled.matrix, scaled.orthogonal, triangle))
+
+    def _through(
+        self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues
+    ) -> tuple[PyTree, LevenbergMarquardtState]:
+        """A lift through those of the singular values that are above the cut-off."""
         trial, fraction, accepted, cutoff, rank = self.cutoff.step(linear, svd, state.cutoff, self._good)
         zero = jnp.zeros((), linear.outputs.dtype)
         _, report = conclude(linear.jacobian, trial.step, -linear.residual, jnp.asarray(DECOMPOSED), rank)
@@ -236,14 +268,17 @@ def adapted_levenberg_marquardt(
     factorisation. How much it is damped follows from the last gain ratio, the decrease of the cost in units of what the
     linearised outputs predicted, summed from output differences so that it means something down to round-off:
 
-    - for K ≥ QN, or K > 1024, by `damping`. The network bends away from the straight line on which D says that the
-      outputs go; for K ≥ QN what is missing at its end is lifted by the same factorisation, up to `corrections` times.
+    - for K ≥ QN by `damping`. The network bends away from the straight line on which D says that the
+      outputs go; what is missing at its end is lifted by the same factorisation, up to `corrections` times.
       A step that does not lower the cost is halved, up to 6 times, before it is rejected: both cost forward passes,
       where a new solve costs a factorisation;
     - for K < QN with few parameters, as MINPACK does: the length of the step is bounded by `trust_region` with each
       parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude;
     - where with few parameters D has lost rank, as in networks trained on the residuals of a differential equation: by
-      the singular values above a `cutoff`, with corrections for the curvature of the network's outputs.
+      the singular values above a `cutoff`, with corrections for the curvature of the network's outputs;
+    - for K < QN with more than 1024 parameters likewise, through the leading singular values, of which only as many are
+      computed as the cut-off asks for, as long as the rest is little; by `damping` where D is not of low rank, or where D
+      takes more than 4 GiB.
 
     Meant for one batch, the whole data, at every update; for minibatches see `adapted_momentum`. The incoming
     gradients only give the form of the updates: pass zeros to save their computation, and chain what changes

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import check_count, check_positive
+from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Attempt, shorten
@@ -18,15 +19,22 @@ from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
 class CutoffState(NamedTuple):
-    """Of the next step: the cut-off of the halved one; that of the whole one, and how far it goes beyond that."""
+    """Of the next step: the cut-off of the halved one; that of the whole one, and how far it goes beyond that.
+
+    - `rung`: which number of directions of `RankCutoff.ladder` to take; −1 where D is not of low rank.
+    """
 
     fine: Float[Array, ""]
     coarse: Float[Array, ""]
     radius: Float[Array, ""]
+    rung: Int[Array, ""]
 
 
 class RankCutoff(eqx.Module):
     """A step through the singular values above a cut-off, corrected for the curvature of the network's outputs.
+
+    Of a D with more than 1024 columns only the leading singular values are computed, as many as the fine cut-off
+    asks for: twice as many from the next step on where what is left of D exceeds it, half where half would do.
 
     In a network with fewer parameters than outputs the singular values of D can fall below double precision, evenly
     in their logarithm. Damping then lets most directions creep, and a fixed cut-off either leaves much of the cost
@@ -55,6 +63,9 @@ class RankCutoff(eqx.Module):
     - `coarse_decrease`, `coarse_increase`: by what the coarse one falls after a step that does not raise the cost, and
       rises after one that does.
     - `halvings`, `corrections`: at most how many of each in a step.
+    - `directions`: the least and the most singular values to compute where not all are.
+    - `slow`: what may be left of D beyond the most directions, relative to the largest singular value. Where more
+        is, D is not of low rank, and steps are damped until one of them fails.
     """
 
     deficient: float = 1e-8
@@ -69,10 +80,16 @@ class RankCutoff(eqx.Module):
     coarse_increase: float = 3.0
     halvings: int = eqx.field(static=True, default=20)
     corrections: int = eqx.field(static=True, default=8)
+    directions: tuple[int, int] = eqx.field(static=True, default=(128, 1024))
+    slow: float = 1e-5
 
     def __check_init__(self):
         for name, value in vars(self).items():
-            if name in ("halvings", "corrections"):
+            if name == "directions":
+                least, most = value
+                check_count("directions[0]", least)
+                check_count("directions[1]", most, least=least)
+            elif name in ("halvings", "corrections"):
                 check_count(name, value, least=0)
             else:
                 check_positive(name, value)
@@ -80,11 +97,34 @@ class RankCutoff(eqx.Module):
     def init(self, dtype: jnp.dtype) -> CutoffState:
         """Before the first step; a radius of 0 stands for the length of the first whole step."""
         initial = jnp.asarray(self.initial, dtype)
-        return CutoffState(initial, initial, jnp.zeros((), dtype))
+        return CutoffState(initial, initial, jnp.zeros((), dtype), jnp.zeros((), jnp.int32))
 
     def is_deficient(self, scaled: SingularValues) -> Bool[Array, ""]:
         """Whether to step by the cut-off, from the singular values of D in scaled parameters."""
         return scaled.relative()[-1] <= max(self.deficient, scaled.round_off)
+
+    def ladder(self, rows: int, columns: int) -> tuple[int, ...]:
+        """How many directions may be taken of a D of this shape: the least, and doubled up to the most."""
+        count, most = self.directions
+        most = min(most, rows, columns)
+        counts = []
+        while count < most:
+            counts.append(count)
+            count *= 2
+        return (*counts, most)
+
+    def leading(
+        self, matrix: Float[Array, "rows K"], state: CutoffState, count: Int[Array, ""]
+    ) -> tuple[SingularValues, Int[Array, ""]]:
+        """As many singular values of D as `state` says, drawn anew for each `count`, and the next rung."""
+        ladder = self.ladder(*matrix.shape)
+        rung = jnp.clip(state.rung, 0, len(ladder) - 1)
+        svd, rest = leading_singular_values(matrix, ladder, rung, jax.random.fold_in(jax.random.key(0), count))
+        rest, fine = rest / svd.unit, state.fine.astype(rest.dtype)
+        half = svd.relative()[jnp.asarray(ladder)[rung] // 2 - 1]
+        following = jnp.where(rest > fine, rung + 1, jnp.where(half < 0.1 * fine, jnp.maximum(rung - 1, 0), rung))
+        slow = (rung == len(ladder) - 1) & (rest > self.slow)
+        return svd, jnp.where(slow, -1, jnp.minimum(following, len(ladder) - 1)).astype(jnp.int32)
 
     def step(
         self,
@@ -121,11 +161,12 @@ class RankCutoff(eqx.Module):
             jnp.clip(state.fine * factor.astype(dtype), lowest, self.maximum),
             jnp.clip(state.coarse * coarse_factor.astype(dtype), lowest, self.maximum),
             jnp.where(lowers, radius.astype(dtype), state.radius),
+            state.rung,
         )
         return trial, fraction, accepted, following, rank
 
     def _beyond(
-        self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " K"], radius: Float[Array, ""]
+        self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " r"], radius: Float[Array, ""]
     ) -> tuple[Trial, Trial, Float[Array, ""]]:
         """The whole step through the coarse directions, the same with a damped one through the rest, the next radius.
 
@@ -149,7 +190,7 @@ class RankCutoff(eqx.Module):
         self,
         linear: Linearisation,
         svd: SingularValues,
-        kept: Bool[Array, " K"],
+        kept: Bool[Array, " r"],
         rest: Float[Array, " K"] | None = None,
     ) -> Attempt:
         """Parts of a corrected step through the directions that are kept, with `rest` added."""
@@ -166,7 +207,7 @@ class _Through(eqx.Module):
 
     trainable: PyTree
     svd: SingularValues
-    kept: Bool[Array, " K"]
+    kept: Bool[Array, " r"]
 
     def lift(self, rows: Float[Array, "rows R"]) -> PyTree:
         return ravel_pytree(self.trainable)[1](self.svd.lift(rows.reshape(-1), self.kept))

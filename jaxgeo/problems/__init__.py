@@ -7,6 +7,7 @@ from jaxgeo.problems.equations import (
     harmonic_10d as harmonic_10d,
     heat_1d as heat_1d,
     heat_4d as heat_4d,
+    helmholtz_2d as helmholtz_2d,
     log_fokker_planck_9d as log_fokker_planck_9d,
     poisson_2d as poisson_2d,
     poisson_5d as poisson_5d,
