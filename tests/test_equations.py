@@ -14,6 +14,7 @@ from jaxgeo.problems import divergence, gradient, laplacian
 EQUATIONS = {
     "poisson_2d": (257, (25, 16)),
     "heat_1d": (257, (25, 15)),
+    "burgers_1d": (921, (25, 0)),
     "helmholtz_2d": (2_971, (25, 0)),
     "poisson_5d": (10_065, (8, 7)),
     "harmonic_10d": (118_145, (8, 7)),
@@ -75,3 +76,39 @@ def test_derivatives_are_those_of_the_hessian():
     np.testing.assert_allclose(gradient(u)(x), jax.grad(u)(x), rtol=1e-13)
     np.testing.assert_allclose(laplacian(u)(x), jnp.trace(jax.hessian(u)(x)), rtol=1e-13)
     np.testing.assert_allclose(divergence(gradient(u))(x), laplacian(u)(x), rtol=1e-13)
+
+
+@pytest.mark.parametrize("viscosity", [0.003, 0.01 / np.pi, 0.1])
+def test_burgers_solution_is_a_quotient_of_integrals(viscosity):
+    """By sums over a fine grid, which for such integrands are exact to round-off."""
+    equation = jg.problems.burgers_1d(viscosity=viscosity)
+    points = equation.elsewhere(jr.key(0), 40)
+    shifts = np.linspace(-6, 6, 40_001)
+
+    def exact(t, x):
+        exponents = -np.cos(np.pi * (x - shifts)) / (2 * np.pi * viscosity) - shifts**2 / (4 * viscosity * t)
+        weights = np.exp(exponents - exponents.max())
+        return -np.sum(weights * np.sin(np.pi * (x - shifts))) / np.sum(weights)
+
+    expected = [exact(t, x) for t, x in np.asarray(points)]
+    np.testing.assert_allclose(jax.vmap(equation.solution)(points), expected, atol=1e-13)
+
+
+def test_a_network_meets_the_conditions_of_burgers_equation_exactly():
+    equation = jg.problems.burgers_1d((5,))
+    u = equation.field(equation.init(jr.key(0)))
+    np.testing.assert_allclose(u(jnp.array([0.0, 0.3])), -np.sin(0.3 * np.pi), rtol=1e-15)
+    np.testing.assert_allclose([u(jnp.array([0.7, side])) for side in (-1.0, 1.0)], 0, atol=1e-15)
+
+
+def test_a_periodic_network_is_periodic_and_points_lie_in_the_domain():
+    equation = jg.problems.helmholtz_2d((5,))
+    u = equation.field(equation.init(jr.key(0)))
+    np.testing.assert_allclose(u(jnp.array([-1.0, 0.2])), u(jnp.array([1.0, 0.2])), rtol=1e-13)
+    points = equation.elsewhere(jr.key(0), 1000)
+    assert points.min() < -0.98
+    assert 0.98 < points.max() <= 1
+    with pytest.raises(ValueError, match="no boundary to put points on; got 4"):
+        equation.points(jr.key(0), (25, 4))
+    with pytest.raises(ValueError, match="`viscosity` must be a number, at least 0.003; got 0.001"):
+        jg.problems.burgers_1d(viscosity=0.001)

@@ -277,8 +277,8 @@ def adapted_levenberg_marquardt(
     - where with few parameters D has lost rank, as in networks trained on the residuals of a differential equation: by
       the singular values above a `cutoff`, with corrections for the curvature of the network's outputs;
     - for K < QN with more than 1024 parameters likewise, through the leading singular values, of which only as many are
-      computed as the cut-off asks for, as long as the rest is little; by `damping` where D is not of low rank, or where D
-      takes more than 4 GiB.
+      computed as the cut-off asks for, as long as the rest is little; by `damping` where D is not of low rank, or takes
+      more than 4 GiB.
 
     Meant for one batch, the whole data, at every update; for minibatches see `adapted_momentum`. The incoming
     gradients only give the form of the updates: pass zeros to save their computation, and chain what changes

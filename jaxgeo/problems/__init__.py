@@ -4,6 +4,7 @@ from jaxgeo.problems.derivatives import divergence as divergence, gradient as gr
 from jaxgeo.problems.digits import digits as digits
 from jaxgeo.problems.equations import (
     Equation as Equation,
+    burgers_1d as burgers_1d,
     harmonic_10d as harmonic_10d,
     heat_1d as heat_1d,
     heat_4d as heat_4d,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import is_count
+from jaxgeo._checks import check_number, is_count
 from jaxgeo.problem import Problem, residual_problem
 from jaxgeo.problems.derivatives import Field, gradient, laplacian
 from jaxgeo.problems.network import Network, check_sizes
@@ -33,8 +33,9 @@ class Equation(eqx.Module):
     - `widths`: of the hidden layers, with tanh.
     - `counts`: by default how many points inside and on the boundary.
     - `dim`: of a point.
-    - `interval`: in which each coordinate lies; None where they differ.
-    - `features`: what the network sees of a point. Periodic ones make u periodic.
+    - `domain`: from where to where each coordinate goes; by default from 0 to 1.
+    - `features`: what the network sees of a point; periodic ones make u periodic. By default the point.
+    - `output`: u from the network's value and the point, so that it meets conditions exactly. By default the value.
 
     ```python
     >>> import jax, jaxgeo as jg
@@ -53,8 +54,11 @@ class Equation(eqx.Module):
     dim: int = eqx.field(static=True)
     widths: tuple[int, ...] = eqx.field(static=True)
     counts: tuple[int, int] = eqx.field(static=True)
-    interval: tuple[float, float] | None = eqx.field(static=True, default=(0.0, 1.0))
+    domain: tuple[tuple[float, float], ...] | None = eqx.field(static=True, default=None)
     features: Callable[[Float[Array, " d"]], Float[Array, " f"]] | None = eqx.field(static=True, default=None)
+    output: Callable[[Float[Array, ""], Float[Array, " d"]], Float[Array, ""]] | None = eqx.field(
+        static=True, default=None
+    )
 
     def __check_init__(self):
         check_sizes("widths", self.widths)
@@ -70,7 +74,8 @@ class Equation(eqx.Module):
         """u of a point."""
 
         def u(x: Float[Array, " d"]) -> Float[Array, ""]:
-            return params(x if self.features is None else self.features(x))[0]
+            value = params(x if self.features is None else self.features(x))[0]
+            return value if self.output is None else self.output(value, x)
 
         return u
 
@@ -95,14 +100,8 @@ class Equation(eqx.Module):
         return residual_problem(blocks if len(edge) else blocks[:1])
 
     def elsewhere(self, key: Array, count: int) -> Float[Array, "count d"]:
-        """Uniform points of the domain, at which to measure the error of what was trained on others.
-
-        **Raises:** `ValueError` where the coordinates are not of one interval.
-        """
-        if self.interval is None:
-            raise ValueError("the coordinates of this equation lie in different intervals: draw points with `points`.")
-        low, high = self.interval
-        return jax.random.uniform(key, (count, self.dim), minval=low, maxval=high)
+        """Uniform points of the domain, at which to measure the error of what was trained on others."""
+        return _uniform(key, count, ((0.0, 1.0),) * self.dim if self.domain is None else self.domain)
 
     def error(self, params: PyTree, points: Float[Array, "m d"]) -> Float[Array, ""]:
         """|u − u*|/|u*| at the points, the relative L2 error."""
@@ -173,12 +172,47 @@ def helmholtz_2d(
     def features(x: Array) -> Array:
         return jnp.concatenate([jnp.cos(jnp.pi * x), jnp.sin(jnp.pi * x)])
 
-    def draw(key: Array, interior: int, boundary: int) -> Points:
-        if boundary:
-            raise ValueError(f"a periodic problem has no boundary; got {boundary} points for it, where 0 are needed.")
-        return jax.random.uniform(key, (interior, 2), minval=-1.0, maxval=1.0), jnp.zeros((0, 2))
+    domain = ((-1.0, 1.0),) * 2
+    return Equation(residual, solution, _inside(domain), 2, widths, (3500, 0), domain, features)
 
-    return Equation(residual, solution, draw, 2, widths, (3500, 0), (-1.0, 1.0), features)
+
+def burgers_1d(widths: tuple[int, ...] = (20, 20, 20), viscosity: float = 0.01 / math.pi) -> Equation:
+    """u_t + u u_x = ν u_xx for t in [0, 1] and x in [−1, 1], u = −sin πx at t = 0, 0 at both ends.
+
+    A network v makes u = −sin πx + t(1 − x²)v, which meets all conditions, so there are no points for them. At
+    ν = 0.01/π u falls from nearly 1 to nearly −1 within 0.01 of x = 0. u* is by the transformation of Cole and Hopf, a
+    quotient of two integrals by Gauss–Hermite quadrature.
+
+    Reference: C. Basdevant et al., Spectral and finite difference solutions of the Burgers equation, Computers and
+        Fluids 14, 1986
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
+    - `viscosity`: ν.
+
+    **Raises:** `ValueError` unless ν is at least 0.003, below which the quadrature loses digits.
+    """
+    check_number("viscosity", viscosity, least=0.003)
+    # By Newton's method from the eigenvalues of a tridiagonal matrix: good for this many.
+    nodes, weights = np.polynomial.hermite.hermgauss(240)
+
+    def solution(x: Array) -> Array:
+        t, place = x
+        shifted = place - 2 * jnp.sqrt(viscosity * t) * jnp.asarray(nodes, x.dtype)
+        exponents = jnp.asarray(np.log(weights), x.dtype) - jnp.cos(jnp.pi * shifted) / (2 * jnp.pi * viscosity)
+        share = jax.nn.softmax(exponents)
+        return -jnp.sum(share * jnp.sin(jnp.pi * shifted))
+
+    def residual(u: Field, x: Array) -> Array:
+        by_time, slope = gradient(u)(x)
+        return by_time + u(x) * slope - viscosity * _in_space(u, x)
+
+    def output(value: Array, x: Array) -> Array:
+        return x[0] * (1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
+
+    domain = ((0.0, 1.0), (-1.0, 1.0))
+    return Equation(residual, solution, _inside(domain), 2, widths, (3000, 0), domain, output=output)
 
 
 def poisson_5d(widths: tuple[int, ...] = (64, 64, 48, 48)) -> Equation:
@@ -279,7 +313,8 @@ def log_fokker_planck_9d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equa
         points = points.at[:, 1:].set(10 * points[:, 1:] - 5)
         return points[:interior], points[interior:].at[:, 0].set(0)
 
-    return Equation(residual, solution, draw, dim + 1, widths, (3000, 1000), None)
+    domain = ((0.0, 1.0), *((-5.0, 5.0),) * dim)
+    return Equation(residual, solution, draw, dim + 1, widths, (3000, 1000), domain)
 
 
 def _heat(u: Field, x: Array) -> Array:
@@ -291,6 +326,22 @@ def _heat(u: Field, x: Array) -> Array:
 def _in_space(u: Field, x: Array) -> Array:
     """Δu in all coordinates but the first."""
     return laplacian(lambda place: u(jnp.concatenate([x[:1], place])))(x[1:])
+
+
+def _uniform(key: Array, count: int, domain: tuple[tuple[float, float], ...]) -> Float[Array, "count d"]:
+    low, high = jnp.asarray(domain).T
+    return low[None] + (high - low)[None] * jax.random.uniform(key, (count, len(domain)))
+
+
+def _inside(domain: tuple[tuple[float, float], ...]) -> Callable[[Array, int, int], Points]:
+    """Uniform in a box, where conditions are met by the output."""
+
+    def draw(key: Array, interior: int, boundary: int) -> Points:
+        if boundary:
+            raise ValueError(f"this equation has no boundary to put points on; got {boundary} where 0 are needed.")
+        return _uniform(key, interior, domain), jnp.zeros((0, len(domain)))
+
+    return draw
 
 
 def _cube(dim: int) -> Callable[[Array, int, int], Points]:
