@@ -112,3 +112,27 @@ def test_a_periodic_network_is_periodic_and_points_lie_in_the_domain():
         equation.points(jr.key(0), (25, 4))
     with pytest.raises(ValueError, match="`viscosity` must be a number, at least 0.003; got 0.001"):
         jg.problems.burgers_1d(viscosity=0.001)
+
+
+def test_points_are_drawn_where_the_residual_is_large():
+    """In proportion to |r|/mean |r| + 1, of many candidates; the residual here is 9 in a tenth of the interval."""
+    equation = jg.problems.Equation(
+        residual=lambda u, x: jnp.where(x[0] < 0.1, 9.0, 1 / 9) * u(x),
+        solution=lambda x: jnp.zeros(()),
+        draw=lambda key, inside, edge: (jr.uniform(key, (inside, 1)), jnp.zeros((edge, 1))),
+        dim=1,
+        widths=(2,),
+        counts=(4000, 0),
+    )
+
+    def one(x):
+        return jnp.ones(1)
+
+    points, _ = jax.jit(lambda key: equation.points_by_residual(one, key))(jr.key(0))
+    assert points.shape == (4000, 1)
+    assert len(np.unique(points)) == 4000
+    # Densities 10 and 1.11 on 0.1 and 0.9 of the interval; less than without limit, as candidates run out.
+    share = float(jnp.mean(points < 0.1))
+    assert 0.35 < share < 0.5
+    with pytest.raises(ValueError, match="`candidates` must be an integer of at least 1; got 0"):
+        equation.points_by_residual(one, jr.key(0), candidates=0)
