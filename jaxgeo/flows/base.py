@@ -15,7 +15,8 @@ from jaxgeo.costs import AbstractFactor
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.metric import check_metric
 from jaxgeo.metrics import AbstractMetric, Euclidean
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Time = float | Float[Array, ""]
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from jaxgeo._checks import MOST, check_count, check_number, check_rows, is_count
 from jaxgeo.geometry.dense import count_above, dense_jacobian
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Floats = NDArray[np.floating]
 

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from jaxgeo._checks import check_positive
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 class Dense(NamedTuple):

@@ -9,7 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from jaxgeo._checks import check_count
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 MAX_PARAMS = 4096
 

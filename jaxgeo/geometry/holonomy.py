@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import as_real, check_count, check_function
 from jaxgeo.linalg.lift import check_output_velocity, check_solver
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Path = Callable[[Float[Array, ""]], Float[Array, "N Q"]]
 

@@ -13,7 +13,8 @@ from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.sides import gram_floor
 from jaxgeo.linalg.spectrum import numerical_rank
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 # Up to this many entries of D it is decomposed itself; beyond, DDᵀ is.
 MOST_ENTRIES = 2**24

@@ -20,7 +20,8 @@ from jaxgeo.integrate.solve import solve_flow
 from jaxgeo.linalg.certificate import FAULT, half_the_digits
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.spectrum import numerical_rank
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 @dataclass(frozen=True)

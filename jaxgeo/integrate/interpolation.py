@@ -13,7 +13,8 @@ from jaxgeo.linalg.lift import check_solver
 from jaxgeo.linalg.metric import counted
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.spectrum import check_rank
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 _LOST = (
     "the walk along the straight line ended in a cost above the one it started from. Take more steps (`num_steps`) or "

@@ -8,7 +8,8 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import as_real
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Time = float | Float[Array, ""]
 

@@ -14,11 +14,11 @@ from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, LiftInfo
 from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.linalg.solvers.iterative import mean_eigenvalue
 from jaxgeo.linalg.tangents import norm
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import AbstractProblem, Params
 
 
 def lift(
-    problem: Problem,
+    problem: AbstractProblem,
     params: Params,
     velocity: ArrayLike,
     solver: AbstractLiftSolver | None = None,
@@ -54,9 +54,13 @@ def lift(
 
 @eqx.filter_jit
 def _lift(
-    problem: Problem, params: Params, velocity: Float[Array, "N Q"], solver: AbstractLiftSolver, damping: Damping
+    problem: AbstractProblem,
+    params: Params,
+    velocity: Float[Array, "N Q"],
+    solver: AbstractLiftSolver,
+    damping: Damping,
 ) -> PyTree:
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     solution, _ = solver.solve(jacobian, velocity, damping)
     return jacobian.embed(solution)
 
@@ -72,7 +76,9 @@ def check_lift_solver(name: str, solver: Any) -> AbstractLiftSolver:
     return solver
 
 
-def check_output_velocity(problem: Problem, params: Params, name: str, velocity: ArrayLike) -> Float[Array, "N Q"]:
+def check_output_velocity(
+    problem: AbstractProblem, params: Params, name: str, velocity: ArrayLike
+) -> Float[Array, "N Q"]:
     """`velocity` as an array; `ValueError` unless it has the shape of the outputs, and is finite.
 
     So are parameters at which nothing can be evaluated.
@@ -82,7 +88,7 @@ def check_output_velocity(problem: Problem, params: Params, name: str, velocity:
     return check_rows(name, velocity, outputs.shape).astype(outputs.dtype)
 
 
-def check_velocity(problem: Problem, params: Params, name: str, velocity: PyTree) -> PyTree:
+def check_velocity(problem: AbstractProblem, params: Params, name: str, velocity: PyTree) -> PyTree:
     """The trainable part of a parameter velocity; `ValueError` unless it is like that of `params`, and finite."""
     problem.check(params)
     trainable, _ = problem.partition(params)

@@ -13,7 +13,7 @@ from jaxgeo._checks import check_kind, is_concrete
 from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, SumOfSquares, WeightedFactor
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.metrics import AbstractMetric, CostHessian, Euclidean
-from jaxgeo.problem import Block, Problem
+from jaxgeo.outputs import AbstractProblem, Block
 
 
 def descent(jacobian: Jacobian, metric: AbstractMetric) -> tuple[Jacobian, Float[Array, "rows R"]]:
@@ -57,7 +57,7 @@ def counted_factor(metric: AbstractMetric, cost: AbstractCost, outputs: Float[Ar
 
 def _measured(jacobian: Jacobian, factor: AbstractFactor) -> Jacobian:
     """LD at the same point."""
-    return factored(jacobian.problem, factor).jacobian(eqx.combine(jacobian.trainable, jacobian.frozen))
+    return Jacobian(factored(jacobian.problem, factor), eqx.combine(jacobian.trainable, jacobian.frozen))
 
 
 class FactoredApply(eqx.Module):
@@ -75,7 +75,7 @@ class FactoredApply(eqx.Module):
         return jax.vmap(lambda factor, row: factor(row))(factor, rows)
 
 
-def factored(problem: Problem, factor: AbstractFactor) -> Problem:
+def factored(problem: AbstractProblem, factor: AbstractFactor) -> AbstractProblem:
     """The problem whose outputs are Lx, for L held fixed."""
     if len(problem.blocks) != 1:
         raise ValueError(
@@ -90,7 +90,7 @@ def factored(problem: Problem, factor: AbstractFactor) -> Problem:
     return with_blocks(problem, (block,), SumOfSquares(problem.num_samples))
 
 
-def with_blocks(problem: Problem, blocks: tuple[Block, ...], loss: AbstractCost) -> Problem:
+def with_blocks(problem: AbstractProblem, blocks: tuple[Block, ...], loss: AbstractCost) -> AbstractProblem:
     """The same problem with other blocks and another cost."""
     return eqx.tree_at(lambda problem: (problem.blocks, problem.loss), problem, (blocks, loss))
 

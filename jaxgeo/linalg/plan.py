@@ -13,7 +13,7 @@ from jaxgeo.linalg.factors import Group, Stack, find_groups, stacks
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import free_memory
 from jaxgeo.linalg.tracing import SampleTrace
-from jaxgeo.problem import Block
+from jaxgeo.outputs import Block
 
 # Flops in the time of moving one byte: what an elementwise product costs beside a matrix product.
 FLOPS_PER_BYTE = 4.0

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers.sides import data_floor, gram_floor
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import AbstractProblem, Params
 
 
 class RankRecord(NamedTuple):
@@ -29,7 +30,7 @@ class RankRecord(NamedTuple):
 
 
 @eqx.filter_jit
-def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -> RankRecord:
+def rank_record(s: float | Float[Array, ""], params: Params, problem: AbstractProblem) -> RankRecord:
     """The rank of D, for `solve_flow(..., record=rank_record)`.
 
     Paper: (4.1), (4.2), (4.7)
@@ -52,7 +53,7 @@ def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -
     ```
     """
     del s
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     double = jnp.dtype(jnp.float64)
     gradient = problem.loss.gradient(jacobian.outputs).reshape(-1)
     if jacobian.out_size() * jacobian.in_size() <= 2**24:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo.linalg.assembly import Samples, blocks_of_gram
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.shards import on_shards, replicated, samples_axis, sharded
-from jaxgeo.problem import Block
+from jaxgeo.outputs import Block
 
 
 def block_rows(samples: list[Samples], blocks: Sequence[Block], dtype: jnp.dtype) -> Float[Array, "QN QN"]:

@@ -29,7 +29,7 @@ from jaxgeo.linalg.solvers.needs import (
     sizes_of,
     sketch,
 )
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import AbstractProblem, Params
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ class LiftPlan:
         return "\n".join([*lines, str(self.choice)])
 
 
-def plan_lift(problem: Problem, params: Params, *, damping: Damping = None, memory: int | None = None) -> LiftPlan:
+def plan_lift(
+    problem: AbstractProblem, params: Params, *, damping: Damping = None, memory: int | None = None
+) -> LiftPlan:
     """See `Problem.plan`."""
     check_damping(damping)
     check_memory(memory)
@@ -99,7 +101,7 @@ def plan_lift(problem: Problem, params: Params, *, damping: Damping = None, memo
 
     def look(params: Params) -> None:
         problem.check(params)
-        plans.append(_plan(problem.jacobian(params), damping, memory))
+        plans.append(_plan(Jacobian(problem, params), damping, memory))
 
     # Shapes are all that is needed: nothing is computed.
     eqx.filter_eval_shape(look, params)

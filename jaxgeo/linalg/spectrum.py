@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from jaxgeo.linalg.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import AbstractProblem, Params
 
 
 def singular_values(jacobian: Jacobian) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ def numerical_rank(values: NDArray[np.float64], shape: tuple[int, int], dtype: j
     return int(np.sum(values > cutoff * values[0]))
 
 
-def check_rank(problem: Problem, params: Params, required: int) -> None:
+def check_rank(problem: AbstractProblem, params: Params, required: int) -> None:
     """Raise `ValueError` if rank(D) < `required`, the smaller side of D.
 
     A Cholesky factorisation of the Gram matrix on that side answers most cases; only where a pivot is near
@@ -53,7 +53,7 @@ def check_rank(problem: Problem, params: Params, required: int) -> None:
         pivots = np.zeros(1)
     if pivots.min() > 100 * required * np.finfo(np.float64).eps * pivots.max():
         return
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     shape, dtype = (jacobian.out_size(), jacobian.in_size()), jacobian.outputs.dtype
     rank = numerical_rank(singular_values(jacobian), shape, dtype)
     if rank < required:
@@ -65,9 +65,9 @@ def check_rank(problem: Problem, params: Params, required: int) -> None:
 
 
 @eqx.filter_jit
-def _small_gram(problem: Problem, params: Params) -> Float[Array, "n n"]:
+def _small_gram(problem: AbstractProblem, params: Params) -> Float[Array, "n n"]:
     """DDᵀ or DᵀD, whichever is smaller, in float64."""
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     if jacobian.out_size() <= jacobian.in_size():
         return Gram(jacobian).as_matrix(jnp.dtype(jnp.float64))
     with jax.enable_x64(True):

@@ -44,7 +44,7 @@ class Linearisation(eqx.Module):
             self.jacobian = problem.jacobian(params)
             self.residual = gradient
         else:
-            self.jacobian = factored(problem, factor).jacobian(params)
+            self.jacobian = Jacobian(factored(problem, factor), params)
             dual = jax.vmap(lambda factor, row: factor.dual(row))(factor, gradient)
             self.residual = dual.reshape(self.jacobian.outputs.shape)
 

@@ -18,7 +18,8 @@ from jaxgeo.flows import AbstractFlow
 from jaxgeo.linalg.certificate import FAULT
 from jaxgeo.linalg.solvers.base import CONTRADICTED
 from jaxgeo.optim.source import CostOfTargets
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 # Attempted steps of a part. Starting anew costs one velocity of the six that a step of Tsit5 costs.
 STEPS = 6

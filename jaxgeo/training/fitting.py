@@ -14,10 +14,11 @@ from jaxtyping import Array, PyTree
 
 from jaxgeo import L2, supervised, theory
 from jaxgeo._checks import as_array, is_trainable_leaf
+from jaxgeo._trainable import partition
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.optim.source import CostOfTargets
-from jaxgeo.problem import Params, partition
+from jaxgeo.outputs import Params
 from jaxgeo.training.arguments import (
     check_functions,
     check_numbers,

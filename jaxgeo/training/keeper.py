@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgeo.problem import Params
+from jaxgeo.outputs import Params
 from jaxgeo.training.checkpoints import Checkpoints
 from jaxgeo.training.drivers import Outcome, Row, State
 from jaxgeo.training.files import read_rows, save_rows

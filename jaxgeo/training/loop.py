@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgeo._checks import plain
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 from jaxgeo.training.drivers import FlowDriver, OptimizerDriver, Outcome, Part, Row
 from jaxgeo.training.interrupt import Interruptible
 from jaxgeo.training.keeper import Carry, Keeper

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 from jaxgeo.problems import Kind, Network, Task
 
 

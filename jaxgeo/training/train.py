@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxgeo import RankReport, rank_report, supervised, theory
 from jaxgeo.flows import AbstractFlow
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 from jaxgeo.problems import Network, Task
 from jaxgeo.training.config import Config
 from jaxgeo.training.drivers import Outcome

@@ -14,7 +14,7 @@ from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_fac
 from jaxgeo.linalg.solvers.factor import Factor, Factorise
 from jaxgeo.linalg.solvers.sides import finish_columns, gram_dtype, gram_floor, relative_shift
 from jaxgeo.linalg.tangents import freeze
-from jaxgeo.problem import Block
+from jaxgeo.outputs import Block
 
 
 class NormalCholesky(AbstractLiftSolver):
