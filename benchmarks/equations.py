@@ -94,26 +94,26 @@ def case(
 
 def poisson_2d() -> dict[str, Any]:
     """257 parameters, 900 + 120 fixed points, ten seeds, 200 updates; first-order methods for 30 s."""
-    return case(jg.problems.poisson_2d, 10, 200, 30.0, 10, rivals=FIRST_ORDER)
+    return case(jg.equations.poisson_2d, 10, 200, 30.0, 10, rivals=FIRST_ORDER)
 
 
 def heat_1d() -> dict[str, Any]:
     """257 parameters, 900 + 120 fixed points, five seeds, 200 updates; first-order methods for 30 s."""
-    return case(jg.problems.heat_1d, 5, 200, 30.0, 10, rivals=FIRST_ORDER)
+    return case(jg.equations.heat_1d, 5, 200, 30.0, 10, rivals=FIRST_ORDER)
 
 
 def poisson_5d() -> dict[str, Any]:
     """449 parameters, 3000 + 500 fixed points, five seeds, four minutes each."""
-    return case(jg.problems.poisson_5d, 5, 5000, 240.0, 20)
+    return case(jg.equations.poisson_5d, 5, 5000, 240.0, 20)
 
 
 def poisson_5d_deep() -> dict[str, Any]:
     """10 065 parameters, 3000 + 500 fresh points at every update, one seed, 70 updates."""
-    return case(jg.problems.poisson_5d, 1, 70, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
+    return case(jg.equations.poisson_5d, 1, 70, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
 
 
 def poisson_quickly() -> dict[str, Any]:
-    return case(jg.problems.poisson_2d, 2, 100, 10.0, 20, rivals=("optax.lbfgs()",))
+    return case(jg.equations.poisson_2d, 2, 100, 10.0, 20, rivals=("optax.lbfgs()",))
 
 
 if __name__ == "__main__":

@@ -8,38 +8,41 @@ __version__ = importlib.metadata.version("jaxgeo")
 
 if TYPE_CHECKING:
     from jaxgeo import (
+        app as app,
         costs as costs,
+        equations as equations,
         estimators as estimators,
+        fitting as fitting,
         flows as flows,
         geometry as geometry,
         integrate as integrate,
         linalg as linalg,
         metrics as metrics,
         optim as optim,
-        problems as problems,
         theory as theory,
-        training as training,
     )
     from jaxgeo._public import *  # noqa: F403
+    from jaxgeo.app.runs import load as load
+    from jaxgeo.fitting import fit as fit
     from jaxgeo.geometry import RankReport as RankReport, rank_report as rank_report
-    from jaxgeo.training import fit as fit
 else:
     # At run time nothing is loaded before it is asked for: the command line sets the threads of OpenBLAS first, and
     # `import jaxgeo` takes no time. Type checkers read the imports above, so that a misspelt name is an error.
     _MODULES = (
+        "app",
         "costs",
+        "equations",
         "estimators",
+        "fitting",
         "flows",
         "geometry",
         "integrate",
         "linalg",
         "metrics",
         "optim",
-        "problems",
         "theory",
-        "training",
     )
-    _NAMES = {"RankReport": "geometry", "rank_report": "geometry", "fit": "training"}
+    _NAMES = {"RankReport": "geometry", "fit": "fitting", "load": "app.runs", "rank_report": "geometry"}
 
     def __getattr__(name):
         if name in _MODULES:

@@ -33,6 +33,6 @@ from jaxgeo.integrate import (
     solve_interpolation as solve_interpolation,
     solve_output_flow as solve_output_flow,
 )
-from jaxgeo.linalg.lift import lift as lift
+from jaxgeo.linalg.lifting import lift as lift
 from jaxgeo.problem import Problem as Problem, residual_problem as residual_problem, supervised as supervised
 from jaxgeo.sharding import shard_samples as shard_samples

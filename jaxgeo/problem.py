@@ -14,9 +14,9 @@ from jaxgeo._trainable import partition, tell_of_statistics
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
 from jaxgeo.costs.samples import without_ignored
-from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.routes import LiftPlan, plan_lift
+from jaxgeo.linalg.planning.routes import LiftPlan, plan_lift
 from jaxgeo.outputs import AbstractProblem, Block, Params
 
 

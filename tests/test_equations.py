@@ -8,7 +8,7 @@ import pytest
 from regression import scanned
 
 import jaxgeo as jg
-from jaxgeo.problems import divergence, gradient, laplacian
+from jaxgeo.equations import divergence, gradient, laplacian
 
 # Parameters as published, and numbers of points, odd on random boundaries so that shares must add up.
 EQUATIONS = {
@@ -25,7 +25,7 @@ EQUATIONS = {
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_solution_has_no_residual_and_the_network_the_published_size(name):
     num_params, counts = EQUATIONS[name]
-    equation = getattr(jg.problems, name)()
+    equation = getattr(jg.equations, name)()
     inside, edge = equation.points(jr.key(0), counts)
     assert (inside.shape, edge.shape) == ((counts[0], equation.dim), (counts[1], equation.dim))
     residuals = jax.vmap(lambda x: equation.residual(equation.solution, x))(inside)
@@ -37,7 +37,7 @@ def test_solution_has_no_residual_and_the_network_the_published_size(name):
 
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_boundary_points_lie_on_the_boundary(name):
-    equation = getattr(jg.problems, name)()
+    equation = getattr(jg.equations, name)()
     _, edge = equation.points(jr.key(0), EQUATIONS[name][1])
     if name == "log_fokker_planck_9d":
         assert not edge[:, 0].any()
@@ -49,7 +49,7 @@ def test_boundary_points_lie_on_the_boundary(name):
 
 @pytest.mark.slow
 def test_equation_is_trained_on_its_points_and_judged_elsewhere():
-    equation = jg.problems.poisson_2d((16,))
+    equation = jg.equations.poisson_2d((16,))
     start = equation.init(jr.key(0))
     problem = equation.problem(equation.points(jr.key(0), (100, 40)))
     params, _ = scanned(jg.optim.adapted_levenberg_marquardt(), problem, start, 80)
@@ -63,7 +63,7 @@ def test_equation_is_trained_on_its_points_and_judged_elsewhere():
 
 def test_grid_refuses_counts_that_make_none():
     with pytest.raises(ValueError, match="got 10 and 120"):
-        jg.problems.poisson_2d().points(jr.key(0), (10, 120))
+        jg.equations.poisson_2d().points(jr.key(0), (10, 120))
 
 
 def test_derivatives_are_those_of_the_hessian():

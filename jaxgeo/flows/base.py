@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.costs import AbstractFactor
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.metric import check_metric
+from jaxgeo.linalg.measured import check_metric
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem

@@ -10,9 +10,10 @@ from jaxgeo._checks import as_real, check_number, is_concrete
 from jaxgeo.flows.base import AbstractFlow, StandardFlow, Time
 from jaxgeo.flows.lifted import lifted
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.lift import check_solver
-from jaxgeo.linalg.metric import counted, descent
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import counted, linearised
+from jaxgeo.linalg.planning.auto import Auto
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.metrics import Euclidean
 
 
@@ -98,7 +99,8 @@ class HomotopyFlow(AbstractFlow):
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         standard = StandardFlow().velocity(s, jacobian)
-        adapted = lifted(*descent(jacobian, Euclidean()), self.solver)
+        linear = linearised(jacobian, Euclidean())
+        adapted = lifted(linear.jacobian, linear.descent, self.solver)
         share = jnp.asarray(self.alpha, jacobian.outputs.dtype)
         return jax.tree.map(lambda near, far: ((1 - share) * near + share * far).astype(near.dtype), standard, adapted)
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import check_count, check_flag, check_kind, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
-from jaxgeo.linalg.lift import check_solver
-from jaxgeo.linalg.metric import counted
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import counted
+from jaxgeo.linalg.rank import check_rank
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.linalg.spectrum import check_rank
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 

@@ -8,6 +8,7 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import as_real
+from jaxgeo.linalg.spectra import singular_values
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -33,9 +34,7 @@ def spectrum_record(s: Time, params: Params, problem: Problem) -> Float[Array, "
     ```
     """
     del s
-    matrix = problem.jacobian(params).as_matrix()
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    return jnp.linalg.svd(jnp.linalg.qr(tall, mode="r"), compute_uv=False) ** 2
+    return singular_values(problem.jacobian(params).as_matrix()) ** 2
 
 
 class LineDeviation(eqx.Module):

@@ -12,13 +12,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import as_real
-from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers import CG, NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping, check_damping
-from jaxgeo.linalg.solvers.columns import Plus, normal_equations
-from jaxgeo.linalg.solvers.iterative import NystromInverse
+from jaxgeo.linalg.solvers.normal_cholesky import Plus, normal_equations
+from jaxgeo.linalg.solvers.nystrom import NystromInverse
 from jaxgeo.linalg.solvers.sides import gram_dtype
 from jaxgeo.outputs import AbstractProblem, Params
 

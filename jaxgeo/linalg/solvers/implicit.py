@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.factor import Factor
+from jaxgeo.linalg.solvers.factorisation import Factor
 from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, inverse, is_perturbed, left_out, linear
 from jaxgeo.linalg.tangents import tangent_of
 

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo.linalg.certificate import half_the_digits
+from jaxgeo.linalg.gram.certificate import half_the_digits
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
-from jaxgeo.linalg.solvers.factor import Factor
+from jaxgeo.linalg.solvers.factorisation import Factor
 from jaxgeo.linalg.solvers.implicit import column_lift, row_lift
 from jaxgeo.linalg.solvers.inverse import trace_ratio
 from jaxgeo.linalg.tangents import attach
@@ -28,24 +28,6 @@ def gram_dtype(jacobian: Jacobian, damping: Damping, choice: jnp.dtype | None) -
     if choice is not None:
         return jnp.dtype(choice)
     return jnp.dtype(jnp.float64) if damping is None else jnp.dtype(jacobian.outputs.dtype)
-
-
-def data_floor(jacobian: Jacobian) -> float:
-    """Round-off in σ/σ_max that comes with D itself: eps · √max(QN, K), as in `numerical_rank`."""
-    size = max(jacobian.out_size(), jacobian.in_size())
-    return float(jnp.finfo(jacobian.outputs.dtype).eps) * size**0.5
-
-
-def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
-    """Round-off in σ/σ_max where the lift is solved through a Gram matrix in `dtype` and products with D.
-
-    The Gram matrix resolves a square root of its own round-off. And where ψ is of size |v|/σ², Dᵀψ has errors of
-    eps·σ_max/σ² in the parameters' dtype, which refinement only removes for σ/σ_max above a square root of eps.
-    """
-    size = min(jacobian.out_size(), jacobian.in_size())
-    formed = (4 * float(jnp.finfo(dtype).eps) * size**0.5) ** 0.5
-    projected = float(jnp.finfo(jacobian.outputs.dtype).eps) ** 0.5
-    return max(data_floor(jacobian), formed, projected)
 
 
 def refined_lift(
