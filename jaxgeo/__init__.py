@@ -59,5 +59,5 @@ else:
         return sorted({"__version__", *_MODULES, *_NAMES, *_public_names()})
 
     def _public_names():
-        found = vars(importlib.import_module("jaxgeo._public"))
-        return {name: value for name, value in found.items() if not name.startswith("_")}
+        public = importlib.import_module("jaxgeo._public")
+        return {name: vars(public)[name] for name in dir(public)}

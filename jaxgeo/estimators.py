@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from jaxgeo._checks import check_count, check_finite, check_positive
+from jaxgeo._names import show_public_names
 from jaxgeo.costs import L2, AbstractCost, SoftmaxCrossEntropy
 from jaxgeo.equations import Network
 from jaxgeo.equations.network import check_sizes
@@ -340,3 +341,6 @@ def _hold_out(groups: NDArray[np.integer], fraction: float, random: np.random.Ra
         rows = random.permutation(np.flatnonzero(groups == group))
         held_out[rows[: min(round(fraction * len(rows)), len(rows) - 1)]] = True
     return held_out & (held_out.sum() >= LEAST_VALIDATION_ROWS)
+
+
+show_public_names(globals())

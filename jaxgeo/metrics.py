@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import as_real, is_concrete
+from jaxgeo._names import show_public_names
 from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, TriangularFactor
 from jaxgeo.costs.samples import check_weights
 
@@ -108,3 +109,6 @@ class MatrixMetric(AbstractMetric):
 def _check_size(size: int, outputs: Array) -> None:
     if size != outputs.shape[1]:
         raise ValueError(f"the metric is for Q={size} outputs a sample; the network gives Q={outputs.shape[1]}.")
+
+
+show_public_names(globals())

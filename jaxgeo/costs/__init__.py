@@ -1,5 +1,6 @@
 """Costs on output space: C(x) and its output gradient. The factor 1/N of (1.7) lives here and nowhere else."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.costs.base import AbstractCost as AbstractCost
 from jaxgeo.costs.factors import (
     AbstractFactor as AbstractFactor,
@@ -13,3 +14,5 @@ from jaxgeo.costs.samples import SampleWeighted as SampleWeighted
 from jaxgeo.costs.softmax import SoftmaxCrossEntropy as SoftmaxCrossEntropy
 from jaxgeo.costs.squares import L2 as L2, SumOfSquares as SumOfSquares
 from jaxgeo.costs.weighted import WeightedL2 as WeightedL2
+
+_show_public_names(globals())

@@ -1,5 +1,6 @@
 """Differential equations with known solutions, the derivatives in their residuals, and the network for them."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.equations.derivatives import divergence as divergence, gradient as gradient, laplacian as laplacian
 from jaxgeo.equations.network import Network as Network, choose_hidden as choose_hidden
 from jaxgeo.equations.ready import (
@@ -12,3 +13,5 @@ from jaxgeo.equations.ready import (
     poisson_5d as poisson_5d,
     poisson_100d as poisson_100d,
 )
+
+_show_public_names(globals())

@@ -1,5 +1,6 @@
 """Geometry of the map from parameters to outputs: rank, metric, curvature, critical points, trapping."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.geometry.critical import (
     CriticalManifold as CriticalManifold,
     Equilibrium as Equilibrium,
@@ -46,3 +47,5 @@ from jaxgeo.geometry.trapping import (
     trapped_intervals as trapped_intervals,
     trapping_record as trapping_record,
 )
+
+_show_public_names(globals())

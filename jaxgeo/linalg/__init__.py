@@ -1,5 +1,6 @@
 """D, G = DDᵀ and D⁺: the one room where anything is inverted. It sees outputs and their Jacobian, never a `Problem`."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.linalg.gram import Gram as Gram, GramPlan as GramPlan, LeafPlan as LeafPlan
 from jaxgeo.linalg.jacobian import Jacobian as Jacobian
 from jaxgeo.linalg.lifting import lift as lift, lift_gradient as lift_gradient
@@ -21,3 +22,5 @@ from jaxgeo.linalg.solvers import (
     SmoothCutoff as SmoothCutoff,
 )
 from jaxgeo.linalg.streaming import streamed_lift as streamed_lift
+
+_show_public_names(globals())
