@@ -1,6 +1,7 @@
 """Imports inside jaxgeo follow one line of arrows, and nothing reaches into a dependency's private parts."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -246,6 +247,16 @@ def test_a_private_name_is_caught(source):
 
 def test_public_names_pass():
     assert private_names("import jax\nimport numpy as np\njax.numpy.ones\nself._x\njax.__version__") == []
+
+
+def test_the_way_of_a_velocity_enters_files_that_are_there_once():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    way = re.search(r"### One velocity\n(.*?)\n### ", text, re.DOTALL)
+    assert way
+    files = re.findall(r"^ +([a-z_/]+\.py) ", way[1], re.MULTILINE)
+    assert len(files) > 8
+    assert len(files) == len(set(files))
+    assert [file for file in files if not (PACKAGE / file).is_file()] == []
 
 
 def test_no_private_names_of_dependencies():
