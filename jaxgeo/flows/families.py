@@ -17,8 +17,8 @@ from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.metrics import Euclidean
 
 
-def _as_start(start: Float[ArrayLike, "N Q"] | None) -> Float[Array, "N Q"] | None:
-    return None if start is None else as_real("start", start)
+def _as_deviation(deviation: Float[ArrayLike, "N Q"] | None) -> Float[Array, "N Q"] | None:
+    return None if deviation is None else as_real("initial_deviation", deviation)
 
 
 class InterpolationFlow(AbstractFlow):
@@ -33,8 +33,8 @@ class InterpolationFlow(AbstractFlow):
 
     **Arguments:**
 
-    - `start`: with it the open-loop form D⁺(y − x₀), which is smooth up to t = 1 and corrects nothing: x₀ − y, the
-        deviation at the start.
+    - `initial_deviation`: x₀ − y at the start; with it the open-loop form D⁺(y − x₀), which is smooth up to t = 1 and
+        corrects nothing.
     - `solver`: how to lift.
 
     ```python
@@ -46,14 +46,15 @@ class InterpolationFlow(AbstractFlow):
     ```
     """
 
-    start: Float[Array, "N Q"] | None = eqx.field(converter=_as_start, default=None)
+    initial_deviation: Float[Array, "N Q"] | None = eqx.field(converter=_as_deviation, default=None)
     solver: AbstractLiftSolver = eqx.field(converter=check_solver, default=Auto())
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
-        if self.start is not None:
-            if self.start.shape != jacobian.outputs.shape:
-                raise ValueError(f"`start` must have shape {jacobian.outputs.shape}; got {self.start.shape}.")
-            return lifted(*counted(jacobian, -self.start), self.solver)
+        if self.initial_deviation is not None:
+            shape = self.initial_deviation.shape
+            if shape != jacobian.outputs.shape:
+                raise ValueError(f"`initial_deviation` must have shape {jacobian.outputs.shape}; got {shape}.")
+            return lifted(*counted(jacobian, -self.initial_deviation), self.solver)
         deviation = jacobian.problem.loss.deviation(jacobian.outputs)
         left = 1 - jnp.asarray(s, deviation.dtype)
         return lifted(*counted(jacobian, -deviation / left), self.solver)

@@ -106,8 +106,8 @@ def solve_interpolation(
     lift_solver = check_solver(lift_solver, "lift_solver")
     problem = problem.without_ignored()
     problem.check(params)
-    start = problem.loss.deviation(problem.outputs(params)) if open_loop else None
-    flow = InterpolationFlow(start, lift_solver)
+    initial_deviation = problem.loss.deviation(problem.outputs(params)) if open_loop else None
+    flow = InterpolationFlow(initial_deviation, lift_solver)
     required = flow.required_rank(problem.num_rows(params), problem.num_params(params))
     if rank_check and is_concrete((params, problem)):
         check_rank(problem, params, required)
@@ -135,7 +135,7 @@ def _walk(
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"], Params]:
     trainable, frozen = problem.partition(params)
     cost = _Cost(frozen)
-    open_loop = flow.start is not None
+    open_loop = flow.initial_deviation is not None
     last = num_steps if open_loop else num_steps - 1
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
     times = jnp.arange(last + 1, dtype=dtype) / num_steps

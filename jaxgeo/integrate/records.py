@@ -45,15 +45,16 @@ class LineDeviation(eqx.Module):
 
     **Arguments:**
 
-    - `start`: x₀ − y, of shape (N, Q): `problem.loss.deviation(problem.outputs(params))`.
+    - `initial_deviation`: x₀ − y, of shape (N, Q): `problem.loss.deviation(problem.outputs(params))`.
     """
 
-    start: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "start"))
+    initial_deviation: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "initial_deviation"))
 
     def __call__(self, s: Time, params: Params, problem: Problem) -> Float[Array, ""]:
         del s
         deviation = problem.loss.deviation(problem.outputs(params))
-        if self.start.shape != deviation.shape:
-            raise ValueError(f"`start` must have shape {deviation.shape}; got {self.start.shape}.")
-        share = jnp.sum(deviation * self.start) / jnp.sum(self.start**2)
-        return optx.two_norm(deviation - share * self.start) / optx.two_norm(self.start)
+        first = self.initial_deviation
+        if first.shape != deviation.shape:
+            raise ValueError(f"`initial_deviation` must have shape {deviation.shape}; got {first.shape}.")
+        share = jnp.sum(deviation * first) / jnp.sum(first**2)
+        return optx.two_norm(deviation - share * first) / optx.two_norm(first)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo.costs import AbstractFactor, SampleWeighted
+from jaxgeo.costs import AbstractRoot, SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.measured import counted_root, measured
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo
@@ -32,7 +32,7 @@ class Linearisation(eqx.Module):
     frozen: PyTree
     outputs: Float[Array, "N Q"]
     jacobian: Jacobian
-    root: AbstractFactor | None
+    root: AbstractRoot | None
     residual: Float[Array, "rows R"]
 
     def __init__(self, problem: AbstractProblem, params: Params, metric: AbstractMetric, plain: Jacobian | None = None):

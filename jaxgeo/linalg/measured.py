@@ -10,23 +10,23 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import check_kind, is_concrete
-from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, SumOfSquares, WeightedFactor
+from jaxgeo.costs import AbstractCost, AbstractRoot, DiagonalRoot, SumOfSquares, WeightedRoot
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.outputs import AbstractProblem, Block
 
 
-def counted_root(metric: AbstractMetric, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
+def counted_root(metric: AbstractMetric, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractRoot | None:
     """L for every sample as the metric gives it, and 0 for a sample that the cost does not depend on.
 
     Without that the lift would hold the outputs of such a sample still.
     """
-    factor, counted = metric.factor(cost, outputs), cost.counted
+    root, counted = metric.root(cost, outputs), cost.counted
     # The curvature of the cost is 0 there by itself.
     if counted is None or isinstance(metric, CostHessian) or (is_concrete(counted) and np.asarray(counted).all()):
-        return factor
-    if factor is None:
-        factor = DiagonalFactor(jnp.ones_like(outputs))
-    return WeightedFactor(counted.astype(outputs.dtype), factor)
+        return root
+    if root is None:
+        root = DiagonalRoot(jnp.ones_like(outputs))
+    return WeightedRoot(counted.astype(outputs.dtype), root)
 
 
 class MeasuredApply(eqx.Module):
@@ -35,16 +35,16 @@ class MeasuredApply(eqx.Module):
     apply: Callable[[PyTree, PyTree], Array]
     per_sample: bool = eqx.field(static=True)
 
-    def __call__(self, params: PyTree, sample: tuple[PyTree, AbstractFactor]) -> Array:
-        inputs, factor = sample
+    def __call__(self, params: PyTree, sample: tuple[PyTree, AbstractRoot]) -> Array:
+        inputs, root = sample
         outputs = self.apply(params, inputs)
         if self.per_sample:
-            return factor(jnp.ravel(outputs))
-        rows = outputs.reshape(jax.tree.leaves(factor)[0].shape[0], -1)
-        return jax.vmap(lambda factor, row: factor(row))(factor, rows)
+            return root(jnp.ravel(outputs))
+        rows = outputs.reshape(jax.tree.leaves(root)[0].shape[0], -1)
+        return jax.vmap(lambda root, row: root(row))(root, rows)
 
 
-def measured(problem: AbstractProblem, factor: AbstractFactor) -> AbstractProblem:
+def measured(problem: AbstractProblem, root: AbstractRoot) -> AbstractProblem:
     """The problem whose outputs are Lx, for L held fixed."""
     if len(problem.blocks) != 1:
         raise ValueError(
@@ -53,9 +53,9 @@ def measured(problem: AbstractProblem, factor: AbstractFactor) -> AbstractProble
         )
     (block,) = problem.blocks
     # What couples the samples is to the linear algebra a batch of one.
-    factor = block.pad(factor) if problem.per_sample else jax.tree.map(lambda leaf: leaf[None], factor)
+    root = block.pad(root) if problem.per_sample else jax.tree.map(lambda leaf: leaf[None], root)
     apply = MeasuredApply(block.apply, problem.per_sample)
-    block = Block(apply, (block.inputs, factor), block.scale, block.sharding, block.padding)
+    block = Block(apply, (block.inputs, root), block.scale, block.sharding, block.padding)
     return with_blocks(problem, (block,), SumOfSquares(problem.num_samples))
 
 

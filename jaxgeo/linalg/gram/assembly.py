@@ -12,7 +12,7 @@ from jaxgeo.linalg.gram.layout import Layout
 from jaxgeo.linalg.jacobian import Jacobian
 
 
-class Factors(NamedTuple):
+class KroneckerFactors(NamedTuple):
     """The factors of some samples of one block: stacks of each factored group, and rows of all other leaves."""
 
     groups: list[list[Stack]]
@@ -32,7 +32,7 @@ def data_of(jacobian: Jacobian, layout: Layout, block: int) -> BlockData:
     return BlockData(jax.tree.leaves(jacobian.trainable), layout.constants(jacobian, block), inputs)
 
 
-def factors_of(layout: Layout, block: int, data: BlockData) -> Factors:
+def kronecker_factors(layout: Layout, block: int, data: BlockData) -> KroneckerFactors:
     """The factors of D for these samples of a block: one forward and Q backward passes."""
     trace = layout.traces[block]
     epsilons = [jnp.zeros(site.shape, site.dtype) for site in trace.sites]
@@ -52,19 +52,19 @@ def factors_of(layout: Layout, block: int, data: BlockData) -> Factors:
     with jax.default_matmul_precision("highest"):
         deltas, plain_rows, operands = jax.vmap(one)(data.inputs)
         found, columns = [], [leaf.reshape(*leaf.shape[:2], -1) for leaf in plain_rows]
-        for group, factored in zip(layout.groups, layout.factored, strict=True):
+        for group, by_factors in zip(layout.groups, layout.kronecker, strict=True):
             members = stacks(group, block, deltas, operands)
-            if factored:
+            if by_factors:
                 found.append(members)
             elif members:
                 columns.append(sum(map(rows, members[1:]), start=rows(members[0])))
             else:
                 num_samples = jax.tree.leaves(data.inputs)[0].shape[0]
                 columns.append(jnp.zeros((num_samples, trace.num_rows, group.num_numbers), trace.dtype))
-    return Factors(found, jnp.concatenate(columns, axis=-1) if columns else None)
+    return KroneckerFactors(found, jnp.concatenate(columns, axis=-1) if columns else None)
 
 
-def block_product(left: Factors, right: Factors, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
     """The block of G that belongs to two sets of samples; 0 where they have no leaf in common."""
     left, right = (
         jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, each)
@@ -88,28 +88,28 @@ def _total(terms: list[Array], shape: tuple[int, int], dtype: jnp.dtype) -> Arra
 class Samples(eqx.Module):
     """Factors of a range of samples of one block, taken from a store or computed when asked for."""
 
-    held: Factors | BlockData
+    held: KroneckerFactors | BlockData
     layout: Layout = eqx.field(static=True)
     block: int = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    def __call__(self, start: Array) -> Factors:
+    def __call__(self, start: Array) -> KroneckerFactors:
         def cut(array: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(array, start, self.size)
 
-        if isinstance(self.held, Factors):
+        if isinstance(self.held, KroneckerFactors):
             return jax.tree.map(cut, self.held)
         part = self.held._replace(inputs=jax.tree.map(cut, self.held.inputs))
-        return factors_of(self.layout, self.block, part)
+        return kronecker_factors(self.layout, self.block, part)
 
     @property
     def travelling(self) -> PyTree:
         """The arrays that have one entry a sample."""
-        return self.held if isinstance(self.held, Factors) else self.held.inputs
+        return self.held if isinstance(self.held, KroneckerFactors) else self.held.inputs
 
     def replaced(self, arrays: PyTree) -> "Samples":
         """The same with `arrays` in place of `travelling`."""
-        held = arrays if isinstance(self.held, Factors) else self.held._replace(inputs=arrays)
+        held = arrays if isinstance(self.held, KroneckerFactors) else self.held._replace(inputs=arrays)
         return Samples(held, self.layout, self.block, self.size)
 
     @property

@@ -7,7 +7,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import check_flag
-from jaxgeo.linalg.gram.assembly import Assemble, Samples, data_of, factors_of
+from jaxgeo.linalg.gram.assembly import Assemble, Samples, data_of, kronecker_factors
 from jaxgeo.linalg.gram.certificate import certified
 from jaxgeo.linalg.gram.layout import make_layout
 from jaxgeo.linalg.gram.plan import GramPlan, plan_assembly
@@ -99,7 +99,7 @@ def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
     samples = []
     for block, size in enumerate(plan.block_samples):
         data = data_of(gram.jacobian, layout, block)
-        held = factors_of(layout, block, data) if plan.stored else data
+        held = kronecker_factors(layout, block, data) if plan.stored else data
         samples.append(Samples(held, layout, block, size))
     blocks = gram.jacobian.problem.blocks
     with jax.default_matmul_precision("highest"):

@@ -35,7 +35,7 @@ def _without_inputs(block: Block) -> Block:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What is known of D before any number: traces of the blocks, groups, and which of them are factored.
+    """What is known of D before any number: traces of the blocks, groups, and which of them go by Kronecker factors.
 
     - `plain`: leaves in no group, whose rows are a VJP's.
     - `names`: of all leaves.
@@ -48,7 +48,7 @@ class Layout:
     num_samples: tuple[int, ...]
     groups: tuple[Group, ...]
     profiles: tuple[tuple[tuple[tuple[int, bool, bool], ...], ...], ...]
-    factored: tuple[bool, ...]
+    kronecker: tuple[bool, ...]
     plain: tuple[int, ...]
     names: tuple[str, ...]
     num_rows: int
@@ -74,8 +74,8 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
     num_samples = tuple(block.num_samples for block in blocks)
     profiles = tuple(tuple(_profile(group, i, trace) for i, trace in enumerate(traces)) for group in groups)
     height = [trace.num_rows for trace in traces]
-    factored = tuple(
-        factored_cost(group, profile, num_samples, height) < materialised_cost(group, profile, num_samples, height)
+    kronecker = tuple(
+        kronecker_cost(group, profile, num_samples, height) < materialised_cost(group, profile, num_samples, height)
         for group, profile in zip(groups, profiles, strict=True)
     )
     in_groups = {leaf for group in groups for leaf in (group.leaf, group.bias)}
@@ -84,7 +84,7 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
     num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
     shares = tuple((block.num_samples + block.padding) // block.num_shards for block in blocks)
     return Layout(
-        tuple(traces), shares, tuple(groups), profiles, factored, plain, names, num_rows, blocks[0].num_shards
+        tuple(traces), shares, tuple(groups), profiles, kronecker, plain, names, num_rows, blocks[0].num_shards
     )
 
 
@@ -105,7 +105,7 @@ def _profile(group: Group, block: int, trace: SampleTrace) -> tuple[tuple[int, b
     )
 
 
-def factored_cost(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int]) -> float:
+def kronecker_cost(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int]) -> float:
     """Flops, with bytes moved counted as flops, of G's part from products of factors; half for symmetry."""
     members = [(n, q, *stack) for n, q, block in zip(num_samples, height, profile, strict=True) for stack in block]
     total = 0.0

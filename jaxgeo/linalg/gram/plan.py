@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jaxgeo.linalg.gram.layout import Layout, factored_cost, materialised_cost
+from jaxgeo.linalg.gram.layout import Layout, kronecker_cost, materialised_cost
 from jaxgeo.linalg.memory import free_memory
 
 # Blocks of G: enough that leaving out those above the diagonal saves work, and large enough for matrix products.
@@ -78,7 +78,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     height = [trace.num_rows for trace in layout.traces]
     entries, per_sample, products = [], [0.0] * len(height), [0.0] * len(height)
     itemsize = layout.traces[0].dtype.itemsize
-    for group, profile, factored in zip(layout.groups, layout.profiles, layout.factored, strict=True):
+    for group, profile, by_factors in zip(layout.groups, layout.profiles, layout.kronecker, strict=True):
         held = 0.0
         for b, block in enumerate(profile):
             for t, delta_first, lookup in block:
@@ -86,19 +86,19 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
                 numbers = t * group.batch * (height[b] * delta + (1 if lookup else operand))
                 held += layout.num_samples[b] * numbers * itemsize
                 per_sample[b] += numbers * itemsize
-                if factored:
+                if by_factors:
                     products[b] = max(products[b], group.batch * (height[b] * t) ** 2 * dtype.itemsize)
-            if not factored:
+            if not by_factors:
                 size = group.num_numbers * height[b] * itemsize
                 held += layout.num_samples[b] * size
                 per_sample[b] += size
-        cost = factored_cost if factored else materialised_cost
+        cost = kronecker_cost if by_factors else materialised_cost
         name = layout.names[group.leaf] + ("" if group.bias is None else f" + {layout.names[group.bias]}")
         if any(size != full for (_, size), full in zip(group.part, group.shape, strict=True)):
             name += "[" + ", ".join(f"{start}:{start + size}" for start, size in group.part) + "]"
         uses = sum(len(block) for block in group.uses)
         flops = cost(group, profile, [n * layout.num_shards for n in layout.num_samples], height)
-        entries.append(LeafPlan(name, uses, "factored" if factored else "materialised", flops, int(held)))
+        entries.append(LeafPlan(name, uses, "factored" if by_factors else "materialised", flops, int(held)))
     for index in layout.plain:
         size = math.prod(layout.traces[0].leaves[index].shape)
         for b, q in enumerate(height):

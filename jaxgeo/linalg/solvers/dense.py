@@ -11,7 +11,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
-from jaxgeo.linalg.solvers.factorisation import Factor, spectral_factor
+from jaxgeo.linalg.solvers.factorisation import Factorisation, spectral_factor
 from jaxgeo.linalg.solvers.sides import finish_columns, finish_rows, gram_dtype, relative_shift
 from jaxgeo.linalg.spectra import data_floor
 from jaxgeo.linalg.tangents import freeze
@@ -23,8 +23,8 @@ class DenseParts(NamedTuple):
     tall: Float[Array, "length side"]
     rhs: Float[Array, " n"]
     shift: Float[Array, ""]
-    root: Float[Array, ""]
-    own_root: Float[Array, ""]
+    sqrt_mean: Float[Array, ""]
+    own_sqrt_mean: Float[Array, ""]
 
     def qr(self, damped: bool) -> tuple[Float[Array, "length side"], Float[Array, "side side"]]:
         """Q and R of the tall matrix, with √μ below it where there is damping."""
@@ -37,7 +37,7 @@ class DenseParts(NamedTuple):
 
 
 # (parts, cut-off, floor, whether D is wide, whether it is damped) → the factor, and the lift through it.
-Attempt = Callable[[DenseParts, AbstractCutoff, float, bool, bool], tuple[Factor, Float[Array, " K"]]]
+Attempt = Callable[[DenseParts, AbstractCutoff, float, bool, bool], tuple[Factorisation, Float[Array, " K"]]]
 
 
 def solve_dense(
@@ -69,7 +69,7 @@ def dense_lift(
     cutoff: AbstractCutoff,
     dtype: jnp.dtype,
     attempt: Attempt | None = None,
-) -> tuple[Factor, PyTree]:
+) -> tuple[Factorisation, PyTree]:
     """The lift by the dense D, and the factor of the Gram matrix on the smaller side that comes with it.
 
     **Arguments:**
@@ -92,7 +92,7 @@ class _Factorise(eqx.Module):
 
     def __call__(
         self, matrix: Float[Array, "n K"], rhs: Float[Array, " n"], shift: Float[Array, ""] | None
-    ) -> tuple[Factor, Float[Array, " K"]]:
+    ) -> tuple[Factorisation, Float[Array, " K"]]:
         wide = matrix.shape[1] >= matrix.shape[0]
         tall = (matrix.T if wide else matrix).astype(self.dtype)
         length, side = tall.shape
@@ -102,11 +102,11 @@ class _Factorise(eqx.Module):
         unit = jnp.where(sound & (largest > 0), largest, 1)
         tall = jnp.where(sound, tall / unit, 0)
         mean = jnp.sum(tall**2) / side
-        root = jnp.where(mean > 0, jnp.sqrt(mean), 1)
-        tall, root = tall / root, root * unit
+        sqrt_mean = jnp.where(mean > 0, jnp.sqrt(mean), 1)
+        tall, sqrt_mean = tall / sqrt_mean, sqrt_mean * unit
         damped = shift is not None
         shift = jnp.zeros((), self.dtype) if shift is None else shift.astype(self.dtype)
-        parts = DenseParts(tall, rhs.astype(self.dtype), shift, root, root.astype(rhs.dtype))
+        parts = DenseParts(tall, rhs.astype(self.dtype), shift, sqrt_mean, sqrt_mean.astype(rhs.dtype))
         outcome = SOLVED if self.attempt is None else DECOMPOSED
         decomposed = _SingularValues(self.cutoff, self.floor, wide, damped, outcome)
         if self.attempt is None:
@@ -117,7 +117,7 @@ class _Factorise(eqx.Module):
         return factor, jnp.where(sound, solution, jnp.nan).astype(rhs.dtype)
 
 
-def _keep(usual: tuple[Factor, Array], parts: DenseParts) -> tuple[Factor, Array]:
+def _keep(usual: tuple[Factorisation, Array], parts: DenseParts) -> tuple[Factorisation, Array]:
     return usual
 
 
@@ -130,14 +130,16 @@ class _SingularValues(eqx.Module):
     damped: bool = eqx.field(static=True)
     outcome: int = eqx.field(static=True)
 
-    def __call__(self, usual: PyTree, parts: DenseParts) -> tuple[Factor, Float[Array, " K"]]:
+    def __call__(self, usual: PyTree, parts: DenseParts) -> tuple[Factorisation, Float[Array, " K"]]:
         q, r = parts.qr(self.damped)
-        rhs, root, own_root = parts.rhs, parts.root, parts.own_root
+        rhs, sqrt_mean, own_sqrt_mean = parts.rhs, parts.sqrt_mean, parts.own_sqrt_mean
         left, values, right = jnp.linalg.svd(r)
         sound = jnp.isfinite(jnp.sum(values)) & jnp.isfinite(jnp.sum(right)) & jnp.isfinite(jnp.sum(left))
         left, values, right = (jnp.where(sound, array, 0) for array in (left, values, right))
         outcome = jnp.asarray(self.outcome, jnp.int32)
-        factor = spectral_factor(right.T, values, jnp.zeros_like(root), own_root, self.cutoff, self.floor, outcome)
+        factor = spectral_factor(
+            right.T, values, jnp.zeros_like(sqrt_mean), own_sqrt_mean, self.cutoff, self.floor, outcome
+        )
         if self.damped:
             # Damping is part of these values already; they must only not be divided by as 0.
             least = (self.floor * values[0]) ** 2
@@ -145,4 +147,4 @@ class _SingularValues(eqx.Module):
             factor = factor._replace(weights=weights, share=jnp.ones_like(weights), rank=jnp.full_like(outcome, -1))
         gain = factor.weights * values
         solution = q @ (left @ (gain * (right @ rhs))) if self.wide else right.T @ (gain * (left.T @ (q.T @ rhs)))
-        return factor, solution / root
+        return factor, solution / sqrt_mean

@@ -10,7 +10,7 @@ from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.dense import DenseParts, solve_dense
-from jaxgeo.linalg.solvers.factorisation import Factor, triangular_factor
+from jaxgeo.linalg.solvers.factorisation import Factorisation, triangular_factor
 from jaxgeo.linalg.triangular import cholesky_solve, upper_cholesky
 
 
@@ -42,14 +42,14 @@ class DenseCholesky(AbstractLiftSolver):
 
 def _cholesky(
     parts: DenseParts, cutoff: AbstractCutoff, floor: float, wide: bool, damped: bool
-) -> tuple[Factor, Float[Array, " K"]]:
+) -> tuple[Factorisation, Float[Array, " K"]]:
     tall, rhs = parts.tall, parts.rhs
     eps, side = float(jnp.finfo(tall.dtype).eps), tall.shape[1]
     gram = jnp.matmul(tall.T, tall, precision=jax.lax.Precision.HIGHEST)
     upper = upper_cholesky(gram + parts.shift * jnp.eye(side, dtype=tall.dtype))
     # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
     least = accumulated_eps(side, tall.dtype) if damped else max(4 * cutoff.full(floor) ** 2, 400 * eps * side**0.5)
-    factor = triangular_factor(upper, least, parts.own_root, SOLVED, parts.shift if damped else None)
+    factor = triangular_factor(upper, least, parts.own_sqrt_mean, SOLVED, parts.shift if damped else None)
     solution = jnp.zeros(tall.shape[0] if wide else side, tall.dtype)
     psi = jnp.zeros_like(rhs)
     for _ in range(4):
@@ -60,4 +60,4 @@ def _cholesky(
         else:
             defect = tall.T @ (rhs - tall @ solution) - parts.shift * solution
             solution = solution + cholesky_solve(upper, defect)
-    return factor, solution / parts.root
+    return factor, solution / parts.sqrt_mean

@@ -17,14 +17,14 @@ from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
 from jaxgeo.linalg.triangular import cholesky_solve, upper_cholesky
 
 
-class Factor(NamedTuple):
+class Factorisation(NamedTuple):
     """(A/t + μ)⁻¹, or the filtered pseudo-inverse of A/t, with t = trace(A)/n: what it takes to apply it.
 
     - `matrix`: the upper Cholesky factor of A/t + μ, or eigenvectors of A as columns.
     - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept, and
         with a Cholesky factor 0 for rows of A that are 0, which it leaves out.
     - `spectral`: which of the two it is.
-    - `root`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
+    - `sqrt_mean`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
         after a product with D: XLA makes one division of two that follow one another.
     - `outcome`, `rank`: as in `LiftInfo`.
     - `trusted`: whether A/t + μ is well enough conditioned for this factor.
@@ -35,7 +35,7 @@ class Factor(NamedTuple):
     weights: Float[Array, " n"]
     share: Float[Array, " n"]
     spectral: Bool[Array, ""]
-    root: Float[Array, ""]
+    sqrt_mean: Float[Array, ""]
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     trusted: Bool[Array, ""]
@@ -56,29 +56,29 @@ class Factor(NamedTuple):
         return in_dtype(_is_sharp, self.matrix.dtype)(self)
 
 
-def _is_sharp(factor: Factor) -> Bool[Array, ""]:
+def _is_sharp(factor: Factorisation) -> Bool[Array, ""]:
     return jnp.all((factor.share == 0) | (factor.share == 1))
 
 
-def _apply(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
-    def spectral(factor: Factor, rhs: Array) -> Array:
+def _apply(factor: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def spectral(factor: Factorisation, rhs: Array) -> Array:
         return factor.matrix @ (factor.weights * (factor.matrix.T @ rhs))
 
-    def triangular(factor: Factor, rhs: Array) -> Array:
+    def triangular(factor: Factorisation, rhs: Array) -> Array:
         return factor.share * cholesky_solve(factor.matrix, factor.share * rhs)
 
     vector = rhs.astype(factor.matrix.dtype)
     return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
 
 
-def _complement(factor: Factor, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
-    def spectral(factor: Factor, rest: Array) -> Array:
+def _complement(factor: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def spectral(factor: Factorisation, rest: Array) -> Array:
         for _ in range(2):
             # Once more, for the round-off along what is kept, which the inverse would blow up again.
             rest = rest - factor.matrix @ (factor.share * (factor.matrix.T @ rest))
         return rest
 
-    def triangular(factor: Factor, rest: Array) -> Array:
+    def triangular(factor: Factorisation, rest: Array) -> Array:
         return rest - factor.share * rest
 
     vector = rhs.astype(factor.matrix.dtype)
@@ -108,7 +108,7 @@ class Factorise(eqx.Module):
 
     - `cutoff`: which singular values √λ count when eigenvalues are used.
     - `floor`: the round-off in √(λ/λ_max).
-    - `rescue`: whether to answer failures here; if not, see `Factor.trusted`.
+    - `rescue`: whether to answer failures here; if not, see `Factorisation.trusted`.
     """
 
     cutoff: AbstractCutoff
@@ -118,16 +118,18 @@ class Factorise(eqx.Module):
 
     def __call__(
         self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
-    ) -> tuple[Factor, Bool[Array, ""]]:
+    ) -> tuple[Factorisation, Bool[Array, ""]]:
         """The factor, and whether A is finite; `out` has the dtype of the results."""
         damped = shift is not None
-        scaled, shift, root = normalise(gram, shift, out)
-        factor = self.cholesky(scaled, shift, root, SOLVED, damped)
+        scaled, shift, sqrt_mean = normalise(gram, shift, out)
+        factor = self.cholesky(scaled, shift, sqrt_mean, SOLVED, damped)
         if self.rescue:
-            factor = cond_any(~factor.trusted, self.second if damped else self.last, _keep, factor, scaled, shift, root)
+            factor = cond_any(
+                ~factor.trusted, self.second if damped else self.last, _keep, factor, scaled, shift, sqrt_mean
+            )
         return factor, scaled.finite
 
-    def cholesky(self, scaled: Scaled, shift: Array, root: Array, outcome: int, damped: bool) -> Factor:
+    def cholesky(self, scaled: Scaled, shift: Array, sqrt_mean: Array, outcome: int, damped: bool) -> Factorisation:
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
         # Where the diagonal of A is 0 so are row and column, as of a sample of weight 0. Any pivot does there.
@@ -137,27 +139,27 @@ class Factorise(eqx.Module):
         # With damping the bound n·eps would refuse what refinement answers. Without, the estimate of the smallest
         # eigenvalue lies above it, hence the 4.
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
-        factor = triangular_factor(upper, least, root, outcome, shift if damped else None)
+        factor = triangular_factor(upper, least, sqrt_mean, outcome, shift if damped else None)
         lost = jnp.sum(vanished, dtype=jnp.int32)
         # It is still a D that has lost rank.
         told = jnp.where((lost > 0) & (outcome == SOLVED), DECOMPOSED, factor.outcome)
         rank, share = factor.rank if damped else factor.rank - lost, jnp.where(vanished, 0, factor.share)
         return factor._replace(outcome=told, rank=rank, share=share)
 
-    def second(self, factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
+    def second(self, factor: Factorisation, scaled: Scaled, shift: Array, sqrt_mean: Array) -> Factorisation:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""
         matrix = scaled.matrix()
         more = shift + accumulated_eps(len(matrix), matrix.dtype) * jnp.linalg.norm(matrix)
-        retried = self.cholesky(scaled, jnp.where(more > 0, more, 1), root, DAMPED, True)
-        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, scaled, shift, root)
+        retried = self.cholesky(scaled, jnp.where(more > 0, more, 1), sqrt_mean, DAMPED, True)
+        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, scaled, shift, sqrt_mean)
 
-    def last(self, factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
+    def last(self, factor: Factorisation, scaled: Scaled, shift: Array, sqrt_mean: Array) -> Factorisation:
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
         if n > self.max_decomposition:
             more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(matrix)
-            return self.cholesky(scaled, jnp.where(more > 0, more, 1), root, DAMPED, True)
-        return decompose(matrix, shift, root, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
+            return self.cholesky(scaled, jnp.where(more > 0, more, 1), sqrt_mean, DAMPED, True)
+        return decompose(matrix, shift, sqrt_mean, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
 
 
 def normalise(
@@ -172,8 +174,8 @@ def normalise(
 
 
 def triangular_factor(
-    upper: Float[Array, "n n"], least: float, root: Float[Array, ""], outcome: int, shift: Float[Array, ""] | None
-) -> Factor:
+    upper: Float[Array, "n n"], least: float, sqrt_mean: Float[Array, ""], outcome: int, shift: Float[Array, ""] | None
+) -> Factorisation:
     """The factor UᵀU of A/t + μ, trusted if the ratio of its extreme eigenvalues is above `least`.
 
     - `shift`: μ, None without damping.
@@ -190,7 +192,9 @@ def triangular_factor(
     ones = jnp.ones(n, upper.dtype)
     rank = jnp.asarray(n if shift is None else -1, jnp.int32)
     shift = jnp.zeros((), upper.dtype) if shift is None else shift
-    return Factor(upper, ones, ones, jnp.zeros((), bool), root, jnp.asarray(outcome, jnp.int32), rank, trusted, shift)
+    return Factorisation(
+        upper, ones, ones, jnp.zeros((), bool), sqrt_mean, jnp.asarray(outcome, jnp.int32), rank, trusted, shift
+    )
 
 
 def _is_sound(known: Bool[Array, ""], upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
@@ -199,18 +203,18 @@ def _is_sound(known: Bool[Array, ""], upper: Float[Array, "n n"], least: float) 
     return jnp.isfinite(smallest) & (smallest > least * largest)
 
 
-def _keep(factor: Factor, scaled: Scaled, shift: Array, root: Array) -> Factor:
+def _keep(factor: Factorisation, scaled: Scaled, shift: Array, sqrt_mean: Array) -> Factorisation:
     return factor
 
 
 def decompose(
     gram: Float[Array, "n n"],
     shift: Float[Array, ""],
-    root: Float[Array, ""],
+    sqrt_mean: Float[Array, ""],
     cutoff: AbstractCutoff,
     floor: float,
     outcome: Int[Array, ""],
-) -> Factor:
+) -> Factorisation:
     """The filtered (pseudo-)inverse of A/t + μ by the eigenvalues of A/t.
 
     Paper: (4.1)–(4.3)
@@ -220,18 +224,18 @@ def decompose(
     sound = jnp.isfinite(jnp.sum(vectors)) & jnp.isfinite(jnp.sum(values))
     values = jnp.where(sound, jnp.maximum(values, 0), 0)
     vectors = jnp.where(sound, vectors, 0)
-    return spectral_factor(vectors, jnp.sqrt(values), shift, root, cutoff, floor, outcome)
+    return spectral_factor(vectors, jnp.sqrt(values), shift, sqrt_mean, cutoff, floor, outcome)
 
 
 def spectral_factor(
     vectors: Float[Array, "n n"],
     singular: Float[Array, " n"],
     shift: Float[Array, ""],
-    root: Float[Array, ""],
+    sqrt_mean: Float[Array, ""],
     cutoff: AbstractCutoff,
     floor: float,
     outcome: Int[Array, ""],
-) -> Factor:
+) -> Factorisation:
     """The factor from eigenvectors and the square roots of the eigenvalues of A/t.
 
     With damping the cut-off is left to it: 1/(λ + μ), with μ at least at round-off.
@@ -243,7 +247,9 @@ def spectral_factor(
     kept = share / jnp.where(share > 0, singular**2, 1)
     weights = jnp.where(shift > 0, 1 / (singular**2 + shift), kept)
     rank = jnp.sum(share > 0.5, dtype=jnp.int32)
-    return Factor(vectors, weights, share, jnp.ones((), bool), root, outcome, rank, jnp.ones((), bool), shift)
+    return Factorisation(
+        vectors, weights, share, jnp.ones((), bool), sqrt_mean, outcome, rank, jnp.ones((), bool), shift
+    )
 
 
 def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -23,7 +23,7 @@ from jaxgeo.linalg.solvers.base import (
 )
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.dense import dense_lift
-from jaxgeo.linalg.solvers.factorisation import Factor, Factorise
+from jaxgeo.linalg.solvers.factorisation import Factorisation, Factorise
 from jaxgeo.linalg.solvers.sides import RowLift, contradicts, finish_rows, gram_dtype, refined_lift, relative_shift
 from jaxgeo.linalg.spectra import gram_floor
 from jaxgeo.linalg.tangents import freeze
@@ -83,18 +83,22 @@ class GramCholesky(AbstractLiftSolver):
         one = jnp.ones((), own)
         factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype, certify=False), shift, one)
 
-        def rescue(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: None) -> tuple[Factor, PyTree]:
+        def rescue(
+            factor: Factorisation, value: PyTree, jacobian: Jacobian, aim: Array, shift: None
+        ) -> tuple[Factorisation, PyTree]:
             found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64))
             return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
 
-        def again(factor: Factor, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array) -> tuple[Factor, PyTree]:
+        def again(
+            factor: Factorisation, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array
+        ) -> tuple[Factorisation, PyTree]:
             # As much more damping as the refinement needs, λ_max being QN mean eigenvalues at most.
             more = shift + 4 * float(jnp.finfo(own).eps) * aim.size
             found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype, certify=False), more, one)
             found = found._replace(outcome=jnp.maximum(found.outcome, DAMPED))
             return found, refined_lift(jacobian, found, more, aim, self.refinements)[0]
 
-        def keep(factor: Factor, value: PyTree, *operands: PyTree) -> tuple[Factor, PyTree]:
+        def keep(factor: Factorisation, value: PyTree, *operands: PyTree) -> tuple[Factorisation, PyTree]:
             return factor, value
 
         def solve(velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
@@ -103,7 +107,7 @@ class GramCholesky(AbstractLiftSolver):
             value, mismatch = refined_lift(still, factor, shift, aim, self.refinements)
             contradicted = jnp.zeros((), bool)
             if self.certify:
-                contradicted = contradicts(mismatch, aim.size, dtype) & ~is_noise(factor.root)
+                contradicted = contradicts(mismatch, aim.size, dtype) & ~is_noise(factor.sqrt_mean)
             if dense:
                 found, value = cond_any(~found.trusted | contradicted, rescue, keep, found, value, still, aim, shift)
                 found = found._replace(outcome=jnp.where(contradicted, CONTRADICTED, found.outcome))

@@ -9,7 +9,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
-from jaxgeo.linalg.solvers.factorisation import Factor, decompose, normalise
+from jaxgeo.linalg.solvers.factorisation import Factorisation, decompose, normalise
 from jaxgeo.linalg.solvers.sides import finish_rows, gram_dtype, refined_lift, relative_shift
 from jaxgeo.linalg.spectra import gram_floor
 from jaxgeo.linalg.tangents import freeze
@@ -52,6 +52,8 @@ class _Decompose(eqx.Module):
     cutoff: AbstractCutoff
     floor: float = eqx.field(static=True)
 
-    def __call__(self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]) -> Factor:
-        scaled, shift, root = normalise(gram, shift, out)
-        return decompose(scaled.matrix(), shift, root, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))
+    def __call__(
+        self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
+    ) -> Factorisation:
+        scaled, shift, sqrt_mean = normalise(gram, shift, out)
+        return decompose(scaled.matrix(), shift, sqrt_mean, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))

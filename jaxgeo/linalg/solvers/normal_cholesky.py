@@ -11,7 +11,7 @@ from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.shards import on_shards, replicated, sharded
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
-from jaxgeo.linalg.solvers.factorisation import Factor, Factorise
+from jaxgeo.linalg.solvers.factorisation import Factorisation, Factorise
 from jaxgeo.linalg.solvers.sides import finish_columns, gram_dtype, relative_shift
 from jaxgeo.linalg.spectra import gram_floor
 from jaxgeo.linalg.tangents import freeze
@@ -52,8 +52,8 @@ class NormalCholesky(AbstractLiftSolver):
         factor, value = self.solve_normal(still, normal, shift)
         if shift is None:
             # Through v − Dθ̇ the correction has an error of cond(D)·eps; from DᵀD alone it would be cond(D)².
-            correction = factor.apply(still.T.mv((aim - still.mv(value)) / factor.root))
-            refined = jax.tree.map(lambda leaf, step: leaf + step / factor.root, value, correction)
+            correction = factor.apply(still.T.mv((aim - still.mv(value)) / factor.sqrt_mean))
+            refined = jax.tree.map(lambda leaf, step: leaf + step / factor.sqrt_mean, value, correction)
             eps = float(jnp.finfo(aim.dtype).eps)
             # In float32 the products are less exact than the first solution, which came from float64.
             value = refined if eps < 1e-10 else value
@@ -61,7 +61,7 @@ class NormalCholesky(AbstractLiftSolver):
 
     def solve_normal(
         self, jacobian: Jacobian, normal: tuple[Float[Array, "K K"], Float[Array, " K"]], shift: Float[Array, ""] | None
-    ) -> tuple[Factor, PyTree]:
+    ) -> tuple[Factorisation, PyTree]:
         """A factor of DᵀD, and (DᵀD/t + μ)⁻¹Dᵀv/t, from DᵀD and Dᵀv.
 
         `jacobian` may be that of a part of the samples.
@@ -73,9 +73,9 @@ class NormalCholesky(AbstractLiftSolver):
         return factor, jacobian.unravel(in_dtype(_first, dtype)(factor, image, one))
 
 
-def _first(factor: Factor, image: Float[Array, " K"], out: Float[Array, ""]) -> Float[Array, " K"]:
-    root = factor.root.astype(image.dtype)
-    return (factor.apply(image) / root / root).astype(out.dtype)
+def _first(factor: Factorisation, image: Float[Array, " K"], out: Float[Array, ""]) -> Float[Array, " K"]:
+    sqrt_mean = factor.sqrt_mean.astype(image.dtype)
+    return (factor.apply(image) / sqrt_mean / sqrt_mean).astype(out.dtype)
 
 
 def normal_equations(

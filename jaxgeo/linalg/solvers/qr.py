@@ -9,7 +9,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.dense import DenseParts, solve_dense
-from jaxgeo.linalg.solvers.factorisation import Factor, triangular_factor
+from jaxgeo.linalg.solvers.factorisation import Factorisation, triangular_factor
 
 
 class QR(AbstractLiftSolver):
@@ -40,13 +40,13 @@ class QR(AbstractLiftSolver):
 
 def _triangle(
     parts: DenseParts, cutoff: AbstractCutoff, floor: float, wide: bool, damped: bool
-) -> tuple[Factor, Float[Array, " K"]]:
+) -> tuple[Factorisation, Float[Array, " K"]]:
     q, r = parts.qr(damped)
     eps = float(jnp.finfo(r.dtype).eps)
     least = (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2
-    factor = triangular_factor(r, least, parts.own_root, SOLVED, parts.shift if damped else None)
+    factor = triangular_factor(r, least, parts.own_sqrt_mean, SOLVED, parts.shift if damped else None)
     if wide:
         solution = q @ jax.scipy.linalg.solve_triangular(r, parts.rhs, trans="T")
     else:
         solution = jax.scipy.linalg.solve_triangular(r, q.T @ parts.rhs)
-    return factor, solution / parts.root
+    return factor, solution / parts.sqrt_mean

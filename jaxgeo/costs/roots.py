@@ -1,6 +1,6 @@
-"""Factors L of a metric LᵀL on output space, one for each sample.
+"""Roots L of a metric LᵀL on output space, one for each sample.
 
-The arrays of a factor have a leading axis N; inside `jax.vmap` over it, it acts on the outputs of one sample.
+The arrays of a root have a leading axis N; inside `jax.vmap` over it, it acts on the outputs of one sample.
 """
 
 import abc
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class AbstractFactor(eqx.Module):
+class AbstractRoot(eqx.Module):
     """L: output velocities (Q,) → R numbers whose squares sum to the squared length in the metric LᵀL."""
 
     @abc.abstractmethod
@@ -23,7 +23,7 @@ class AbstractFactor(eqx.Module):
         """(Lᵀ)⁺g, for which L⁺(Lᵀ)⁺g = (LᵀL)⁺g is the gradient in the metric; 0 where L is 0."""
 
 
-class DiagonalFactor(AbstractFactor):
+class DiagonalRoot(AbstractRoot):
     """L = diag(scale), for weights `scale`², of shape (N, Q)."""
 
     scale: Float[Array, "... Q"]
@@ -35,7 +35,7 @@ class DiagonalFactor(AbstractFactor):
         return _divide(gradient, self.scale)
 
 
-class TriangularFactor(AbstractFactor):
+class TriangularRoot(AbstractRoot):
     """L = an upper triangular matrix, invertible: the Cholesky factor of a metric matrix LᵀL.
 
     **Arguments:**
@@ -52,7 +52,7 @@ class TriangularFactor(AbstractFactor):
         return jax.scipy.linalg.solve_triangular(self.upper, gradient, trans="T")
 
 
-class SoftmaxFactor(AbstractFactor):
+class SoftmaxRoot(AbstractRoot):
     """LᵀL = diag(p) − ppᵀ, the curvature of softmax cross-entropy, with R = Q − 1.
 
     Adding a constant to all logits changes nothing, so diag(p) − ppᵀ has the null vector (1, …, 1) and a square L
@@ -79,23 +79,23 @@ class SoftmaxFactor(AbstractFactor):
         return vector[:-1] - root[:-1] * (vector[-1] / (1 + root[-1]))
 
 
-class WeightedFactor(AbstractFactor):
+class WeightedRoot(AbstractRoot):
     """√w L, for a sample that counts w times.
 
     **Arguments:**
 
-    - `root`: √w, of shape (N,).
-    - `factor`: L.
+    - `scale`: √w, of shape (N,).
+    - `root`: L.
     """
 
-    root: Float[Array, "..."]
-    factor: AbstractFactor
+    scale: Float[Array, "..."]
+    root: AbstractRoot
 
     def __call__(self, velocity: Float[Array, " Q"]) -> Float[Array, " R"]:
-        return self.root * self.factor(velocity)
+        return self.scale * self.root(velocity)
 
     def dual(self, gradient: Float[Array, " Q"]) -> Float[Array, " R"]:
-        return _divide(self.factor.dual(gradient), self.root)
+        return _divide(self.root.dual(gradient), self.scale)
 
 
 def _divide(numerator: Float[Array, " R"], divisor: Float[Array, "..."]) -> Float[Array, " R"]:
