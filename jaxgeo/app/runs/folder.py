@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from jaxgeo.equations import Network
 from jaxgeo.app.data import Task
 from jaxgeo.app.runs.config import Config
+from jaxgeo.equations import Network
 from jaxgeo.fitting.files import save_rows, write_bytes, write_text
 
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.outputs import Params
-from jaxgeo.problem import Problem
 from jaxgeo.app.data import Kind, Task
 from jaxgeo.equations import Network
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 class Monitor(eqx.Module):

@@ -13,10 +13,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxgeo.app.data import Kind
+from jaxgeo.app.runs.config import Config
 from jaxgeo.equations import Network
 from jaxgeo.fitting import Scaling
 from jaxgeo.fitting.checkpoints import compare, describe
-from jaxgeo.app.runs.config import Config
 from jaxgeo.fitting.files import read_rows
 
 
