@@ -44,11 +44,17 @@ def certified(jacobian: Jacobian, matrix: Float[Array, "QN QN"]) -> Float[Array,
     squares = jax.lax.stop_gradient(squares)
     wrong = _differ(quadratic, squares, half_the_digits(outputs.dtype, matrix.dtype))
     wrong = wrong & ~is_noise(jnp.sqrt(jnp.maximum(quadratic, squares) / outputs.size))
-    return eqx.error_if(
-        matrix,
+    # Not an error of the matrix itself: where x64 is off a callback cannot give one in float64 back.
+    wrong = eqx.error_if(
+        wrong,
         wrong,
         f"{FAULT} `Gram(jacobian, structured=False)` and `jaxgeo.linalg.DenseCholesky()` do without the factors.",
     )
+    return in_dtype(_unless, matrix.dtype)(matrix, wrong)
+
+
+def _unless(matrix: Float[Array, "n n"], wrong: Bool[Array, ""]) -> Float[Array, "n n"]:
+    return jnp.where(wrong, jnp.nan, matrix)
 
 
 def _quadratic(matrix: Float[Array, "n n"], vector: Float[Array, " n"]) -> Float[Array, ""]:
