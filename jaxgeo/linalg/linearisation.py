@@ -159,8 +159,7 @@ class Linearisation(eqx.Module):
 
     def embed(self, step: PyTree) -> PyTree:
         """A step of the trainable part as one of params: zero at frozen arrays."""
-        still = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else None, self.frozen)
-        return eqx.combine(step, still)
+        return self.jacobian.embed(step)
 
 
 class Trial(eqx.Module):
