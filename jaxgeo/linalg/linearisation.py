@@ -35,22 +35,22 @@ class Linearisation(eqx.Module):
     root: AbstractRoot | None
     residual: Float[Array, "rows R"]
 
-    def __init__(self, problem: AbstractProblem, params: Params, metric: AbstractMetric, plain: Jacobian | None = None):
+    def __init__(self, problem: AbstractProblem, params: Params, metric: AbstractMetric, known: Jacobian | None = None):
         """**Arguments:**
 
-        - `plain`: D at `params` where it is at hand, as along a flow: its outputs are not computed again.
+        - `known`: D at `params` where it is at hand, as along a flow: its outputs are not computed again.
         """
         self.problem = problem
-        if plain is None:
+        if known is None:
             self.trainable, self.frozen = problem.partition(params)
             problem.check_samples(params)
             with jax.default_matmul_precision("highest"):
                 self.outputs = problem.outputs(params)
         else:
-            self.trainable, self.frozen, self.outputs = plain.trainable, plain.frozen, plain.outputs
+            self.trainable, self.frozen, self.outputs = known.trainable, known.frozen, known.outputs
         self.root = counted_root(metric, problem.loss, self.outputs)
         if self.root is None:
-            self.jacobian = Jacobian(problem, params) if plain is None else plain
+            self.jacobian = Jacobian(problem, params) if known is None else known
         else:
             self.jacobian = Jacobian(measured(problem, self.root), params)
         self.residual = self._dual(problem.loss.gradient(self.outputs) * problem.loss.total_weight)

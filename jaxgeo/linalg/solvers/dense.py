@@ -37,7 +37,7 @@ class DenseParts(NamedTuple):
 
 
 # (parts, cut-off, floor, whether D is wide, whether it is damped) → the factor, and the lift through it.
-Attempt = Callable[[DenseParts, AbstractCutoff, float, bool, bool], tuple[Factorisation, Float[Array, " K"]]]
+Factoring = Callable[[DenseParts, AbstractCutoff, float, bool, bool], tuple[Factorisation, Float[Array, " K"]]]
 
 
 def solve_dense(
@@ -46,18 +46,18 @@ def solve_dense(
     damping: Damping,
     cutoff: AbstractCutoff,
     choice: jnp.dtype | None,
-    attempt: Attempt | None = None,
+    factoring: Factoring | None = None,
 ) -> tuple[PyTree, LiftInfo]:
     """The lift by the dense D with its report, on the smaller side.
 
     **Arguments:**
 
     - `choice`: the dtype to factor in, where the user chose one.
-    - `attempt`: what to try before singular values.
+    - `factoring`: what to try before singular values.
     """
     rows = jacobian.in_size() >= jacobian.out_size()
     still, aim, shift = freeze((jacobian, velocity, relative_shift(jacobian, damping, rows)))
-    factor, value = dense_lift(still, aim, shift, cutoff, gram_dtype(jacobian, damping, choice), attempt)
+    factor, value = dense_lift(still, aim, shift, cutoff, gram_dtype(jacobian, damping, choice), factoring)
     finish = finish_rows if rows else finish_columns
     return finish(jacobian, velocity, damping, factor, value)
 
@@ -68,18 +68,18 @@ def dense_lift(
     shift: Float[Array, ""] | None,
     cutoff: AbstractCutoff,
     dtype: jnp.dtype,
-    attempt: Attempt | None = None,
+    factoring: Factoring | None = None,
 ) -> tuple[Factorisation, PyTree]:
     """The lift by the dense D, and the factor of the Gram matrix on the smaller side that comes with it.
 
     **Arguments:**
 
     - `shift`: μ in units of the mean eigenvalue on that side; None for D⁺v.
-    - `attempt`: what to try before singular values.
+    - `factoring`: what to try before singular values.
     """
     # The network is traced outside: its constants must not turn into float64.
     matrix = jacobian.as_matrix()
-    factorise = _Factorise(cutoff, data_floor(jacobian), dtype, attempt)
+    factorise = _Factorise(cutoff, data_floor(jacobian), dtype, factoring)
     factor, flat = in_dtype(factorise, dtype)(matrix, velocity.reshape(-1), shift)
     return factor, jacobian.unravel(flat)
 
@@ -88,7 +88,7 @@ class _Factorise(eqx.Module):
     cutoff: AbstractCutoff
     floor: float = eqx.field(static=True)
     dtype: jnp.dtype = eqx.field(static=True)
-    attempt: Attempt | None = eqx.field(static=True)
+    factoring: Factoring | None = eqx.field(static=True)
 
     def __call__(
         self, matrix: Float[Array, "n K"], rhs: Float[Array, " n"], shift: Float[Array, ""] | None
@@ -107,12 +107,12 @@ class _Factorise(eqx.Module):
         damped = shift is not None
         shift = jnp.zeros((), self.dtype) if shift is None else shift.astype(self.dtype)
         parts = DenseParts(tall, rhs.astype(self.dtype), shift, sqrt_mean, sqrt_mean.astype(rhs.dtype))
-        outcome = SOLVED if self.attempt is None else DECOMPOSED
+        outcome = SOLVED if self.factoring is None else DECOMPOSED
         decomposed = _SingularValues(self.cutoff, self.floor, wide, damped, outcome)
-        if self.attempt is None:
+        if self.factoring is None:
             factor, solution = decomposed((), parts)
         else:
-            usual = self.attempt(parts, self.cutoff, self.floor, wide, damped)
+            usual = self.factoring(parts, self.cutoff, self.floor, wide, damped)
             factor, solution = cond_any(~usual[0].trusted, decomposed, _keep, usual, parts)
         return factor, jnp.where(sound, solution, jnp.nan).astype(rhs.dtype)
 
