@@ -150,39 +150,39 @@ def case(
 
 def poisson_2d() -> dict[str, Any]:
     """257 parameters, 900 + 120 fixed points, ten seeds, 200 updates; first-order methods for 30 s."""
-    return case(jg.problems.poisson_2d, 10, 200, 30.0, 10, rivals=FIRST_ORDER)
+    return case(jg.equations.poisson_2d, 10, 200, 30.0, 10, rivals=FIRST_ORDER)
 
 
 def heat_1d() -> dict[str, Any]:
     """257 parameters, 900 + 120 fixed points, five seeds, 200 updates; first-order methods for 30 s."""
-    return case(jg.problems.heat_1d, 5, 200, 30.0, 10, rivals=FIRST_ORDER)
+    return case(jg.equations.heat_1d, 5, 200, 30.0, 10, rivals=FIRST_ORDER)
 
 
 def helmholtz_2d() -> dict[str, Any]:
     """2971 parameters, 3500 fixed points, periodic features, five seeds, 120 s each; first-order methods as long."""
-    return case(jg.problems.helmholtz_2d, 5, 200, 120.0, 1, rivals=FIRST_ORDER, widths=(30, 30, 30, 30))
+    return case(jg.equations.helmholtz_2d, 5, 200, 120.0, 1, rivals=FIRST_ORDER, widths=(30, 30, 30, 30))
 
 
 def burgers_1d() -> dict[str, Any]:
     """921 parameters, ν = 0.01/π, 3000 points, renewed every 20 updates, five seeds, five minutes each."""
     jax.config.update("jax_enable_x64", True)
-    equation = jg.problems.burgers_1d()
+    equation = jg.equations.burgers_1d()
     ours = summary([train_renewed(equation, seed, 300.0) for seed in range(5)])
     return {"environment": environment(), "dtype": "float64", "rows": {"adapted_levenberg_marquardt": ours}}
 
 
 def poisson_5d() -> dict[str, Any]:
     """449 parameters, 3000 + 500 fixed points, five seeds, four minutes each."""
-    return case(jg.problems.poisson_5d, 5, 5000, 240.0, 20)
+    return case(jg.equations.poisson_5d, 5, 5000, 240.0, 20)
 
 
 def poisson_5d_deep() -> dict[str, Any]:
     """10 065 parameters, 3000 + 500 fresh points at every update, one seed, 70 updates."""
-    return case(jg.problems.poisson_5d, 1, 70, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
+    return case(jg.equations.poisson_5d, 1, 70, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
 
 
 def poisson_quickly() -> dict[str, Any]:
-    return case(jg.problems.poisson_2d, 2, 100, 10.0, 20, rivals=("optax.lbfgs()",))
+    return case(jg.equations.poisson_2d, 2, 100, 10.0, 20, rivals=("optax.lbfgs()",))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 from benchmarks.harness import Case, Result, environment, failure, measure, peak_memory_mib, run_cases
 from benchmarks.lift_speed import DAMPING, describe, network, our_calls
+from jaxgeo.equations import Network
 from jaxgeo.linalg.memory import free_memory
-from jaxgeo.problems import Network
 
 CUDA = ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cublas-cu12", "nvidia-cusolver-cu12", "nvidia-cublas")
 VARIABLES = (
@@ -242,7 +242,7 @@ def mnist_5k() -> Images:
 
 def small_digits() -> Images:
     """Images of 8 × 8 pixels, which come with scikit-learn."""
-    task = jg.problems.digits(200)
+    task = jg.app.data.digits(200)
     parts = task.train_inputs, task.train_targets, task.test_inputs, task.test_targets
     return Images(task.source, *(jnp.asarray(part, jnp.float32) for part in parts))
 
@@ -360,7 +360,7 @@ def train_on_images(
 
 
 def equation(
-    make: Callable[..., jg.problems.Equation],
+    make: Callable[..., jg.equations.Equation],
     limit_s: float,
     every: int,
     updates: int = 10**6,
@@ -389,9 +389,9 @@ FULL = {
     "throughput": (functools.partial(throughput, 8192, GRAMS), 60.0),
     "accuracy": (functools.partial(accuracy, (64, 256, 256, 256, 10), 256), 75.0),
     "mnist": (functools.partial(images, mnist_5k, 512, (128, 512), (3e-4, 1e-3, 3e-3), 6.0), 80.0),
-    "p5": (functools.partial(equation, jg.problems.poisson_5d, 15.0, 10), 45.0),
-    "p10": (functools.partial(equation, jg.problems.harmonic_10d, 20.0, 5), 55.0),
-    "p100": (functools.partial(equation, jg.problems.poisson_100d, 15.0, 10), 50.0),
+    "p5": (functools.partial(equation, jg.equations.poisson_5d, 15.0, 10), 45.0),
+    "p10": (functools.partial(equation, jg.equations.harmonic_10d, 20.0, 5), 55.0),
+    "p100": (functools.partial(equation, jg.equations.poisson_100d, 15.0, 10), 50.0),
 }
 SMALL = {
     "step_32": (functools.partial(step_cost, 32, (16,)), 60.0),
@@ -401,9 +401,9 @@ SMALL = {
     **{
         name: (functools.partial(equation, make, 1.0, 1, 2, (8,), (12, 6)), 60.0)
         for name, make in (
-            ("p5", jg.problems.poisson_5d),
-            ("p10", jg.problems.harmonic_10d),
-            ("p100", jg.problems.poisson_100d),
+            ("p5", jg.equations.poisson_5d),
+            ("p10", jg.equations.harmonic_10d),
+            ("p100", jg.equations.poisson_100d),
         )
     },
 }

@@ -13,8 +13,8 @@ import optax
 import jaxgeo as jg
 from benchmarks.harness import Case, environment, measure, peak_memory_mib, run_cases
 from benchmarks.rivals import PACKAGES, RIVALS, Make, Method, gradients, nlls_gram, somax
+from jaxgeo.equations import Network
 from jaxgeo.linalg import GramCholesky
-from jaxgeo.problems import Network
 
 DAMPING = 1e-3
 # They hold K² numbers. The attempt takes memory that the others would be missing, so it is not made.
@@ -30,7 +30,7 @@ def network(widths: Sequence[int], num_samples: int, dtype: Any = jnp.float32) -
 
 def poisson(widths: tuple[int, ...], interior: int, boundary: int) -> tuple[jg.Problem, Any]:
     """The residual of the 5-D Poisson equation, with the Laplacian by nested JVPs."""
-    equation = jg.problems.poisson_5d(widths)
+    equation = jg.equations.poisson_5d(widths)
     return equation.problem(equation.points(jr.key(1), (interior, boundary))), equation.init(jr.key(0))
 
 

@@ -2,10 +2,18 @@
 
 import importlib
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+__version__ = importlib.metadata.version("jaxgeo")
 
 if TYPE_CHECKING:
     from jaxgeo import (
+        app as app,
+        costs as costs,
+        equations as equations,
+        estimators as estimators,
+        fitting as fitting,
+        flows as flows,
         geometry as geometry,
         integrate as integrate,
         linalg as linalg,
@@ -14,35 +22,42 @@ if TYPE_CHECKING:
         theory as theory,
     )
     from jaxgeo._public import *  # noqa: F403
+    from jaxgeo.app.runs import load as load
+    from jaxgeo.fitting import fit as fit
     from jaxgeo.geometry import RankReport as RankReport, rank_report as rank_report
-    from jaxgeo.training import fit as fit
+else:
+    # At run time nothing is loaded before it is asked for: the command line sets the threads of OpenBLAS first, and
+    # `import jaxgeo` takes no time. Type checkers read the imports above, so that a misspelt name is an error.
+    _MODULES = (
+        "app",
+        "costs",
+        "equations",
+        "estimators",
+        "fitting",
+        "flows",
+        "geometry",
+        "integrate",
+        "linalg",
+        "metrics",
+        "optim",
+        "theory",
+    )
+    _NAMES = {"RankReport": "geometry", "fit": "fitting", "load": "app.runs", "rank_report": "geometry"}
 
-__version__ = importlib.metadata.version("jaxgeo")
+    def __getattr__(name):
+        if name in _MODULES:
+            # Also where one of them is imported first, and asks for another before the public names are there.
+            return importlib.import_module(f"jaxgeo.{name}")
+        if name in _NAMES:
+            return vars(importlib.import_module(f"jaxgeo.{_NAMES[name]}"))[name]
+        if not name.startswith("_") and name in (found := _public_names()):
+            globals().update(found)
+            return found[name]
+        raise AttributeError(f"module 'jaxgeo' has no attribute '{name}'")
 
-_MODULES = ("geometry", "integrate", "linalg", "metrics", "optim", "problems", "theory")
+    def __dir__():
+        return sorted({"__version__", *_MODULES, *_NAMES, *_public_names()})
 
-
-def __getattr__(name: str) -> Any:
-    """What `import jaxgeo` leaves until it is asked for: JAX and all that stands on it."""
-    if name in _MODULES:
-        # Also where one of them is imported first, and asks for another before the public names are there.
-        return importlib.import_module(f"jaxgeo.{name}")
-    if name in ("RankReport", "rank_report"):
-        return vars(importlib.import_module("jaxgeo.geometry"))[name]
-    if name == "fit":
-        return importlib.import_module("jaxgeo.training").fit
-    if not name.startswith("_"):
-        # The other modules, which this loads, become attributes by themselves.
-        globals().update(_public_names())
-        if name in globals():
-            return globals()[name]
-    raise AttributeError(f"module 'jaxgeo' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted({*_MODULES, "RankReport", "rank_report", "fit", *_public_names(), *globals()})
-
-
-def _public_names() -> dict[str, Any]:
-    found = vars(importlib.import_module("jaxgeo._public"))
-    return {name: value for name, value in found.items() if not name.startswith("_")}
+    def _public_names():
+        public = importlib.import_module("jaxgeo._public")
+        return {name: vars(public)[name] for name in dir(public)}

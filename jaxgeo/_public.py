@@ -1,5 +1,6 @@
 """The public names of the top level, which `jaxgeo` loads when the first of them is asked for."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.costs import (
     L2 as L2,
     AbstractCost as AbstractCost,
@@ -33,6 +34,8 @@ from jaxgeo.integrate import (
     solve_interpolation as solve_interpolation,
     solve_output_flow as solve_output_flow,
 )
-from jaxgeo.linalg.lift import lift as lift
+from jaxgeo.linalg.lifting import lift as lift
 from jaxgeo.problem import Problem as Problem, residual_problem as residual_problem, supervised as supervised
 from jaxgeo.sharding import shard_samples as shard_samples
+
+_show_public_names(globals(), within="jaxgeo")

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from jaxgeo._checks import check_count, check_finite, check_positive
+from jaxgeo._names import show_public_names
 from jaxgeo.costs import L2, AbstractCost, SoftmaxCrossEntropy
+from jaxgeo.equations import Network
+from jaxgeo.equations.network import check_sizes
+from jaxgeo.fitting import Scaling
 from jaxgeo.linalg import Auto
 from jaxgeo.optim import GainRatioDamping, adapted_levenberg_marquardt
 from jaxgeo.optim.levenberg_marquardt import LevenbergMarquardtState
 from jaxgeo.problem import Problem, supervised
-from jaxgeo.problems import Network, Scaling
-from jaxgeo.problems.network import check_sizes
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -170,8 +172,8 @@ class JaxgeoRegressor(RegressorMixin, AbstractEstimator):
 
     **Attributes:**
 
-    - `network_`: the trained `jaxgeo.problems.Network`, from standardised inputs to standardised targets.
-    - `scaling_`, `target_scaling_`: `jaxgeo.problems.Scaling` of inputs and targets.
+    - `network_`: the trained `jaxgeo.equations.Network`, from standardised inputs to standardised targets.
+    - `scaling_`, `target_scaling_`: `jaxgeo.fitting.Scaling` of inputs and targets.
     - `n_iter_`, `loss_curve_`, `validation_curve_`: updates, and the costs before the first and after each.
     - `stopped_`: why it ended, "tol", "no_change" or "max_iter".
     - `n_features_in_`, `feature_names_in_`: columns of the inputs, and their names if they had any.
@@ -339,3 +341,6 @@ def _hold_out(groups: NDArray[np.integer], fraction: float, random: np.random.Ra
         rows = random.permutation(np.flatnonzero(groups == group))
         held_out[rows[: min(round(fraction * len(rows)), len(rows) - 1)]] = True
     return held_out & (held_out.sum() >= LEAST_VALIDATION_ROWS)
+
+
+show_public_names(globals())

@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import as_real, is_concrete
-from jaxgeo.costs import AbstractCost, AbstractFactor, DiagonalFactor, TriangularFactor
+from jaxgeo._names import show_public_names
+from jaxgeo.costs import AbstractCost, AbstractRoot, DiagonalRoot, TriangularRoot
 from jaxgeo.costs.samples import check_weights
 
 
@@ -22,14 +23,14 @@ class AbstractMetric(eqx.Module):
     """
 
     @abc.abstractmethod
-    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
+    def root(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractRoot | None:
         """L for every sample; None for the identity."""
 
 
 class Euclidean(AbstractMetric):
     """g = 1: the source's own choice, in which L2 is a round bowl."""
 
-    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> None:
+    def root(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> None:
         return None
 
 
@@ -43,14 +44,14 @@ class CostHessian(AbstractMetric):
     >>> import jax, jax.numpy as jnp, jaxgeo as jg
     >>> cost = jg.WeightedL2(jnp.zeros(2), jnp.array([4.0, 9.0]))
     >>> outputs = jnp.ones((2, 1))
-    >>> factor = jg.metrics.CostHessian().factor(cost, outputs)
-    >>> jax.vmap(lambda factor, row: factor(row))(factor, outputs).tolist()
+    >>> root = jg.metrics.CostHessian().root(cost, outputs)
+    >>> jax.vmap(lambda root, row: root(row))(root, outputs).tolist()
     [[2.0], [3.0]]
 
     ```
     """
 
-    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
+    def root(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractRoot | None:
         return cost.curvature(outputs)
 
 
@@ -71,9 +72,9 @@ class Weighted(AbstractMetric):
         if self.weights.ndim != 1 or (is_concrete(self.weights) and (np.asarray(self.weights) <= 0).any()):
             raise ValueError(f"`weights` must be Q positive numbers; got {self.weights}.")
 
-    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> DiagonalFactor:
+    def root(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> DiagonalRoot:
         _check_size(self.weights.shape[0], outputs)
-        return DiagonalFactor(jnp.broadcast_to(jnp.sqrt(self.weights).astype(outputs.dtype), outputs.shape))
+        return DiagonalRoot(jnp.broadcast_to(jnp.sqrt(self.weights).astype(outputs.dtype), outputs.shape))
 
 
 class MatrixMetric(AbstractMetric):
@@ -99,12 +100,15 @@ class MatrixMetric(AbstractMetric):
             lowest = float(np.linalg.eigvalsh(np.asarray(matrix))[0])
             raise ValueError(f"`matrix` must be positive definite; its smallest eigenvalue is {lowest}.")
 
-    def factor(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> TriangularFactor:
+    def root(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> TriangularRoot:
         _check_size(self.upper.shape[0], outputs)
         upper = self.upper.astype(outputs.dtype)
-        return TriangularFactor(jnp.broadcast_to(upper, (outputs.shape[0], *upper.shape)))
+        return TriangularRoot(jnp.broadcast_to(upper, (outputs.shape[0], *upper.shape)))
 
 
 def _check_size(size: int, outputs: Array) -> None:
     if size != outputs.shape[1]:
         raise ValueError(f"the metric is for Q={size} outputs a sample; the network gives Q={outputs.shape[1]}.")
+
+
+show_public_names(globals())

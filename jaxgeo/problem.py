@@ -1,99 +1,26 @@
-"""A training problem: the outputs x[θ] of a network on its samples, and the cost of them."""
+"""A training problem as a user makes it: outputs and cost, with their derivative D, DDᵀ and the plan of a lift."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_finite, check_flag, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._checks import as_array, check_flag, check_positive, is_trainable_leaf, leading_size
 from jaxgeo._trainable import partition, tell_of_statistics
-from jaxgeo._training_mode import check_networks
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
 from jaxgeo.costs.samples import without_ignored
-
-if TYPE_CHECKING:
-    from jaxgeo.linalg.gram import Gram
-    from jaxgeo.linalg.jacobian import Jacobian
-    from jaxgeo.linalg.routes import LiftPlan
-
-Params = PyTree[Any, "params"]
+from jaxgeo.linalg.gram.gram import Gram
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.planning.routes import LiftPlan, plan_lift
+from jaxgeo.outputs import AbstractProblem, Block, Params
 
 
-class Block(eqx.Module):
-    """One per-sample function over its own points: rows `scale * apply(params, x_j)`, j = 1…N.
-
-    - `sharding`: how the samples lie on a mesh, None for one device; see `jaxgeo.shard_samples`.
-    - `padding`: how many of `inputs`, at the end, only fill up the last shard; they have no rows.
-    """
-
-    apply: Callable[[PyTree, PyTree], Array]
-    inputs: PyTree
-    scale: float
-    sharding: NamedSharding | None = eqx.field(static=True)
-    padding: int = eqx.field(static=True)
-
-    def __init__(
-        self,
-        apply: Callable[[PyTree, PyTree], Array],
-        inputs: PyTree,
-        scale: float = 1.0,
-        sharding: NamedSharding | None = None,
-        padding: int = 0,
-    ):
-        leading_size("inputs", inputs)
-        check_finite("inputs", inputs)
-        if not callable(apply):
-            raise ValueError(f"`apply` must be a function of params and one sample; got {apply!r}.")
-        self.apply = apply
-        self.inputs = jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs)
-        self.scale = scale
-        self.sharding = sharding
-        self.padding = padding
-
-    @property
-    def num_samples(self) -> int:
-        return leading_size("inputs", self.inputs) - self.padding
-
-    @property
-    def num_shards(self) -> int:
-        """Over how many devices the samples are spread."""
-        return 1 if self.sharding is None else self.sharding.mesh.shape[self.sharding.spec[0]]
-
-    def pad(self, tree: PyTree) -> PyTree:
-        """Arrays of N samples, with as much padding as `inputs` have: the last sample again."""
-        return jax.tree.map(lambda leaf: repeat_last(leaf, self.padding), tree)
-
-    def sample(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of one sample, without the sample axis."""
-        return jax.eval_shape(lambda inputs: jax.tree.map(lambda leaf: leaf[0], inputs), self.inputs)
-
-    def outputs(self, params: Params, sample: PyTree) -> Float[Array, "..."]:
-        """The outputs of one sample, scaled, in the shape that `apply` gives them."""
-        outputs = self.apply(params, sample)
-        if not isinstance(outputs, jax.Array) or outputs.size == 0:
-            raise ValueError(f"`apply` must return the outputs of a sample as an array; got {outputs!r}.")
-        if not jnp.issubdtype(outputs.dtype, jnp.floating):
-            raise ValueError(f"`apply` must return real floating-point outputs; got dtype {outputs.dtype}.")
-        return outputs * self.scale
-
-    def rows(self, params: Params, sample: PyTree) -> Float[Array, " Q"]:
-        """The outputs of one sample, flattened and scaled."""
-        return jnp.ravel(self.outputs(params, sample))
-
-
-def repeat_last(array: Array, times: int) -> Array:
-    """The array with its last entry repeated at its end."""
-    return array if times == 0 else jnp.concatenate([array, jnp.repeat(array[-1:], times, axis=0)])
-
-
-class Problem(eqx.Module):
+class Problem(AbstractProblem):
     """Outputs x[θ] = (apply(θ, x_1), …, apply(θ, x_N)) and a cost of them.
 
     **Arguments:**
@@ -151,78 +78,20 @@ class Problem(eqx.Module):
         self.trainable = trainable
         self.per_sample = bool(per_sample)
 
-    @property
-    def inputs(self) -> PyTree:
-        """The samples of the only block, with leading axis N.
-
-        **Raises:** `ValueError` if there are several blocks.
-        """
-        if len(self.blocks) != 1:
-            raise ValueError(f"the samples of {len(self.blocks)} blocks differ in kind; see `blocks`.")
-        inputs = self.blocks[0].inputs
-        return inputs if self.per_sample else jax.tree.map(lambda leaf: leaf[0], inputs)
-
-    @property
-    def num_samples(self) -> int:
-        """N, in the unit of flow time: the cost decays as e^{-2s/N}."""
-        return self.loss.num_samples
-
-    def num_rows(self, params: Params) -> int:
-        """QN, the dimension of output space, from shapes alone."""
-        return eqx.filter_eval_shape(self.outputs, params).size
-
-    def num_params(self, params: Params) -> int:
-        """K, the number of trainable numbers in `params`.
-
-        Paper: (1.5)
-        """
-        trainable, _ = self.partition(params)
-        return sum(leaf.size for leaf in jax.tree.leaves(trainable))
-
-    def partition(self, params: Params) -> tuple[PyTree, PyTree]:
-        """Split `params` into (trainable, frozen), each with None where the other has a leaf.
-
-        **Raises:** `ValueError` if no leaf is trainable, or a leaf chosen as trainable is complex or integer.
-        """
-        return partition(params, self.trainable)
-
-    @eqx.filter_jit
-    def outputs(self, params: Params) -> Float[Array, "N Q"]:
-        """x[θ], the outputs of every sample.
-
-        Paper: (1.6), (1.8); all of them together are (5.13)
-        """
-        outputs = [
-            jax.vmap(block.outputs, in_axes=(None, 0))(params, block.inputs)[: block.num_samples]
-            for block in self.blocks
-        ]
-        for output in outputs:
-            self.loss.check_shape(output.shape)
-        return self.loss.arrange(jnp.concatenate([output.reshape(-1) for output in outputs]))
-
-    @eqx.filter_jit
-    def cost(self, params: Params) -> Float[Array, ""]:
-        """C(x[θ])."""
-        return self.loss(self.outputs(params))  # pyright: ignore[reportCallIssue]
-
-    def jacobian(self, params: Params) -> "Jacobian":
+    def jacobian(self, params: Params) -> Jacobian:
         """D = ∂x/∂θ at `params`, a lineax operator.
 
         Paper: (1.17)
         """
-        from jaxgeo.linalg.jacobian import Jacobian
-
         return Jacobian(self, params)
 
-    def gram(self, params: Params) -> "Gram":
+    def gram(self, params: Params) -> Gram:
         """G = DDᵀ at `params`, a lineax operator that never holds D."""
-        from jaxgeo.linalg.gram import Gram
-
         return Gram(self.jacobian(params))
 
     def plan(
         self, params: Params, *, damping: float | Float[Array, ""] | None = None, memory: int | None = None
-    ) -> "LiftPlan":
+    ) -> LiftPlan:
         """What every way to lift would hold on each device, and which one `Auto` takes and why; computes nothing.
 
         **Arguments:**
@@ -239,8 +108,6 @@ class Problem(eqx.Module):
 
         ```
         """
-        from jaxgeo.linalg.routes import plan_lift
-
         return plan_lift(self, params, damping=damping, memory=memory)
 
     def without_ignored(self) -> "Problem":
@@ -255,40 +122,6 @@ class Problem(eqx.Module):
         cost, kept = found
         inputs = jax.tree.map(lambda leaf: leaf[kept], block.inputs)
         return eqx.tree_at(lambda problem: (problem.blocks[0].inputs, problem.loss), self, (inputs, cost))
-
-    def check(self, params: Params) -> None:
-        """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing.
-
-        Running statistics that are frozen by default are told of in a warning.
-        """
-        trainable, _ = self.partition(params)
-        check_finite("params", trainable)
-        tell_of_statistics(params, self.trainable)
-        try:
-            self.check_samples(params)
-            outputs = eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
-            sample = jax.tree.map(lambda leaf: leaf.shape, self.blocks[0].sample())
-            raise ValueError(
-                f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {sample}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        dtype = jnp.result_type(*jax.tree.leaves(trainable))
-        if jnp.promote_types(dtype, outputs.dtype) != dtype:
-            raise ValueError(
-                f"`params` are {dtype}, but `apply` makes outputs of {outputs.dtype} of them, as `inputs` of a wider "
-                f"dtype do. Cast the inputs with `.astype({dtype})`, or the parameters to {outputs.dtype}."
-            )
-
-    def check_samples(self, params: Params) -> None:
-        """Raise `ValueError` if the network is in training mode, but is evaluated one sample at a time.
-
-        That is read off its jaxpr, also under `jax.jit`, and traced once for each shape.
-        """
-        if not self.per_sample or self.num_samples == 1:
-            return
-        networks = tuple((block.apply, block.sample()) for block in self.blocks)
-        eqx.filter_eval_shape(check_networks, networks, params)
 
 
 def supervised(

@@ -6,7 +6,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jaxgeo._checks import check_kind
-from jaxgeo.problem import Block, Problem, repeat_last
+from jaxgeo.outputs import Block, repeat_last
+from jaxgeo.problem import Problem
 
 
 def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Problem:

@@ -166,3 +166,9 @@ def _check_count(num_samples: int) -> None:
         return
     if not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise ValueError(f"`num_samples` must be a positive integer; got {num_samples!r}.")
+
+
+def __dir__() -> list[str]:
+    """The closed forms, and not what they are written with."""
+    own = {name for name, value in globals().items() if getattr(value, "__module__", "") == __name__}
+    return sorted(name for name in own if not name.startswith("_"))

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgeo.problems import Kind, Network, Scaling, Task
-from jaxgeo.training import Config, RunFolder
+from jaxgeo.app.data import Kind, Task
+from jaxgeo.app.runs import Config
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.equations import Network
+from jaxgeo.fitting import Scaling
 
 SIZES = (2, 3, 1)
 CONFIG = Config(

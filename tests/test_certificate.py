@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from reuses import FORMS, OTHERS
 
 import jaxgeo as jg
-from jaxgeo.linalg import tracing, uses
+from jaxgeo.linalg.gram import tracing, uses
 from jaxgeo.linalg.solvers.base import CONTRADICTED, FAILED, SOLVED
 
 # What came out wrong before a bias had to be alone in reading its product, and literals were told apart.

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgeo.cli.app import run
-from jaxgeo.training import kept_row, load
+from jaxgeo.app.cli.app import run
+from jaxgeo.app.runs import load
+from jaxgeo.app.runs.monitor import kept_row
 
 
 @pytest.fixture

@@ -12,7 +12,21 @@ import pytest
 import jaxgeo
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("costs", "metrics", "flows", "integrate", "linalg", "optim", "geometry", "problems", "theory", "estimators")
+MODULES = (
+    "costs",
+    "metrics",
+    "flows",
+    "integrate",
+    "linalg",
+    "optim",
+    "geometry",
+    "equations",
+    "fitting",
+    "app.data",
+    "app.runs",
+    "theory",
+    "estimators",
+)
 REFERENCE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 # Explained once, at the head of the reference.
 COMMON = {"problem", "params"}

@@ -8,7 +8,7 @@ import pytest
 from regression import scanned
 
 import jaxgeo as jg
-from jaxgeo.problems import divergence, gradient, laplacian
+from jaxgeo.equations import divergence, gradient, laplacian
 
 # Parameters as published, and numbers of points, odd on random boundaries so that shares must add up.
 EQUATIONS = {
@@ -27,7 +27,7 @@ EQUATIONS = {
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_solution_has_no_residual_and_the_network_the_published_size(name):
     num_params, counts = EQUATIONS[name]
-    equation = getattr(jg.problems, name)()
+    equation = getattr(jg.equations, name)()
     inside, edge = equation.points(jr.key(0), counts)
     assert (inside.shape, edge.shape) == ((counts[0], equation.dim), (counts[1], equation.dim))
     residuals = jax.vmap(lambda x: equation.residual(equation.solution, x))(inside)
@@ -39,7 +39,7 @@ def test_solution_has_no_residual_and_the_network_the_published_size(name):
 
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_boundary_points_lie_on_the_boundary(name):
-    equation = getattr(jg.problems, name)()
+    equation = getattr(jg.equations, name)()
     _, edge = equation.points(jr.key(0), EQUATIONS[name][1])
     if name == "log_fokker_planck_9d":
         assert not edge[:, 0].any()
@@ -51,7 +51,7 @@ def test_boundary_points_lie_on_the_boundary(name):
 
 @pytest.mark.slow
 def test_equation_is_trained_on_its_points_and_judged_elsewhere():
-    equation = jg.problems.poisson_2d((16,))
+    equation = jg.equations.poisson_2d((16,))
     start = equation.init(jr.key(0))
     problem = equation.problem(equation.points(jr.key(0), (100, 40)))
     params, _ = scanned(jg.optim.adapted_levenberg_marquardt(), problem, start, 80)
@@ -65,7 +65,7 @@ def test_equation_is_trained_on_its_points_and_judged_elsewhere():
 
 def test_grid_refuses_counts_that_make_none():
     with pytest.raises(ValueError, match="got 10 and 120"):
-        jg.problems.poisson_2d().points(jr.key(0), (10, 120))
+        jg.equations.poisson_2d().points(jr.key(0), (10, 120))
 
 
 def test_derivatives_are_those_of_the_hessian():
@@ -81,7 +81,7 @@ def test_derivatives_are_those_of_the_hessian():
 @pytest.mark.parametrize("viscosity", [0.003, 0.01 / np.pi, 0.1])
 def test_burgers_solution_is_a_quotient_of_integrals(viscosity):
     """By sums over a fine grid, which for such integrands are exact to round-off."""
-    equation = jg.problems.burgers_1d(viscosity=viscosity)
+    equation = jg.equations.burgers_1d(viscosity=viscosity)
     points = equation.elsewhere(jr.key(0), 40)
     shifts = np.linspace(-6, 6, 40_001)
 
@@ -95,14 +95,14 @@ def test_burgers_solution_is_a_quotient_of_integrals(viscosity):
 
 
 def test_a_network_meets_the_conditions_of_burgers_equation_exactly():
-    equation = jg.problems.burgers_1d((5,))
+    equation = jg.equations.burgers_1d((5,))
     u = equation.field(equation.init(jr.key(0)))
     np.testing.assert_allclose(u(jnp.array([0.0, 0.3])), -np.sin(0.3 * np.pi), rtol=1e-15)
     np.testing.assert_allclose([u(jnp.array([0.7, side])) for side in (-1.0, 1.0)], 0, atol=1e-15)
 
 
 def test_a_periodic_network_is_periodic_and_points_lie_in_the_domain():
-    equation = jg.problems.helmholtz_2d((5,))
+    equation = jg.equations.helmholtz_2d((5,))
     u = equation.field(equation.init(jr.key(0)))
     np.testing.assert_allclose(u(jnp.array([-1.0, 0.2])), u(jnp.array([1.0, 0.2])), rtol=1e-13)
     points = equation.elsewhere(jr.key(0), 1000)
@@ -111,12 +111,12 @@ def test_a_periodic_network_is_periodic_and_points_lie_in_the_domain():
     with pytest.raises(ValueError, match="no boundary to put points on; got 4"):
         equation.points(jr.key(0), (25, 4))
     with pytest.raises(ValueError, match="`viscosity` must be a number, at least 0.003; got 0.001"):
-        jg.problems.burgers_1d(viscosity=0.001)
+        jg.equations.burgers_1d(viscosity=0.001)
 
 
 def test_points_are_drawn_where_the_residual_is_large():
     """In proportion to |r|/mean |r| + 1, of many candidates; the residual here is 9 in a tenth of the interval."""
-    equation = jg.problems.Equation(
+    equation = jg.equations.Equation(
         residual=lambda u, x: jnp.where(x[0] < 0.1, 9.0, 1 / 9) * u(x),
         solution=lambda x: jnp.zeros(()),
         draw=lambda key, inside, edge: (jr.uniform(key, (inside, 1)), jnp.zeros((edge, 1))),

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import jaxgeo as jg
-from jaxgeo.training import Outcome
-from jaxgeo.training.drivers import Batches
+from jaxgeo.fitting import Outcome
+from jaxgeo.fitting.drivers import Batches
 
 X = jnp.linspace(-1.0, 1.0, 6)[:, None]
 Y = jnp.sin(3 * X)

@@ -10,7 +10,7 @@ import pytest
 from architectures import ARCHITECTURES
 
 import jaxgeo as jg
-from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.gram.gram import Gram
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

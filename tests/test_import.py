@@ -55,7 +55,9 @@ else:
 """
 
 
-@pytest.mark.parametrize("module", ["geometry", "integrate", "linalg", "optim", "problems", "theory", "flows", "costs"])
+@pytest.mark.parametrize(
+    "module", ["geometry", "integrate", "linalg", "optim", "equations", "theory", "flows", "costs"]
+)
 def test_any_module_can_be_imported_first(module):
     done = subprocess.run([sys.executable, "-c", f"import jaxgeo.{module}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

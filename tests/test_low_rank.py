@@ -110,7 +110,7 @@ def low_rank(**options):
 
 
 def test_a_differential_equation_is_solved_through_the_leading_directions():
-    equation = jg.problems.poisson_2d((16,))
+    equation = jg.equations.poisson_2d((16,))
     problem, params = equation.problem(equation.points(jr.key(0), (100, 40))), equation.init(jr.key(0))
     _, infos = scanned(low_rank(), problem, params, 80)
     assert (infos.outcome == DECOMPOSED).all()
@@ -133,7 +133,7 @@ def test_where_d_is_not_of_low_rank_steps_are_damped():
 
 
 def test_updates_have_the_derivatives_of_their_differences():
-    equation = jg.problems.poisson_2d((4,))
+    equation = jg.equations.poisson_2d((4,))
     problem, params = equation.problem(equation.points(jr.key(0), (25, 8))), equation.init(jr.key(0))
     tx = jg.optim.adapted_levenberg_marquardt(
         scaling=jg.optim.ColumnScaling(max_params=0), cutoff=RankCutoff(directions=(17, 17))

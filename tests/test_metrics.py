@@ -85,7 +85,7 @@ METRICS = {
 def test_dual_gives_the_gradient_in_the_metric(metric):
     """L⁺(Lᵀ)⁺g = (LᵀL)⁺g."""
     cost = COSTS["softmax"]
-    matrix, dual = factor_matrix(metric.factor(cost, OUTPUTS), OUTPUTS)
+    matrix, dual = factor_matrix(metric.root(cost, OUTPUTS), OUTPUTS)
     gradient = np.asarray(cost.gradient(OUTPUTS))
     for lower, transposed, row in zip(matrix, dual, gradient, strict=True):
         expected = np.linalg.pinv(lower.T @ lower, rcond=1e-12) @ row
@@ -123,7 +123,7 @@ def test_the_adapted_direction_in_a_metric(metric, size):
     cost = jg.SoftmaxCrossEntropy.from_labels(np.arange(size) % 3, num_classes=3)
     problem = jg.Problem(network, x, cost)
     outputs = problem.outputs(PARAMS)
-    factor = metric.factor(cost, outputs)
+    factor = metric.root(cost, outputs)
     d = np.asarray(problem.jacobian(PARAMS).as_matrix())
     rows = d if factor is None else _rows(factor_matrix(factor, outputs)[0], d)
     shift = 1e-2 * np.sum(rows**2) / len(rows)
@@ -184,7 +184,7 @@ def test_huber_ignores_an_outlier():
         (lambda: Weighted(jnp.array([1.0, 0.0])), "positive"),
         (lambda: MatrixMetric(np.array([[1.0, 2.0], [2.0, 1.0]])), "positive definite"),
         (lambda: MatrixMetric(np.array([[1.0, 2.0], [0.0, 1.0]])), "symmetric"),
-        (lambda: Weighted(jnp.ones(2)).factor(COSTS["L2"], OUTPUTS), "Q=2"),
+        (lambda: Weighted(jnp.ones(2)).root(COSTS["L2"], OUTPUTS), "Q=2"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

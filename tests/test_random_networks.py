@@ -11,7 +11,7 @@ import pytest
 from networks import Comparison, compare, numbered, programs
 
 import jaxgeo as jg
-from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.gram.gram import Gram
 
 TOLERANCE = 1e-10
 

@@ -9,9 +9,9 @@ from matrices import linear_problem, with_spectrum
 from regression import scanned
 
 import jaxgeo as jg
-from jaxgeo.linalg.singular import singular_values
+from jaxgeo.linalg.linearisation import Linearisation
+from jaxgeo.linalg.singular import svd_of_triangle
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED
-from jaxgeo.optim.linearisation import Linearisation
 
 
 def solve(problem, params, steps, **options):
@@ -19,7 +19,7 @@ def solve(problem, params, steps, **options):
 
 
 def small():
-    equation = jg.problems.poisson_2d((16,))
+    equation = jg.equations.poisson_2d((16,))
     problem = equation.problem(equation.points(jr.key(0), (100, 40)))
     return problem, equation.init(jr.key(0))
 
@@ -59,7 +59,7 @@ def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
     problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(jnp.ones((8, 1))))
     linear = Linearisation(problem, params, jg.metrics.CostHessian())
     matrix = linear.jacobian.as_matrix()
-    svd = singular_values(matrix, *jnp.linalg.qr(matrix))
+    svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
     cutoff = jg.optim.RankCutoff(enough=1.0)
     state = cutoff.init(jnp.dtype(jnp.float64))._replace(radius=jnp.array(0.7))
     trial, fraction, accepted, after, rank = cutoff.step(linear, svd, state, lambda trial: trial.finite)
@@ -78,7 +78,7 @@ def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
 @pytest.mark.slow
 def test_the_second_step_goes_further_along_flat_valleys():
     """In the mean over starts: which of two ways leads lower from any one of them is chance."""
-    equation = jg.problems.poisson_2d((16,))
+    equation = jg.equations.poisson_2d((16,))
     problem = equation.problem(equation.points(jr.key(0), (100, 40)))
 
     def final(seed, part):
@@ -103,6 +103,6 @@ def test_after_a_step_that_failed_a_bounded_one_is_tried():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_poisson_to_an_error_of_1e_9_by_default(seed):
-    equation = jg.problems.poisson_2d()
+    equation = jg.equations.poisson_2d()
     params, _ = solve(equation.problem(equation.points(jr.key(0))), equation.init(jr.key(seed)), 200)
     assert equation.error(params, jr.uniform(jr.key(1), (4000, 2))) < 1e-9

@@ -27,8 +27,8 @@ def test_the_loading_snippet_is_two_lines_that_name_what_exists():
     first, second = snippet.strip().splitlines()
     names = {}
     exec(first, names)
-    assert callable(names["load"])
-    assert second == 'model = load("runs/digits").model'
+    assert callable(names["jg"].load)
+    assert second == 'model = jg.load("runs/digits").model'
 
 
 def test_the_extras_that_are_named_exist():

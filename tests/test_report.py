@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import runs
 
-from jaxgeo.report.page import write_report
-from jaxgeo.report.words import pick
+from jaxgeo.app.report.page import write_report
+from jaxgeo.app.report.words import pick
 
 
 @pytest.fixture

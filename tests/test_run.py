@@ -12,7 +12,11 @@ import pytest
 import runs
 
 import jaxgeo as jg
-from jaxgeo.training import Config, Interruptible, Monitor, Outcome, RunFolder, load, write_text
+from jaxgeo.app.runs import Config, load
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.app.runs.monitor import Monitor
+from jaxgeo.fitting import Interruptible, Outcome
+from jaxgeo.fitting.files import write_text
 
 
 def test_a_run_is_loaded_back_exactly(tmp_path):

@@ -8,14 +8,14 @@ import pytest
 from differences import derivative
 from matrices import with_spectrum
 
-from jaxgeo.linalg.singular import singular_values
+from jaxgeo.linalg.singular import svd_of_triangle
 
 SPECTRUM = np.geomspace(1.0, 1e-6, 5)
 
 
 def decomposed():
     matrix = jnp.asarray(with_spectrum(9, 5, 1e200 * SPECTRUM))
-    return matrix, singular_values(matrix, *jnp.linalg.qr(matrix)), jr.normal(jr.key(0), (9,))
+    return matrix, svd_of_triangle(matrix, *jnp.linalg.qr(matrix)), jr.normal(jr.key(0), (9,))
 
 
 def test_cut_off_lift_is_the_truncated_pseudo_inverse():
@@ -56,7 +56,7 @@ def test_a_damped_lift_of_a_length_among_some_directions_leaves_the_others_alone
 
 def test_a_matrix_of_zeros_lifts_to_zero():
     matrix = jnp.zeros((4, 2))
-    svd = singular_values(matrix, *jnp.linalg.qr(matrix))
+    svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
     np.testing.assert_array_equal(svd.lift(jnp.ones(4), svd.kept(jnp.array(1e-3))), 0)
     np.testing.assert_array_equal(svd.damped_lift(jnp.ones(4), jnp.array(1e-3)), 0)
 
@@ -85,7 +85,7 @@ def test_derivatives_of_lifts_forward_reverse_and_second(lift):
     @jax.jit
     def value(knob):
         matrix_, scale = matrix + 0.1 * knob * way, jnp.exp(knob * jnp.sin(jnp.arange(5.0)))
-        svd = singular_values(matrix_, *jnp.linalg.qr(matrix_), scale)
+        svd = svd_of_triangle(matrix_, *jnp.linalg.qr(matrix_), scale)
         return jnp.sum(weights * lift(svd, velocity + knob * turn, knob))
 
     slope = jax.jit(jax.grad(value))
@@ -98,7 +98,7 @@ def test_derivatives_of_lifts_forward_reverse_and_second(lift):
 def test_equal_singular_values_have_finite_derivatives():
     def length(knob):
         matrix = jnp.eye(4, 3) * (1 + knob)
-        svd = singular_values(matrix, *jnp.linalg.qr(matrix))
+        svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
         return jnp.sum(svd.lift(jnp.ones(4), svd.kept(jnp.array(0.5))) + svd.damped_lift(jnp.ones(4), jnp.array(1.0)))
 
     np.testing.assert_allclose(jax.jvp(length, (0.0,), (1.0,))[1], -4.5)

@@ -11,7 +11,7 @@ import pytest
 from source_numbers import DEFINITIONS, EXISTING, NUMBERS, RESULTS, cited, cited_results
 
 import jaxgeo
-import jaxgeo.problems
+import jaxgeo.equations
 from benchmarks.statements import STATEMENTS
 
 ROOT = Path(__file__).parents[1]

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxgeo.problems import Kind, Scaling, choose_hidden, digits, read_table, table_task
-from jaxgeo.problems.network import count_params
+from jaxgeo.app.data import Kind, digits, read_table, table_task
+from jaxgeo.equations import choose_hidden
+from jaxgeo.equations.network import count_params
+from jaxgeo.fitting import Scaling
 
 GOOD = "a,b,y\n" + "".join(f"{i},{i * i % 7},{0.5 * i}\n" for i in range(10))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgeo.linalg.solvers.triangular import LEAST_SIZE, NUM_BLOCKS, cholesky_solve, upper_cholesky
+from jaxgeo.linalg.triangular import LEAST_SIZE, NUM_BLOCKS, cholesky_solve, upper_cholesky
 
 
 def matrix(size: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxgeo as jg
 from benchmarks.statements.base import FEW, FULL, LOST, Point, Statement, apart, known, norm, slopes, worst
-from jaxgeo.problems import Network
+from jaxgeo.equations import Network
 
 SIZES = (3, 5, 4, 2)
 

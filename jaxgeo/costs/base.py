@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgeo.costs.factors import AbstractFactor
+from jaxgeo.costs.roots import AbstractRoot
 
 
 class AbstractCost(eqx.Module):
@@ -63,7 +63,7 @@ class AbstractCost(eqx.Module):
         """c_j(x) − c_j(x′), without the cancellation that the difference of two costs suffers near a minimum."""
 
     @abc.abstractmethod
-    def curvature(self, outputs: Float[Array, "N Q"]) -> AbstractFactor | None:
+    def curvature(self, outputs: Float[Array, "N Q"]) -> AbstractRoot | None:
         """L with LᵀL = total_weight · ∂²C/∂x², or a positive definite majorant of it; None for the identity."""
 
     def decrease(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, ""]:

@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import check_number
-from jaxgeo.costs.factors import DiagonalFactor
+from jaxgeo.costs.roots import DiagonalRoot
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
 
@@ -59,9 +59,9 @@ class Huber(AbstractWithTargets):
         fallen = jnp.where(inside, 0.5 * (old + new), jnp.sign(old) * threshold) * (outputs - new_outputs)
         return jnp.sum(jnp.where(inside | beyond, fallen, self._penalty(old) - self._penalty(new)), axis=1)
 
-    def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalFactor:
+    def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalRoot:
         threshold = jnp.asarray(self.threshold, outputs.dtype)
-        return DiagonalFactor(jnp.sqrt(threshold / jnp.maximum(jnp.abs(self.deviation(outputs)), threshold)))
+        return DiagonalRoot(jnp.sqrt(threshold / jnp.maximum(jnp.abs(self.deviation(outputs)), threshold)))
 
     def _penalty(self, deviation: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         threshold = jnp.asarray(self.threshold, deviation.dtype)

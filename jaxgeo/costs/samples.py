@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo._checks import as_real, is_concrete
 from jaxgeo.costs.base import AbstractCost, check_cost
-from jaxgeo.costs.factors import AbstractFactor, DiagonalFactor, WeightedFactor
+from jaxgeo.costs.roots import AbstractRoot, DiagonalRoot, WeightedRoot
 
 
 class SampleWeighted(AbstractCost):
@@ -88,11 +88,11 @@ class SampleWeighted(AbstractCost):
     def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         return self._mask(self.cost.decreases(outputs, new_outputs))
 
-    def curvature(self, outputs: Float[Array, "N Q"]) -> AbstractFactor:
-        factor = self.cost.curvature(outputs)
-        if factor is None:
-            factor = DiagonalFactor(jnp.ones_like(outputs))
-        return WeightedFactor(jnp.sqrt(self.weights).astype(outputs.dtype), factor)
+    def curvature(self, outputs: Float[Array, "N Q"]) -> AbstractRoot:
+        root = self.cost.curvature(outputs)
+        if root is None:
+            root = DiagonalRoot(jnp.ones_like(outputs))
+        return WeightedRoot(jnp.sqrt(self.weights).astype(outputs.dtype), root)
 
     def _mask(self, values: Float[Array, " N"]) -> Float[Array, " N"]:
         # The product alone would let a NaN of a sample without weight through.

@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from jaxgeo._checks import check_number, is_concrete
-from jaxgeo.costs.factors import SoftmaxFactor
 from jaxgeo.costs.labels import class_targets
+from jaxgeo.costs.roots import SoftmaxRoot
 from jaxgeo.costs.samples import SampleWeighted
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
@@ -136,11 +136,11 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
     def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         return self.values(outputs) - self.values(new_outputs)
 
-    def curvature(self, outputs: Float[Array, "N Q"]) -> SoftmaxFactor:
+    def curvature(self, outputs: Float[Array, "N Q"]) -> SoftmaxRoot:
         """As L is divided by, p is kept above the dtype's eps."""
         exponentials, _, others = self._exponentials(outputs)
         probabilities = jnp.maximum(exponentials / (1 + others), jnp.finfo(outputs.dtype).eps)
-        return SoftmaxFactor(probabilities / jnp.sum(probabilities, axis=1, keepdims=True))
+        return SoftmaxRoot(probabilities / jnp.sum(probabilities, axis=1, keepdims=True))
 
     def _exponentials(self, outputs: Float[Array, "N Q"]) -> tuple[Array, Array, Array]:
         """exp(x − max x), which entry is the (first) maximum, and the sum over all others, of shape (N, 1)."""

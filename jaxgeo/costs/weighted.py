@@ -5,7 +5,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.costs.factors import DiagonalFactor
+from jaxgeo.costs.roots import DiagonalRoot
 from jaxgeo.costs.samples import check_weights
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
@@ -59,8 +59,8 @@ class WeightedL2(AbstractWithTargets):
         total = self.squares.deviation(outputs) + self.squares.deviation(new_outputs)
         return 0.5 * jnp.sum(self._weights(outputs) * (outputs - new_outputs) * total, axis=1)
 
-    def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalFactor:
-        return DiagonalFactor(jnp.sqrt(self._weights(outputs)))
+    def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalRoot:
+        return DiagonalRoot(jnp.sqrt(self._weights(outputs)))
 
     def take(self, index: Int[np.ndarray, " kept"]) -> "WeightedL2":
         return WeightedL2(self.squares.take(index).given, self.weights[index])

@@ -1,5 +1,6 @@
 """The vector fields: output velocities, and their lifts to parameter space."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.flows.base import (
     AbstractFlow as AbstractFlow,
     OutputFlow as OutputFlow,
@@ -14,3 +15,5 @@ from jaxgeo.flows.lifted import (
     RankAdaptiveFlow as RankAdaptiveFlow,
     UnderparametrizedFlow as UnderparametrizedFlow,
 )
+
+_show_public_names(globals())

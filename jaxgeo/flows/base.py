@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.costs import AbstractFactor
+from jaxgeo.costs import AbstractRoot
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.metric import check_metric
+from jaxgeo.linalg.measured import check_metric
 from jaxgeo.metrics import AbstractMetric, Euclidean
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Time = float | Float[Array, ""]
 
@@ -63,14 +64,14 @@ class OutputFlow(eqx.Module):
     def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:
         del s
         gradient = problem.loss.gradient(outputs)
-        factor = self.metric.factor(problem.loss, outputs)
-        return -gradient if factor is None else -jax.vmap(_raised)(factor, gradient)
+        root = self.metric.root(problem.loss, outputs)
+        return -gradient if root is None else -jax.vmap(_raised)(root, gradient)
 
 
-def _raised(factor: AbstractFactor, gradient: Float[Array, " Q"]) -> Float[Array, " Q"]:
+def _raised(root: AbstractRoot, gradient: Float[Array, " Q"]) -> Float[Array, " Q"]:
     """(LᵀL)⁺g = L⁺(Lᵀ)⁺g for one sample."""
-    matrix = jax.vmap(factor, out_axes=1)(jnp.eye(gradient.size, dtype=gradient.dtype))
-    return jnp.linalg.pinv(matrix) @ factor.dual(gradient)
+    matrix = jax.vmap(root, out_axes=1)(jnp.eye(gradient.size, dtype=gradient.dtype))
+    return jnp.linalg.pinv(matrix) @ root.dual(gradient)
 
 
 class StandardFlow(AbstractFlow):

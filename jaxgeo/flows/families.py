@@ -10,14 +10,15 @@ from jaxgeo._checks import as_real, check_number, is_concrete
 from jaxgeo.flows.base import AbstractFlow, StandardFlow, Time
 from jaxgeo.flows.lifted import lifted
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.lift import check_solver
-from jaxgeo.linalg.metric import counted, descent
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import counted, linearised
+from jaxgeo.linalg.planning.auto import Auto
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.metrics import Euclidean
 
 
-def _as_start(start: Float[ArrayLike, "N Q"] | None) -> Float[Array, "N Q"] | None:
-    return None if start is None else as_real("start", start)
+def _as_deviation(deviation: Float[ArrayLike, "N Q"] | None) -> Float[Array, "N Q"] | None:
+    return None if deviation is None else as_real("initial_deviation", deviation)
 
 
 class InterpolationFlow(AbstractFlow):
@@ -32,8 +33,8 @@ class InterpolationFlow(AbstractFlow):
 
     **Arguments:**
 
-    - `start`: with it the open-loop form D⁺(y − x₀), which is smooth up to t = 1 and corrects nothing: x₀ − y, the
-        deviation at the start.
+    - `initial_deviation`: x₀ − y at the start; with it the open-loop form D⁺(y − x₀), which is smooth up to t = 1 and
+        corrects nothing.
     - `solver`: how to lift.
 
     ```python
@@ -45,14 +46,15 @@ class InterpolationFlow(AbstractFlow):
     ```
     """
 
-    start: Float[Array, "N Q"] | None = eqx.field(converter=_as_start, default=None)
+    initial_deviation: Float[Array, "N Q"] | None = eqx.field(converter=_as_deviation, default=None)
     solver: AbstractLiftSolver = eqx.field(converter=check_solver, default=Auto())
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
-        if self.start is not None:
-            if self.start.shape != jacobian.outputs.shape:
-                raise ValueError(f"`start` must have shape {jacobian.outputs.shape}; got {self.start.shape}.")
-            return lifted(*counted(jacobian, -self.start), self.solver)
+        if self.initial_deviation is not None:
+            shape = self.initial_deviation.shape
+            if shape != jacobian.outputs.shape:
+                raise ValueError(f"`initial_deviation` must have shape {jacobian.outputs.shape}; got {shape}.")
+            return lifted(*counted(jacobian, -self.initial_deviation), self.solver)
         deviation = jacobian.problem.loss.deviation(jacobian.outputs)
         left = 1 - jnp.asarray(s, deviation.dtype)
         return lifted(*counted(jacobian, -deviation / left), self.solver)
@@ -98,7 +100,8 @@ class HomotopyFlow(AbstractFlow):
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         standard = StandardFlow().velocity(s, jacobian)
-        adapted = lifted(*descent(jacobian, Euclidean()), self.solver)
+        linear = linearised(jacobian, Euclidean())
+        adapted = lifted(linear.jacobian, linear.descent, self.solver)
         share = jnp.asarray(self.alpha, jacobian.outputs.dtype)
         return jax.tree.map(lambda near, far: ((1 - share) * near + share * far).astype(near.dtype), standard, adapted)
 

@@ -7,9 +7,11 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.flows.base import AbstractFlow, Time
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.lift import check_solver
-from jaxgeo.linalg.metric import check_metric, descent
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import linearised
+from jaxgeo.linalg.measured import check_metric
+from jaxgeo.linalg.planning.auto import Auto
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.solvers.base import FAILED, Damping, check_damping
 from jaxgeo.metrics import AbstractMetric, Euclidean
 
@@ -41,8 +43,8 @@ class AbstractLiftedFlow(AbstractFlow):
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
-        jacobian, rows = descent(jacobian, self.metric)
-        return lifted(jacobian, rows, check_solver(self.solver), self.damping)
+        linear = linearised(jacobian, self.metric)
+        return lifted(linear.jacobian, linear.descent, check_solver(self.solver), self.damping)
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
         return num_params >= num_rows and isinstance(self.metric, Euclidean) and self.damping is None

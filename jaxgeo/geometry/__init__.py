@@ -1,5 +1,6 @@
 """Geometry of the map from parameters to outputs: rank, metric, curvature, critical points, trapping."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.geometry.critical import (
     CriticalManifold as CriticalManifold,
     Equilibrium as Equilibrium,
@@ -9,18 +10,18 @@ from jaxgeo.geometry.critical import (
     nearest_critical as nearest_critical,
     walk_critical as walk_critical,
 )
-from jaxgeo.geometry.escape import Escape as Escape, escape as escape, find_escape as find_escape
-from jaxgeo.geometry.holonomy import (
+from jaxgeo.geometry.escapes import Escape as Escape, escape as escape, find_escape as find_escape
+from jaxgeo.geometry.lanczos import (
+    Estimate as Estimate,
+    SpectrumEstimate as SpectrumEstimate,
+    spectrum_estimate as spectrum_estimate,
+)
+from jaxgeo.geometry.paths import (
     Ellipse as Ellipse,
     LiftedPath as LiftedPath,
     Segment as Segment,
     holonomy as holonomy,
     lift_path as lift_path,
-)
-from jaxgeo.geometry.lanczos import (
-    Estimate as Estimate,
-    SpectrumEstimate as SpectrumEstimate,
-    spectrum_estimate as spectrum_estimate,
 )
 from jaxgeo.geometry.projection import (
     horizontal_projection as horizontal_projection,
@@ -46,3 +47,5 @@ from jaxgeo.geometry.trapping import (
     trapped_intervals as trapped_intervals,
     trapping_record as trapping_record,
 )
+
+_show_public_names(globals())

@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from jaxgeo._checks import MOST, check_count, check_number, check_rows, is_count
-from jaxgeo.geometry.dense import count_above, dense_jacobian
-from jaxgeo.problem import Params, Problem
+from jaxgeo.geometry.dense import dense_jacobian
+from jaxgeo.linalg.spectra import count_above
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Floats = NDArray[np.floating]
 

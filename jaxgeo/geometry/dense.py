@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from jaxgeo._checks import check_positive
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 class Dense(NamedTuple):
@@ -21,12 +21,6 @@ class Dense(NamedTuple):
     @property
     def dtype(self) -> jnp.dtype:
         return self.outputs.dtype
-
-
-def count_above(values: NDArray[np.floating], rtol: float) -> int:
-    """How many singular values, largest first, are above `rtol` times the largest."""
-    check_positive("rtol", rtol)
-    return int(np.sum(values > rtol * values[0]))
 
 
 def dense_jacobian(problem: Problem, params: Params) -> Dense:

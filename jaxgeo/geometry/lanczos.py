@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from jaxgeo._checks import check_count
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Floats = NDArray[np.float64]
 

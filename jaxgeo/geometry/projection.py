@@ -4,9 +4,10 @@ import equinox as eqx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.linalg.lift import check_output_velocity, check_solver, check_velocity
+from jaxgeo.linalg.lifting import check_output_velocity, check_solver, check_velocity
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 def horizontal_projection(

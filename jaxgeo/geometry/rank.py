@@ -9,11 +9,18 @@ from numpy.typing import NDArray
 
 from jaxgeo._checks import is_count
 from jaxgeo.geometry.dense import dense_jacobian
-from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.sides import gram_floor
-from jaxgeo.linalg.spectrum import numerical_rank
-from jaxgeo.problem import Params, Problem
+from jaxgeo.linalg.spectra import (
+    gram_floor,
+    left_singular,
+    numerical_rank,
+    of_gram,
+    round_off,
+    singular_values,
+)
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 # Up to this many entries of D it is decomposed itself; beyond, DDᵀ is.
 MOST_ENTRIES = 2**24
@@ -113,8 +120,8 @@ def rank_report(problem: Problem, params: Params) -> RankReport:
     if rows * columns <= MOST_ENTRIES:
         dense = dense_jacobian(problem, params)
         shape = dense.outputs.shape
-        left, values = _decompose(dense.matrix)
-        cutoff = float(jnp.finfo(dense.dtype).eps) * max(rows, columns) ** 0.5
+        left, values = left_singular(dense.matrix)
+        cutoff = round_off((rows, columns), dense.dtype)
         rank = numerical_rank(values, (rows, columns), dense.dtype)
     else:
         jacobian = problem.jacobian(params)
@@ -128,23 +135,11 @@ def rank_report(problem: Problem, params: Params) -> RankReport:
     return RankReport(rows, columns, rank, cutoff, values**2, weak)
 
 
-def _decompose(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Left singular vectors and singular values, through a QR factorisation of the tall side."""
-    if matrix.shape[0] < matrix.shape[1]:
-        triangle = np.asarray(np.linalg.qr(matrix.T, mode="r"))
-        left, values, _ = np.linalg.svd(triangle.T)
-        return left, values
-    basis, triangle = np.linalg.qr(matrix)
-    left, values, _ = np.linalg.svd(triangle)
-    return basis @ left, values
-
-
 def _decompose_gram(jacobian: Jacobian) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     double = jnp.dtype(jnp.float64)
-    eigenvalues, left = np.linalg.eigh(np.asarray(Gram(jacobian).as_matrix(double)))
+    left, values = of_gram(np.asarray(Gram(jacobian).as_matrix(double)))
     count = min(jacobian.out_size(), jacobian.in_size())
-    values = np.sqrt(np.maximum(eigenvalues[::-1][:count], 0))
-    return left[:, ::-1][:, :count], values, gram_floor(jacobian, double)
+    return left[:, :count], values[:count], gram_floor(jacobian, double)
 
 
 def partial_ranks(
@@ -180,5 +175,5 @@ def partial_ranks(
     found = []
     for count in counts:
         part = columns[:, :count]
-        found.append(numerical_rank(_decompose(part)[1], (len(part), count), dense.dtype) if count else 0)
+        found.append(numerical_rank(singular_values(part), (len(part), count), dense.dtype) if count else 0)
     return np.asarray(found, np.int64)

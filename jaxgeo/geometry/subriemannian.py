@@ -12,10 +12,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import as_real, check_function
-from jaxgeo.geometry.dense import count_above, dense_jacobian
-from jaxgeo.linalg.lift import check_output_velocity, check_solver, check_velocity, lift, lift_gradient
+from jaxgeo.geometry.dense import dense_jacobian
+from jaxgeo.linalg.lifting import check_output_velocity, check_solver, check_velocity, lift, lift_gradient
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.problem import Params, Problem
+from jaxgeo.linalg.spectra import count_above
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 def pullback_metric(problem: Problem, params: Params, first: PyTree, second: PyTree) -> Float[Array, ""]:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxgeo._checks import check_kind, check_positive
 from jaxgeo.integrate import FlowSolution
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 class TrappingRecord(NamedTuple):

@@ -1,5 +1,6 @@
 """A flow as an ODE: integration, step sizes and stopping."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.integrate.checkpoint import load_point as load_point, save_point as save_point
 from jaxgeo.integrate.comparison import solve_output_flow as solve_output_flow
 from jaxgeo.integrate.controller import OutputController as OutputController
@@ -19,3 +20,5 @@ from jaxgeo.integrate.interpolation import (
 from jaxgeo.integrate.records import LineDeviation as LineDeviation, spectrum_record as spectrum_record
 from jaxgeo.integrate.solution import RESULTS as RESULTS, FlowSolution as FlowSolution
 from jaxgeo.integrate.solve import solve_flow as solve_flow
+
+_show_public_names(globals())

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import MOST, check_number
-from jaxgeo.problem import Params
+from jaxgeo.outputs import Params
 
 
 def save_point(path: str | Path, s: Float[Array, ""], params: Params) -> None:

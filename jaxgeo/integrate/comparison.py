@@ -12,7 +12,8 @@ from jaxgeo._checks import check_count
 from jaxgeo.flows import OutputFlow
 from jaxgeo.integrate.times import check_times, check_tolerances
 from jaxgeo.metrics import AbstractMetric, Euclidean
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 def solve_output_flow(

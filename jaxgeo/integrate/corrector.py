@@ -14,8 +14,9 @@ from jaxgeo._checks import check_kind
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.integrate.wrapped import AbstractSolverAround
-from jaxgeo.linalg.lift import check_lift_solver
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto
+from jaxgeo.linalg.lifting import check_lift_solver
+from jaxgeo.linalg.planning.auto import Auto
+from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.problem import Problem
 
 Time = Any

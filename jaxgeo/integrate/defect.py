@@ -17,10 +17,11 @@ from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import default_rtol
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.solve import solve_flow
-from jaxgeo.linalg.certificate import FAULT, half_the_digits
-from jaxgeo.linalg.gram import Gram
-from jaxgeo.linalg.spectrum import numerical_rank
-from jaxgeo.problem import Params, Problem
+from jaxgeo.linalg.gram.certificate import FAULT, half_the_digits
+from jaxgeo.linalg.gram.gram import Gram
+from jaxgeo.linalg.spectra import left_singular, numerical_rank
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _leaks(problem: Problem, flow: AbstractFlow, params: Params, s: float) -> tu
     found = _linearised(jnp.asarray(s), params, problem, flow)
     matrix, velocity, deviation, gram = (np.asarray(array, np.float64) for array in found)
     aim = -deviation / problem.num_samples
-    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    left, values = left_singular(matrix)
     left = left[:, : numerical_rank(values, (matrix.shape[0], matrix.shape[1]), found[0].dtype)]
     inside = left @ (left.T @ aim)
     scale = np.linalg.norm(deviation)

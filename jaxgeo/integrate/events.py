@@ -13,7 +13,8 @@ from jaxgeo._checks import check_count, check_positive
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.field import trainable_of
 from jaxgeo.linalg.rank import rank_record
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Threshold = Callable[[Float[Array, ""], Params, Problem], Float[Array, ""] | Bool[Array, ""]]
 

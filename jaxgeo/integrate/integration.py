@@ -19,7 +19,8 @@ from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
 from jaxgeo.integrate.times import Scalar, latest_end, times_within
 from jaxgeo.integrate.watch import Watch, Watched
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
 

@@ -9,11 +9,12 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import check_count, check_flag, check_kind, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
-from jaxgeo.linalg.lift import check_solver
-from jaxgeo.linalg.metric import counted
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import counted
+from jaxgeo.linalg.rank import check_rank
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.linalg.spectrum import check_rank
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 _LOST = (
     "the walk along the straight line ended in a cost above the one it started from. Take more steps (`num_steps`) or "
@@ -105,8 +106,8 @@ def solve_interpolation(
     lift_solver = check_solver(lift_solver, "lift_solver")
     problem = problem.without_ignored()
     problem.check(params)
-    start = problem.loss.deviation(problem.outputs(params)) if open_loop else None
-    flow = InterpolationFlow(start, lift_solver)
+    initial_deviation = problem.loss.deviation(problem.outputs(params)) if open_loop else None
+    flow = InterpolationFlow(initial_deviation, lift_solver)
     required = flow.required_rank(problem.num_rows(params), problem.num_params(params))
     if rank_check and is_concrete((params, problem)):
         check_rank(problem, params, required)
@@ -134,7 +135,7 @@ def _walk(
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"], Params]:
     trainable, frozen = problem.partition(params)
     cost = _Cost(frozen)
-    open_loop = flow.start is not None
+    open_loop = flow.initial_deviation is not None
     last = num_steps if open_loop else num_steps - 1
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
     times = jnp.arange(last + 1, dtype=dtype) / num_steps

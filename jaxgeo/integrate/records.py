@@ -8,7 +8,9 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import as_real
-from jaxgeo.problem import Params, Problem
+from jaxgeo.linalg.spectra import singular_values
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Time = float | Float[Array, ""]
 
@@ -32,9 +34,7 @@ def spectrum_record(s: Time, params: Params, problem: Problem) -> Float[Array, "
     ```
     """
     del s
-    matrix = problem.jacobian(params).as_matrix()
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    return jnp.linalg.svd(jnp.linalg.qr(tall, mode="r"), compute_uv=False) ** 2
+    return singular_values(problem.jacobian(params).as_matrix()) ** 2
 
 
 class LineDeviation(eqx.Module):
@@ -45,15 +45,16 @@ class LineDeviation(eqx.Module):
 
     **Arguments:**
 
-    - `start`: x₀ − y, of shape (N, Q): `problem.loss.deviation(problem.outputs(params))`.
+    - `initial_deviation`: x₀ − y, of shape (N, Q): `problem.loss.deviation(problem.outputs(params))`.
     """
 
-    start: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "start"))
+    initial_deviation: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "initial_deviation"))
 
     def __call__(self, s: Time, params: Params, problem: Problem) -> Float[Array, ""]:
         del s
         deviation = problem.loss.deviation(problem.outputs(params))
-        if self.start.shape != deviation.shape:
-            raise ValueError(f"`start` must have shape {deviation.shape}; got {self.start.shape}.")
-        share = jnp.sum(deviation * self.start) / jnp.sum(self.start**2)
-        return optx.two_norm(deviation - share * self.start) / optx.two_norm(self.start)
+        first = self.initial_deviation
+        if first.shape != deviation.shape:
+            raise ValueError(f"`initial_deviation` must have shape {deviation.shape}; got {first.shape}.")
+        share = jnp.sum(deviation * first) / jnp.sum(first**2)
+        return optx.two_norm(deviation - share * first) / optx.two_norm(first)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgeo import theory
 from jaxgeo._checks import is_concrete
 from jaxgeo.integrate.field import PathLengths
-from jaxgeo.problem import Params
+from jaxgeo.outputs import Params
 
 
 class RESULTS(dfx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]

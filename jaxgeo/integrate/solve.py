@@ -21,8 +21,9 @@ from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
 from jaxgeo.integrate.times import Scalar, check_times, check_tolerances, times_after
 from jaxgeo.integrate.watch import Watch
-from jaxgeo.linalg.spectrum import check_rank
-from jaxgeo.problem import Params, Problem
+from jaxgeo.linalg.rank import check_rank
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
 
 Restart = Callable[[Problem, Params], Params]
 

@@ -1,18 +1,17 @@
-"""D, G = DDᵀ and D⁺: the one room where anything is inverted."""
+"""D, G = DDᵀ and D⁺: the one room where anything is inverted. It sees outputs and their Jacobian, never a `Problem`."""
 
-from jaxgeo.linalg.gram import Gram as Gram
+from jaxgeo._names import show_public_names as _show_public_names
+from jaxgeo.linalg.gram import Gram as Gram, GramPlan as GramPlan, LeafPlan as LeafPlan
 from jaxgeo.linalg.jacobian import Jacobian as Jacobian
-from jaxgeo.linalg.lift import lift as lift, lift_gradient as lift_gradient
-from jaxgeo.linalg.plan import GramPlan as GramPlan, LeafPlan as LeafPlan
+from jaxgeo.linalg.lifting import lift as lift, lift_gradient as lift_gradient
+from jaxgeo.linalg.planning import Auto as Auto, LiftPlan as LiftPlan, RoutePlan as RoutePlan
 from jaxgeo.linalg.rank import RankRecord as RankRecord, rank_record as rank_record
-from jaxgeo.linalg.routes import LiftPlan as LiftPlan, RoutePlan as RoutePlan
 from jaxgeo.linalg.solvers import (
     CG as CG,
     LSMR as LSMR,
     QR as QR,
     SVD as SVD,
     AbstractLiftSolver as AbstractLiftSolver,
-    Auto as Auto,
     DenseCholesky as DenseCholesky,
     GramCholesky as GramCholesky,
     GramEigh as GramEigh,
@@ -23,3 +22,5 @@ from jaxgeo.linalg.solvers import (
     SmoothCutoff as SmoothCutoff,
 )
 from jaxgeo.linalg.streaming import streamed_lift as streamed_lift
+
+_show_public_names(globals())

@@ -9,7 +9,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.problem import Block, Params, Problem
+from jaxgeo.outputs import AbstractProblem, Block, Params
 
 
 class Jacobian(lx.AbstractLinearOperator):
@@ -28,13 +28,13 @@ class Jacobian(lx.AbstractLinearOperator):
     ```
     """
 
-    problem: Problem
+    problem: AbstractProblem
     trainable: PyTree
     frozen: PyTree
     outputs: Float[Array, "N Q"]
     linear: lx.FunctionLinearOperator
 
-    def __init__(self, problem: Problem, params: Params):
+    def __init__(self, problem: AbstractProblem, params: Params):
         self.problem = problem
         self.trainable, self.frozen = problem.partition(params)
         # TF32 matrix products inside the user's network would limit D to about 5e-4.

@@ -1,15 +1,25 @@
-"""Rank loss, watched while a flow runs."""
+"""The rank of D: watched while a flow runs, or checked before."""
 
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.gram.gram import Gram
+from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
-from jaxgeo.linalg.solvers.sides import data_floor, gram_floor
-from jaxgeo.problem import Params, Problem
+from jaxgeo.linalg.spectra import (
+    data_floor,
+    gram_floor,
+    left_singular,
+    numerical_rank,
+    of_gram,
+    singular_values,
+)
+from jaxgeo.outputs import AbstractProblem, Params
 
 
 class RankRecord(NamedTuple):
@@ -29,7 +39,7 @@ class RankRecord(NamedTuple):
 
 
 @eqx.filter_jit
-def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -> RankRecord:
+def rank_record(s: float | Float[Array, ""], params: Params, problem: AbstractProblem) -> RankRecord:
     """The rank of D, for `solve_flow(..., record=rank_record)`.
 
     Paper: (4.1), (4.2), (4.7)
@@ -52,7 +62,7 @@ def rank_record(s: float | Float[Array, ""], params: Params, problem: Problem) -
     ```
     """
     del s
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     double = jnp.dtype(jnp.float64)
     gradient = problem.loss.gradient(jacobian.outputs).reshape(-1)
     if jacobian.out_size() * jacobian.in_size() <= 2**24:
@@ -66,15 +76,7 @@ class _Judge(eqx.Module):
     squared: bool = eqx.field(static=True)
 
     def __call__(self, matrix: Float[Array, "QN width"], gradient: Float[Array, " QN"]) -> RankRecord:
-        matrix = matrix.astype(jnp.float64)
-        if self.squared:
-            values, vectors = jnp.linalg.eigh(matrix)
-            values, vectors = jnp.sqrt(jnp.maximum(values, 0))[::-1], vectors[:, ::-1]
-        elif matrix.shape[0] < matrix.shape[1]:
-            # The triangle has the singular values and left vectors of the wide D.
-            vectors, values, _ = jnp.linalg.svd(jnp.linalg.qr(matrix.T, mode="r").T)
-        else:
-            vectors, values, _ = jnp.linalg.svd(matrix, full_matrices=False)
+        vectors, values = (of_gram if self.squared else left_singular)(matrix.astype(jnp.float64))
         kept = values > self.floor * values[0]
         rank = jnp.sum(kept, dtype=jnp.int32)
         ratios = values / jnp.where(values[0] > 0, values[0], 1)
@@ -87,3 +89,38 @@ class _Judge(eqx.Module):
         size = jnp.sum(aim**2)
         outside = jnp.where(size > 0, jnp.sum(lost**2) / jnp.where(size > 0, size, 1), 0)
         return RankRecord(rank, *(value.astype(gradient.dtype) for value in (smallest, gap, outside)))
+
+
+def check_rank(problem: AbstractProblem, params: Params, required: int) -> None:
+    """Raise `ValueError` if rank(D) < `required`, the smaller side of D.
+
+    A Cholesky factorisation of the Gram matrix on that side answers most cases; only where a pivot is near
+    round-off are the singular values computed.
+    """
+    gram = np.asarray(_small_gram(problem, params), dtype=np.float64)
+    try:
+        pivots = np.diagonal(np.linalg.cholesky(gram)) ** 2
+    except np.linalg.LinAlgError:
+        pivots = np.zeros(1)
+    if pivots.min() > 100 * required * np.finfo(np.float64).eps * pivots.max():
+        return
+    jacobian = Jacobian(problem, params)
+    shape, dtype = (jacobian.out_size(), jacobian.in_size()), jacobian.outputs.dtype
+    rank = numerical_rank(singular_values(np.asarray(jacobian.as_matrix(), np.float64)), shape, dtype)
+    if rank < required:
+        raise ValueError(
+            f"rank(D) is {rank} (in {dtype}), but this flow needs {required}, with QN={shape[0]} outputs and "
+            f"K={shape[1]} parameters. Use `RankAdaptiveFlow`; or remove duplicate samples, or change the network "
+            "or its initialisation."
+        )
+
+
+@eqx.filter_jit
+def _small_gram(problem: AbstractProblem, params: Params) -> Float[Array, "n n"]:
+    """DDᵀ or DᵀD, whichever is smaller, in float64."""
+    jacobian = Jacobian(problem, params)
+    if jacobian.out_size() <= jacobian.in_size():
+        return Gram(jacobian).as_matrix(jnp.dtype(jnp.float64))
+    with jax.enable_x64(True):
+        matrix = jacobian.as_matrix().astype(jnp.float64)
+        return matrix.T @ matrix

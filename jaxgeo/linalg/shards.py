@@ -8,7 +8,7 @@ import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
 
-from jaxgeo.problem import Block
+from jaxgeo.outputs import Block
 
 
 def on_shards(

@@ -90,7 +90,7 @@ class SingularValues(eqx.Module):
         return _mean_square(self)
 
 
-def singular_values(
+def svd_of_triangle(
     matrix: Float[Array, "rows K"],
     orthogonal: Float[Array, "rows K"],
     triangle: Float[Array, "K K"],

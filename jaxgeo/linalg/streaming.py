@@ -12,16 +12,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import as_real
-from jaxgeo.linalg.gram import Gram
+from jaxgeo.linalg.gram.gram import Gram
+from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers import CG, NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping, check_damping
-from jaxgeo.linalg.solvers.columns import Plus, normal_equations
-from jaxgeo.linalg.solvers.iterative import NystromInverse
+from jaxgeo.linalg.solvers.normal_cholesky import Plus, normal_equations
+from jaxgeo.linalg.solvers.nystrom import NystromInverse
 from jaxgeo.linalg.solvers.sides import gram_dtype
-from jaxgeo.problem import Params, Problem
+from jaxgeo.outputs import AbstractProblem, Params
 
-Chunks = Iterable[tuple[Problem, Float[ArrayLike, "_ _"]]]
+Chunks = Iterable[tuple[AbstractProblem, Float[ArrayLike, "_ _"]]]
 
 
 def streamed_lift(
@@ -79,14 +80,14 @@ def streamed_lift(
     if not isinstance(solver, NormalCholesky):
         raise TypeError(f"`solver` must be `NormalCholesky` or `CG`, which need no D in memory; got {solver}.")
 
-    def terms(problem: Problem, velocity: Float[Array, "..."]) -> tuple[Array, Array]:
+    def terms(problem: AbstractProblem, velocity: Float[Array, "..."]) -> tuple[Array, Array]:
         return _normal_equations(problem, params, velocity, solver, damping is not None)
 
     normal, count, problem = _summed(chunks, params, terms)
     return _solve(problem, params, normal, count, solver, damping)
 
 
-def _pass(chunks: Chunks | Callable[[], Chunks]) -> Iterator[tuple[Problem, ArrayLike]]:
+def _pass(chunks: Chunks | Callable[[], Chunks]) -> Iterator[tuple[AbstractProblem, ArrayLike]]:
     """The chunks one by one; `ValueError` at what is none."""
     started = chunks() if callable(chunks) else chunks
     try:
@@ -97,7 +98,7 @@ def _pass(chunks: Chunks | Callable[[], Chunks]) -> Iterator[tuple[Problem, Arra
             f"over them; got {'a function that gives ' if callable(chunks) else ''}{type(started).__name__}."
         ) from None
     for index, chunk in enumerate(one_by_one):
-        if not isinstance(chunk, tuple | list) or len(chunk) != 2 or not isinstance(chunk[0], Problem):
+        if not isinstance(chunk, tuple | list) or len(chunk) != 2 or not isinstance(chunk[0], AbstractProblem):
             raise ValueError(
                 f"`chunks[{index}]` must be a pair of a `jaxgeo.Problem` and its velocity; got {type(chunk).__name__}."
             )
@@ -107,8 +108,8 @@ def _pass(chunks: Chunks | Callable[[], Chunks]) -> Iterator[tuple[Problem, Arra
 def _summed(
     chunks: Chunks | Callable[[], Chunks],
     params: Params,
-    terms: Callable[[Problem, Float[Array, "..."]], tuple[Array, Array]],
-) -> tuple[tuple[Array, Array], int, Problem]:
+    terms: Callable[[AbstractProblem, Float[Array, "..."]], tuple[Array, Array]],
+) -> tuple[tuple[Array, Array], int, AbstractProblem]:
     """The first pass, which checks what it is given: the sum of `terms`, the number of rows, a chunk's problem."""
     total, count, problem = None, 0, None
     for index, (problem, velocity) in enumerate(_pass(chunks)):
@@ -131,9 +132,9 @@ def _rows(velocity: Float[Array, "..."], outputs: Float[Array, "n Q"]) -> Float[
 
 @eqx.filter_jit
 def _normal_equations(
-    problem: Problem, params: Params, velocity: Float[Array, "..."], solver: NormalCholesky, damped: bool
+    problem: AbstractProblem, params: Params, velocity: Float[Array, "..."], solver: NormalCholesky, damped: bool
 ) -> tuple[Array, Array]:
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     dtype = gram_dtype(jacobian, 0.0 if damped else None, solver.gram_dtype)
     return normal_equations(jacobian, _rows(velocity, jacobian.outputs), dtype, solver.chunk_size)
 
@@ -145,14 +146,14 @@ def _plus(total: tuple[Array, Array], found: tuple[Array, Array]) -> tuple[Array
 
 @eqx.filter_jit
 def _solve(
-    problem: Problem,
+    problem: AbstractProblem,
     params: Params,
     normal: tuple[Array, Array],
     count: int,
     solver: NormalCholesky,
     damping: Damping,
 ) -> PyTree:
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     # λ in units of the mean eigenvalue of DᵀD: its trace is that of DDᵀ, over K in place of QN.
     shift = None
     if damping is not None:
@@ -169,7 +170,7 @@ def _by_conjugate_gradients(
             "sequence, or the function that makes the iterator."
         )
 
-    def terms(problem: Problem, velocity: Float[Array, "..."]) -> tuple[Array, Array]:
+    def terms(problem: AbstractProblem, velocity: Float[Array, "..."]) -> tuple[Array, Array]:
         return _image_and_trace(problem, params, velocity, damping is not None)
 
     (image, trace), count, problem = _summed(chunks, params, terms)
@@ -231,20 +232,20 @@ def _step(
 
 @eqx.filter_jit
 def _image_and_trace(
-    problem: Problem, params: Params, velocity: Float[Array, "..."], traced: bool
+    problem: AbstractProblem, params: Params, velocity: Float[Array, "..."], traced: bool
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
     """Dᵀv, and the trace of DDᵀ if it is asked for."""
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
     image = ravel_pytree(jacobian.T.mv(_rows(velocity, jacobian.outputs)))[0]
     return image, Gram(jacobian).trace() if traced else jnp.zeros((), image.dtype)
 
 
 @eqx.filter_jit
 def _add_products(
-    total: Float[Array, "m K"], problem: Problem, params: Params, vectors: Float[Array, "m K"]
+    total: Float[Array, "m K"], problem: AbstractProblem, params: Params, vectors: Float[Array, "m K"]
 ) -> Float[Array, "m K"]:
     """`total` + DᵀD times each of the vectors, one after another."""
-    jacobian = problem.jacobian(params)
+    jacobian = Jacobian(problem, params)
 
     def product(vector: Float[Array, " K"]) -> Float[Array, " K"]:
         return ravel_pytree(jacobian.T.mv(jacobian.mv(jacobian.unravel(vector))))[0]
@@ -253,6 +254,6 @@ def _add_products(
 
 
 @eqx.filter_jit
-def _embed(problem: Problem, params: Params, value: Float[Array, " K"]) -> PyTree:
-    jacobian = problem.jacobian(params)
+def _embed(problem: AbstractProblem, params: Params, value: Float[Array, " K"]) -> PyTree:
+    jacobian = Jacobian(problem, params)
     return jacobian.embed(jacobian.unravel(value))

@@ -1,5 +1,6 @@
 """Flows as optax transformations: drop-in optimizers."""
 
+from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.optim.damping import GainRatioDamping as GainRatioDamping
 from jaxgeo.optim.info import DirectionInfo as DirectionInfo, StepInfo as StepInfo
 from jaxgeo.optim.interpolation import linear_interpolation as linear_interpolation
@@ -12,3 +13,5 @@ from jaxgeo.optim.transforms import (
     scale_by_adapted_metric as scale_by_adapted_metric,
 )
 from jaxgeo.optim.trust_region import TrustRegion as TrustRegion
+
+_show_public_names(globals())

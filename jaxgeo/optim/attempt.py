@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.refinement import refined
 from jaxgeo.linalg.tangents import freeze, tangent_of
-from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
 class Attempt(eqx.Module):

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from jaxgeo._trainable import tell_of_statistics
-from jaxgeo.linalg.metric import check_metric
+from jaxgeo.linalg.measured import check_metric
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.source import Batch, Source, like
 from jaxgeo.problem import Problem

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.tangents import norm
-from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
 class DirectionInfo(NamedTuple):

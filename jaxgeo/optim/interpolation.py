@@ -10,13 +10,13 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_count, check_number
-from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.attempt import Attempt, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 

@@ -11,10 +11,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import MOST, check_count, check_kind, check_number
-from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import Linearisation, Trial
+from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.precision import cond_any
-from jaxgeo.linalg.singular import SingularValues, singular_values
-from jaxgeo.linalg.solvers import AbstractLiftSolver, Auto, GramCholesky
+from jaxgeo.linalg.singular import SingularValues, svd_of_triangle
+from jaxgeo.linalg.solvers import AbstractLiftSolver, GramCholesky
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
 from jaxgeo.linalg.tangents import forward_only, freeze, norm
 from jaxgeo.metrics import AbstractMetric
@@ -22,7 +24,6 @@ from jaxgeo.optim.attempt import Attempt, shorten
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation, Trial
 from jaxgeo.optim.rank_cutoff import CutoffState, RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling
 from jaxgeo.optim.source import CostOfTargets, Source, source
@@ -118,7 +119,7 @@ class LevenbergMarquardt(AbstractTransformation):
         matrix = linear.jacobian.as_matrix()
         scale, largest = self.scaling(matrix, state.largest)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
-        scaled = singular_values(matrix, orthogonal, triangle, scale)
+        scaled = svd_of_triangle(matrix, orthogonal, triangle, scale)
         state = state._replace(largest=largest)
 
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
@@ -188,7 +189,7 @@ class LevenbergMarquardt(AbstractTransformation):
     ) -> tuple[PyTree, LevenbergMarquardtState]:
         """A lift through the singular values above the cut-off, of D itself, whose R is `triangle`."""
         del scale
-        return self._through(linear, state, singular_values(scaled.matrix, scaled.orthogonal, triangle))
+        return self._through(linear, state, svd_of_triangle(scaled.matrix, scaled.orthogonal, triangle))
 
     def _through(
         self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues

@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_number, is_trainable_leaf
-from jaxgeo.linalg.lift import check_solver
+from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.metrics import AbstractMetric
@@ -18,7 +19,6 @@ from jaxgeo.optim.attempt import Attempt, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.source import CostOfTargets, Source, like, source
 from jaxgeo.problem import Problem
 

@@ -11,11 +11,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import check_count, check_positive
+from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Attempt, shorten
-from jaxgeo.optim.linearisation import Linearisation, Trial
 
 
 class CutoffState(NamedTuple):

@@ -10,14 +10,14 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_number
-from jaxgeo.linalg.lift import check_solver, lift_gradient
+from jaxgeo.linalg.lifting import check_solver, lift_gradient
+from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.attempt import Attempt, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import DirectionInfo, StepInfo, empty_direction, empty_step, of_lift, step_info
-from jaxgeo.optim.linearisation import Linearisation
 from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.problem import Problem
 

@@ -213,7 +213,7 @@ def fields() -> list[Entry]:
             "InterpolationFlow",
             lambda **a: jg.InterpolationFlow(**a)(0.5, PARAMS, PROBLEM),
             {},
-            {"start": starts, "solver": solver},
+            {"initial_deviation": starts, "solver": solver},
         ),
         Entry(
             "OutputFlow",
@@ -268,9 +268,9 @@ def reports() -> list[Entry]:
         ),
         Entry(
             "LineDeviation",
-            lambda start: LineDeviation(start)(0.0, PARAMS, PROBLEM),
-            {"start": jnp.asarray(Y)},
-            {"start": starts},
+            lambda initial_deviation: LineDeviation(initial_deviation)(0.0, PARAMS, PROBLEM),
+            {"initial_deviation": jnp.asarray(Y)},
+            {"initial_deviation": starts},
         ),
         Entry(
             "save_point",

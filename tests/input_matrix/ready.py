@@ -17,11 +17,10 @@ from input_matrix.values import (
     number,
     optional,
 )
-from jaxgeo.problems import (
+from jaxgeo.app.data import digits, read_table, table_task
+from jaxgeo.equations import (
     Network,
-    Scaling,
     choose_hidden,
-    digits,
     divergence,
     gradient,
     harmonic_10d,
@@ -32,9 +31,8 @@ from jaxgeo.problems import (
     poisson_2d,
     poisson_5d,
     poisson_100d,
-    read_table,
-    table_task,
 )
+from jaxgeo.fitting import Scaling
 
 
 def ready() -> list[Entry]:

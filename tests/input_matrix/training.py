@@ -31,7 +31,7 @@ from input_matrix.values import (
     params,
     switch,
 )
-from jaxgeo.training import Interruptible
+from jaxgeo.fitting import Interruptible
 
 # Two updates, of which a part is one: what is called after a part is called twice.
 UPDATES = {"method": "sgd", "max_steps": 2, "record_every": 1, "tol": 0.0}

@@ -1,16 +1,17 @@
-"""How the lift D⁺v is solved: each solver is an object, passed to the flow that uses it."""
+"""How the lift D⁺v is solved, one algorithm a file: each is an object, passed to the flow that uses it."""
 
-from jaxgeo.linalg.solvers.auto import Auto as Auto, Choice as Choice
 from jaxgeo.linalg.solvers.base import AbstractLiftSolver as AbstractLiftSolver, LiftInfo as LiftInfo
-from jaxgeo.linalg.solvers.columns import NormalCholesky as NormalCholesky
+from jaxgeo.linalg.solvers.cg import CG as CG
 from jaxgeo.linalg.solvers.cutoff import (
     AbstractCutoff as AbstractCutoff,
     HardCutoff as HardCutoff,
     SmoothCutoff as SmoothCutoff,
 )
-from jaxgeo.linalg.solvers.dense import QR as QR, SVD as SVD, DenseCholesky as DenseCholesky
-from jaxgeo.linalg.solvers.iterative import CG as CG, LSMR as LSMR, Nystrom as Nystrom
-from jaxgeo.linalg.solvers.rows import (
-    GramCholesky as GramCholesky,
-    GramEigh as GramEigh,
-)
+from jaxgeo.linalg.solvers.dense_cholesky import DenseCholesky as DenseCholesky
+from jaxgeo.linalg.solvers.gram_cholesky import GramCholesky as GramCholesky
+from jaxgeo.linalg.solvers.gram_eigh import GramEigh as GramEigh
+from jaxgeo.linalg.solvers.lsmr import LSMR as LSMR
+from jaxgeo.linalg.solvers.normal_cholesky import NormalCholesky as NormalCholesky
+from jaxgeo.linalg.solvers.nystrom import Nystrom as Nystrom
+from jaxgeo.linalg.solvers.qr import QR as QR
+from jaxgeo.linalg.solvers.svd import SVD as SVD

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.factor import Factor
+from jaxgeo.linalg.solvers.factorisation import Factorisation
 from jaxgeo.linalg.solvers.inverse import ColumnOperator, RowOperator, inverse, is_perturbed, left_out, linear
 from jaxgeo.linalg.tangents import tangent_of
 
@@ -19,38 +19,42 @@ class _Side(eqx.Module):
     """Products with B = D/√t."""
 
     jacobian: Jacobian
-    root: Float[Array, ""]
+    sqrt_mean: Float[Array, ""]
 
     def mv(self, vector: PyTree) -> Float[Array, "N Q"]:
-        return self.jacobian.mv(vector) / self.root
+        return self.jacobian.mv(vector) / self.sqrt_mean
 
     def vm(self, rows: Float[Array, "N Q"]) -> PyTree:
-        return self.jacobian.T.mv(rows / self.root)
+        return self.jacobian.T.mv(rows / self.sqrt_mean)
 
     def tangent_mv(self, tangent: Jacobian, vector: PyTree) -> Float[Array, "N Q"]:
-        return tangent_of(lambda jacobian: _Side(jacobian, self.root).mv(vector), self.jacobian, tangent)
+        return tangent_of(lambda jacobian: _Side(jacobian, self.sqrt_mean).mv(vector), self.jacobian, tangent)
 
     def tangent_vm(self, tangent: Jacobian, rows: Float[Array, "N Q"]) -> PyTree:
-        return tangent_of(lambda jacobian: _Side(jacobian, self.root).vm(rows), self.jacobian, tangent)
+        return tangent_of(lambda jacobian: _Side(jacobian, self.sqrt_mean).vm(rows), self.jacobian, tangent)
 
 
 @eqx.filter_custom_jvp
-def row_lift(jacobian: Jacobian, factor: Factor, shift: Float[Array, ""] | None, rows: Float[Array, "N Q"]) -> PyTree:
-    """√t D⁺v, damped with μ = `shift`, once through a factor of DDᵀ/t + μ, t = `factor.root`²: Bᵀψ, (BBᵀ + μ)ψ = v.
+def row_lift(
+    jacobian: Jacobian, factor: Factorisation, shift: Float[Array, ""] | None, rows: Float[Array, "N Q"]
+) -> PyTree:
+    """√t D⁺v, damped with μ = `shift`, once through a factor of DDᵀ/t + μ: Bᵀψ with (BBᵀ + μ)ψ = v.
+
+    √t is `factor.sqrt_mean`.
 
     Without μ the derivative is that at a fixed rank, with L the lift, H the inverse and C the projector on the
     directions left out:
 
         dx = L(dv − dB x − B dBᵀψ − dμ ψ) + dBᵀψ + L H B dBᵀ C v
     """
-    return _Side(jacobian, factor.root).vm(linear(factor.apply, rows))
+    return _Side(jacobian, factor.sqrt_mean).vm(linear(factor.apply, rows))
 
 
 @row_lift.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     jacobian, factor, shift, rows = primals
     t_jacobian, _, t_shift, t_rows = tangents
-    side, operator = _Side(jacobian, factor.root), RowOperator(jacobian, factor.root)
+    side, operator = _Side(jacobian, factor.sqrt_mean), RowOperator(jacobian, factor.sqrt_mean)
     refined = jnp.ones((), bool) if shift is not None else factor.is_sharp()
 
     def solve(rows: Array) -> tuple[Array, PyTree]:
@@ -77,7 +81,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
 
 @eqx.filter_custom_jvp
 def column_lift(
-    jacobian: Jacobian, factor: Factor, shift: Float[Array, ""] | None, rows: Float[Array, "N Q"]
+    jacobian: Jacobian, factor: Factorisation, shift: Float[Array, ""] | None, rows: Float[Array, "N Q"]
 ) -> PyTree:
     """The same once through a factor of DᵀD/t + μ: (BᵀB + μ)⁻¹Bᵀv.
 
@@ -85,14 +89,14 @@ def column_lift(
 
         dx = L(dv − dB x) + H(dBᵀ(v − B x) − dμ x) + C dBᵀ B H x
     """
-    return linear(factor.apply, _Side(jacobian, factor.root).vm(rows))
+    return linear(factor.apply, _Side(jacobian, factor.sqrt_mean).vm(rows))
 
 
 @column_lift.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     jacobian, factor, shift, rows = primals
     t_jacobian, _, t_shift, t_rows = tangents
-    side, operator = _Side(jacobian, factor.root), ColumnOperator(jacobian, factor.root)
+    side, operator = _Side(jacobian, factor.sqrt_mean), ColumnOperator(jacobian, factor.sqrt_mean)
     refined = jnp.ones((), bool) if shift is not None else factor.is_sharp()
 
     def invert(vector: PyTree) -> PyTree:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.factor import Factor
+from jaxgeo.linalg.solvers.factorisation import Factorisation
 from jaxgeo.linalg.tangents import attach, filled, tangent_of
 
 
 class AbstractInverse(eqx.Module):
-    """(A + μ)⁻¹ or a pseudo-inverse of A by iterations, to stand where a `Factor` can. Takes part in no derivative."""
+    """(A + μ)⁻¹ or a pseudo-inverse of A by iterations, in place of a `Factorisation`. Takes part in no derivative."""
 
     @property
     @abc.abstractmethod
@@ -34,20 +34,22 @@ class RowOperator(eqx.Module):
     """A = DDᵀ/t on output velocities (N, Q)."""
 
     jacobian: Jacobian
-    root: Float[Array, ""]
+    sqrt_mean: Float[Array, ""]
 
     def mv(self, rows: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        return self.jacobian.mv(self.jacobian.T.mv(rows / self.root)) / self.root
+        return self.jacobian.mv(self.jacobian.T.mv(rows / self.sqrt_mean)) / self.sqrt_mean
 
 
 class ColumnOperator(eqx.Module):
     """A = DᵀD/t on parameter velocities."""
 
     jacobian: Jacobian
-    root: Float[Array, ""]
+    sqrt_mean: Float[Array, ""]
 
     def mv(self, vector: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf / self.root, self.jacobian.T.mv(self.jacobian.mv(vector) / self.root))
+        return jax.tree.map(
+            lambda leaf: leaf / self.sqrt_mean, self.jacobian.T.mv(self.jacobian.mv(vector) / self.sqrt_mean)
+        )
 
 
 Operator = RowOperator | ColumnOperator
@@ -55,7 +57,7 @@ Operator = RowOperator | ColumnOperator
 
 @eqx.filter_custom_jvp
 def inverse(
-    operator: Operator, factor: Factor | AbstractInverse, shift: Float[Array, ""] | None, rhs: PyTree
+    operator: Operator, factor: Factorisation | AbstractInverse, shift: Float[Array, ""] | None, rhs: PyTree
 ) -> PyTree:
     """x = (A + μ)⁻¹ rhs, or without μ the pseudo-inverse of A times rhs, by a factor of A.
 
@@ -94,7 +96,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     return x, jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), solve(total), *others)
 
 
-def left_out(operator: Operator, factor: Factor | AbstractInverse, vector: PyTree) -> PyTree:
+def left_out(operator: Operator, factor: Factorisation | AbstractInverse, vector: PyTree) -> PyTree:
     """The part of a vector that the pseudo-inverse leaves out, with its derivative at a fixed rank."""
     carrier = jax.tree.map(
         lambda all, kept: jnp.where(factor.spectral, all - kept, jnp.zeros_like(all)),
@@ -115,19 +117,19 @@ def linear(function: Callable[[PyTree], PyTree], rhs: PyTree) -> PyTree:
 
 
 @eqx.filter_custom_jvp
-def trace_ratio(jacobian: Jacobian, root: Float[Array, ""]) -> Float[Array, ""]:
-    """trace(DDᵀ)/root², where `root` is the square root of that very trace: 1, with the derivative of the trace."""
-    return jnp.ones_like(root)
+def trace_ratio(jacobian: Jacobian, size: Float[Array, ""]) -> Float[Array, ""]:
+    """trace(DDᵀ)/size², where `size`² is that very trace: 1, with the derivative of the trace."""
+    return jnp.ones_like(size)
 
 
 @trace_ratio.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    jacobian, root = primals
+    jacobian, size = primals
     t_jacobian, _ = tangents
-    one = jnp.ones_like(root)
+    one = jnp.ones_like(size)
     if not is_perturbed(t_jacobian):
         return one, jnp.zeros_like(one)
     # Of the second and higher derivatives of the ratio only those through the tangent are kept, which is exact, as
-    # the root does not move.
-    root = jax.lax.stop_gradient(root)
-    return one, tangent_of(lambda jacobian: jnp.sum((jacobian.as_matrix() / root) ** 2), jacobian, t_jacobian)
+    # the size does not move.
+    size = jax.lax.stop_gradient(size)
+    return one, tangent_of(lambda jacobian: jnp.sum((jacobian.as_matrix() / size) ** 2), jacobian, t_jacobian)

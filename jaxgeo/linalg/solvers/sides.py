@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo.linalg.certificate import half_the_digits
+from jaxgeo.linalg.gram.certificate import half_the_digits
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude, relative_norm
-from jaxgeo.linalg.solvers.factor import Factor
+from jaxgeo.linalg.solvers.factorisation import Factorisation
 from jaxgeo.linalg.solvers.implicit import column_lift, row_lift
 from jaxgeo.linalg.solvers.inverse import trace_ratio
 from jaxgeo.linalg.tangents import attach
@@ -30,27 +30,9 @@ def gram_dtype(jacobian: Jacobian, damping: Damping, choice: jnp.dtype | None) -
     return jnp.dtype(jnp.float64) if damping is None else jnp.dtype(jacobian.outputs.dtype)
 
 
-def data_floor(jacobian: Jacobian) -> float:
-    """Round-off in σ/σ_max that comes with D itself: eps · √max(QN, K), as in `numerical_rank`."""
-    size = max(jacobian.out_size(), jacobian.in_size())
-    return float(jnp.finfo(jacobian.outputs.dtype).eps) * size**0.5
-
-
-def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
-    """Round-off in σ/σ_max where the lift is solved through a Gram matrix in `dtype` and products with D.
-
-    The Gram matrix resolves a square root of its own round-off. And where ψ is of size |v|/σ², Dᵀψ has errors of
-    eps·σ_max/σ² in the parameters' dtype, which refinement only removes for σ/σ_max above a square root of eps.
-    """
-    size = min(jacobian.out_size(), jacobian.in_size())
-    formed = (4 * float(jnp.finfo(dtype).eps) * size**0.5) ** 0.5
-    projected = float(jnp.finfo(jacobian.outputs.dtype).eps) ** 0.5
-    return max(data_floor(jacobian), formed, projected)
-
-
 def refined_lift(
     jacobian: Jacobian,
-    factor: Factor,
+    factor: Factorisation,
     shift: Float[Array, ""] | None,
     velocity: Float[Array, "N Q"],
     refinements: int,
@@ -62,7 +44,7 @@ def refined_lift(
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
         psi = factor.apply(rows)
-        return psi, jax.tree.map(lambda leaf: leaf / factor.root, jacobian.T.mv(psi / factor.root))
+        return psi, jax.tree.map(lambda leaf: leaf / factor.sqrt_mean, jacobian.T.mv(psi / factor.sqrt_mean))
 
     def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
         psi, solution = value
@@ -78,7 +60,7 @@ def refined_lift(
 
 
 def _mismatch(
-    factor: Factor,
+    factor: Factorisation,
     shift: Float[Array, ""] | None,
     velocity: Float[Array, "N Q"],
     psi: Float[Array, "N Q"],
@@ -118,25 +100,25 @@ class RowLift(eqx.Module):
     """
 
     jacobian: Jacobian
-    factor: Factor
+    factor: Factorisation
     shift: Float[Array, ""] | None
 
-    def __init__(self, jacobian: Jacobian, factor: Factor, damping: Damping):
+    def __init__(self, jacobian: Jacobian, factor: Factorisation, damping: Damping):
         shift = relative_shift(jacobian, damping, rows=True)
         if shift is not None:
-            shift = shift * trace_ratio(jacobian, factor.root * jacobian.out_size() ** 0.5)
+            shift = shift * trace_ratio(jacobian, factor.sqrt_mean * jacobian.out_size() ** 0.5)
         self.jacobian, self.factor, self.shift = jacobian, factor, shift
 
     def __call__(self, rows: Float[Array, "N Q"]) -> PyTree:
         value = row_lift(self.jacobian, self.factor, self.shift, rows)
-        return jax.tree.map(lambda leaf: leaf / self.factor.root, value)
+        return jax.tree.map(lambda leaf: leaf / self.factor.sqrt_mean, value)
 
 
 def finish_rows(
     jacobian: Jacobian,
     velocity: Float[Array, "N Q"],
     damping: Damping,
-    factor: Factor,
+    factor: Factorisation,
     value: PyTree,
     mismatch: Float[Array, ""] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
@@ -146,11 +128,11 @@ def finish_rows(
 
 
 def finish_columns(
-    jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping, factor: Factor, value: PyTree
+    jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping, factor: Factorisation, value: PyTree
 ) -> tuple[PyTree, LiftInfo]:
     """The lift `value`, with its derivative by a factor of DᵀD and its report."""
     shift = relative_shift(jacobian, damping, rows=False)
     if shift is not None:
-        shift = shift * trace_ratio(jacobian, factor.root * jacobian.in_size() ** 0.5)
-    carrier = jax.tree.map(lambda leaf: leaf / factor.root, column_lift(jacobian, factor, shift, velocity))
+        shift = shift * trace_ratio(jacobian, factor.sqrt_mean * jacobian.in_size() ** 0.5)
+    carrier = jax.tree.map(lambda leaf: leaf / factor.sqrt_mean, column_lift(jacobian, factor, shift, velocity))
     return conclude(jacobian, attach(value, carrier), velocity, factor.outcome, factor.rank)

@@ -1,0 +1,41 @@
+"""Names: help with mistyped ones, and which of a package or module are public."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """'; did you mean "…"?' where a known name resembles `name`, and '.' otherwise.
+
+    ```python
+    >>> from jaxgeo._names import did_you_mean
+    >>> did_you_mean("digit", ["digits"]), did_you_mean("xyz", ["digits"])
+    ("; did you mean 'digits'?", '.')
+
+    ```
+    """
+    lowered = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return f"; did you mean {lowered[close[0]]!r}?" if close else "."
+
+
+def show_public_names(namespace: dict[str, Any], *modules: str, within: str = "") -> None:
+    """Let `dir` of a package or module show what it defines or re-exports, and not what it imports to do so.
+
+    **Arguments:**
+
+    - `namespace`: its `globals()`.
+    - `modules`: those among its modules that are public.
+    - `within`: the package whose names it shows; by default itself.
+    """
+
+    def names() -> list[str]:
+        own = within or namespace["__name__"]
+        return sorted(
+            name
+            for name, value in namespace.items()
+            if name in modules or not name.startswith("_") and str(getattr(value, "__module__", "")).startswith(own)
+        )
+
+    namespace["__dir__"] = names

@@ -1,0 +1,317 @@
+"""The commands of `jaxgeo`, and their errors."""
+
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from jaxgeo._names import did_you_mean
+from jaxgeo.app.cli.compare import compare_command
+from jaxgeo.app.cli.options import PROBLEMS, parse_hidden
+from jaxgeo.app.cli.tools import bench_command, info_command, predict_command, rank_command
+from jaxgeo.app.cli.work import resume_command, train_command
+from jaxgeo.fitting import Interruptible
+from jaxgeo.fitting.methods import FLOWS, OPTIMIZERS
+
+# What typer raises at a mistyped option; a common ancestor, since typer brings its own click or uses the installed one.
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+
+COMMANDS = ("train", "resume", "compare", "rank", "predict", "bench", "info")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
+error_console = Console(stderr=True)
+
+
+def _show_version(asked: bool) -> bool:
+    if asked:
+        print(f"jaxgeo {version('jaxgeo')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def top(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train networks along the geometrically adapted gradient flow.
+
+    The cost falls as e^(-2s/N), and the time at which it reaches a tolerance is known before training starts.
+    """
+
+
+DATA, NETWORK, RUN = "Data", "Network and method", "Run"
+FOLDER = typer.Argument(help="The folder of a run, such as runs/digits.", metavar="RUN")
+
+
+Problem = Annotated[
+    str | None, typer.Argument(help="[b]digits[/b], or the path of a table: CSV, Parquet or NPZ.", metavar="PROBLEM")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(help="TOML file of settings, such as the config.toml of a run; options given beside it come first."),
+]
+Target = Annotated[str | None, typer.Option(help="Column of the table to predict.", rich_help_panel=DATA)]
+TaskKind = Annotated[
+    str | None,
+    typer.Option("--task", help="classification or regression; by default as the target looks.", rich_help_panel=DATA),
+]
+Drop = Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.", rich_help_panel=DATA)]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        help="N, rows to train on; the others are held out. For digits 100 by default, for a table what is not "
+        "held out, up to 1000 outputs.",
+        rich_help_panel=DATA,
+    ),
+]
+TestFraction = Annotated[
+    float | None, typer.Option(help="Part of a table held out; 0.2 by default.", rich_help_panel=DATA)
+]
+Hidden = Annotated[
+    str | None,
+    typer.Option(
+        "--hidden",
+        "--model",
+        help="Hidden widths, such as 64-64; by default wide enough for K ≥ 4 QN.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Flow = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(FLOWS)}; adapted by default.", rich_help_panel=NETWORK)
+]
+Tol = Annotated[
+    float | None,
+    typer.Option(
+        help="Stop where the cost is this part of C(0); by default 1e-6 for digits and 1e-4 for a table.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Rtol = Annotated[
+    float | None,
+    typer.Option(help="Tolerance of an ODE step; by default 1e-5, in float32 1e-3.", rich_help_panel=NETWORK),
+]
+Precision = Annotated[str | None, typer.Option(help="float64 (default) or float32.", rich_help_panel=RUN)]
+Seed = Annotated[
+    int | None, typer.Option(help="Of the split, the initial weights and the batches.", rich_help_panel=RUN)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write; by default runs/NAME, or runs/NAME-2, … if in use.", rich_help_panel=RUN),
+]
+
+
+@app.command()
+def train(
+    problem: Problem = None,
+    config: ConfigFile = None,
+    target: Target = None,
+    task: TaskKind = None,
+    drop: Drop = None,
+    samples: Samples = None,
+    test_fraction: TestFraction = None,
+    hidden: Hidden = None,
+    flow: Flow = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help=f"In place of a flow, one of {', '.join(OPTIMIZERS)}.", rich_help_panel=NETWORK)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of an optimizer that takes one.", rich_help_panel=NETWORK)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples of an update; all by default.", rich_help_panel=NETWORK)
+    ] = None,
+    tol: Tol = None,
+    rtol: Rtol = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(help="Give up after so many steps or updates; 1000 by default.", rich_help_panel=NETWORK),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many parts (6 steps of a flow, an epoch) without a better cost on half of the held-out "
+            "rows.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    record_every: Annotated[
+        int | None, typer.Option(help="Updates from one row of the metrics to the next.", rich_help_panel=RUN)
+    ] = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    keep_every: Annotated[
+        float | None,
+        typer.Option(help="Seconds from one checkpoint to the next; 5 by default.", rich_help_panel=RUN),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Train a network, and write a report, the figures, the metrics and the network into a folder.
+
+    Examples: [b]jaxgeo train digits[/b], and [b]jaxgeo train table.csv --target price[/b].
+    """
+    given = _given(
+        problem=problem,
+        target=target,
+        task=task,
+        drop=drop,
+        samples=samples,
+        test_fraction=test_fraction,
+        hidden=hidden,
+        flow=flow,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        tol=tol,
+        rtol=rtol,
+        max_steps=max_steps,
+        patience=patience,
+        record_every=record_every,
+        precision=precision,
+        seed=seed,
+        keep_every=keep_every,
+    )
+    _finish(lambda interruptible: train_command(given, config, out, Console(), interruptible))
+
+
+@app.command()
+def resume(run: Annotated[Path, FOLDER]) -> None:
+    """Go on with a run that was interrupted or killed, to the same end as if it had not been."""
+    _finish(lambda interruptible: resume_command(run, Console(), interruptible))
+
+
+@app.command()
+def compare(
+    problem: Problem = None,
+    config: ConfigFile = None,
+    target: Target = None,
+    task: TaskKind = None,
+    drop: Drop = None,
+    samples: Samples = None,
+    test_fraction: TestFraction = None,
+    hidden: Hidden = None,
+    flow: Flow = None,
+    tol: Tol = None,
+    rtol: Rtol = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    seconds: Annotated[
+        float, typer.Option(help="For each method, which ends with its part at hand.", rich_help_panel=RUN)
+    ] = 30.0,
+    out: Out = None,
+) -> None:
+    """Train by the adapted flow, Levenberg-Marquardt, Adam, L-BFGS and the standard flow, and draw one figure."""
+    given = _given(
+        problem=problem,
+        target=target,
+        task=task,
+        drop=drop,
+        samples=samples,
+        test_fraction=test_fraction,
+        hidden=hidden,
+        flow=flow,
+        tol=tol,
+        rtol=rtol,
+        precision=precision,
+        seed=seed,
+    )
+    _finish(lambda interruptible: compare_command(given, config, seconds, out, Console(), interruptible))
+
+
+@app.command()
+def rank(run: Annotated[Path, FOLDER]) -> None:
+    """Rank and spectrum of D at the start and at the end of a run."""
+    rank_command(run, Console())
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, FOLDER],
+    rows: Annotated[Path, typer.Argument(help="A table with the columns that the run was trained on.", metavar="ROWS")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; by default the standard output.")] = None,
+) -> None:
+    """Predict the target of new rows."""
+    predict_command(run, rows, out, Console())
+
+
+@app.command()
+def bench(
+    modules: Annotated[
+        list[str] | None, typer.Argument(help="Such as optimizers; all by default.", metavar="MODULE")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes in place of hours, at small sizes.")] = False,
+) -> None:
+    """Measure everything again, in a copy of the repository, and render the tables."""
+    raise typer.Exit(bench_command(modules or [], quick))
+
+
+@app.command()
+def info() -> None:
+    """Versions, devices, precision and optional packages."""
+    info_command(Console())
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given, in the types of the settings."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if "hidden" in given:
+        given["hidden"] = parse_hidden(given["hidden"])
+    if "drop" in given:
+        given["drop"] = tuple(given["drop"])
+    return given
+
+
+def _finish(command: Callable[[Interruptible], int]) -> None:
+    interruptible = Interruptible(
+        lambda: error_console.print("\nfinishing the steps at hand; press Ctrl-C again to leave at once")
+    )
+    code = command(interruptible)
+    if interruptible.abandoned:
+        # Python cannot end in order while compiled code runs on another thread.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        if arguments[0] in PROBLEMS or Path(arguments[0]).suffix:
+            hint = f"; did you mean: jaxgeo train {shlex.join(arguments)}?"
+        else:
+            hint = did_you_mean(arguments[0], (*COMMANDS, "--version"))
+        return _fail(f"no command {arguments[0]!r}{hint} See jaxgeo --help.")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(arguments or ["--help"], prog_name="jaxgeo", standalone_mode=False)
+    except USAGE_ERROR as error:
+        command = f"jaxgeo {arguments[0]}" if arguments and arguments[0] in COMMANDS else "jaxgeo"
+        return _fail(f"{error.format_message().rstrip('.')}. See {command} --help.")
+    except ValueError as error:
+        return _fail(str(error).replace("`RankAdaptiveFlow`", "--flow rank-adaptive"))
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; what a run had come to is kept in its folder", 130)
+    return code or 0
+
+
+def _show_warning(message: Warning | str, *rest: Any) -> None:
+    error_console.print("[yellow]note:[/] ", end="")
+    error_console.print(str(message), markup=False, highlight=False, soft_wrap=True)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    error_console.print("[bold red]error:[/] ", end="")
+    error_console.print(" ".join(message.split()), markup=False, highlight=False, soft_wrap=True)
+    return code

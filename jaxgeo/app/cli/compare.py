@@ -1,0 +1,99 @@
+"""What `jaxgeo compare` does: the adapted flow and others on the user's data, in one figure."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import PyTree
+from rich.console import Console
+from rich.table import Table
+
+from jaxgeo.app.cli.display import show_setup
+from jaxgeo.app.cli.options import resolve
+from jaxgeo.app.cli.work import use_precision
+from jaxgeo.app.data import Kind
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.app.runs.monitor import Monitor, plain
+from jaxgeo.app.runs.setup import Setup, prepare
+from jaxgeo.fitting import Interruptible, Progress, fit
+from jaxgeo.fitting.methods import method_named
+
+# Each with the number of updates from one point of its curve to the next, None for a flow.
+RIVALS = {"levenberg-marquardt": 1, "adam": 20, "lbfgs": 5, "standard": None}
+
+
+def compare_command(
+    given: dict[str, Any], file: Path | None, seconds: float, out: Path | None, console: Console, hears: Interruptible
+) -> int:
+    """Train the same network by each method for at most `seconds`, and draw costs and scores over time.
+
+    **Raises:** `ValueError` as `jaxgeo train` does.
+    """
+    if not seconds > 0:
+        raise ValueError(f"--seconds must be positive; got {seconds}.")
+    config, task = resolve(given, file)
+    if not config.flow:
+        raise ValueError("compare sets a --flow against optimizers; leave --optimizer out.")
+    use_precision(config)
+    with console.status("building the network and computing the rank of D"):
+        setup = prepare(task, config)
+    place = Path("runs") / f"{task.name}-compare" if out is None else out
+    folder = RunFolder.create(place, fresh_name=out is None)
+    show_setup(console, setup)
+    curves: dict[str, list[dict[str, float]]] = {}
+    endings: dict[str, str] = {}
+    for name, every in {config.flow: None, **RIVALS}.items():
+        if hears.interrupted or name in curves:
+            continue
+        with console.status(f"{name}: at most {seconds:g} s"):
+            curves[name], endings[name] = _curve(setup, name, every, seconds, hears)
+    score = "test_accuracy" if task.kind is Kind.CLASSIFICATION else "test_rmse"
+    found = {"score": score, "baseline": task.baseline, "seconds": seconds, "endings": endings, "curves": curves}
+    folder.write_text("compare.toml", config.to_toml())
+    folder.write_text("compare.json", json.dumps(found, indent=1))
+    # matplotlib takes a while to load: not before it is needed.
+    from jaxgeo.app.report.figures import comparison_figure
+
+    folder.write_text("compare.svg", comparison_figure(curves, score, task.baseline))
+    table = Table("method", "ended", "seconds", "C/C(0)", score.replace("_", " "), box=None, header_style="bold")
+    for name, curve in curves.items():
+        last = curve[-1]
+        table.add_row(
+            name, endings[name], f"{last['seconds']:.1f}", f"{last['cost'] / setup.cost0:.2e}", plain(last[score])
+        )
+    console.print(table)
+    console.print("Seconds are those of this machine, compilation included.", highlight=False)
+    console.print(f"[bold]figure[/]  {folder.path / 'compare.svg'}", highlight=False, soft_wrap=True)
+    return 130 if hears.interrupted else 0
+
+
+def _curve(
+    setup: Setup, name: str, every: int | None, seconds: float, hears: Interruptible
+) -> tuple[list[dict[str, float]], str]:
+    """What was recorded after each part, with the seconds that had passed; and how it ended."""
+    points: list[dict[str, float]] = []
+
+    def note(progress: Progress, model: PyTree) -> bool:
+        points.append({"seconds": progress.seconds, **progress.row})
+        return progress.seconds >= seconds
+
+    config, task = setup.config, setup.task
+    found = fit(
+        setup.network,
+        task.train_inputs,
+        jnp.asarray(task.train_targets, setup.network.layers[0].weight.dtype),
+        method=method_named(name),
+        tol=config.tol,
+        rtol=config.rtol if every is None else None,
+        max_steps=10**9,
+        record_every=every,
+        seed=config.seed,
+        record=Monitor(task, setup.network),
+        callbacks=[note],
+        rank_check=False,
+        interruptible=hears,
+    )
+    if found.rows:
+        points.insert(0, {"seconds": 0.0, **found.rows[0]})
+    return points, "out of time" if found.outcome.value == "stopped" else found.outcome.value

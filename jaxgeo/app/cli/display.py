@@ -1,0 +1,141 @@
+"""What `jaxgeo train` shows in the terminal."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jaxgeo.app.report.words import BASELINES, ENDINGS, step_table
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.app.runs.monitor import kept_row, plain
+from jaxgeo.app.runs.setup import Setup
+from jaxgeo.fitting import Progress
+
+
+def show_setup(console: Console, setup: Setup) -> None:
+    """What is known before training."""
+    task, count = setup.task, setup.problem.num_samples
+    sizes = "-".join(map(str, setup.network.sizes))
+    facts = {
+        "data": f"{task.source}; {count} to train on, {len(task.test_inputs)} held out ({task.kind.value})",
+        "network": f"{sizes} tanh, {setup.config.precision}",
+        "size": f"QN = {setup.num_rows} outputs, K = {setup.num_params} parameters",
+    }
+    if setup.report is not None:
+        facts["D"] = (
+            f"rank {setup.report.rank} of {min(setup.num_rows, setup.num_params)}, "
+            f"cond(DDᵀ) = {setup.report.condition:.3g}"
+        )
+    aim = f"until the cost is {setup.config.tol:g} of C(0) = {setup.cost0:.4g}"
+    if setup.config.optimizer:
+        batches = f", batches of {setup.config.batch_size}" if setup.config.batch_size else ""
+        facts["optimizer"] = f"{setup.config.optimizer}{batches}, {aim}, for at most {setup.config.max_steps} updates"
+    else:
+        facts["flow"] = f"{setup.config.flow}, {aim}"
+        if setup.stopping_time is None:
+            facts["stop"] = "not known beforehand: " + (
+                "this flow has no law" if setup.num_params >= setup.num_rows else "K < QN, underparametrized"
+            )
+        else:
+            facts["stop"] = f"predicted at s = {setup.stopping_time:.6g}, s/N = {setup.stopping_time / count:.4g}"
+    for name, value in facts.items():
+        _show(console, name, value, 9)
+    for note in task.notes:
+        _show(console, "note", note, 9, "yellow")
+
+
+def _show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:
+    """A text beside its label, its further lines below its first."""
+    first, *rest = textwrap.wrap(text, max(40, console.width - indent - 2))
+    console.print(f"[{style}]{label:>{indent}}[/]  ", end="")
+    lines = "\n".join([first, *(" " * (indent + 2) + line for line in rest)])
+    console.print(lines, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveBar:
+    """A progress bar that moves at each step, also from within a compiled integration.
+
+    Along the adapted flow it is s over the stopping time.
+    """
+
+    def __init__(self, console: Console, setup: Setup):
+        self.setup = setup
+        self.progress = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.bar = self.progress.add_task("compiling", total=1.0, facts="")
+
+    def show(self, progress: Progress) -> None:
+        """Show where the run is."""
+        count = self.setup.problem.num_samples
+        where = f"update {progress.step}" if progress.s is None else f"s/N {progress.s / count:.3f}"
+        facts = [where, f"cost {progress.cost:.2e}"]
+        if progress.law is not None:
+            facts.append(f"off the law {progress.cost / progress.law - 1:+.0e}")
+        if "damping" in progress.row:
+            facts.append(f"damping {progress.row['damping']:.0e}")
+        rank = progress.row.get("rank", None if self.setup.report is None else self.setup.report.rank)
+        if rank is not None:
+            facts.append(f"rank {rank} of {self.setup.num_rows}")
+        self.progress.update(self.bar, description="training", completed=progress.fraction, facts="  ".join(facts))
+
+    def __enter__(self) -> "LiveBar":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+
+def show_end(
+    console: Console,
+    folder: RunFolder,
+    page: Path,
+    summary: dict[str, Any],
+    rows: list[dict[str, Any]],
+    told: Sequence[str] = (),
+) -> None:
+    """The table of steps, the scores, the notes that were not `told` before, and where all is kept."""
+    if rows:
+        header, cells = step_table(rows)
+        table = Table(*header, box=None, pad_edge=False, header_style="bold")
+        for column in table.columns:
+            column.justify = "right"
+        for row in cells:
+            table.add_row(*row)
+        console.print(table)
+        last = kept_row(rows)
+        if summary["kind"] == "classification":
+            scores = f"train accuracy {last['train_accuracy']:.1%}, test accuracy {last['test_accuracy']:.1%}"
+            scores = f"{scores} ({BASELINES['classification']}: {summary['baseline']:.1%})"
+        else:
+            scores = (
+                f"train error {plain(last['train_rmse'])}, test error {plain(last['test_rmse'])} (root mean square)"
+            )
+            scores = f"{scores}; {BASELINES['regression']}: {plain(summary['baseline'])}"
+        console.print(scores, highlight=False)
+    where = "" if summary["stopping_time"] is None else f", at s = {summary['stopping_time']:.6g}"
+    console.print(
+        f"{ENDINGS[summary['outcome']]}, after {summary['steps']} steps and {summary['seconds']:.0f} s{where}",
+        highlight=False,
+    )
+    for note in summary["warnings"]:
+        if note not in told:
+            _show(console, "note", note, 4, "yellow")
+    console.print(f"[bold]report[/]  {page}", highlight=False, soft_wrap=True)
+    console.print(f'[bold]load[/]    import jaxgeo as jg; model = jg.load("{folder.path}").model',
+                  highlight=False, soft_wrap=True)  # fmt: skip

@@ -1,0 +1,111 @@
+"""What one does beside training: `jaxgeo rank` and `predict` with a run that is there, `bench` and `info`."""
+
+import csv
+import dataclasses
+import importlib.util
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from jaxgeo.app.cli.options import read_task
+from jaxgeo.app.cli.work import read_config, use_precision
+from jaxgeo.app.data import Kind, read_table
+from jaxgeo.app.runs import load
+from jaxgeo.app.runs.setup import prepare
+from jaxgeo.app.runs.summary import environment
+from jaxgeo.fitting.files import write_text
+from jaxgeo.geometry import rank_report
+
+
+def rank_command(path: Path, console: Console) -> None:
+    """Print rank and spectrum of D at the start and at the end of the run in `path`."""
+    config = read_config(path)
+    use_precision(config)
+    run = load(path)
+    with console.status("computing the rank of D"):
+        setup = prepare(read_task(dataclasses.asdict(config)), config)
+        params, _ = setup.problem.partition(run.model)
+        reports = {
+            "start": setup.report or rank_report(setup.problem, setup.params),
+            "end": rank_report(setup.problem, params),
+        }
+    table = Table("D at the", *reports, box=None, header_style="bold")
+    full = min(setup.num_rows, setup.num_params)
+    rows = {
+        "rank": [f"{report.rank} of {full}" for report in reports.values()],
+        "cond(DDᵀ)": [f"{report.condition:.3g}" for report in reports.values()],
+        "largest eigenvalue of DDᵀ": [f"{report.eigenvalues[0]:.3g}" for report in reports.values()],
+        "smallest that counts": [f"{report.eigenvalues[report.rank - 1]:.3g}" for report in reports.values()],
+        "gap to those that do not": [f"{report.gap:.3g}" for report in reports.values()],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console.print(table)
+    console.print(f"QN = {setup.num_rows}, K = {setup.num_params}: {reports['end'].regime}", highlight=False)
+
+
+def predict_command(path: Path, rows: Path, out: Path | None, console: Console) -> None:
+    """Write the prediction for each row of a table, as CSV, into `out` or to the standard output.
+
+    **Raises:** `ValueError` if the run or the table cannot be read, or a column is missing or not numeric.
+    """
+    use_precision(read_config(path))
+    run = load(path)
+    table = read_table(rows)
+    values = table.matrix(run.inputs.names)
+    predicted = run.predict(values)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([run.config.target or "prediction"])
+    writer.writerows([str(value) if run.kind is Kind.CLASSIFICATION else repr(float(value))] for value in predicted)
+    if out is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        if out.exists():
+            raise ValueError(f"{out} exists already; choose another file with --out, or remove it.")
+        write_text(out, text.getvalue())
+        console.print(f"{len(predicted)} predictions in {out}", highlight=False)
+
+
+def bench_command(modules: list[str], quick: bool) -> int:
+    """Run the benchmarks, which come with the repository and not with the package."""
+    if not Path("benchmarks", "__main__.py").is_file():
+        raise ValueError("there is no folder benchmarks here; run this at the top of a copy of the repository.")
+    command = [sys.executable, "-m", "benchmarks", *modules, *(["--quick"] if quick else [])]
+    return subprocess.run(command, check=False).returncode
+
+
+def info_command(console: Console) -> None:
+    """Print versions, devices, the default precision, and which optional packages are installed."""
+    optional = {
+        "orbax.checkpoint": "checkpoints",
+        "pyarrow": "Parquet tables",
+        "tensorboardX": "curves for TensorBoard",
+        "matplotlib": "reports",
+        "sklearn": "digits",
+    }
+    facts = {
+        **environment(),
+        "devices": ", ".join(str(device) for device in jax.devices()),
+        "x64": f"{'on' if jnp.zeros(()).dtype == jnp.float64 else 'off'} by default; switched on by jaxgeo train, but "
+        "for --precision float32",
+    }
+    for package, use in optional.items():
+        facts[package.partition(".")[0]] = ("installed" if _is_installed(package) else "not installed") + f" ({use})"
+    for name, value in facts.items():
+        console.print(f"[bold]{name:>12}[/]  ", end="")
+        console.print(value, markup=False, highlight=False)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        # That of a package's parent.
+        return False

@@ -1,0 +1,58 @@
+"""What there is to learn: training and held-out rows, and how they relate to the user's numbers."""
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxgeo.fitting.scaling import Scaling
+
+
+class Kind(enum.Enum):
+    """What the target is."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set to train on.
+
+    - `name`: a short name, also that of the run's folder. `source`: where the rows come from, in words.
+    - `kind`: classification or regression.
+    - `train_inputs` (N, features), `train_targets` (N, Q): standardised; one-hot targets for classification.
+    - `test_inputs`, `test_targets`: the held-out rows, standardised by the training rows.
+    - `inputs`: the features. `outputs`: the target column, or the classes by name.
+    - `notes`: decisions that were made on the way, one sentence each.
+    """
+
+    name: str
+    source: str
+    kind: Kind
+    train_inputs: Float[np.ndarray, "N features"]
+    train_targets: Float[np.ndarray, "N Q"]
+    test_inputs: Float[np.ndarray, "M features"]
+    test_targets: Float[np.ndarray, "M Q"]
+    inputs: Scaling
+    outputs: Scaling
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """QN."""
+        return self.train_targets.size
+
+    @property
+    def baseline(self) -> float:
+        """What predicting without the inputs would score on the held-out rows.
+
+        For classification the accuracy of always answering the most frequent training class; for regression the
+        root mean square error of always answering the training mean, in the unit of the target.
+        """
+        if self.kind is Kind.CLASSIFICATION:
+            favourite = self.train_targets.sum(axis=0).argmax()
+            return float(np.mean(self.test_targets.argmax(axis=1) == favourite))
+        constant = self.train_targets.mean(axis=0)
+        return float(np.sqrt(np.mean((self.test_targets - constant) ** 2)) * self.outputs.scale[0])

@@ -1,0 +1,149 @@
+"""The figures of a report, as SVG text."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxgeo.app.report.words import BASELINES, axis
+from jaxgeo.app.runs.monitor import kept_row
+
+INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
+
+Summary = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+STYLE = {
+    "svg.fonttype": "path",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+def cost_figure(summary: Summary, rows: Rows) -> str | None:
+    """The cost; along a flow with its law, and how far it is off."""
+    if not rows:
+        return None
+    name, label = axis(rows)
+
+    def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots()
+        axes.semilogy(_column(rows, name), _column(rows, "cost"), "-", color=FIRST, lw=1.2)
+        axes.set(xlabel=label, ylabel="cost C")
+
+    def draw_law(figure: Figure) -> None:
+        axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
+        top, bottom = axes
+        tau, cost = _column(rows, name), _column(rows, "cost")
+        end = max(tau[-1], (summary["predicted_stopping_time"] or 0.0) / summary["N"]) or 1.0
+        line = np.linspace(0, end, 200)
+        top.semilogy(
+            line, summary["cost0"] * np.exp(-2 * line), color=SECOND, lw=5, alpha=0.35, label="law e$^{-2s/N}$ C(0)"
+        )
+        top.semilogy(tau, cost, "o-", color=FIRST, ms=4, lw=1.2, label="cost")
+        if summary["predicted_stopping_time"] is not None:
+            top.axvline(summary["predicted_stopping_time"] / summary["N"], color=FAINT, ls="--", label="predicted stop")
+        top.set_ylabel("cost C")
+        top.legend()
+        # Zero has no place on a logarithmic axis; the first moment is on the law by definition.
+        bottom.semilogy(
+            tau[1:], np.maximum(np.abs(_column(rows, "deviation")[1:]), 1e-16), "o-", color=FIRST, ms=3, lw=1
+        )
+        bottom.set(xlabel=label, ylabel="|C/law − 1|")
+
+    return _svg("cost", draw if name == "step" else draw_law, height=4.4)
+
+
+def spectrum_figure(summary: Summary, rows: Rows) -> str | None:
+    """Eigenvalues of DDᵀ at start and end."""
+    if summary["spectrum_start"] is None:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots()
+        for name, color in (("start", SECOND), ("end", FIRST)):
+            values = summary[f"spectrum_{name}"]
+            if values is not None:
+                positive = np.array([value for value in values if value > 0])
+                axes.semilogy(np.arange(1, len(positive) + 1), positive, color=color, lw=1.8, label=f"at the {name}")
+        axes.set(xlabel="number, largest first", ylabel="eigenvalue of DDᵀ")
+        axes.legend()
+
+    return _svg("spectrum", draw)
+
+
+def score_figure(summary: Summary, rows: Rows) -> str | None:
+    """Accuracy or error on training and held-out rows."""
+    if not rows:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots()
+        score = "accuracy" if summary["kind"] == "classification" else "rmse"
+        name, label = axis(rows)
+        tau = _column(rows, name)
+        axes.plot(tau, _column(rows, f"train_{score}"), "o-", color=SECOND, ms=3, label="training rows")
+        axes.plot(tau, _column(rows, f"test_{score}"), "o-", color=FIRST, ms=3, label="held-out rows")
+        axes.axhline(summary["baseline"], color=FAINT, ls="--", label=BASELINES[summary["kind"]])
+        if kept_row(rows) is not rows[-1]:
+            axes.axvline(kept_row(rows)[name], color=FAINT, ls=":", label="kept")
+        axes.set(xlabel=label, ylabel="accuracy" if score == "accuracy" else "root mean square error")
+        axes.set_ylim(0, 1.03 if score == "accuracy" else None)
+        axes.legend()
+
+    return _svg("score", draw)
+
+
+def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> str:
+    """The costs and held-out scores of several methods over the seconds they took."""
+
+    def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots(2, 1, sharex=True)
+        colors = (FIRST, SECOND, "#2e7d32", "#7b3fa0", INK)
+        for (name, rows), color in zip(curves.items(), colors, strict=False):
+            seconds = _column(rows, "seconds")
+            axes[0].semilogy(seconds, _column(rows, "cost"), ".-", color=color, ms=4, lw=1.2, label=name)
+            axes[1].plot(seconds, _column(rows, score), ".-", color=color, ms=4, lw=1.2)
+        axes[1].axhline(baseline, color=FAINT, ls="--")
+        axes[0].set_ylabel("cost C")
+        axes[0].legend()
+        kind = "accuracy" if score == "test_accuracy" else "root mean square error"
+        axes[1].set(xlabel="seconds, compilation included", ylabel=f"held-out {kind}")
+
+    return alone(_svg("comparison", draw, height=5.6))
+
+
+FIGURES: dict[str, tuple[str, Callable[[Summary, Rows], str | None]]] = {
+    "cost": ("The cost", cost_figure),
+    "score": ("Training and held-out rows", score_figure),
+    "spectrum": ("The spectrum of DDᵀ", spectrum_figure),
+}
+
+
+def _column(rows: Rows, name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows])
+
+
+def alone(svg: str) -> str:
+    """A figure as a file of its own: on white, and no wider than what shows it."""
+    return svg.replace("<svg", '<svg style="background:#fff;max-width:100%;height:auto"', 1)
+
+
+def _svg(salt: str, draw: Callable[[Figure], None], height: float = 3.4) -> str:
+    # A salt of its own keeps the ids of one figure apart from those of the next on the same page.
+    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(5.0, height), layout="constrained")
+        draw(figure)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,117 @@
+"""One self-contained HTML page about a run, made from its folder alone."""
+
+import html
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from jaxgeo.app.report.figures import FAINT, FIGURES, FIRST, INK, SECOND, alone
+from jaxgeo.app.report.words import BASELINES, ENDINGS, step_table
+from jaxgeo.app.runs import Run, load
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.app.runs.monitor import kept_row, plain
+
+
+def write_report(path: Path | str) -> Path:
+    """Write `report.html` and `figures/*.svg` into the folder of a run; returns the page's path.
+
+    **Raises:** `ValueError` if the folder is not that of a run.
+    """
+    run = load(path)
+    folder = RunFolder(run.path)
+    sections = []
+    for name, (title, figure) in FIGURES.items():
+        svg = figure(run.summary, run.metrics)
+        if svg is not None:
+            folder.write_text(f"figures/{name}.svg", alone(svg))
+            sections.append(f'<section class="card"><h2>{title}</h2>{_inline(svg, title)}</section>')
+    folder.write_text("report.html", render(run, sections))
+    return run.path / "report.html"
+
+
+def render(run: Run, figures: list[str]) -> str:
+    """The page as text."""
+    summary = run.summary
+    template = Template(resources.files("jaxgeo.app.report").joinpath("template.html").read_text(encoding="utf-8"))
+    warnings = "".join(f"<li>{html.escape(text)}</li>" for text in summary["warnings"])
+    return template.substitute(
+        title=html.escape(f"jaxgeo: {summary['name']}"),
+        name=html.escape(summary["name"]),
+        lead=html.escape(lead(summary)),
+        tiles="".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
+        warnings=f'<section class="card notes"><h2>To note</h2><ul>{warnings}</ul></section>' if warnings else "",
+        figures="".join(figures),
+        **dict(zip(("header", "steps"), _steps(run.metrics), strict=True)),
+        trained=_pairs({"data": summary["source"], "network": "-".join(map(str, run.model.sizes)), **_settings(run)}),
+        environment=_pairs(summary["environment"]),
+        folder=html.escape(json.dumps(run.path.as_posix(), ensure_ascii=False)),
+    )
+
+
+def lead(summary: dict[str, Any]) -> str:
+    """What happened, in one sentence or two."""
+    text = (
+        f"{ENDINGS[summary['outcome']].capitalize()}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in "
+        f"{summary['steps']} steps and {summary['seconds']:.0f} seconds."
+    )
+    if summary["predicted_stopping_time"] is not None and summary["outcome"] == "reached":
+        off = abs(summary["stopping_time"] / summary["predicted_stopping_time"] - 1)
+        text += (
+            f" It stopped at s = {summary['stopping_time']:.6g}; predicted before it began: "
+            f"{summary['predicted_stopping_time']:.6g} (off by {off:.1e}, relative)."
+        )
+    return text
+
+
+def tiles(run: Run) -> dict[str, str]:
+    """The figures of merit, as text."""
+    summary, last = run.summary, kept_row(run.metrics) if run.metrics else {}
+    shown = {"N": str(summary["N"]), "QN": str(summary["QN"]), "K": str(summary["K"])}
+    if summary["rank"] is not None:
+        shown |= {"rank(D)": str(summary["rank"]), "cond(DDᵀ)": f"{summary['condition']:.3g}"}
+    if summary["predicted_stopping_time"] is not None:
+        shown["largest |C/law − 1|"] = f"{summary['largest_deviation']:.1e}"
+    for name, label in (("train", "training"), ("test", "held-out")):
+        if f"{name}_accuracy" in last:
+            shown[f"{label} accuracy"] = f"{last[f'{name}_accuracy']:.1%}"
+        if f"{name}_rmse" in last:
+            shown[f"{label} error"] = plain(last[f"{name}_rmse"])
+    score = f"{summary['baseline']:.1%}" if summary["kind"] == "classification" else plain(summary["baseline"])
+    return shown | {BASELINES[summary["kind"]]: score}
+
+
+def _settings(run: Run) -> dict[str, str]:
+    config = run.config
+    optional = {
+        "learning rate": config.learning_rate,
+        "batch size": config.batch_size,
+        "patience": config.patience,
+        "step tolerance": config.rtol,
+    }
+    return {
+        **({"optimizer": config.optimizer} if config.optimizer else {"flow": config.flow}),
+        "tolerance": f"{config.tol:g} of C(0)",
+        **{name: f"{value:g}" for name, value in optional.items() if value is not None},
+        "precision": config.precision,
+        "seed": str(config.seed),
+        "held-out rows": str(run.summary["test_rows"]),
+    }
+
+
+def _steps(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    header, cells = step_table(rows)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}' for cell in row)}</tr>" for row in cells)
+    return "".join(f"<th>{name}</th>" for name in header), body
+
+
+def _pairs(pairs: dict[str, str]) -> str:
+    return "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in pairs.items())
+
+
+def _inline(svg: str, title: str) -> str:
+    """A figure whose colours are the page's, in light and dark."""
+    for color, name in ((INK, "ink"), (FIRST, "first"), (SECOND, "second"), (FAINT, "faint")):
+        svg = svg.replace(color, f"var(--{name})")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)

@@ -1,0 +1,103 @@
+"""All that is known before a run begins: network, problem, rank of D and stopping time."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgeo import theory
+from jaxgeo.app.data import Task
+from jaxgeo.app.runs.config import Config
+from jaxgeo.equations import Network
+from jaxgeo.fitting.methods import Method, flow_named, optimizer_named
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.geometry import RankReport, rank_report
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem, supervised
+
+# Entries of D beyond which its singular values are not worth the wait.
+MOST_ENTRIES = 30_000_000
+# cond(DDᵀ) from which on, along the way, a Cholesky factor may not do.
+SLOW_CONDITION = 1e-3 / float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that is known before a run begins.
+
+    `stopping_time` is s_ε of (2.18), None where the cost does not follow the law; `report` is None where D is
+    too large for its spectrum to be computed. `validation` is what patience judges by.
+    """
+
+    task: Task
+    config: Config
+    network: Network
+    problem: Problem
+    params: Params
+    method: Method
+    validation: tuple[np.ndarray, np.ndarray] | None
+    num_rows: int
+    num_params: int
+    cost0: float
+    stopping_time: float | None
+    report: RankReport | None
+
+    @property
+    def has_slow_steps(self) -> bool:
+        """Whether a flow has to go through a D that is too ill-conditioned for a Cholesky factor."""
+        return isinstance(self.method, AbstractFlow) and bool(self.report and self.report.condition > SLOW_CONDITION)
+
+
+def prepare(task: Task, config: Config) -> Setup:
+    """Build network and problem, and find the rank of D and the stopping time.
+
+    Paper: (2.1), (2.18)
+
+    **Raises:** `ValueError` if the flow or optimizer has no such name, or takes no such option; if rank(D) is too small
+    for the flow, or K does not suit it.
+    """
+    method = optimizer_named(config.optimizer, config.learning_rate) if config.optimizer else flow_named(config.flow)
+    flow = method if isinstance(method, AbstractFlow) else None
+    validation = None
+    if config.patience is not None:
+        task, validation = _split(task)
+    dtype = jnp.float64 if config.precision == "float64" else jnp.float32
+    sizes = (task.train_inputs.shape[1], *config.hidden, task.train_targets.shape[1])
+    network = Network(sizes, dtype, key=jax.random.key(config.seed))
+    problem, params = supervised(network, task.train_inputs, jnp.asarray(task.train_targets, dtype))
+    rows, size = problem.num_rows(params), problem.num_params(params)
+    required = None if flow is None else flow.required_rank(rows, size)
+    cost0 = float(problem.cost(params))
+    report = rank_report(problem, params) if rows * size <= MOST_ENTRIES else None
+    if report is not None and required is not None and report.rank < required:
+        doubled = len(task.train_inputs) - len(np.unique(task.train_inputs, axis=0))
+        cause = f"; {doubled} of the training rows repeat the inputs of another" if doubled else ""
+        raise ValueError(
+            f"rank(D) is {report.rank}, but this flow needs {required} (QN={rows}, K={size}){cause}. "
+            "Use `RankAdaptiveFlow`, remove repeated rows, or train on fewer samples."
+        )
+    follows = flow is not None and flow.follows_law(rows, size)
+    stop = float(theory.stopping_time(cost0, config.tol * cost0, problem.num_samples)) if follows else None
+    setup = Setup(task, config, network, problem, params, method, validation, rows, size, cost0, stop, report)
+    if report is None or not setup.has_slow_steps:
+        return setup
+    note = (
+        f"cond(DDᵀ) = {report.condition:.1e} is close to what float64 resolves: steps that go through the singular "
+        "values of D instead are many times slower. Fewer --samples help, or --optimizer levenberg-marquardt."
+    )
+    return dataclasses.replace(setup, task=dataclasses.replace(task, notes=(*task.notes, note)))
+
+
+def _split(task: Task) -> tuple[Task, tuple[np.ndarray, np.ndarray]]:
+    """Half of the held-out rows to judge by when to stop, so that the score of the others stays an honest one."""
+    half = len(task.test_inputs) // 2
+    if half == 0:
+        raise ValueError("--patience judges by half of the held-out rows, and there are fewer than 2; raise "
+                         "--test-fraction.")  # fmt: skip
+    note = f"Half of the held-out rows, {half}, were used to decide when to stop; the scores are those of the others."
+    rest = dataclasses.replace(
+        task, test_inputs=task.test_inputs[half:], test_targets=task.test_targets[half:], notes=(*task.notes, note)
+    )
+    return rest, (task.test_inputs[:half], task.test_targets[:half])

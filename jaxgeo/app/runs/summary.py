@@ -1,0 +1,112 @@
+"""What a run found, in numbers and in words."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgeo.app.runs.monitor import kept_row, moment, plain
+from jaxgeo.app.runs.setup import Setup
+from jaxgeo.fitting.drivers import Outcome
+from jaxgeo.fitting.loop import Fit
+from jaxgeo.geometry import RankReport
+
+
+def summary_of(
+    setup: Setup, notes: Sequence[str], found: Fit | None, rows: list[dict[str, Any]], end: RankReport | None
+) -> dict[str, Any]:
+    """What a run found; before it has ended, what there is if it never does."""
+    start, task = setup.report, setup.task
+    outcome, message = (Outcome.INTERRUPTED, "") if found is None else (found.outcome, found.message)
+    return {
+        "name": task.name,
+        "source": task.source,
+        "kind": task.kind.value,
+        "outcome": outcome.value,
+        "message": message,
+        "N": setup.problem.num_samples,
+        "QN": setup.num_rows,
+        "K": setup.num_params,
+        "test_rows": len(task.test_inputs),
+        "rank": None if start is None else start.rank,
+        "condition": None if start is None else start.condition,
+        "spectrum_start": None if start is None else start.eigenvalues.tolist(),
+        "spectrum_end": None if end is None else end.eigenvalues.tolist(),
+        "cost0": setup.cost0,
+        "cost": rows[-1]["cost"] if rows else setup.cost0,
+        "predicted_stopping_time": setup.stopping_time,
+        "stopping_time": 0.0 if found is None else found.s,
+        "largest_deviation": max((abs(row["deviation"]) for row in rows if "deviation" in row), default=0.0),
+        "steps": 0 if found is None else found.steps,
+        "seconds": 0.0 if found is None else found.seconds,
+        "baseline": task.baseline,
+        "notes": list(notes),
+        "warnings": [*notes, *_warnings(setup, outcome, message, rows)],
+        "environment": environment(),
+    }
+
+
+def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str, Any]]) -> list[str]:
+    """What the reader of the report should know, in words."""
+    found = []
+    eps = float(np.finfo(setup.config.precision).eps)
+    if outcome is Outcome.INTERRUPTED:
+        found.append("The run was interrupted; what is kept is its state after the last finished part.")
+    if outcome is Outcome.MAX_STEPS:
+        found.append(f"Stopped after {setup.config.max_steps} steps, before the tolerance; --max-steps allows more.")
+    if outcome is Outcome.STALLED and not message:
+        found.append("The cost ceased to fall above the tolerance: a critical point. A larger network may go further.")
+    if outcome is Outcome.FAILED:
+        found.append(f"The training failed: {message}")
+    elif message:
+        found.append(message)
+    if outcome is Outcome.EARLY:
+        found.append(f"Stopped after {setup.config.patience} parts without a new minimum of the validation cost.")
+    if rows and kept_row(rows) is not rows[-1]:
+        found.append(
+            f"The network that is kept, and scored, is that at {moment(kept_row(rows))}, where the validation cost was "
+            "smallest."
+        )
+    if setup.num_params < setup.num_rows:
+        found.append(
+            f"Underparametrized: K={setup.num_params} < QN={setup.num_rows}. The cost ends at a positive value and the "
+            "stopping time is not known beforehand; a larger --hidden or fewer --samples changes that."
+        )
+    if setup.report is None:
+        found.append("D is too large here for its rank and spectrum to be computed.")
+    elif setup.report.condition > 1e-2 / eps and not setup.has_slow_steps:
+        found.append(
+            f"cond(DDᵀ) = {setup.report.condition:.1e} is close to what {setup.config.precision} can resolve; "
+            "fewer samples or --flow rank-adaptive help if steps become tiny."
+        )
+    if setup.stopping_time is not None and rows:
+        worst = max(abs(row["deviation"]) for row in rows)
+        if worst > 0.01:
+            found.append(f"The cost left its law by up to {worst:.1%}; a smaller --rtol keeps it closer.")
+    score = [row["test_rmse"] for row in rows if "test_rmse" in row]
+    if setup.validation is None and score and score[-1] > 1.05 * min(score):
+        best = rows[score.index(min(score))]
+        found.append(
+            f"The held-out error was smallest, {plain(min(score))}, at {moment(best)}, and is "
+            f"{plain(score[-1])} at the end: the network has begun to fit noise. "
+            f"--tol {best['cost'] / setup.cost0:.1g} stops there."
+        )
+    if len(setup.task.test_inputs) < 30:
+        found.append(f"Only {len(setup.task.test_inputs)} rows are held out: their score is a rough estimate.")
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Versions and devices."""
+    names = ("jaxgeo", "jax", "equinox", "diffrax", "lineax", "numpy")
+    return {
+        "Python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+        "device": ", ".join(sorted({device.device_kind for device in jax.devices()})),
+        "CPU cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }

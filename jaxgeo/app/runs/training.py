@@ -1,0 +1,93 @@
+"""A run from beginning to end, kept in its folder."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.app.runs.monitor import Monitor
+from jaxgeo.app.runs.setup import Setup
+from jaxgeo.app.runs.summary import summary_of
+from jaxgeo.equations import Network
+from jaxgeo.fitting.arrays import fit
+from jaxgeo.fitting.interrupt import Interruptible
+from jaxgeo.fitting.loop import Progress
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.geometry import rank_report
+
+
+def train(
+    setup: Setup,
+    folder: RunFolder,
+    *,
+    progress: Callable[[Progress], None],
+    interruptible: Interruptible,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train by `jaxgeo.fit` and keep the run in `folder`, with all that `load` needs to read it back at any time.
+
+    Ctrl-C ends the run after the part at hand; a second one at once, with the state before that part.
+
+    **Arguments:**
+
+    - `progress`: as for `jaxgeo.fit`.
+    - `resume`: go on with what is kept in `folder`.
+
+    **Returns:** the summary, which is in the folder as `summary.json` as well.
+    """
+    config, task = setup.config, setup.task
+    # The settings of a run that is gone on with hold what was chosen for it; why, was noted when it began.
+    before: list[str] = folder.read_summary().get("notes", []) if resume else []
+    notes = [*before, *(note for note in task.notes if note not in before)]
+    if not (resume and (folder.path / "summary.json").exists()):
+        folder.save_settings(config, task, setup.network.sizes)
+        folder.save_parameters(setup.network)
+        folder.save_metrics([])
+        folder.save_summary(summary_of(setup, notes, None, [], None))
+    dtype = setup.network.layers[0].weight.dtype
+    found = fit(
+        setup.network,
+        task.train_inputs,
+        jnp.asarray(task.train_targets, dtype),
+        method=setup.method,
+        tol=config.tol,
+        rtol=config.rtol if isinstance(setup.method, AbstractFlow) else None,
+        max_steps=config.max_steps,
+        batch_size=config.batch_size,
+        record_every=config.record_every,
+        seed=config.seed,
+        validation=setup.validation,
+        patience=config.patience,
+        record=Monitor(task, setup.network),
+        progress=progress,
+        callbacks=[_KeepParameters(folder, config.keep_every)],
+        folder=folder.path,
+        resume=resume,
+        keep_every=config.keep_every,
+        rank_check=setup.report is None,
+        interruptible=interruptible,
+    )
+    folder.save_parameters(found.model)
+    end = None
+    if setup.report is not None and not interruptible.interrupted:
+        params, _ = setup.problem.partition(found.model)
+        with contextlib.suppress(KeyboardInterrupt):
+            end = interruptible.run(lambda: rank_report(setup.problem, params))
+    summary = summary_of(setup, notes, found, found.rows, end)
+    folder.save_summary(summary)
+    return summary
+
+
+class _KeepParameters:
+    """Writes the network of a run that is going on, so that it can be loaded whatever happens."""
+
+    def __init__(self, folder: RunFolder, every: float):
+        self.folder, self.every, self.last = folder, every, -math.inf
+
+    def __call__(self, progress: Progress, network: Network) -> None:
+        if progress.seconds - self.last >= self.every:
+            self.folder.save_parameters(network)
+            self.last = progress.seconds

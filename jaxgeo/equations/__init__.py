@@ -1,0 +1,19 @@
+"""Differential equations with known solutions, the derivatives in their residuals, and the network for them."""
+
+from jaxgeo._names import show_public_names as _show_public_names
+from jaxgeo.equations.derivatives import divergence as divergence, gradient as gradient, laplacian as laplacian
+from jaxgeo.equations.network import Network as Network, choose_hidden as choose_hidden
+from jaxgeo.equations.ready import (
+    Equation as Equation,
+    burgers_1d as burgers_1d,
+    harmonic_10d as harmonic_10d,
+    heat_1d as heat_1d,
+    heat_4d as heat_4d,
+    helmholtz_2d as helmholtz_2d,
+    log_fokker_planck_9d as log_fokker_planck_9d,
+    poisson_2d as poisson_2d,
+    poisson_5d as poisson_5d,
+    poisson_100d as poisson_100d,
+)
+
+_show_public_names(globals())

@@ -1,0 +1,13 @@
+"""`jaxgeo.fit`: a network trained on arrays by any flow or optimizer, and what a part, an epoch and a checkpoint are.
+
+The package has not the name of its function, so that `jaxgeo.fit` is that function and nothing else.
+"""
+
+from jaxgeo._names import show_public_names as _show_public_names
+from jaxgeo.fitting.arrays import fit as fit
+from jaxgeo.fitting.drivers import Outcome as Outcome
+from jaxgeo.fitting.interrupt import Interruptible as Interruptible
+from jaxgeo.fitting.loop import Fit as Fit, Progress as Progress
+from jaxgeo.fitting.scaling import Scaling as Scaling
+
+_show_public_names(globals())

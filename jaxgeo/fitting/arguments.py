@@ -1,0 +1,121 @@
+"""What `fit` was passed, looked at before anything is made of it."""
+
+import math
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optax
+from jaxtyping import Array
+
+from jaxgeo._checks import check_count, check_flag, check_function, check_kind, check_number
+from jaxgeo.costs import AbstractCost, SumOfSquares
+from jaxgeo.fitting.interrupt import Interruptible
+from jaxgeo.fitting.methods import Method, method_named
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.optim.source import check_maker
+
+# The largest number below 1.
+BELOW_ONE = math.nextafter(1.0, 0.0)
+
+
+def check_numbers(
+    *,
+    tol: Any,
+    keep_every: Any,
+    seed: Any,
+    max_steps: Any,
+    optional: dict[str, Any],
+    flags: dict[str, Any],
+) -> None:
+    """`ValueError` that names the argument if one is no such number, or out of range."""
+    try:
+        check_number("tol", tol, least=0, most=BELOW_ONE)
+    except ValueError:
+        raise ValueError(
+            f"`tol` is relative to the cost at the start, so it must be a number in [0, 1); got {tol!r}."
+        ) from None
+    check_number("keep_every", keep_every, least=0)
+    check_count("seed", seed, least=0)
+    check_count("max_steps", max_steps)
+    for name, count in optional.items():
+        if count is not None:
+            check_count(name, count)
+    for name, flag in flags.items():
+        check_flag(name, flag)
+
+
+def check_functions(
+    *, record: Any, progress: Any, callbacks: Any, interruptible: Any
+) -> tuple[Callable[..., bool | None], ...]:
+    """The callbacks, of any sequence; `ValueError` that names the argument if one is no such function."""
+    for name, function in (("record", record), ("progress", progress)):
+        if function is not None:
+            check_function(name, function)
+    try:
+        found = tuple(callbacks)
+    except TypeError:
+        raise ValueError(
+            f"`callbacks` must be a list of functions, also where there is one; got {callbacks!r}."
+        ) from None
+    for index, callback in enumerate(found):
+        check_function(f"callbacks[{index}]", callback)
+    if interruptible is not None:
+        check_kind("interruptible", interruptible, Interruptible, "a `jaxgeo.fitting.Interruptible` or None")
+    return found
+
+
+def read_method(method: Any) -> Method:
+    """The flow or optimizer that is meant; `ValueError` if it is none."""
+    if isinstance(method, str):
+        return method_named(method)
+    if isinstance(method, AbstractFlow | optax.GradientTransformation):
+        return method
+    raise ValueError(
+        '`method` must be a name such as "adapted" or "adam", a flow such as `jaxgeo.AdaptedFlow()`, or an optax '
+        f"transformation such as `optax.adam(1e-3)`; got {method!r}."
+    )
+
+
+def make_cost(cost: Any, targets: Array) -> AbstractCost:
+    """The cost of these targets; an error that names `cost` if it makes none."""
+    check_maker(cost)
+    if cost is SumOfSquares:
+        raise ValueError("`cost` must be made of targets, and `SumOfSquares` has none; pass `jaxgeo.L2`.")
+    try:
+        made = cost(targets)
+    except TypeError as error:
+        raise TypeError(
+            f"`cost` cannot be called with the targets alone ({error}); pass `lambda targets: …` for a cost with more "
+            "arguments."
+        ) from error
+    if not isinstance(made, AbstractCost):
+        raise ValueError(f"`cost` must make a cost of the targets, such as `jaxgeo.L2(targets)`; got {made!r}.")
+    return made
+
+
+def read_pair(validation: Any) -> tuple[Any, Any]:
+    """Held-out inputs and targets; `ValueError` if it is no pair."""
+    if not isinstance(validation, Sequence) or isinstance(validation, str) or len(validation) != 2:
+        raise ValueError(f"`validation` must be a pair, (inputs, targets); got {type(validation).__name__}"
+                         f"{f' of {len(validation)}' if isinstance(validation, tuple | list) else ''}.")  # fmt: skip
+    return validation[0], validation[1]
+
+
+def read_folder(folder: Any) -> Path:
+    """The folder that is meant; `ValueError` if it is no path, or that of a file."""
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise ValueError(f"`folder` must be the path of a folder, such as runs/first; got {folder!r}.")
+    path = Path(folder)
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return path
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"cannot write to the `folder` {str(path)!r} ({reason}); choose another.") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise ValueError(f"`folder` is {path}, which is a file; pass the path of a folder, which may be a new one.")
+    return path

@@ -1,0 +1,189 @@
+"""The last two states of a run, kept by orbax: each whole or not there, and checked when it is read back."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxgeo.fitting.files import cannot_write
+
+# Bytes that a checkpoint needs beside its arrays, with a margin.
+SPARE = 1_000_000
+
+
+class Checkpoints:
+    """States of a run in a folder, as arrays and JSON; nothing is pickled.
+
+    A state that is damaged, by its digest or because it cannot be read, is passed over for the one before it.
+
+    **Raises:** `ModuleNotFoundError` without orbax; `ValueError` if the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            import orbax.checkpoint as ocp
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                'checkpoints are kept by orbax, which is not installed; run: pip install "jaxgeo[cli]", or train '
+                "without a folder.",
+                name=error.name,
+            ) from error
+        # What it has to say on a save is said by the errors raised here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self.folder = folder
+        self.orbax: Any = ocp
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        try:
+            self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+    @property
+    def numbers(self) -> list[int]:
+        """Those of the states that are kept, oldest first."""
+        return sorted(self.manager.all_steps())
+
+    def save(self, state: PyTree, facts: dict[str, Any]) -> None:
+        """Keep the arrays of `state`, and `facts`, which must be JSON.
+
+        **Raises:** `ValueError` if they cannot be written; the states before are whole then.
+        """
+        arrays = _arrays(state)
+        described = {"leaves": describe(state), "facts": facts}
+        digest = _digest(arrays, described)
+        # Seen beforehand, a full disk is one error; met by TensorStore's threads it is a page of tracebacks.
+        if shutil.disk_usage(self.folder).free < 2 * sum(array.nbytes for array in arrays.values()) + SPARE:
+            raise cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        save = self.orbax.args
+        number = self.numbers[-1] + 1 if self.numbers else 0
+        try:
+            self.manager.save(
+                number,
+                args=save.Composite(
+                    arrays=save.StandardSave({name: a for name, a in arrays.items() if a.size}),
+                    facts=save.JsonSave({**described, "digest": digest}),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            # TensorStore reports a full disk by a ValueError of its own, and orbax wraps others.
+            raise cannot_write(self.folder, error) from error
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """The newest state that is whole, in the form of `like`, and its facts; None where none was kept.
+
+        **Raises:** `ValueError` with the differences if the state is that of another network or method, and if all
+        that is there is damaged.
+        """
+        damaged = []
+        for number in reversed(self.numbers):
+            try:
+                facts = self._facts(number)
+            except Exception as error:  # Whatever a damaged file makes orbax raise.
+                damaged.append(_complaint(number, error))
+                continue
+            if differences := compare(facts["leaves"], describe(like)):
+                raise ValueError(
+                    f"the checkpoint in {self.folder} is of another network or method: {'; '.join(differences)}. "
+                    "Build the network and choose the method as they were, or begin a new run in another folder."
+                )
+            try:
+                arrays = self._read(number, _arrays(like))
+                if _digest(arrays, {name: facts[name] for name in ("leaves", "facts")}) != facts["digest"]:
+                    raise ValueError("its digest is not that of its contents")
+            except Exception as error:  # As above.
+                damaged.append(_complaint(number, error))
+                continue
+            for complaint in damaged:
+                warnings.warn(f"{complaint}; going on from checkpoint {number}.", stacklevel=3)
+            for other in self.numbers:
+                if other > number:
+                    self.manager.delete(other)
+            return _in_form_of(like, arrays), facts["facts"]
+        if damaged:
+            raise ValueError(f"no checkpoint in {self.folder} can be read: {'; '.join(damaged)}. Train it again.")
+        return None
+
+    def _facts(self, number: int) -> dict[str, Any]:
+        restore = self.orbax.args
+        facts = self.manager.restore(number, args=restore.Composite(facts=restore.JsonRestore()))["facts"]
+        if set(facts) != {"leaves", "facts", "digest"}:
+            raise ValueError("its description is incomplete")
+        return facts
+
+    def _read(self, number: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        restore = self.orbax.args
+        target = {name: a for name, a in like.items() if a.size}
+        found = self.manager.restore(number, args=restore.Composite(arrays=restore.StandardRestore(target)))["arrays"]
+        return {name: np.asarray(found[name]) if a.size else a for name, a in like.items()}
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.manager.close()
+
+
+def describe(state: PyTree) -> dict[str, str]:
+    """Shape and dtype of each array, by its place: {"[0].layers[0].weight": "float64 (8, 2)"}."""
+    return {
+        jax.tree_util.keystr(path) or "the array": f"{leaf.dtype} {tuple(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(state, _is_stored))
+    }
+
+
+def compare(kept: dict[str, str], wanted: dict[str, str], most: int = 6) -> list[str]:
+    """In words, what differs between two descriptions; the first `most` differences."""
+    places = [name for name in {**kept, **wanted} if kept.get(name) != wanted.get(name)]
+    lines = [f"{name} is {kept.get(name, 'absent')} there and {wanted.get(name, 'absent')} here" for name in places]
+    return lines[:most] + ([f"and {len(lines) - most} more differ"] if len(lines) > most else [])
+
+
+def _complaint(number: int, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return f"checkpoint {number} is damaged ({reason[:120]}{'…' if len(reason) > 120 else ''})"
+
+
+def _is_stored(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _is_key(leaf: Any) -> bool:
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _arrays(state: PyTree) -> dict[str, np.ndarray]:
+    leaves = jax.tree.leaves(eqx.filter(state, _is_stored))
+    raw = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+    return {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(raw)}
+
+
+def _in_form_of(like: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
+    dynamic, static = eqx.partition(like, _is_stored)
+    leaves, structure = jax.tree.flatten(dynamic)
+
+    def form(leaf: Any, value: np.ndarray) -> Any:
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
+        return jnp.asarray(value) if isinstance(leaf, jax.Array) else value
+
+    formed = [form(leaf, value) for leaf, value in zip(leaves, arrays.values(), strict=True)]
+    return eqx.combine(jax.tree.unflatten(structure, formed), static)
+
+
+def _digest(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> str:
+    total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for array in arrays.values():
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,321 @@
+"""A flow or an optimizer, advanced part by part, so that a run can be watched, kept and left between two parts."""
+
+import enum
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.integrate import RESULTS, solve_flow
+from jaxgeo.linalg.gram.certificate import FAULT
+from jaxgeo.linalg.solvers.base import CONTRADICTED
+from jaxgeo.optim.source import CostOfTargets
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
+
+# Attempted steps of a part. Starting anew costs one velocity of the six that a step of Tsit5 costs.
+STEPS = 6
+# What a row has of itself, which is not for `record` to give.
+COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost")
+
+Record = Callable[[Float[Array, ""], Params, Problem], dict[str, Array]]
+Row = dict[str, float | int]
+
+
+class Outcome(enum.Enum):
+    """How a run ended."""
+
+    REACHED = "reached"
+    STALLED = "stalled"
+    MAX_STEPS = "max_steps"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    EARLY = "early"
+    STOPPED = "stopped"
+
+
+class State(NamedTuple):
+    """All that a run goes on from, to the last bit.
+
+    - `params`: θ. `steps`: attempted steps of a flow, or updates, so far.
+    - `s`: flow time, 0 for an optimizer. `method`: the next step size of a flow, or the state of an optimizer.
+    """
+
+    params: Params
+    steps: np.ndarray
+    s: np.ndarray
+    method: PyTree
+
+
+@dataclass(frozen=True)
+class Part:
+    """The state after a part, what was recorded in it, and how the run ended, None while it goes on.
+
+    `message` says why it failed, or where the orbit of a flow left its law.
+    """
+
+    state: State
+    rows: list[Row]
+    outcome: Outcome | None
+    message: str = ""
+
+
+class FlowDriver:
+    """Integrates a flow until the cost is `cost_tol`, a few steps a part. One compilation serves all parts.
+
+    Each part starts with the last step size of the one before it, so that the steps are those of an integration
+    in one go, but for the memory of the step-size controller. The first step of the run is recorded with s = 0;
+    later parts leave out their first moment, which ended the part before.
+
+    **Arguments:**
+
+    - `record`: as for `jaxgeo.solve_flow`.
+    - `listen`: called as `listen(s, cost)` at each accepted step, from within the compiled integration.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        flow: AbstractFlow,
+        *,
+        cost_tol: float,
+        rtol: float | None,
+        record: Record | None,
+        listen: Callable[..., None] | None,
+        rank_check: bool,
+    ):
+        self.problem, self.flow, self.cost_tol, self.rtol = problem, flow, cost_tol, rtol
+        self.observe = _Observe(record, listen)
+        self.rank_check = rank_check
+
+    def start(self, params: Params) -> State:
+        """The state before the first part."""
+        # The first step that `solve_flow` would choose along the adapted flow. Left to it, the parts that follow, which
+        # are given a step, would be compiled anew.
+        dt0 = np.asarray(0.01 * self.problem.num_samples)
+        return State(params, np.zeros((), np.int64), np.zeros(()), dt0)
+
+    def advance(self, state: State, most: int) -> Part:
+        """Up to `STEPS` attempted steps, not fewer near `most`, which is where the run ends.
+
+        **Raises:** `ValueError` as `jaxgeo.solve_flow` does.
+        """
+        first = int(state.steps) == 0
+        solution = solve_flow(
+            self.problem,
+            self.flow,
+            state.params,
+            s0=float(state.s),
+            cost_tol=self.cost_tol,
+            rtol=self.rtol,
+            record=self.observe,
+            max_steps=STEPS,
+            dt0=float(state.method),
+            rank_check=self.rank_check and first,
+            throw=False,
+        )
+        s, costs = np.asarray(solution.s), np.asarray(solution.costs)
+        steps = int(state.steps) + int(solution.stats["num_steps"])
+        outcome, message = None, ""
+        if bool(solution.result == RESULTS.successful):
+            outcome = Outcome.REACHED
+        elif bool(solution.result == RESULTS.stalled):
+            outcome = Outcome.STALLED
+        elif bool(solution.result == RESULTS.precision_reached):
+            outcome, message = Outcome.STALLED, solution.ending
+        elif bool(solution.result == RESULTS.left_law):
+            # What is asked for is the cost, which may be there all the same.
+            reached = float(solution.final_cost) <= (1 + 1e-6) * self.cost_tol
+            outcome, message = Outcome.REACHED if reached else None, solution.ending
+        elif not bool(
+            (solution.result == RESULTS.max_steps_reached) | (solution.result == RESULTS.cost_tol_not_reached)
+        ):
+            outcome, message = Outcome.FAILED, solution.ending
+        if outcome is None and steps >= most:
+            outcome = Outcome.MAX_STEPS
+        # A part in which no step was accepted had all its steps cut.
+        dt0 = float(s[-1] - s[-2]) if len(s) > 1 else 0.01 * float(state.method)
+        scores = {name: np.asarray(values) for name, values in solution.records.items()}
+        rows: list[Row] = [
+            {"s": float(s[i]), "cost": float(costs[i]), **{name: float(values[i]) for name, values in scores.items()}}
+            for i in range(0 if first else 1, len(s))
+        ]
+        after = State(solution.params, np.asarray(steps), np.asarray(float(s[-1])), np.asarray(dt0))
+        return Part(after, rows, outcome, message)
+
+
+class _Observe(eqx.Module):
+    record: Record | None
+    listen: Callable[..., None] | None = eqx.field(static=True)
+
+    def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Array]:
+        if self.listen is not None:
+            jax.debug.callback(self.listen, s, problem.cost(params))
+        return _scores(self.record, s, params, problem)
+
+
+def _scores(record: Record | None, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Array]:
+    """What `record` gives; `ValueError` that says so if these are no numbers by name, or names that rows have."""
+    if record is None:
+        return {}
+    found = record(s, params, problem)
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"`record` must return a dictionary of numbers by name; got {found!r}.")
+    for name, value in found.items():
+        if name in COLUMNS:
+            raise ValueError(f"`record` gives {name!r}, which each row has already; call it by another name.")
+        if not eqx.is_array_like(value) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
+            raise ValueError(f"`record` must give one real number for {name!r}; got {value!r}.")
+    return found
+
+
+class Batches(eqx.Module):
+    """The samples of a run, of which a batch is a problem of its own.
+
+    The batches of an epoch are the samples in an order drawn by `seed` and the number of the epoch alone, so that no
+    state of a generator need be kept; what is left over by whole batches sits the epoch out.
+    """
+
+    problem: Problem
+    targets: PyTree
+    cost: CostOfTargets
+    size: int | None = eqx.field(static=True)
+    seed: int = eqx.field(static=True)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return 1 if self.size is None else self.problem.num_samples // self.size
+
+    def order(self, first: int, count: int) -> Int[np.ndarray, "count size"] | None:
+        """Which samples the updates `first`, `first` + 1, … are made on; None for all of them."""
+        if self.size is None:
+            return None
+        rows = []
+        for epoch in range(first // self.per_epoch, (first + count - 1) // self.per_epoch + 1):
+            drawn = np.random.default_rng([self.seed, epoch]).permutation(self.problem.num_samples)
+            rows.append(drawn[: self.per_epoch * self.size].reshape(self.per_epoch, self.size))
+        skipped = first % self.per_epoch
+        return np.concatenate(rows)[skipped : skipped + count].astype(np.int32)
+
+    def take(self, index: Int[Array, " size"] | None) -> Problem:
+        """The problem of these samples."""
+        if index is None:
+            return self.problem
+        whole = self.problem
+        inputs, targets = jax.tree.map(lambda leaf: leaf[index], (whole.inputs, self.targets))
+        cost = self.cost(targets)
+        return Problem(whole.blocks[0].apply, inputs, cost, trainable=whole.trainable, per_sample=whole.per_sample)
+
+
+class OptimizerDriver:
+    """Makes updates of an optax transformation until the cost of all samples is `cost_tol`, `every` of them a part."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        optimizer: optax.GradientTransformation,
+        *,
+        cost_tol: float,
+        record: Record | None,
+        every: int,
+    ):
+        self.batches, self.cost_tol, self.record, self.every = batches, cost_tol, record, every
+        self.optimizer = optax.with_extra_args_support(optimizer)
+
+    def start(self, params: Params) -> State:
+        """The state before the first part."""
+        # A weak type would not outlive being kept, and would have a resumed run compiled as another program.
+        strong = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), self.optimizer.init(params))
+        return State(params, np.zeros((), np.int64), np.zeros(()), strong)
+
+    def advance(self, state: State, most: int) -> Part:
+        """`every` updates, fewer up to the next multiple of `every` or to `most`."""
+        first = int(state.steps)
+        count = min(self.every - first % self.every, most - first)
+        rows = [self._row(state)] if first == 0 else []
+        order = self.batches.order(first, count)
+        if order is not None:
+            # Always of one shape, so that a short part runs the same program.
+            order = jnp.asarray(np.concatenate([order, np.zeros((self.every - count, order.shape[1]), np.int32)]))
+        params, inner = _updates(
+            self.optimizer, self.batches, state.params, state.method, order, jnp.asarray(count, jnp.int32)
+        )
+        after = State(params, np.asarray(first + count), state.s, inner)
+        row = self._row(after)
+        self._warn_of_contradictions(inner)
+        outcome, message = None, ""
+        if not np.isfinite(row["cost"]):
+            outcome, message = Outcome.FAILED, "the cost is no longer finite; a smaller learning rate may help"
+        elif row["cost"] <= self.cost_tol:
+            outcome = Outcome.REACHED
+        elif first + count >= most:
+            outcome = Outcome.MAX_STEPS
+        return Part(after, [*rows, row], outcome, message)
+
+    @staticmethod
+    def _warn_of_contradictions(state: PyTree) -> None:
+        outcomes = [value for _, value in optax.tree.get_all_with_path(state, "outcome") if eqx.is_array(value)]
+        if any(int(value) == CONTRADICTED for value in outcomes):
+            warnings.warn(f"{FAULT} Lifts go on by rows of D, which is right, but slow.", stacklevel=2)
+
+    def _row(self, state: State) -> Row:
+        cost, scores = _measure(self.record, self.batches.problem, state.params)
+        found = {name: float(value) for name, value in scores.items()}
+        return {"step": int(state.steps), "cost": float(cost), **found, **_lift_facts(state)}
+
+
+def _lift_facts(state: State) -> Row:
+    """Damping and rank estimate of the last step, of an optimizer that has them."""
+    if int(state.steps) == 0:
+        return {}
+    found: Row = {}
+    for name, kind in (("damping", float), ("rank", int)):
+        values = [value for _, value in optax.tree.get_all_with_path(state.method, name) if eqx.is_array(value)]
+        # −1 says that the solver did not estimate the rank.
+        if values and values[0] >= 0:
+            found[name] = kind(values[0])
+    return found
+
+
+@eqx.filter_jit
+def _measure(record: Record | None, problem: Problem, params: Params) -> tuple[Array, dict[str, Array]]:
+    scores = _scores(record, jnp.zeros((), problem.outputs(params).dtype), params, problem)
+    return problem.cost(params), scores
+
+
+@eqx.filter_jit
+def _updates(
+    optimizer: Any,
+    batches: Batches,
+    params: Params,
+    state: PyTree,
+    order: Int[Array, "every size"] | None,
+    count: Int[Array, ""],
+) -> tuple[Params, PyTree]:
+    def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
+        params, state = carry
+        batch = batches.take(None if order is None else order[i])
+
+        # optax's line searches pass on to it what else they were given, and mind what it does not take.
+        def cost(params: Params, problem: Problem = batch) -> Array:
+            return problem.cost(params)
+
+        searched = [optax.tree.get(state, name) is not None for name in ("value", "grad")]
+        if order is None and all(searched):
+            # A line search ended with the value and gradient that the next one begins with.
+            value, grad = optax.value_and_grad_from_state(cost)(params, state=state)
+        else:
+            value, grad = jax.value_and_grad(cost)(params)
+        updates, state = optimizer.update(grad, state, params, problem=batch, value=value, grad=grad, value_fn=cost)
+        return eqx.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, count, update, (params, state))

@@ -1,0 +1,118 @@
+"""The folder of `fit`: checkpoints, `metrics.jsonl`, and TensorBoard's files where tensorboardX is installed."""
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgeo.fitting.checkpoints import Checkpoints
+from jaxgeo.fitting.drivers import Outcome, Row, State
+from jaxgeo.fitting.files import read_rows, save_rows
+from jaxgeo.fitting.tensorboard import TensorBoard
+from jaxgeo.outputs import Params
+
+
+class Carry(NamedTuple):
+    """All that a run is carried on by.
+
+    - `state`: of the method. `best`, `least`: the parameters with the smallest validation cost, and that cost.
+    - `waited`: parts since then. `rows`: how many rows were recorded up to here.
+    """
+
+    state: State
+    best: Params
+    least: np.ndarray
+    waited: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run as it was kept; `outcome` is None where it had not come to an end."""
+
+    carry: Carry
+    rows: list[Row]
+    outcome: Outcome | None
+    message: str
+    seconds: float
+
+
+class Keeper:
+    """Keeps a run in `folder`, at most once in `every` seconds.
+
+    - `settings`: what must be the same for the run to be gone on with.
+
+    **Raises:** `ValueError` if the folder cannot be written, or holds a run and `resume` is False.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], every: float, *, resume: bool):
+        self.folder, self.settings, self.every = folder, settings, every
+        self.last = -math.inf
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.board = TensorBoard(folder / "tensorboard")
+        if self.checkpoints.numbers and not resume:
+            raise ValueError(f"`folder` {folder} holds a run; pass `resume=True` to go on with it, or choose another.")
+
+    def restore(self, like: Carry) -> Kept | None:
+        """The run as it was kept last, or None if there is nothing of it yet.
+
+        **Raises:** `ValueError` if it is of other data, settings, network or method.
+        """
+        found = self.checkpoints.restore(like)
+        if found is None:
+            return None
+        carry, facts = found
+        others = [
+            f"{name} was {was!r} and is {now!r}" if name != "data" else "the samples or targets have changed"
+            for name, now in self.settings.items()
+            if (was := facts["settings"].get(name)) != now
+        ]
+        if others:
+            raise ValueError(
+                f"the run in {self.folder} was begun otherwise: {'; '.join(others)}. Go on as it was begun, or train "
+                "in another folder."
+            )
+        rows = self._read_rows(int(carry.rows))
+        outcome = None if facts["outcome"] is None else Outcome(facts["outcome"])
+        return Kept(carry._replace(rows=np.asarray(len(rows))), rows, outcome, facts["message"], facts["seconds"])
+
+    def _read_rows(self, count: int) -> list[Row]:
+        """The first `count` rows: those up to the checkpoint, which may be older."""
+        try:
+            rows = read_rows(self.folder)[:count]
+        except (OSError, ValueError):
+            rows = []
+        if len(rows) < count:
+            warnings.warn(
+                f"metrics.jsonl in {self.folder} is damaged or incomplete: {count - len(rows)} rows are lost, but not "
+                "the state of the run.",
+                stacklevel=4,
+            )
+        return rows
+
+    def is_due(self) -> bool:
+        """Whether it is time to keep the run again."""
+        return time.monotonic() - self.last >= self.every
+
+    def save(self, carry: Carry, rows: list[Row], outcome: Outcome | None, message: str, seconds: float) -> None:
+        """Keep the run. `ValueError` if it cannot be written; what was kept before is whole then."""
+        # The rows first: those of a checkpoint are always there.
+        save_rows(self.folder, rows)
+        facts = {
+            "settings": self.settings,
+            "outcome": None if outcome is None else outcome.value,
+            "message": message,
+            "seconds": seconds,
+        }
+        self.checkpoints.save(carry, facts)
+        self.board.write(rows)
+        self.last = time.monotonic()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.checkpoints.close()
+        self.board.close()

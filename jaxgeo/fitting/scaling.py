@@ -1,0 +1,56 @@
+"""Columns of numbers brought to mean 0 and standard deviation 1, and back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from jaxgeo._checks import as_table, leading_size
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Columns and their standardisation, z = (value − mean) / scale.
+
+    - `names`: of the columns. `mean`, `scale`: one number a column. `constant`: the columns that hold one value only.
+
+    ```python
+    >>> import numpy as np
+    >>> from jaxgeo.fitting import Scaling
+    >>> scaling = Scaling.fit(("a", "b"), np.array([[1.0, 5.0], [3.0, 5.0]]))
+    >>> scaling.apply(np.array([[3.0, 6.0]])).tolist(), scaling.constant
+    ([[1.0, 1.0]], ('b',))
+
+    ```
+    """
+
+    names: tuple[str, ...]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    constant: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(cls, names: tuple[str, ...], values: Float[ArrayLike, "rows columns"]) -> "Scaling":
+        """Mean and standard deviation of each column; a constant column keeps the scale 1."""
+        values = as_table("values", values, len(names))
+        leading_size("values", values)
+        mean, scale = values.mean(axis=0), values.std(axis=0)
+        # The standard deviation of equal numbers is round-off of their size, not 0.
+        flat = scale <= 1e-12 * np.abs(values).max(axis=0)
+        constant = tuple(name for name, is_flat in zip(names, flat, strict=True) if is_flat)
+        return cls(names, mean, np.where(flat, 1.0, scale), constant)
+
+    @classmethod
+    def identity(cls, names: tuple[str, ...]) -> "Scaling":
+        """Columns that are used as they are."""
+        return cls(names, np.zeros(len(names)), np.ones(len(names)))
+
+    def apply(self, values: Float[ArrayLike, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+        """z of raw rows."""
+        return (as_table("values", values, len(self.names)) - self.mean) / self.scale
+
+    def invert(self, z: Float[ArrayLike, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+        """Raw rows of z."""
+        return np.asarray(z, np.float64) * self.scale + self.mean

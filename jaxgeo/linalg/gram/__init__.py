@@ -1,0 +1,7 @@
+"""DDᵀ without D, from the factors of each leaf: how uses are found, brought to one form, multiplied and assembled.
+
+Read in the order uses, views, products, tracing, kronecker, layout, plan, assembly, ring, gram.
+"""
+
+from jaxgeo.linalg.gram.gram import Gram as Gram
+from jaxgeo.linalg.gram.plan import GramPlan as GramPlan, LeafPlan as LeafPlan

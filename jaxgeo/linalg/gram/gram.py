@@ -1,0 +1,165 @@
+"""G = DDᵀ without D: assembled from the factors of each leaf, block by block, within a memory budget."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float
+
+from jaxgeo._checks import check_flag
+from jaxgeo.linalg.gram.assembly import Assemble, Samples, data_of, kronecker_factors
+from jaxgeo.linalg.gram.certificate import certified
+from jaxgeo.linalg.gram.layout import make_layout
+from jaxgeo.linalg.gram.plan import GramPlan, plan_assembly
+from jaxgeo.linalg.gram.ring import block_rows, squares
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import check_memory
+from jaxgeo.linalg.precision import in_dtype
+
+
+class Gram(lx.AbstractLinearOperator):
+    """G = DDᵀ, the empirical neural tangent kernel, as a positive semidefinite operator on (N, Q).
+
+    Paper: (1.22), (2.12)
+
+    `mv` is one VJP and one JVP. `as_matrix` multiplies the factors of D leaf by leaf; D is never formed.
+
+    **Arguments:**
+
+    - `jacobian`: D.
+    - `memory`: bytes that the assembly may take, G among them; by default half of what the device has free.
+    - `structured`: pass False to multiply the rows of D, made by VJPs some samples at a time, in place of factors. They
+        cost K/(in + out) times as much for a dense layer, and are found without looking into the network.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
+    >>> problem.gram(jnp.zeros(2)).as_matrix().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+
+    ```
+    """
+
+    jacobian: Jacobian
+    memory: int | None = eqx.field(static=True)
+    structured: bool = eqx.field(static=True)
+
+    def __init__(self, jacobian: Jacobian, *, memory: int | None = None, structured: bool = True):
+        check_memory(memory)
+        check_flag("structured", structured)
+        self.jacobian = jacobian
+        self.memory = memory
+        self.structured = structured
+
+    def mv(self, vector: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.jacobian.mv(self.jacobian.T.mv(vector))
+
+    def as_matrix(self, dtype: jnp.dtype | None = None, *, certify: bool = True) -> Float[Array, "QN QN"]:
+        """G as one array.
+
+        **Arguments:**
+
+        - `dtype`: in which the factors are multiplied and summed; that of the outputs by default. float64 makes
+            the products of float32 factors exact.
+        - `certify`: compare u·Gu with |Dᵀu|² for a random u, which costs a gradient.
+
+        **Raises:** `MemoryError`, before anything is allocated, if G does not fit in `memory`; a runtime error if the
+        two differ by more than half of their digits.
+        """
+        matrix = _matrix(self, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype))
+        return certified(self.jacobian, matrix) if certify and self.structured else matrix
+
+    def diagonal(self) -> Float[Array, "N Q"]:
+        """The diagonal of G, the squared norm of each row of D, without the rest of it."""
+        return _diagonal(self)
+
+    def trace(self) -> Float[Array, ""]:
+        """The trace of G, |D|² in the Frobenius norm, without G."""
+        return jnp.sum(self.diagonal())
+
+    def plan(self, dtype: jnp.dtype | None = None) -> GramPlan:
+        """How `as_matrix` goes about it: for each leaf its uses, route, flops and bytes. Allocates nothing."""
+        layout = make_layout(self.jacobian, self.structured)
+        return plan_assembly(layout, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype), self.memory)
+
+    def transpose(self) -> "Gram":
+        return self
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return self.jacobian.out_structure()
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return self.jacobian.out_structure()
+
+
+@eqx.filter_jit
+def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
+    layout = make_layout(gram.jacobian, gram.structured)
+    plan = plan_assembly(layout, dtype, gram.memory)
+    samples = []
+    for block, size in enumerate(plan.block_samples):
+        data = data_of(gram.jacobian, layout, block)
+        held = kronecker_factors(layout, block, data) if plan.stored else data
+        samples.append(Samples(held, layout, block, size))
+    blocks = gram.jacobian.problem.blocks
+    with jax.default_matmul_precision("highest"):
+        if layout.num_shards > 1:
+            return block_rows(samples, blocks, dtype)
+        arrays, static = eqx.partition(samples, eqx.is_array)
+        return in_dtype(lambda arrays: Assemble(dtype)(eqx.combine(arrays, static)), dtype)(arrays)
+
+
+@eqx.filter_jit
+def _diagonal(gram: Gram) -> Float[Array, "N Q"]:
+    layout = make_layout(gram.jacobian, gram.structured)
+    plan = plan_assembly(layout, jnp.dtype(gram.jacobian.outputs.dtype), gram.memory, matrix=False)
+    found = []
+    for block, size in enumerate(plan.block_samples):
+        samples = Samples(data_of(gram.jacobian, layout, block), layout, block, size)
+        found.append(squares(samples, gram.jacobian.problem.blocks[block]))
+    return gram.jacobian.problem.loss.arrange(jnp.concatenate([piece.reshape(-1) for piece in found]))
+
+
+def mean_eigenvalue(jacobian: Jacobian) -> Float[Array, ""]:
+    """trace(DDᵀ)/QN, without DDᵀ."""
+    return Gram(jacobian).trace() / jacobian.out_size()
+
+
+@lx.linearise.register
+def _(operator: Gram) -> Gram:
+    return operator
+
+
+@lx.materialise.register
+def _(operator: Gram) -> lx.AbstractLinearOperator:
+    shape = operator.jacobian.outputs.shape
+    matrix = operator.as_matrix().reshape(*shape, *shape)
+    return lx.TaggedLinearOperator(
+        lx.PyTreeLinearOperator(matrix, operator.out_structure()), lx.positive_semidefinite_tag
+    )
+
+
+@lx.conj.register
+def _(operator: Gram) -> Gram:
+    return operator
+
+
+def _always(operator: Gram) -> bool:
+    return True
+
+
+def _never(operator: Gram) -> bool:
+    return False
+
+
+for _property, _answer in (
+    (lx.is_symmetric, _always),
+    (lx.is_positive_semidefinite, _always),
+    (lx.is_diagonal, _never),
+    (lx.is_tridiagonal, _never),
+    (lx.has_unit_diagonal, _never),
+    (lx.is_lower_triangular, _never),
+    (lx.is_upper_triangular, _never),
+    (lx.is_negative_semidefinite, _never),
+):
+    _property.register(Gram)(_answer)

@@ -1,0 +1,132 @@
+"""What is known of D before any number, and how each leaf's part of G is computed: from shapes alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PyTree
+
+from jaxgeo.linalg.gram.groups import Group, find_groups
+from jaxgeo.linalg.gram.kronecker import Stack, stacks
+from jaxgeo.linalg.gram.tracing import SampleTrace
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.outputs import Block
+
+# Machine balance: flops of a matrix product in the time of moving one byte.
+FLOPS_PER_BYTE = 4.0
+
+
+class BlockFunction(eqx.Module):
+    """(leaves, (arrays of the block and frozen leaves, sample)) → rows of the sample; holds no array."""
+
+    static: PyTree = eqx.field(static=True)
+    treedef: jax.tree_util.PyTreeDef = eqx.field(static=True)
+
+    def __call__(self, leaves: Sequence[Array], sample: PyTree) -> Array:
+        constants, point = sample
+        block, frozen = eqx.combine(constants, self.static)
+        return block.rows(eqx.combine(jax.tree.unflatten(self.treedef, leaves), frozen), point)
+
+
+def _without_inputs(block: Block) -> Block:
+    return eqx.tree_at(lambda block: block.inputs, block, None, is_leaf=lambda leaf: leaf is None)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What is known of D before any number: traces of the blocks, groups, and which of them go by Kronecker factors.
+
+    - `plain`: leaves in no group, whose rows are a VJP's.
+    - `names`: of all leaves.
+    - `num_samples`: of each block, those that one device holds, padding among them; `num_shards`: how many devices.
+    - `num_rows`: QN.
+    - `profiles`: for each group and block, (positions, whether δ is on the first leg, whether a lookup) of its stacks.
+    """
+
+    traces: tuple[SampleTrace, ...]
+    num_samples: tuple[int, ...]
+    groups: tuple[Group, ...]
+    profiles: tuple[tuple[tuple[tuple[int, bool, bool], ...], ...], ...]
+    kronecker: tuple[bool, ...]
+    plain: tuple[int, ...]
+    names: tuple[str, ...]
+    num_rows: int
+    num_shards: int
+
+    def constants(self, jacobian: Jacobian, block: int) -> PyTree:
+        parts = (_without_inputs(jacobian.problem.blocks[block]), jacobian.frozen)
+        return eqx.filter(parts, eqx.is_array)
+
+
+def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
+    """Trace every block of the problem and choose a route for each leaf; VJPs for all unless `structured`."""
+    leaves, treedef = jax.tree.flatten(jacobian.trainable)
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    traces = []
+    for block in jacobian.problem.blocks:
+        constants, static = eqx.partition((_without_inputs(block), jacobian.frozen), eqx.is_array)
+        function = BlockFunction(static, treedef)
+        constant_shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), constants)
+        traces.append(SampleTrace(function, shapes, (constant_shapes, block.sample()), structured))
+    groups = find_groups(traces)
+    blocks = jacobian.problem.blocks
+    num_samples = tuple(block.num_samples for block in blocks)
+    profiles = tuple(tuple(_profile(group, i, trace) for i, trace in enumerate(traces)) for group in groups)
+    height = [trace.num_rows for trace in traces]
+    kronecker = tuple(
+        kronecker_cost(group, profile, num_samples, height) < materialised_cost(group, profile, num_samples, height)
+        for group, profile in zip(groups, profiles, strict=True)
+    )
+    in_groups = {leaf for group in groups for leaf in (group.leaf, group.bias)}
+    names = tuple(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(jacobian.trainable))
+    plain = tuple(i for i in range(len(leaves)) if i not in in_groups)
+    num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
+    shares = tuple((block.num_samples + block.padding) // block.num_shards for block in blocks)
+    return Layout(
+        tuple(traces), shares, tuple(groups), profiles, kronecker, plain, names, num_rows, blocks[0].num_shards
+    )
+
+
+def _profile(group: Group, block: int, trace: SampleTrace) -> tuple[tuple[int, bool, bool], ...]:
+    """(positions, whether δ is the first factor, whether the other is a lookup) of each stack, from shapes."""
+    deltas = [jax.ShapeDtypeStruct((1, 2, *site.shape), site.dtype) for site in trace.sites]
+    operands = [jax.ShapeDtypeStruct((1, *operand.shape), operand.dtype) for operand in trace.operands]
+    found: list[Stack] = jax.eval_shape(
+        lambda deltas, operands: stacks(group, block, deltas, operands), deltas, operands
+    )
+    return tuple(
+        (
+            stack.first.array.shape[2],
+            stack.first.array.shape[1] == 2,
+            stack.first.lookup is not None or stack.second.lookup is not None,
+        )
+        for stack in found
+    )
+
+
+def kronecker_cost(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int]) -> float:
+    """Flops, with bytes moved counted as flops, of G's part from products of factors; half for symmetry."""
+    members = [(n, q, *stack) for n, q, block in zip(num_samples, height, profile, strict=True) for stack in block]
+    total = 0.0
+    for n, q, t, delta_first, lookup in members:
+        for m, p, s, other_first, other_lookup in members:
+            positions = n * t * m * s * group.batch
+            first = positions * (q if delta_first else 1) * (p if other_first else 1)
+            second = positions * (1 if delta_first else q) * (1 if other_first else p)
+            flops = 2 * first * group.first + 2 * second * group.second
+            if lookup and other_lookup:
+                flops = 2 * first * group.first if delta_first else 2 * second * group.second
+            moved = 8 * (first + second) if t * s * group.batch > 1 else 4 * (first + second)
+            total += (flops + FLOPS_PER_BYTE * moved) / 2
+    return total
+
+
+def materialised_cost(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int]) -> float:
+    """Flops, with bytes moved counted as flops, of building the group's rows of D and multiplying them."""
+    size = group.num_numbers
+    num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
+    build = sum(
+        2 * n * q * t * size for n, q, block in zip(num_samples, height, profile, strict=True) for t, _, _ in block
+    )
+    return num_rows**2 * size + build + FLOPS_PER_BYTE * 8 * num_rows * size

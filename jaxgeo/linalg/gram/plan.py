@@ -1,0 +1,143 @@
+"""The memory plan of G: block sizes within a budget, decided before anything is allocated."""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from jaxgeo.linalg.gram.layout import Layout, kronecker_cost, materialised_cost
+from jaxgeo.linalg.memory import free_memory
+
+# Blocks of G: enough that leaving out those above the diagonal saves work, and large enough for matrix products.
+MOST_BLOCKS = 8
+LEAST_BLOCK_ROWS = 256
+# Products of factors before they are multiplied and summed over positions, at a time.
+PRODUCT_BYTES = 32 * 2**20
+# Copies of the factors that are held while they are computed, and with several devices while they travel.
+WORKING_COPIES = 2
+TRAVELLING_COPIES = 3
+
+
+@dataclass(frozen=True)
+class LeafPlan:
+    """How one leaf's part of G is computed.
+
+    - `name`: its path in params.
+    - `route`: "factored", "materialised" (its rows from its factors) or "vjp" (its rows by a VJP).
+    - `uses`: how often the traced function multiplies with it.
+    - `flops`, `bytes`: of its part of G, over all devices, and of what is held for it on each.
+    """
+
+    name: str
+    uses: int
+    route: str
+    flops: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class GramPlan:
+    """How G is assembled, decided before anything is allocated.
+
+    - `num_rows`: QN.
+    - `leaves`: one entry a leaf (a bias together with the kernel whose products it is added to).
+    - `stored`: whether the factors of all samples are held, or computed again for each block of G.
+    - `block_samples`: samples a block, for each block of the problem.
+    - `bytes`: what the assembly holds at its peak, on each device; `budget`: what it may.
+    """
+
+    num_rows: int
+    leaves: tuple[LeafPlan, ...]
+    stored: bool
+    block_samples: tuple[int, ...]
+    bytes: int
+    budget: int
+
+    def __str__(self) -> str:
+        width = max([4, *(len(leaf.name) for leaf in self.leaves)])
+        lines = [f"{'leaf':<{width}}  uses  route         Gflop      MiB"]
+        lines += [
+            f"{leaf.name:<{width}}  {leaf.uses:4d}  {leaf.route:<12}  {leaf.flops / 1e9:5.3g}  "
+            f"{leaf.bytes / 2**20:7.3g}"
+            for leaf in self.leaves
+        ]
+        how = "factors held" if self.stored else "factors computed again for each block"
+        lines.append(
+            f"G of {self.num_rows}² in blocks of {', '.join(map(str, self.block_samples))} samples, {how}; "
+            f"{self.bytes / 2**20:.3g} MiB at the peak, {self.budget / 2**20:.3g} allowed"
+        )
+        return "\n".join(lines)
+
+
+def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: bool = True) -> GramPlan:
+    """Block sizes within the memory budget, for G or, without `matrix`, for its diagonal.
+
+    **Raises:** `MemoryError` if not even G and one sample at a time fit.
+    """
+    budget = free_memory() // 2 if memory is None else memory
+    height = [trace.num_rows for trace in layout.traces]
+    entries, per_sample, products = [], [0.0] * len(height), [0.0] * len(height)
+    itemsize = layout.traces[0].dtype.itemsize
+    for group, profile, by_factors in zip(layout.groups, layout.profiles, layout.kronecker, strict=True):
+        held = 0.0
+        for b, block in enumerate(profile):
+            for t, delta_first, lookup in block:
+                delta, operand = (group.first, group.second) if delta_first else (group.second, group.first)
+                numbers = t * group.batch * (height[b] * delta + (1 if lookup else operand))
+                held += layout.num_samples[b] * numbers * itemsize
+                per_sample[b] += numbers * itemsize
+                if by_factors:
+                    products[b] = max(products[b], group.batch * (height[b] * t) ** 2 * dtype.itemsize)
+            if not by_factors:
+                size = group.num_numbers * height[b] * itemsize
+                held += layout.num_samples[b] * size
+                per_sample[b] += size
+        cost = kronecker_cost if by_factors else materialised_cost
+        name = layout.names[group.leaf] + ("" if group.bias is None else f" + {layout.names[group.bias]}")
+        if any(size != full for (_, size), full in zip(group.part, group.shape, strict=True)):
+            name += "[" + ", ".join(f"{start}:{start + size}" for start, size in group.part) + "]"
+        uses = sum(len(block) for block in group.uses)
+        flops = cost(group, profile, [n * layout.num_shards for n in layout.num_samples], height)
+        entries.append(LeafPlan(name, uses, "factored" if by_factors else "materialised", flops, int(held)))
+    for index in layout.plain:
+        size = math.prod(layout.traces[0].leaves[index].shape)
+        for b, q in enumerate(height):
+            per_sample[b] += q * size * itemsize
+        flops = layout.num_rows**2 * size
+        held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
+        entries.append(LeafPlan(layout.names[index], 0, "vjp", flops, held))
+
+    copies = WORKING_COPIES if layout.num_shards == 1 else TRAVELLING_COPIES
+    square = square_bytes(layout.num_rows, layout.num_shards, dtype) if matrix else 0
+    all_samples = sum(n * b for n, b in zip(layout.num_samples, per_sample, strict=True))
+    stored = matrix and square + copies * all_samples <= budget
+    sizes = []
+    for n, q, sample_bytes, product_bytes in zip(layout.num_samples, height, per_sample, products, strict=True):
+        size = n
+        if matrix:
+            size = math.ceil(n / max(1, min(MOST_BLOCKS, n * q // LEAST_BLOCK_ROWS)))
+            if product_bytes:
+                size = min(size, int(math.sqrt(PRODUCT_BYTES / product_bytes)))
+        if not stored:
+            room = (budget - square) / (2 * copies * max(sample_bytes, 1.0) * len(height))
+            size = min(size, int(room))
+            if size < 1:
+                needed = square + 2 * copies * sample_bytes * len(height)
+                raise MemoryError(
+                    f"G = DDᵀ of {layout.num_rows} rows in {dtype} needs {_mib(square)}, and {_mib(needed)} with the "
+                    f"factors of one sample at a time; {_mib(budget)} may be used. Pass a larger `memory`, use fewer "
+                    "samples, a smaller dtype, or a solver that needs only products with G."
+                )
+        sizes.append(max(size, 1))
+    held = all_samples if stored else 2 * sum(b * s for b, s in zip(sizes, per_sample, strict=True))
+    return GramPlan(layout.num_rows, tuple(entries), stored, tuple(sizes), int(square + copies * held), int(budget))
+
+
+def square_bytes(num_rows: int, num_shards: int, dtype: jnp.dtype) -> int:
+    """What one device holds of G while it is assembled; between devices also what is sent and what arrives."""
+    copies = 1 if num_shards == 1 else 3
+    return copies * num_rows**2 * dtype.itemsize // num_shards
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:.4g} MiB"

@@ -1,0 +1,201 @@
+"""The outputs at a point, linearised in a metric, and what a step from there comes to."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxgeo.costs import AbstractRoot, SampleWeighted
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.measured import counted_root, measured
+from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo
+from jaxgeo.metrics import AbstractMetric, Euclidean
+from jaxgeo.outputs import AbstractProblem, Params
+
+
+class Linearisation(eqx.Module):
+    """x[θ + δ] ≈ x[θ] + Dδ, seen through a metric g = LᵀL.
+
+    Of the rows LD, in place of D, every solver can make the lift in the metric, because they are the Jacobian of an
+    ordinary problem: each sample's outputs times its L, which is held fixed.
+
+    Paper: Section 2.3
+
+    - `outputs`: x[θ].
+    - `jacobian`: LD.
+    - `root`: L for each sample; None where it is 1.
+    - `residual`: b = (Lᵀ)⁺(w∇ₓC), w what C divides by; x − y for L2. A full step has LDδ = −b.
+    """
+
+    problem: AbstractProblem
+    trainable: PyTree
+    frozen: PyTree
+    outputs: Float[Array, "N Q"]
+    jacobian: Jacobian
+    root: AbstractRoot | None
+    residual: Float[Array, "rows R"]
+
+    def __init__(self, problem: AbstractProblem, params: Params, metric: AbstractMetric, known: Jacobian | None = None):
+        """**Arguments:**
+
+        - `known`: D at `params` where it is at hand, as along a flow: its outputs are not computed again.
+        """
+        self.problem = problem
+        if known is None:
+            self.trainable, self.frozen = problem.partition(params)
+            problem.check_samples(params)
+            with jax.default_matmul_precision("highest"):
+                self.outputs = problem.outputs(params)
+        else:
+            self.trainable, self.frozen, self.outputs = known.trainable, known.frozen, known.outputs
+        self.root = counted_root(metric, problem.loss, self.outputs)
+        if self.root is None:
+            self.jacobian = Jacobian(problem, params) if known is None else known
+        else:
+            self.jacobian = Jacobian(measured(problem, self.root), params)
+        self.residual = self._dual(problem.loss.gradient(self.outputs) * problem.loss.total_weight)
+
+    @property
+    def descent(self) -> Float[Array, "rows R"]:
+        """−(Lᵀ)⁺∇ₓC, whose lift through LD is the parameter velocity of steepest descent in the metric."""
+        return -self._dual(self.problem.loss.gradient(self.outputs))
+
+    def measure(self, velocity: Float[Array, "N Q"]) -> Float[Array, "rows R"]:
+        """Lv for an output velocity v."""
+        if self.root is None:
+            return velocity
+        rows = jax.vmap(lambda root, row: root(row))(self.root, velocity)
+        return rows.reshape(self.jacobian.outputs.shape)
+
+    def _dual(self, gradient: Float[Array, "N Q"]) -> Float[Array, "rows R"]:
+        """(Lᵀ)⁺ times an output gradient."""
+        if self.root is None:
+            return gradient
+        rows = jax.vmap(lambda root, row: root.dual(row))(self.root, gradient)
+        return rows.reshape(self.jacobian.outputs.shape)
+
+    @property
+    def total_weight(self) -> int | Float[Array, ""]:
+        """What C divides by."""
+        weight = self.problem.loss.total_weight
+        return weight if isinstance(weight, int) else weight.astype(self.outputs.dtype)
+
+    def relative(self, damping: Float[Array, ""]) -> Float[Array, ""]:
+        """A damping relative to the mean of the diagonal of DDᵀ, as one relative to trace(DDᵀ)/rows.
+
+        They differ where samples of weight 0, such as padding, have rows of 0.
+        """
+        loss = self.problem.loss
+        if not isinstance(loss, SampleWeighted):
+            return damping
+        return damping / jnp.mean((loss.weights > 0).astype(damping.dtype))
+
+    def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
+        """Whether a lift went through factors that are sound for every row.
+
+        Samples of weight 0 have rows of 0, for which a Cholesky factorisation fails. By eigenvalues the lift is as good
+        where no other row is lost.
+        """
+        solved, counted = lift.outcome == SOLVED, self.problem.loss.counted
+        if counted is None:
+            return solved
+        rows = jnp.sum(counted, dtype=lift.rank.dtype) * (self.jacobian.out_size() // counted.size)
+        return solved | ((lift.outcome == DECOMPOSED) & (lift.rank == rows))
+
+    @property
+    def cost(self) -> Float[Array, ""]:
+        """C at θ."""
+        return self.problem.loss(self.outputs)
+
+    @property
+    def gradient(self) -> PyTree:
+        """∇C."""
+        return self.jacobian.T.mv(self.residual / self.total_weight)
+
+    def rows_at(self, step: PyTree) -> Float[Array, "rows R"]:
+        """Lx at θ + step, with the L of θ."""
+        moved = jax.tree.map(jnp.add, self.trainable, step)
+        with jax.default_matmul_precision("highest"):
+            return self.jacobian.problem.outputs(eqx.combine(moved, self.frozen))
+
+    def predicted_decrease(self, moved: Float[Array, "rows R"]) -> Float[Array, ""]:
+        """By how much C falls where the rows move by `moved`, if the metric stayed as it is here."""
+        return -0.5 * jnp.sum(moved * (2 * self.residual + moved)) / self.total_weight
+
+    def move(self, step: PyTree, aim: Float[Array, "rows R"] | None = None) -> "Trial":
+        """What θ + step comes to; `aim` is by how much it is to move the rows, by default LD times the step.
+
+        The decrease is summed from output differences. Where even those are no larger than the round-off of the
+        outputs, it is taken from the slopes at both ends, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, which round-off disturbs less
+        by a factor |δ|: so the last digits of θ can still be judged when those of C are exhausted. At costs that are
+        themselves round-off nothing is left to judge, and the difference stands.
+        """
+        loss = self.problem.loss
+
+        def outputs_at(trainable: PyTree) -> Array:
+            return self.problem.outputs(eqx.combine(trainable, self.frozen))
+
+        with jax.default_matmul_precision("highest"):
+            end = jax.tree.map(jnp.add, self.trainable, step)
+            outputs, moving = jax.jvp(outputs_at, (end,), (step,))
+            _, moved = jax.jvp(outputs_at, (self.trainable,), (step,))
+        before, after = loss.gradient(self.outputs), loss.gradient(outputs)
+        decrease = loss.decrease(self.outputs, outputs)
+        noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
+        by_slopes = -0.5 * (jnp.sum(before * moved) + jnp.sum(after * moving))
+        finite = jnp.isfinite(decrease)
+        judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs))
+        decrease = jnp.where(judged, decrease, by_slopes)
+        for leaf in jax.tree.leaves(step):
+            finite &= jnp.all(jnp.isfinite(leaf))
+        predicted = self.predicted_decrease(self.jacobian.mv(step) if aim is None else aim)
+        return Trial(step, loss(outputs), decrease, predicted, finite)
+
+    def restrict(self, tree: PyTree) -> PyTree:
+        """What a pytree like params has at the trainable leaves."""
+        return jax.tree.map(
+            lambda kept, value: None if kept is None else value, self.trainable, tree, is_leaf=lambda x: x is None
+        )
+
+    def embed(self, step: PyTree) -> PyTree:
+        """A step of the trainable part as one of params: zero at frozen arrays."""
+        return self.jacobian.embed(step)
+
+
+class Trial(eqx.Module):
+    """A step that was tried, and what is taken of it: the cost it leads to, and C before − C after.
+
+    - `step`: set to zero by `taken_if` if it is rejected.
+    - `predicted`: the decrease by the linearised outputs.
+    - `finite`: whether the step and its cost are.
+    """
+
+    step: PyTree
+    cost: Float[Array, ""]
+    decrease: Float[Array, ""]
+    predicted: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+    @property
+    def gain_ratio(self) -> Float[Array, ""]:
+        """The decrease in units of the predicted one: 0 where none was predicted, −∞ if not finite."""
+        ratio = jnp.where(self.predicted > 0, self.decrease / jnp.where(self.predicted > 0, self.predicted, 1), 0)
+        return jnp.where(self.finite, ratio, -jnp.inf)
+
+    def taken_if(self, accepted: Bool[Array, ""], linear: Linearisation) -> "Trial":
+        """The same trial, with a step of zero and the cost of no step unless it is accepted."""
+        step = jax.tree.map(lambda leaf: jnp.where(accepted, leaf, jnp.zeros_like(leaf)), self.step)
+        cost = jnp.where(accepted, self.cost, linear.cost)
+        return Trial(step, cost, self.decrease, self.predicted, self.finite)
+
+
+def linearised(jacobian: Jacobian, metric: AbstractMetric) -> Linearisation:
+    """The same for a D that is at hand."""
+    params = eqx.combine(jacobian.trainable, jacobian.frozen)
+    return Linearisation(jacobian.problem, params, metric, jacobian)
+
+
+def counted(jacobian: Jacobian, velocity: Float[Array, "N Q"]) -> tuple[Jacobian, Float[Array, "rows R"]]:
+    """D and an output velocity, with rows of 0 for samples that the cost does not depend on."""
+    linear = linearised(jacobian, Euclidean())
+    return linear.jacobian, linear.measure(velocity)

@@ -1,0 +1,126 @@
+"""The default: a solver chosen by the sizes, the dtype and the memory, with the reason."""
+
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import check_count
+from jaxgeo.linalg.gram.layout import FLOPS_PER_BYTE
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import check_memory, total_memory
+from jaxgeo.linalg.planning.bytes import dense_matrices, gram_matrices, held_gram, normal_matrices, sizes_of
+from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo, Prepared
+from jaxgeo.linalg.solvers.cg import CG
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
+from jaxgeo.linalg.solvers.dense_cholesky import DenseCholesky
+from jaxgeo.linalg.solvers.gram_cholesky import GramCholesky
+from jaxgeo.linalg.solvers.lsmr import LSMR
+from jaxgeo.linalg.solvers.normal_cholesky import NormalCholesky
+
+
+class Choice(NamedTuple):
+    """A solver and why it was chosen."""
+
+    solver: AbstractLiftSolver
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{type(self.solver).__name__}: {self.reason}"
+
+
+class Auto(AbstractLiftSolver):
+    """Chooses a solver before compilation by QN, K, dtype and memory, and that one again while it runs, by the
+    conditioning it measures.
+
+    `choose` says which and why. While D is small it is held as a matrix: products with it can then be in float64
+    though the parameters are float32. Beyond that, and with damping for K ≥ QN, DDᵀ or DᵀD is factored in float64,
+    whichever is smaller, and beyond that products with D alone are used. In each but the last, where D has lost
+    rank or is too ill-conditioned, singular values or eigenvalues with a smooth cut-off take over;
+    `LiftInfo.outcome` says so.
+
+    **Arguments:**
+
+    - `memory`: bytes that the matrices of a lift may take on each device; by default a quarter of the device's or
+        the machine's. `Problem.plan` counts all that is held.
+    - `max_entries`: QN·K up to which D is held for its own sake.
+    - `cutoff`: which singular values count where D has lost rank.
+    """
+
+    memory: int | None = eqx.field(static=True, default=None)
+    max_entries: int = eqx.field(static=True, default=2**24)
+    cutoff: AbstractCutoff = SmoothCutoff()
+
+    def __check_init__(self):
+        check_memory(self.memory)
+        check_count("max_entries", self.max_entries, least=0)
+        check_factoring(self.cutoff, "dtype", None)
+
+    def choose(self, jacobian: Jacobian, damping: Damping = None) -> Choice:
+        """The solver that `solve` will use, and why.
+
+        ```python
+        >>> import jax.numpy as jnp, jaxgeo as jg
+        >>> problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.zeros(2)))
+        >>> print(jg.linalg.Auto().choose(problem.jacobian(jnp.zeros(2))))
+        GramCholesky: DDᵀ, 2 × 2, takes 128 B to factor, and is formed without D
+
+        ```
+        """
+        sizes = sizes_of(jacobian)
+        rows, columns = sizes.rows, sizes.columns
+        memory = default_memory() if self.memory is None else self.memory
+        # In float32 a damped Gram matrix would ask for more damping than was given: its eigenvalues spread by the
+        # condition number of D squared, and with QN.
+        double, own = jnp.dtype(jnp.float64), sizes.dtype
+        side, wide, damped = min(rows, columns), columns >= rows, damping is not None
+
+        def needed(dtype: jnp.dtype) -> int:
+            return gram_matrices(sizes, dtype, damped) if wide else normal_matrices(sizes, dtype)
+
+        dense, factored = dense_matrices(sizes, double), needed(double)
+        name = "DDᵀ" if wide else "DᵀD"
+        if wide and (own == double or damped) and factored <= memory:
+            # Products with D are in this dtype already, or damping bounds their error, so holding D would gain nothing.
+            reason = f"{name}, {side} × {side}, takes {show_bytes(factored)} to factor, and is formed without D"
+            # D is whole on every device.
+            fallback = sizes.shards == 1 and not damped and dense <= memory
+            return Choice(GramCholesky(gram_dtype=double, cutoff=self.cutoff, dense_fallback=fallback), reason)
+        if dense <= memory and (rows * columns <= self.max_entries or (not wide and not damped)):
+            few = "" if rows * columns <= self.max_entries else "K < QN, and "
+            reason = f"{few}D, {rows} × {columns}, takes {show_bytes(dense)} to factor in {double}"
+            return Choice(DenseCholesky(self.cutoff, double), reason)
+        for dtype in (double, own) if damped else (double,):
+            factored = needed(dtype)
+            if factored > memory:
+                continue
+            reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {show_bytes(factored)} to factor"
+            if wide:
+                return Choice(GramCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
+            return Choice(NormalCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
+        reason = f"{name}, {side} × {side}, would take {show_bytes(factored)} of {show_bytes(memory)} to factor"
+        # A step through the network against reading G; without damping a held G would cost the accuracy of the former.
+        dearer = 6 * jacobian.problem.num_samples * columns > FLOPS_PER_BYTE * own.itemsize * rows**2
+        if wide and damped and dearer and held_gram(sizes) <= memory:
+            return Choice(CG(hold_gram=True), f"{reason}, and {show_bytes(held_gram(sizes))} to hold")
+        return Choice(CG() if wide else LSMR(), reason)
+
+    def solve(
+        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
+    ) -> tuple[PyTree, LiftInfo]:
+        return self.choose(jacobian, damping).solver.solve(jacobian, velocity, damping)
+
+    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared:
+        return self.choose(jacobian, damping).solver.prepare(jacobian, damping)
+
+
+def default_memory() -> int:
+    """Bytes that a lift may take where nothing is said."""
+    return total_memory() // 4
+
+
+def show_bytes(count: float) -> str:
+    power = min(int(math.log2(max(count, 1)) // 10), 4)
+    return f"{count / 2 ** (10 * power):.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

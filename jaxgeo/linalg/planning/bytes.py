@@ -1,0 +1,88 @@
+"""Bytes that one device holds for a lift, by the route: what `Auto` chooses by and `Problem.plan` prints.
+
+Counted in what XLA allocates for the compiled lift; factors n = 4, 2.5, … are of buffers that live at the same time.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxgeo.linalg.gram.plan import square_bytes
+from jaxgeo.linalg.jacobian import Jacobian
+
+
+class Sizes(NamedTuple):
+    """What is known of a lift from shapes.
+
+    - `rows`, `columns`: QN and K; `shards`: devices that the samples are spread over.
+    - `activations`: bytes that the linearisation keeps, on all devices together; `data`: of the samples, on one.
+    - `dtype`: of the outputs.
+    """
+
+    rows: int
+    columns: int
+    shards: int
+    activations: int
+    data: int
+    dtype: jnp.dtype
+
+    @property
+    def linearisation(self) -> int:
+        """The parameters, the samples, and what a linearisation keeps of them."""
+        return self.columns * self.dtype.itemsize + self.activations // self.shards + self.data
+
+    @property
+    def lifts(self) -> int:
+        """The lift, its correction and its gradient."""
+        return 3 * self.columns * self.dtype.itemsize
+
+
+def sizes_of(jacobian: Jacobian) -> Sizes:
+    """The sizes of a lift; values are not looked at, so that they may be traced."""
+    blocks = jacobian.problem.blocks
+    kept = _bytes(jacobian.linear) - _bytes(jacobian.trainable)
+    data = sum(_bytes(block.inputs) // block.num_shards for block in blocks) + _bytes(jacobian.problem.loss)
+    dtype = jnp.dtype(jacobian.outputs.dtype)
+    return Sizes(jacobian.out_size(), jacobian.in_size(), blocks[0].num_shards, max(kept, 0), data, dtype)
+
+
+def _bytes(tree: object) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
+
+
+def gram_matrices(sizes: Sizes, dtype: jnp.dtype, damped: bool) -> int:
+    """DDᵀ, its factor, and what answers a failure: whole on one device, else block rows, brought together to factor."""
+    alone = 5 if damped else 4
+    copies = alone if sizes.shards == 1 else 2 + 2 / sizes.shards
+    return int(copies * sizes.rows**2 * dtype.itemsize)
+
+
+def held_gram(sizes: Sizes) -> int:
+    """DDᵀ in the parameters' dtype, by block rows where there are several devices."""
+    return square_bytes(sizes.rows, sizes.shards, sizes.dtype)
+
+
+def dense_matrices(sizes: Sizes, dtype: jnp.dtype) -> int:
+    """D and a factor of the smaller Gram matrix, whole on every device."""
+    return int(2.5 * sizes.rows * sizes.columns + 4 * min(sizes.rows, sizes.columns) ** 2) * dtype.itemsize
+
+
+def normal_matrices(sizes: Sizes, dtype: jnp.dtype) -> int:
+    """DᵀD, its factor, and what answers a failure, whole on every device."""
+    return int(3.5 * sizes.columns**2) * dtype.itemsize
+
+
+def products(sizes: Sizes, vectors: int) -> int:
+    """What products with D and Dᵀ take while they run, beyond the linearisation, for so many vectors at a time.
+
+    With several, the activations of all layers along each are kept; with one, those of a part of the layers at a time.
+    """
+    kept = 3 * vectors if vectors > 1 else 1
+    return vectors * sizes.columns * sizes.dtype.itemsize + kept * sizes.activations // (2 * sizes.shards)
+
+
+def sketch(sizes: Sizes, rank: int) -> int:
+    """The columns of a Nyström preconditioner, whole on every device."""
+    return 2 * min(rank, sizes.rows) * sizes.rows * sizes.dtype.itemsize

@@ -1,0 +1,152 @@
+"""What every route to the lift would hold on each device, and which is taken: decided before anything is allocated."""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from jaxgeo.linalg.gram.gram import Gram
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import check_memory
+from jaxgeo.linalg.planning.auto import Auto, Choice, default_memory, show_bytes
+from jaxgeo.linalg.planning.bytes import (
+    dense_matrices,
+    gram_matrices,
+    held_gram,
+    normal_matrices,
+    products,
+    sizes_of,
+    sketch,
+)
+from jaxgeo.linalg.solvers import CG, LSMR, AbstractLiftSolver, DenseCholesky, GramCholesky, NormalCholesky
+from jaxgeo.linalg.solvers.base import Damping, check_damping
+from jaxgeo.outputs import AbstractProblem, Params
+
+
+@dataclass(frozen=True)
+class RoutePlan:
+    """What one route holds on each device at its peak, in bytes.
+
+    - `solver`: the route; `label`: its name in the table.
+    - `matrices`: Gram matrices or D, and what factors them.
+    - `assembly`: factors of D and blocks of DDᵀ while that is formed, which is over before it is factored.
+    - `linearisation`: parameters, samples, and what the products with D keep; `lifts`: θ̇ while it is made.
+    """
+
+    solver: AbstractLiftSolver
+    label: str
+    matrices: int
+    assembly: int
+    linearisation: int
+    lifts: int
+
+    @property
+    def bytes(self) -> int:
+        """All of it at the peak."""
+        return self.linearisation + max(self.assembly, self.matrices + self.lifts)
+
+
+@dataclass(frozen=True)
+class LiftPlan:
+    """The routes to a lift, and the choice between them, as `str` shows it.
+
+    - `rows`, `columns`: QN and K; `devices`: over how many the samples are spread.
+    - `memory`: bytes that matrices may take on each device.
+    - `routes`: what each would hold.
+    - `choice`: what `Auto` takes, and why.
+    """
+
+    rows: int
+    columns: int
+    devices: int
+    memory: int
+    routes: tuple[RoutePlan, ...]
+    choice: Choice
+
+    @property
+    def chosen(self) -> RoutePlan:
+        """The plan of what `Auto` takes."""
+        return next(route for route in self.routes if _same(route.solver, self.choice.solver))
+
+    def __str__(self) -> str:
+        width = max(len(route.label) for route in self.routes)
+        lines = [
+            f"QN = {self.rows}, K = {self.columns}, samples over {self.devices} device{'s' * (self.devices > 1)}; "
+            f"{show_bytes(self.memory)} for matrices on each",
+            f"  {'route':<{width}}    matrices    assembly      linear       lifts        peak",
+        ]
+        for route in self.routes:
+            numbers = (route.matrices, route.assembly, route.linearisation, route.lifts, route.bytes)
+            mark = "→" if route is self.chosen else " "
+            lines.append(f"{mark} {route.label:<{width}}" + "".join(f"{show_bytes(number):>12}" for number in numbers))
+        return "\n".join([*lines, str(self.choice)])
+
+
+def plan_lift(
+    problem: AbstractProblem, params: Params, *, damping: Damping = None, memory: int | None = None
+) -> LiftPlan:
+    """See `Problem.plan`."""
+    check_damping(damping)
+    check_memory(memory)
+    plans = []
+
+    def look(params: Params) -> None:
+        problem.check(params)
+        plans.append(_plan(Jacobian(problem, params), damping, memory))
+
+    # Shapes are all that is needed: nothing is computed.
+    eqx.filter_eval_shape(look, params)
+    return plans[0]
+
+
+def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
+    sizes, damped = sizes_of(jacobian), damping is not None
+    gram = Gram(jacobian, memory=memory)
+    double = jnp.dtype(jnp.float64)
+    dtypes = (double, sizes.dtype) if damped and sizes.dtype != double else (double,)
+    routes = []
+
+    def add(solver: AbstractLiftSolver, label: str, matrices: int, assembly: int = 0) -> None:
+        routes.append(RoutePlan(solver, label, matrices, assembly, sizes.linearisation, sizes.lifts))
+
+    dense = dense_matrices(sizes, double)
+    for dtype in dtypes:
+        matrices, assembly = gram_matrices(sizes, dtype, damped), _assembly(gram, dtype)
+        add(GramCholesky(gram_dtype=dtype), f"GramCholesky, {dtype}", matrices, assembly)
+        if not damped:
+            fallback = GramCholesky(gram_dtype=dtype, dense_fallback=True)
+            add(fallback, f"GramCholesky, {dtype}, D if that fails", max(matrices, dense), assembly)
+    for dtype in dtypes:
+        share = min(1.0, NormalCholesky().chunk_size / jacobian.problem.num_samples)
+        chunk = int(share * sizes.rows * sizes.columns) * dtype.itemsize
+        label = f"NormalCholesky, {dtype}"
+        add(NormalCholesky(gram_dtype=dtype), label, normal_matrices(sizes, dtype) + chunk)
+    add(DenseCholesky(), "DenseCholesky", dense)
+    nystrom = CG().preconditioner
+    assert nystrom is not None
+    basis = sketch(sizes, nystrom.rank)
+    add(CG(hold_gram=True), "CG, DDᵀ held", held_gram(sizes) + basis, _assembly(gram, sizes.dtype))
+    add(CG(), "CG", basis + products(sizes, min(nystrom.batch_size, nystrom.rank, sizes.rows)))
+    add(LSMR(), "LSMR", products(sizes, 1))
+    memory = default_memory() if memory is None else memory
+    choice = Auto(memory=memory).choose(jacobian, damping)
+    return LiftPlan(sizes.rows, sizes.columns, sizes.shards, memory, tuple(routes), choice)
+
+
+def _assembly(gram: Gram, dtype: jnp.dtype) -> int:
+    try:
+        return gram.plan(dtype).bytes
+    except MemoryError:
+        # Not even G and one sample fit, which the matrices of this route say already.
+        return 0
+
+
+def _same(planned: AbstractLiftSolver, chosen: AbstractLiftSolver) -> bool:
+    """Whether two solvers take the same route, whatever their cut-offs are."""
+    if isinstance(planned, GramCholesky) and isinstance(chosen, GramCholesky):
+        return (planned.gram_dtype, planned.dense_fallback) == (chosen.gram_dtype, chosen.dense_fallback)
+    if isinstance(planned, NormalCholesky) and isinstance(chosen, NormalCholesky):
+        return planned.gram_dtype == chosen.gram_dtype
+    if isinstance(planned, CG) and isinstance(chosen, CG):
+        return planned.hold_gram == chosen.hold_gram
+    return type(planned) is type(chosen)

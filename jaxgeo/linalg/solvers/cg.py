@@ -1,0 +1,119 @@
+"""The lift by conjugate gradients on DDᵀ, for QN too large for a Gram matrix."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import optimistix as optx
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxgeo._checks import check_count, check_flag, check_kind, check_positive
+from jaxgeo.linalg.gram.gram import Gram, mean_eigenvalue
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
+from jaxgeo.linalg.solvers.inverse import AbstractInverse, RowOperator, inverse
+from jaxgeo.linalg.solvers.nystrom import Nystrom, NystromInverse
+from jaxgeo.linalg.tangents import attach, freeze
+
+
+class CG(AbstractLiftSolver):
+    """D⁺v = Dᵀψ, with (DDᵀ + λ)ψ = v by preconditioned conjugate gradients. For QN too large for a Gram matrix.
+
+    Paper: (1.23), (2.2)
+
+    Each step is one JVP and one VJP, or a product with G where that is held: over a mesh by block rows, each device
+    those of its samples, so that it takes (QN)²/devices numbers and is never brought together. Whether the tolerance
+    was reached shows in the residual of the report, not in its outcome. For K ≥ QN and full rank, or with damping.
+
+    **Arguments:**
+
+    - `rtol`: residual relative to v to stop at.
+    - `max_steps`: steps to stop at.
+    - `preconditioner`: None for none.
+    - `hold_gram`: form G once, in the parameters' dtype. Cheaper where a step through the network costs more than
+        reading G, and many are needed.
+
+    **Raises:** `ValueError` on a tolerance, a count or a preconditioner that is none.
+    """
+
+    rtol: float = 1e-6
+    max_steps: int = eqx.field(static=True, default=1000)
+    preconditioner: Nystrom | None = Nystrom()
+    hold_gram: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_positive("rtol", self.rtol)
+        check_count("max_steps", self.max_steps)
+        check_flag("hold_gram", self.hold_gram)
+        if self.preconditioner is not None:
+            check_kind("preconditioner", self.preconditioner, Nystrom, "a `jaxgeo.linalg.Nystrom()` or None")
+
+    def solve(
+        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
+    ) -> tuple[PyTree, LiftInfo]:
+        solution, outcome, _ = self.iterate(jacobian, velocity, damping)
+        return conclude(jacobian, solution, velocity, outcome, jnp.full_like(outcome, -1))
+
+    def iterate(
+        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
+    ) -> tuple[PyTree, Array, Array]:
+        """The lift, its outcome, and the number of steps."""
+        shift = None if damping is None else jnp.asarray(damping, velocity.dtype) * mean_eigenvalue(jacobian)
+        still, constant = freeze((jacobian, jnp.zeros((), velocity.dtype) if shift is None else shift))
+        gram = Gram(still)
+        if self.hold_gram:
+            gram = lx.FunctionLinearOperator(_HeldGram(gram.as_matrix()), gram.in_structure())
+        prepared = None if self.preconditioner is None else self.preconditioner(gram, constant)
+        inner = _ConjugateGradients(gram, constant, freeze(prepared), self.rtol, self.max_steps)
+        psi, steps = inner.iterate(freeze(velocity))
+        carrier = inverse(RowOperator(jacobian, jnp.ones((), velocity.dtype)), inner, shift, velocity)
+        return jacobian.T.mv(attach(psi, carrier)), jnp.asarray(SOLVED, jnp.int32), steps
+
+
+class _HeldGram(eqx.Module):
+    """Products with G as a matrix."""
+
+    matrix: Float[Array, "n n"]
+
+    def __call__(self, rows: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        product = jnp.matmul(self.matrix, rows.reshape(-1), precision=jax.lax.Precision.HIGHEST)
+        return product.reshape(rows.shape)
+
+
+class _ConjugateGradients(AbstractInverse):
+    """(G + λ)⁻¹."""
+
+    gram: lx.AbstractLinearOperator
+    shift: Float[Array, ""]
+    preconditioner: NystromInverse | None
+    rtol: float
+    max_steps: int = eqx.field(static=True)
+
+    @property
+    def spectral(self) -> Bool[Array, ""]:
+        return jnp.zeros((), bool)
+
+    def iterate(self, rows: Float[Array, "N Q"]) -> tuple[Float[Array, "N Q"], Array]:
+        """The solution, and the number of steps."""
+        structure = self.gram.out_structure()
+        operator = self.gram + self.shift * lx.IdentityLinearOperator(structure)
+        # A shift by a traced number loses the tag.
+        operator = lx.TaggedLinearOperator(operator, lx.positive_semidefinite_tag)
+        options = {}
+        if self.preconditioner is not None:
+            tag = lx.positive_semidefinite_tag
+            options["preconditioner"] = lx.FunctionLinearOperator(self.preconditioner, structure, tag)
+        # lineax stops by absolute and relative tolerances together; on the scale of v they are the same.
+        size = jnp.sqrt(jnp.mean(rows**2))
+        unit = jnp.where(size > 0, size, jnp.ones_like(size))
+        # Going on from the exact residual every few steps, lineax' default, can make the steps in float32 diverge.
+        tolerance = self.rtol / 2
+        solver = lx.CG(tolerance, tolerance, norm=optx.rms_norm, stabilise_every=None, max_steps=self.max_steps)
+        found = lx.linear_solve(operator, rows / unit, solver, options=options, throw=False)
+        return found.value * unit, found.stats["num_steps"]
+
+    def apply(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return self.iterate(rhs)[0]
+
+    def complement(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
+        return jnp.zeros_like(rhs)

@@ -1,0 +1,106 @@
+"""The singular values of D, its left singular vectors, and how many of the values are more than round-off.
+
+Each function takes the arrays of NumPy, then in float64 on the host whatever JAX is set to, or those of JAX within a
+program. A QR factorisation of the tall side comes first: it leaves the values unchanged, where forming DDᵀ would square
+the condition number.
+"""
+
+from types import ModuleType
+from typing import overload
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from jaxgeo._checks import check_positive
+from jaxgeo.linalg.jacobian import Jacobian
+
+
+def data_floor(jacobian: Jacobian) -> float:
+    """Round-off in σ/σ_max that comes with D itself, see `round_off`."""
+    return round_off((jacobian.out_size(), jacobian.in_size()), jacobian.outputs.dtype)
+
+
+def round_off(shape: tuple[int, int], dtype: jnp.dtype) -> float:
+    """eps · √max(QN, K), relative to the largest singular value.
+
+    Independent relative errors eps in the entries of a matrix perturb its singular values by about that much.
+
+    **Arguments:**
+
+    - `shape`: (QN, K).
+    - `dtype`: the dtype that D was computed in.
+    """
+    return float(jnp.finfo(dtype).eps) * max(shape) ** 0.5
+
+
+def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
+    """Round-off in σ/σ_max where the lift is solved through a Gram matrix in `dtype` and products with D.
+
+    The Gram matrix resolves a square root of its own round-off. And where ψ is of size |v|/σ², Dᵀψ has errors of
+    eps·σ_max/σ² in the parameters' dtype, which refinement only removes for σ/σ_max above a square root of eps.
+    """
+    size = min(jacobian.out_size(), jacobian.in_size())
+    formed = (4 * float(jnp.finfo(dtype).eps) * size**0.5) ** 0.5
+    projected = float(jnp.finfo(jacobian.outputs.dtype).eps) ** 0.5
+    return max(data_floor(jacobian), formed, projected)
+
+
+def numerical_rank(values: NDArray[np.float64], shape: tuple[int, int], dtype: jnp.dtype) -> int:
+    """How many singular values, largest first, stand above the round-off of D's entries.
+
+    Paper: (4.1)
+
+    **Arguments:**
+
+    - `shape`, `dtype`: as for `round_off`.
+    """
+    return int(np.sum(values > round_off(shape, dtype) * values[0]))
+
+
+def count_above(values: NDArray[np.floating], rtol: float) -> int:
+    """How many singular values, largest first, are above `rtol` times the largest."""
+    check_positive("rtol", rtol)
+    return int(np.sum(values > rtol * values[0]))
+
+
+@overload
+def singular_values(matrix: NDArray[np.floating]) -> NDArray[np.floating]: ...
+@overload
+def singular_values(matrix: Float[Array, "QN K"]) -> Float[Array, " rank"]: ...
+def singular_values(matrix):
+    """All min(QN, K) singular values of D, largest first."""
+    xp = _library(matrix)
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    return xp.linalg.svd(xp.linalg.qr(tall, mode="r"), compute_uv=False)
+
+
+@overload
+def left_singular(matrix: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]: ...
+@overload
+def left_singular(matrix: Float[Array, "QN K"]) -> tuple[Float[Array, "QN rank"], Float[Array, " rank"]]: ...
+def left_singular(matrix):
+    """The left singular vectors of D, as columns, and its singular values, largest first."""
+    xp = _library(matrix)
+    if matrix.shape[0] < matrix.shape[1]:
+        left, values, _ = xp.linalg.svd(xp.linalg.qr(matrix.T, mode="r").T)
+        return left, values
+    basis, triangle = xp.linalg.qr(matrix)
+    left, values, _ = xp.linalg.svd(triangle)
+    return basis @ left, values
+
+
+@overload
+def of_gram(gram: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]: ...
+@overload
+def of_gram(gram: Float[Array, "QN QN"]) -> tuple[Float[Array, "QN QN"], Float[Array, " QN"]]: ...
+def of_gram(gram):
+    """The same from the eigenvalues of DDᵀ, whose square roots lose what lies below about 1e-7 of the largest."""
+    xp = _library(gram)
+    eigenvalues, left = xp.linalg.eigh(gram)
+    return left[:, ::-1], xp.sqrt(xp.maximum(eigenvalues[::-1], 0))
+
+
+def _library(matrix: NDArray[np.floating] | Array) -> ModuleType:
+    return np if isinstance(matrix, np.ndarray) else jnp

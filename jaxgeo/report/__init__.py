@@ -1,1 +1,0 @@
-"""The report of a run: figures and one self-contained page. `jaxgeo.report.page` loads matplotlib."""

@@ -1,0 +1,19 @@
+"""JAX as it comes, with x64 off: the float64 that jaxgeo uses inside needs nothing to be switched on."""
+
+import subprocess
+import sys
+
+FLOW = """
+import jax, jax.numpy as jnp, jaxgeo as jg
+problem = jg.Problem(lambda a, x: jnp.tanh(a @ x), jnp.eye(2), jg.L2(jnp.array([0.5, -0.5])))
+solution = jg.solve_flow(problem, jg.AdaptedFlow(), jnp.zeros(2), s1=4.0)
+assert solution.params.dtype == jnp.float32
+assert abs(float(solution.final_cost / problem.cost(jnp.zeros(2))) / jnp.exp(-4.0) - 1) < 1e-2
+assert jg.linalg.Gram(problem.jacobian(jnp.zeros(2))).as_matrix(jnp.dtype("float64")).dtype == "float64"
+assert not jax.config.jax_enable_x64
+"""
+
+
+def test_a_flow_with_the_check_of_its_rank():
+    done = subprocess.run([sys.executable, "-c", FLOW], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
