@@ -12,6 +12,7 @@ import jaxgeo as jg
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.singular import svd_of_triangle
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED
+from jaxgeo.linalg.spectra import reciprocal_condition
 
 
 def solve(problem, params, steps, **options):
@@ -106,3 +107,18 @@ def test_poisson_to_an_error_of_1e_9_by_default(seed):
     equation = jg.equations.poisson_2d()
     params, _ = solve(equation.problem(equation.points(jr.key(0))), equation.init(jr.key(seed)), 200)
     assert equation.error(params, jr.uniform(jr.key(1), (4000, 2))) < 1e-9
+
+
+@pytest.mark.parametrize("smallest", [0.5, 1e-7, 1e-9, 1e-14])
+@pytest.mark.parametrize("count", [2, 60])
+def test_the_condition_is_estimated_within_a_factor(smallest, count):
+    values = np.geomspace(1, smallest, count)
+    triangle = np.linalg.qr(with_spectrum(80, count, values))[1]
+    ratio = reciprocal_condition(jnp.asarray(triangle)) / smallest
+    assert 0.9 < ratio < 2.5
+
+
+def test_a_singular_triangle_has_no_condition():
+    assert reciprocal_condition(jnp.zeros((3, 3))) == 0
+    assert reciprocal_condition(jnp.diag(jnp.array([1.0, 0.0, 2.0]))) == 0
+    assert reciprocal_condition(jnp.full((2, 2), jnp.nan)) == 0

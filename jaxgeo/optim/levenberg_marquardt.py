@@ -119,13 +119,13 @@ class LevenbergMarquardt(AbstractTransformation):
         matrix = linear.jacobian.as_matrix()
         scale, largest = self.scaling(matrix, state.largest)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
-        scaled = svd_of_triangle(matrix, orthogonal, triangle, scale)
         state = state._replace(largest=largest)
 
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
         failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
-        deficient = self.cutoff.is_deficient(scaled)
-        return cond_any(deficient & ~failed, self._cut, self._bounded, linear, state, triangle, scaled, scale)
+        deficient = self.cutoff.is_deficient(triangle * freeze(scale)[None], len(matrix))
+        factors = matrix, orthogonal, triangle
+        return cond_any(deficient & ~failed, self._cut, self._bounded, linear, state, factors, scale)
 
     def _leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
         """By the leading singular values of D where the rest is little, otherwise by a lift with damping."""
@@ -151,12 +151,11 @@ class LevenbergMarquardt(AbstractTransformation):
         self,
         linear: Linearisation,
         state: LevenbergMarquardtState,
-        triangle: Float[Array, "K K"],
-        scaled: SingularValues,
+        factors: tuple[Array, Array, Array],
         scale: Float[Array, " K"],
     ) -> tuple[PyTree, LevenbergMarquardtState]:
-        """A damped lift of bounded length, in parameters in units of `scale`; `scaled` is of D in these."""
-        del triangle
+        """A damped lift of bounded length, in parameters in units of `scale`; `factors` are D, and its Q and R."""
+        scaled = svd_of_triangle(*factors, scale)
         jacobian, work = linear.jacobian, linear.outputs.dtype
         start = norm(ravel_pytree(linear.trainable)[0] / scale)
         radius = jnp.where(state.radius > 0, state.radius.astype(work), self.trust_region.first(start))
@@ -183,13 +182,12 @@ class LevenbergMarquardt(AbstractTransformation):
         self,
         linear: Linearisation,
         state: LevenbergMarquardtState,
-        triangle: Float[Array, "K K"],
-        scaled: SingularValues,
+        factors: tuple[Array, Array, Array],
         scale: Float[Array, " K"],
     ) -> tuple[PyTree, LevenbergMarquardtState]:
-        """A lift through the singular values above the cut-off, of D itself, whose R is `triangle`."""
+        """A lift through the singular values above the cut-off, of D itself, which `factors` are with its Q and R."""
         del scale
-        return self._through(linear, state, svd_of_triangle(scaled.matrix, scaled.orthogonal, triangle))
+        return self._through(linear, state, svd_of_triangle(*factors))
 
     def _through(
         self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues

@@ -14,6 +14,7 @@ from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.singular import SingularValues
+from jaxgeo.linalg.spectra import reciprocal_condition
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Attempt, shorten
 
@@ -99,9 +100,10 @@ class RankCutoff(eqx.Module):
         initial = jnp.asarray(self.initial, dtype)
         return CutoffState(initial, initial, jnp.zeros((), dtype), jnp.zeros((), jnp.int32))
 
-    def is_deficient(self, scaled: SingularValues) -> Bool[Array, ""]:
-        """Whether to step by the cut-off, from the singular values of D in scaled parameters."""
-        return scaled.relative()[-1] <= max(self.deficient, scaled.round_off)
+    def is_deficient(self, triangle: Float[Array, "K K"], rows: int) -> Bool[Array, ""]:
+        """Whether to step by the cut-off, from the triangular factor of D in scaled parameters."""
+        round_off = rows * float(jnp.finfo(triangle.dtype).eps)
+        return reciprocal_condition(triangle) <= max(self.deficient, round_off)
 
     def ladder(self, rows: int, columns: int) -> tuple[int, ...]:
         """How many directions may be taken of a D of this shape: the least, and doubled up to the most."""
