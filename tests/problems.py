@@ -41,7 +41,9 @@ class Case:
         if not callable(self.problem.trainable):
             trainable, frozen = eqx.partition(self.params, self.problem.trainable)
         flat, unravel = ravel_pytree(trainable)
-        outputs = jax.jacfwd(lambda theta: jnp.ravel(self.problem.outputs(eqx.combine(unravel(theta), frozen))))
+        outputs = jax.jit(
+            jax.jacfwd(lambda theta: jnp.ravel(self.problem.outputs(eqx.combine(unravel(theta), frozen))))
+        )
         return np.asarray(outputs(flat), np.float64)
 
 
