@@ -1,7 +1,10 @@
 """Strict numerics for every test and doctest: float64, no silent promotion of dtypes or ranks."""
 
+import gc
 import os
+import shutil
 import signal
+import tempfile
 
 # Before SciPy is loaded: JAX's Cholesky runs on its OpenBLAS, whose threads wait for one another in a busy loop. With
 # two test processes on two cores that makes a factorisation of milliseconds one of a second.
@@ -19,10 +22,45 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+PROGRAMS = pytest.StashKey[str]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # A third of the time of the fast tests is XLA's optimisation of programs that run once. The slow ones compile as
     # users do.
     jax.config.update("jax_disable_most_optimizations", config.option.markexpr == "not slow")
+    share_compiled_programs(config)
+
+
+def share_compiled_programs(config: pytest.Config) -> None:
+    """A folder for compiled programs, made for this run and used by its processes, unless the user names one.
+
+    To read a program takes a tenth of the time of compiling it, and to write it next to none.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        given = getattr(config, "workerinput", {})
+        folder = given.get("programs") or tempfile.mkdtemp(prefix="jaxgeo-tests-")
+        config.stash[PROGRAMS] = folder
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    node.workerinput["programs"] = node.config.stash.get(PROGRAMS, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if PROGRAMS in config.stash and not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[PROGRAMS], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    # Tracing makes many objects that live long, and each search for garbage among them goes through the million objects
+    # of the imported libraries: a tenth of the time of all tests.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import equinox as eqx
@@ -36,12 +36,18 @@ class Case:
         return self.problem.num_params(self.params)
 
     def dense(self) -> np.ndarray:
+        return self._dense
+
+    @cached_property
+    def _dense(self) -> np.ndarray:
         """D by forward mode over the flat trainable parameters, sharing no code with `jaxgeo.linalg`."""
         trainable, frozen = eqx.partition(self.params, lambda leaf: eqx.is_inexact_array(leaf))
         if not callable(self.problem.trainable):
             trainable, frozen = eqx.partition(self.params, self.problem.trainable)
         flat, unravel = ravel_pytree(trainable)
-        outputs = jax.jacfwd(lambda theta: jnp.ravel(self.problem.outputs(eqx.combine(unravel(theta), frozen))))
+        outputs = jax.jit(
+            jax.jacfwd(lambda theta: jnp.ravel(self.problem.outputs(eqx.combine(unravel(theta), frozen))))
+        )
         return np.asarray(outputs(flat), np.float64)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from compiled import jacobian_matrix
 
 import jaxgeo as jg
 from jaxgeo.linalg import QR
@@ -43,7 +44,7 @@ def linear_network(params, x):
 
 
 def dense(problem, params):
-    return np.asarray(problem.jacobian(params).as_matrix())
+    return np.asarray(jacobian_matrix(problem, params))
 
 
 def flat(tree):

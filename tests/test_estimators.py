@@ -63,7 +63,9 @@ def test_iris_as_well_as_the_linear_model(loss):
     np.testing.assert_array_equal(probabilities.argmax(axis=1), model.predict(x_test))
 
 
-@pytest.mark.parametrize(("loss", "behind"), [("cross_entropy", 0.03), ("l2", 0.07)])
+@pytest.mark.parametrize(
+    ("loss", "behind"), [("cross_entropy", 0.03), pytest.param("l2", 0.07, marks=pytest.mark.slow)]
+)
 def test_digits_about_as_well_as_the_linear_model_from_two_hundred_rows(loss, behind):
     x, x_test, y, y_test = train_test_split(*load_digits(return_X_y=True), train_size=200, random_state=0)
     model = JaxgeoClassifier((32,), loss=loss, max_iter=30, random_state=0).fit(x, y)

@@ -10,15 +10,15 @@ import jaxgeo as jg
 FLOW = jg.AdaptedFlow(jg.linalg.SVD())
 
 
+def stretched(a, sample):
+    return sample[1] * (jnp.sinh(a) @ sample[0])
+
+
 def diagonal(*scales):
     """x_j = scale_j · sinh(a_j), whose D is diagonal with entries scale_j cosh(a_j)."""
     scale = jnp.asarray(scales)
     inputs = (jnp.eye(len(scales)), scale)
-
-    def apply(a, sample):
-        return sample[1] * (jnp.sinh(a) @ sample[0])
-
-    return jg.Problem(apply, inputs, jg.L2(jnp.zeros(len(scales))))
+    return jg.Problem(stretched, inputs, jg.L2(jnp.zeros(len(scales))))
 
 
 def solve(problem, params, events, flow=FLOW, **options):
@@ -96,9 +96,13 @@ def test_the_gradient_event_takes_no_lift():
     assert count([]) == count([jg.GradientBelow(1e-9)]) > 10
 
 
+def product(a, x):
+    return a[0] * a[1] * x
+
+
 @pytest.mark.parametrize("start", [[0.0, 0.0], [0.5, 0.5]])
 def test_a_cost_that_stalls_in_float32_under_x64(start):
-    problem = jg.Problem(lambda a, x: a[0] * a[1] * x, jnp.ones(1, jnp.float32), jg.L2(-jnp.ones(1, jnp.float32)))
+    problem = jg.Problem(product, jnp.ones(1, jnp.float32), jg.L2(-jnp.ones(1, jnp.float32)))
     params = jnp.array(start, jnp.float32)
     sol = jg.solve_flow(problem, jg.StandardFlow(), params, cost_tol=1e-6, events=[jg.RankBelow(1)], throw=False)
     assert sol.params.dtype == jnp.float32

@@ -8,6 +8,7 @@ import lineax as lx
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES
+from compiled import gram_matrix, jacobian_matrix, matrices
 
 import jaxgeo as jg
 from jaxgeo.linalg.gram.gram import Gram
@@ -16,13 +17,11 @@ from jaxgeo.linalg.gram.gram import Gram
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_structured_equals_dense(name, key):
     problem, params = ARCHITECTURES[name](key)
-    jacobian = problem.jacobian(params)
-    dense = np.asarray(jacobian.as_matrix())
-    expected = dense @ dense.T
-    gram = Gram(jacobian)
+    dense, gram, diagonal = matrices(problem, params)
+    expected = np.asarray(dense) @ np.asarray(dense).T
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(gram.as_matrix(), expected, rtol=0, atol=1e-12 * scale)
-    np.testing.assert_allclose(gram.diagonal().reshape(-1), np.diag(expected), rtol=0, atol=1e-12 * scale)
+    np.testing.assert_allclose(gram, expected, rtol=0, atol=1e-12 * scale)
+    np.testing.assert_allclose(diagonal.reshape(-1), np.diag(expected), rtol=0, atol=1e-12 * scale)
 
 
 def wide_problem(key, num_samples=61, dtype=jnp.float64):
@@ -37,20 +36,20 @@ def test_blocks_of_samples(memory, key):
     plan = gram.plan()
     assert plan.stored == (memory is None)
     assert plan.bytes <= plan.budget
-    dense = np.asarray(gram.jacobian.as_matrix())
+    dense = np.asarray(jacobian_matrix(problem, params))
     expected = dense @ dense.T
-    np.testing.assert_allclose(gram.as_matrix(), expected, rtol=0, atol=1e-12 * expected.max())
+    np.testing.assert_allclose(gram_matrix(gram), expected, rtol=0, atol=1e-12 * expected.max())
     assert plan.block_samples[0] < 61
 
 
 def test_many_blocks_of_a_residual_problem(key):
     problem, params = ARCHITECTURES["blocks_that_share_some_leaves"](key)
     jacobian = problem.jacobian(params)
-    dense = np.asarray(jacobian.as_matrix())
+    dense = np.asarray(jacobian_matrix(problem, params))
     gram = Gram(jacobian, memory=4200)
     assert not gram.plan().stored
     assert max(gram.plan().block_samples) == 1
-    np.testing.assert_allclose(gram.as_matrix(), dense @ dense.T, rtol=0, atol=1e-12 * np.abs(dense @ dense.T).max())
+    np.testing.assert_allclose(gram_matrix(gram), dense @ dense.T, rtol=0, atol=1e-12 * np.abs(dense @ dense.T).max())
 
 
 def test_what_cannot_fit_is_refused(key):
@@ -69,7 +68,7 @@ def test_float64_products_of_float32_factors(key):
     values = np.linalg.eigvalsh(matrix)
     # A Gram matrix of float32 numbers, up to the round-off of float64: float32 products would give about −1e-6.
     assert values[0] > -1e-12 * values[-1]
-    dense = np.asarray(problem.jacobian(params).as_matrix(), np.float64)
+    dense = np.asarray(jacobian_matrix(problem, params), np.float64)
     np.testing.assert_allclose(matrix, dense @ dense.T, rtol=0, atol=1e-5 * values[-1])
 
 
@@ -149,8 +148,9 @@ def test_batch_coupled_network(key):
     np.testing.assert_allclose(problem.outputs(params), outputs, rtol=1e-12)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     dense = np.asarray(jax.jacrev(lambda flat: normalised(unravel(flat), inputs))(flat)).reshape(14, -1)
-    np.testing.assert_allclose(problem.jacobian(params).as_matrix(), dense, atol=1e-12)
-    np.testing.assert_allclose(problem.gram(params).as_matrix(), dense @ dense.T, atol=1e-11)
+    found = matrices(problem, params)
+    np.testing.assert_allclose(found.jacobian, dense, atol=1e-12)
+    np.testing.assert_allclose(found.gram, dense @ dense.T, atol=1e-11)
     velocity = -problem.loss.gradient(outputs)
     moved = problem.jacobian(params).mv(jg.lift(problem, params, velocity))
     np.testing.assert_allclose(moved, velocity, atol=1e-8)

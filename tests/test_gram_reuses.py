@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from compiled import matrices
 from reuses import FORMS, OTHERS
 
 import jaxgeo as jg
@@ -13,11 +14,10 @@ import jaxgeo as jg
 @pytest.mark.parametrize("name", FORMS | OTHERS)
 def test_structured_equals_dense(name, key):
     problem, params = (FORMS | OTHERS)[name].problem(key)
-    dense = np.asarray(problem.jacobian(params).as_matrix())
-    expected = dense @ dense.T
-    gram = problem.gram(params)
-    np.testing.assert_allclose(gram.as_matrix(), expected, rtol=0, atol=1e-13 * np.abs(expected).max())
-    np.testing.assert_allclose(gram.diagonal().reshape(-1), np.diag(expected), rtol=0, atol=1e-13 * expected.max())
+    dense, gram, diagonal = matrices(problem, params)
+    expected = np.asarray(dense) @ np.asarray(dense).T
+    np.testing.assert_allclose(gram, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+    np.testing.assert_allclose(diagonal.reshape(-1), np.diag(expected), rtol=0, atol=1e-13 * expected.max())
 
 
 def routes(name, key):
@@ -39,10 +39,9 @@ def test_blocks_without_a_leaf_in_common(key):
     second = (lambda p, x: jnp.tanh(p["v"] @ x), jr.normal(keys[3], (2, 8)), 2.0)
     constant = (lambda p, x: jnp.sin(x[:1]), jnp.ones((2, 8)), 1.0)
     problem = jg.residual_problem([first, second, constant])
-    dense = np.asarray(problem.jacobian(params).as_matrix())
-    gram = problem.gram(params)
-    np.testing.assert_allclose(gram.as_matrix(), dense @ dense.T, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(gram.diagonal().reshape(-1), (dense**2).sum(1), rtol=0, atol=1e-13)
+    dense, gram, diagonal = matrices(problem, params)
+    np.testing.assert_allclose(gram, dense @ dense.T, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(diagonal.reshape(-1), (np.asarray(dense) ** 2).sum(1), rtol=0, atol=1e-13)
 
 
 def test_a_flow_keeps_its_law_and_the_optimizer_its_speed(key):

@@ -34,18 +34,33 @@ def interpolation(apply=network, solver=SOLVER, **options):
 
 
 MAKERS = [metric, descent, marquardt, momentum, interpolation]
+
+
+def those(*fast):
+    return pytest.mark.parametrize(
+        "make", [pytest.param(make, marks=[pytest.mark.slow] * (make not in fast)) for make in MAKERS]
+    )
+
+
 # Descent is the metric and a step size, which a test of its own shows.
-each = pytest.mark.parametrize(
-    "make", [pytest.param(make, marks=pytest.mark.slow) if make is descent else make for make in MAKERS]
-)
+each = those(metric, marquardt, momentum, interpolation)
+# Weights, masks and batching are read by one piece of code for all; these two differ most in what they do then.
+either = those(marquardt, interpolation)
 
 
 def types(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
 
 
-@each
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("dtype", "make"),
+    [
+        *((jnp.float32, make) for make in (metric, marquardt, momentum, interpolation)),
+        (jnp.float64, marquardt),
+        pytest.param(jnp.float32, descent, marks=pytest.mark.slow),
+        *(pytest.param(jnp.float64, make, marks=pytest.mark.slow) for make in MAKERS if make is not marquardt),
+    ],
+)
 def test_a_scanned_loop_keeps_types_and_lowers_the_cost(make, dtype):
     params, data = parameters(dtype), batch(dtype)
     tx = make(solver=Auto())
@@ -86,7 +101,7 @@ def test_the_second_call_compiles_nothing(make):
     assert len(traces) == first
 
 
-@each
+@either
 def test_vmap_over_an_ensemble_is_a_loop_over_it(make):
     members = [jax.tree.map(lambda leaf, s=s: s * leaf, parameters()) for s in (1.0, 0.7)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
@@ -133,7 +148,7 @@ def test_a_problem_and_its_batch_give_the_same_update(make):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), direct, batched)
 
 
-@each
+@either
 def test_padding_with_weight_zero_changes_nothing(make):
     params, data = parameters(), batch()
     tx = make(solver=SVD())
@@ -150,7 +165,7 @@ def _info(state):
     return state[0].info if type(state) is tuple else state.info
 
 
-@each
+@either
 def test_frozen_and_masked_leaves_stay(make):
     params, data = parameters(), batch()
     keep = {"w": True, "b": True, "v": True, "scale": False, "none": True}

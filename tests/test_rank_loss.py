@@ -4,13 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import jacobian_matrix
 
 import jaxgeo as jg
 from jaxgeo.linalg import rank_record
 
 
 def dense(problem, params):
-    return np.asarray(problem.jacobian(params).as_matrix(), np.float64)
+    return np.asarray(jacobian_matrix(problem, params), np.float64)
+
+
+def solved(problem, params, s1):
+    """One signature for all, so that problems of one shape share a compiled program."""
+    return jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=s1, rtol=1e-6, record=rank_record, max_steps=800)
 
 
 def left_basis(matrix):
@@ -116,9 +122,7 @@ def test_outputs_move_by_the_projected_gradient_all_along(case):
 
 def test_flow_neither_stalls_nor_diverges_and_the_record_names_what_is_lost(case):
     problem, params = case
-    solution = jg.solve_flow(
-        problem, jg.RankAdaptiveFlow(), params, s1=10.0, rtol=1e-4, record=rank_record, max_steps=400
-    )
+    solution = solved(problem, params, s1=10.0)
     costs = np.asarray(solution.costs)
     assert (np.diff(costs) < 1e-10).all()
     record = solution.records
@@ -133,7 +137,7 @@ def test_flow_neither_stalls_nor_diverges_and_the_record_names_what_is_lost(case
 
 def test_contradictory_targets_reach_the_least_squares_floor():
     problem, params = duplicated(True)
-    solution = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=80.0, rtol=1e-4)
+    solution = solved(problem, params, s1=80.0)
     # Two equal inputs with targets 0.4 apart: each is missed by 0.2.
     floor = 2 * 0.2**2 / (2 * 6)
     np.testing.assert_allclose(solution.costs[-1], floor, rtol=1e-8)
@@ -143,7 +147,7 @@ def test_contradictory_targets_reach_the_least_squares_floor():
 
 def test_equal_targets_are_reached_by_the_law():
     problem, params = duplicated(False)
-    solution = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=18.0, rtol=1e-6)
+    solution = solved(problem, params, s1=18.0)
     np.testing.assert_allclose(solution.costs[-1], solution.predicted_costs[-1], rtol=1e-3)
 
 
@@ -163,7 +167,7 @@ def test_at_full_rank_it_is_the_overparametrized_flow():
 def test_both_flows_have_the_same_equilibria():
     # Paper: Theorem 4.2. Two equal inputs with contradictory targets: a critical point with ∇ₓC ≠ 0.
     problem, params = duplicated(True)
-    adapted = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=120.0, rtol=1e-7).params
+    adapted = solved(problem, params, s1=120.0).params
     scalar = jg.Problem(lambda a, x: jnp.tanh(a * x), jnp.array([1.0, 1.0]), jg.L2(jnp.array([0.1, 0.5])))
     standard = jg.solve_flow(scalar, jg.StandardFlow(), jnp.array(0.0), s1=60.0).params
     for case, point in ((problem, adapted), (scalar, standard)):
@@ -180,7 +184,7 @@ def test_a_flow_says_nan_where_the_lift_failed_so_that_an_adaptive_step_is_retri
 
 def test_iris_has_a_natural_duplicate():
     problem, params = iris()
-    solution = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=24.0, rtol=1e-5, record=rank_record)
+    solution = solved(problem, params, s1=24.0)
     assert (np.asarray(solution.records.rank) == 33).all()
     # The deviation of the two differs by nothing, so nothing of the gradient is lost and the law holds.
     assert float(solution.records.outside.max()) < 1e-12

@@ -1,0 +1,34 @@
+"""D, G = DDᵀ and the diagonal of G, each in one compiled program.
+
+Made operation by operation, each array of a new shape has a program of its own, and to compile fifty of those takes ten
+times as long as to compile one with all of them.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+import jaxgeo as jg
+
+
+class Matrices(NamedTuple):
+    jacobian: Float[Array, "QN K"]
+    gram: Float[Array, "QN QN"]
+    diagonal: Float[Array, "*outputs"]
+
+
+@eqx.filter_jit
+def matrices(problem: jg.Problem, params: Any) -> Matrices:
+    gram = problem.gram(params)
+    return Matrices(gram.jacobian.as_matrix(), gram.as_matrix(), gram.diagonal())
+
+
+@eqx.filter_jit
+def jacobian_matrix(problem: jg.Problem, params: Any) -> Float[Array, "QN K"]:
+    return problem.jacobian(params).as_matrix()
+
+
+@eqx.filter_jit
+def gram_matrix(gram: jg.linalg.Gram) -> Float[Array, "QN QN"]:
+    return gram.as_matrix()
