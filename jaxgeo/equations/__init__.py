@@ -2,9 +2,9 @@
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.equations.derivatives import divergence as divergence, gradient as gradient, laplacian as laplacian
+from jaxgeo.equations.equation import Equation as Equation
 from jaxgeo.equations.network import Network as Network, choose_hidden as choose_hidden
 from jaxgeo.equations.ready import (
-    Equation as Equation,
     burgers_1d as burgers_1d,
     harmonic_10d as harmonic_10d,
     heat_1d as heat_1d,

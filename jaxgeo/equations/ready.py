@@ -1,141 +1,19 @@
 """Differential equations with a known solution, for networks that are trained on their residuals.
 
-The problems and sizes of arXiv 2405.15603 and 2505.12149, so that errors can be set beside the published ones.
+Problems and sizes of arXiv 2405.15603, 2505.12149 and 2604.05230, so that errors can be set beside the published ones.
 """
 
-import functools
 import math
-from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array
 
-from jaxgeo._checks import check_count, check_number, is_count
+from jaxgeo._checks import check_number
 from jaxgeo.equations.derivatives import Field, gradient, laplacian
-from jaxgeo.equations.network import Network, check_sizes
-from jaxgeo.problem import Problem, residual_problem
-
-Points = tuple[Float[Array, "interior d"], Float[Array, "boundary d"]]
-
-
-class Equation(eqx.Module):
-    """A differential equation, its solution, where to ask for it, and a network to solve it with.
-
-    The cost of a network u is half the mean square of the residual inside, plus half that of u − u* on the boundary,
-    if there are points there.
-
-    - `residual`: of a field at a point of the interior; 0 for the solution.
-    - `solution`: u*.
-    - `draw`: points of interior and boundary, from a key and the number of each.
-    - `widths`: of the hidden layers, with tanh.
-    - `counts`: by default how many points inside and on the boundary.
-    - `dim`: of a point.
-    - `domain`: from where to where each coordinate goes; by default from 0 to 1.
-    - `features`: what the network sees of a point; periodic ones make u periodic. By default the point.
-    - `output`: u from the network's value and the point, so that it meets conditions exactly. By default the value.
-
-    ```python
-    >>> import jax, jaxgeo as jg
-    >>> equation = jg.equations.poisson_2d()
-    >>> params = equation.init(jax.random.key(0))
-    >>> problem = equation.problem(equation.points(jax.random.key(1)))
-    >>> problem.num_params(params), problem.num_rows(params)
-    (257, 1020)
-
-    ```
-    """
-
-    residual: Callable[[Field, Array], Array] = eqx.field(static=True)
-    solution: Field = eqx.field(static=True)
-    draw: Callable[[Array, int, int], Points] = eqx.field(static=True)
-    dim: int = eqx.field(static=True)
-    widths: tuple[int, ...] = eqx.field(static=True)
-    counts: tuple[int, int] = eqx.field(static=True)
-    domain: tuple[tuple[float, float], ...] | None = eqx.field(static=True, default=None)
-    features: Callable[[Float[Array, " d"]], Float[Array, " f"]] | None = eqx.field(static=True, default=None)
-    output: Callable[[Float[Array, ""], Float[Array, " d"]], Float[Array, ""]] | None = eqx.field(
-        static=True, default=None
-    )
-
-    def __check_init__(self):
-        check_sizes("widths", self.widths)
-
-    def init(self, key: Array) -> PyTree:
-        """Initial parameters, in JAX's default floating-point type."""
-        dtype = jnp.result_type(float)
-        point = jax.ShapeDtypeStruct((self.dim,), dtype)
-        seen = self.dim if self.features is None else jax.eval_shape(self.features, point).size
-        return Network((seen, *self.widths, 1), dtype, key=key)
-
-    def field(self, params: PyTree) -> Field:
-        """u of a point."""
-
-        def u(x: Float[Array, " d"]) -> Float[Array, ""]:
-            value = params(x if self.features is None else self.features(x))[0]
-            return value if self.output is None else self.output(value, x)
-
-        return u
-
-    def points(self, key: Array, counts: tuple[int, int] | None = None) -> Points:
-        """Points of the interior and the boundary: for a fixed set, or a fresh one at every step."""
-        if counts is not None and (
-            not isinstance(counts, tuple)
-            or len(counts) != 2
-            or not is_count(counts[0])
-            or not (is_count(counts[1]) or counts[1] == 0)
-        ):
-            raise ValueError(
-                "`counts` must be two integers, points inside and on the boundary, positive or, where there is no "
-                f"boundary, 0; got {counts!r}."
-            )
-        return self.draw(key, *(self.counts if counts is None else counts))
-
-    def points_by_residual(
-        self, params: PyTree, key: Array, counts: tuple[int, int] | None = None, candidates: int = 10
-    ) -> Points:
-        """Points as `points`, those of the interior where the residual of the network is large, and elsewhere too.
-
-        Of `candidates` times as many the density is |r|/mean |r| + 1 times the usual one, by which no place is left
-        without points.
-
-        Reference: C. Wu, M. Zhu, Q. Tan, Y. Kartha, L. Lu, A comprehensive study of non-adaptive and residual-based
-            adaptive sampling for physics-informed neural networks, Computer Methods in Applied Mechanics and
-            Engineering 403, 2023
-        """
-        check_count("candidates", candidates)
-        inside, edge = self.counts if counts is None else counts
-        drawing, choosing = jax.random.split(key)
-        wide, boundary = self.points(drawing, (candidates * inside, edge))
-        sizes = jnp.abs(jax.vmap(functools.partial(self._inside, params))(wide))
-        mean = jnp.mean(sizes)
-        density = sizes / jnp.where(mean > 0, mean, 1) + 1
-        # The largest of these are a draw without replacement in proportion to the density.
-        _, chosen = jax.lax.top_k(jnp.log(density) + jax.random.gumbel(choosing, sizes.shape, sizes.dtype), inside)
-        return wide[chosen], boundary
-
-    def problem(self, points: Points) -> Problem:
-        """Least squares at these points."""
-        inside, edge = points
-        blocks = [(self._inside, inside, 1.0), (self._miss, edge, 1.0)]
-        return residual_problem(blocks if len(edge) else blocks[:1])
-
-    def elsewhere(self, key: Array, count: int) -> Float[Array, "count d"]:
-        """Uniform points of the domain, at which to measure the error of what was trained on others."""
-        return _uniform(key, count, ((0.0, 1.0),) * self.dim if self.domain is None else self.domain)
-
-    def error(self, params: PyTree, points: Float[Array, "m d"]) -> Float[Array, ""]:
-        """|u − u*|/|u*| at the points, the relative L2 error."""
-        miss = jax.vmap(functools.partial(self._miss, params))(points)
-        return jnp.linalg.norm(miss) / jnp.linalg.norm(jax.vmap(self.solution)(points))
-
-    def _inside(self, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:
-        return self.residual(self.field(params), x)
-
-    def _miss(self, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:
-        return self.field(params)(x) - self.solution(x)
+from jaxgeo.equations.equation import Equation
+from jaxgeo.equations.points import Points, in_box, in_cube, on_faces, on_grid
 
 
 def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
@@ -152,7 +30,7 @@ def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
     def residual(u: Field, x: Array) -> Array:
         return laplacian(u)(x) + 2 * jnp.pi**2 * solution(x)
 
-    return Equation(residual, solution, _grid(4), 2, widths, (900, 120))
+    return Equation(residual, solution, on_grid(4), 2, widths, (900, 120))
 
 
 def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
@@ -166,7 +44,7 @@ def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
     def solution(x: Array) -> Array:
         return jnp.exp(-(jnp.pi**2) / 4 * x[0]) * jnp.sin(jnp.pi * x[1])
 
-    return Equation(_heat, solution, _grid(3), 2, widths, (900, 120))
+    return Equation(_heat, solution, on_grid(3), 2, widths, (900, 120))
 
 
 def helmholtz_2d(
@@ -196,7 +74,7 @@ def helmholtz_2d(
         return jnp.concatenate([jnp.cos(jnp.pi * x), jnp.sin(jnp.pi * x)])
 
     domain = ((-1.0, 1.0),) * 2
-    return Equation(residual, solution, _inside(domain), 2, widths, (3500, 0), domain, features)
+    return Equation(residual, solution, in_box(domain), 2, widths, (3500, 0), domain, features)
 
 
 def burgers_1d(widths: tuple[int, ...] = (20, 20, 20), viscosity: float = 0.01 / math.pi) -> Equation:
@@ -235,7 +113,7 @@ def burgers_1d(widths: tuple[int, ...] = (20, 20, 20), viscosity: float = 0.01 /
         return x[0] * (1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
 
     domain = ((0.0, 1.0), (-1.0, 1.0))
-    return Equation(residual, solution, _inside(domain), 2, widths, (3000, 0), domain, output=output)
+    return Equation(residual, solution, in_box(domain), 2, widths, (3000, 0), domain, output=output)
 
 
 def poisson_5d(widths: tuple[int, ...] = (64, 64, 48, 48)) -> Equation:
@@ -252,7 +130,7 @@ def poisson_5d(widths: tuple[int, ...] = (64, 64, 48, 48)) -> Equation:
     def residual(u: Field, x: Array) -> Array:
         return laplacian(u)(x) + jnp.pi**2 * solution(x)
 
-    return Equation(residual, solution, _cube(5), 5, widths, (3000, 500))
+    return Equation(residual, solution, in_cube(5), 5, widths, (3000, 500))
 
 
 def harmonic_10d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
@@ -269,7 +147,7 @@ def harmonic_10d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
     def residual(u: Field, x: Array) -> Array:
         return laplacian(u)(x)
 
-    return Equation(residual, solution, _cube(10), 10, widths, (3000, 500))
+    return Equation(residual, solution, in_cube(10), 10, widths, (3000, 500))
 
 
 def poisson_100d(widths: tuple[int, ...] = (768, 768, 512, 512)) -> Equation:
@@ -286,7 +164,7 @@ def poisson_100d(widths: tuple[int, ...] = (768, 768, 512, 512)) -> Equation:
     def residual(u: Field, x: Array) -> Array:
         return laplacian(u)(x) - 200 / 33.47
 
-    return Equation(residual, solution, _cube(100), 100, widths, (100, 50))
+    return Equation(residual, solution, in_cube(100), 100, widths, (100, 50))
 
 
 def heat_4d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
@@ -306,7 +184,7 @@ def heat_4d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
         keys = jax.random.split(key, 3)
         inside = jax.random.uniform(keys[0], (interior, 5))
         start = jax.random.uniform(keys[1], (boundary // 2, 5)).at[:, 0].set(0)
-        return inside, jnp.concatenate([start, _faces(keys[2], boundary - boundary // 2, 5, fixed=1)])
+        return inside, jnp.concatenate([start, on_faces(keys[2], boundary - boundary // 2, 5, fixed=1)])
 
     return Equation(_heat, solution, draw, 5, widths, (3000, 500))
 
@@ -349,60 +227,3 @@ def _heat(u: Field, x: Array) -> Array:
 def _in_space(u: Field, x: Array) -> Array:
     """Δu in all coordinates but the first."""
     return laplacian(lambda place: u(jnp.concatenate([x[:1], place])))(x[1:])
-
-
-def _uniform(key: Array, count: int, domain: tuple[tuple[float, float], ...]) -> Float[Array, "count d"]:
-    low, high = jnp.asarray(domain).T
-    return low[None] + (high - low)[None] * jax.random.uniform(key, (count, len(domain)))
-
-
-def _inside(domain: tuple[tuple[float, float], ...]) -> Callable[[Array, int, int], Points]:
-    """Uniform in a box, where conditions are met by the output."""
-
-    def draw(key: Array, interior: int, boundary: int) -> Points:
-        if boundary:
-            raise ValueError(f"this equation has no boundary to put points on; got {boundary} where 0 are needed.")
-        return _uniform(key, interior, domain), jnp.zeros((0, len(domain)))
-
-    return draw
-
-
-def _cube(dim: int) -> Callable[[Array, int, int], Points]:
-    """Uniform in the unit cube and on its faces."""
-
-    def draw(key: Array, interior: int, boundary: int) -> Points:
-        keys = jax.random.split(key)
-        return jax.random.uniform(keys[0], (interior, dim)), _faces(keys[1], boundary, dim)
-
-    return draw
-
-
-def _faces(key: Array, count: int, dim: int, fixed: int = 0) -> Float[Array, "count dim"]:
-    """Uniform on the faces of the unit cube, except those of the first `fixed` coordinates."""
-    keys = jax.random.split(key, 3)
-    points = jax.random.uniform(keys[0], (count, dim))
-    axis = jax.random.randint(keys[1], (count,), fixed, dim)
-    side = jax.random.bernoulli(keys[2], shape=(count,)).astype(points.dtype)
-    return points.at[jnp.arange(count), axis].set(side)
-
-
-def _grid(sides: int) -> Callable[[Array, int, int], Points]:
-    """Midpoints of the cells of the unit square, and evenly along 3 or 4 of its sides; the key is not used."""
-
-    def draw(key: Array, interior: int, boundary: int) -> Points:
-        del key
-        across, along = math.isqrt(interior), boundary // sides
-        if across**2 != interior or along * sides != boundary:
-            raise ValueError(
-                f"a grid takes a square number of points inside and a multiple of {sides} on the boundary; got "
-                f"{interior} and {boundary}."
-            )
-        ends = jnp.linspace(0, 1, across + 1)
-        middles = (ends[1:] + ends[:-1]) / 2
-        inside = jnp.stack(jnp.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
-        side, low, high = jnp.linspace(0, 1, along), jnp.zeros(along), jnp.ones(along)
-        # The side with a first coordinate of 1, the end of time, comes last.
-        pairs = ((low, side), (side, low), (side, high), (high, side))[:sides]
-        return inside, jnp.concatenate([jnp.stack(pair, axis=-1) for pair in pairs])
-
-    return draw

@@ -1,0 +1,132 @@
+"""A differential equation with a known solution, as a problem for a network."""
+
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import check_count, is_count
+from jaxgeo.equations.derivatives import Field
+from jaxgeo.equations.network import Network, check_sizes
+from jaxgeo.equations.points import Points, uniform
+from jaxgeo.problem import Problem, residual_problem
+
+
+class Equation(eqx.Module):
+    """A differential equation, its solution, where to ask for it, and a network to solve it with.
+
+    The cost of a network u is half the mean square of the residual inside, plus half that of u − u* on the boundary,
+    if there are points there.
+
+    - `residual`: of a field at a point of the interior; 0 for the solution.
+    - `solution`: u*.
+    - `draw`: points of interior and boundary, from a key and the number of each.
+    - `widths`: of the hidden layers, with tanh.
+    - `counts`: by default how many points inside and on the boundary.
+    - `dim`: of a point.
+    - `domain`: from where to where each coordinate goes; by default from 0 to 1.
+    - `features`: what the network sees of a point; periodic ones make u periodic. By default the point.
+    - `output`: u from the network's value and the point, so that it meets conditions exactly. By default the value.
+
+    ```python
+    >>> import jax, jaxgeo as jg
+    >>> equation = jg.equations.poisson_2d()
+    >>> params = equation.init(jax.random.key(0))
+    >>> problem = equation.problem(equation.points(jax.random.key(1)))
+    >>> problem.num_params(params), problem.num_rows(params)
+    (257, 1020)
+
+    ```
+    """
+
+    residual: Callable[[Field, Array], Array] = eqx.field(static=True)
+    solution: Field = eqx.field(static=True)
+    draw: Callable[[Array, int, int], Points] = eqx.field(static=True)
+    dim: int = eqx.field(static=True)
+    widths: tuple[int, ...] = eqx.field(static=True)
+    counts: tuple[int, int] = eqx.field(static=True)
+    domain: tuple[tuple[float, float], ...] | None = eqx.field(static=True, default=None)
+    features: Callable[[Float[Array, " d"]], Float[Array, " f"]] | None = eqx.field(static=True, default=None)
+    output: Callable[[Float[Array, ""], Float[Array, " d"]], Float[Array, ""]] | None = eqx.field(
+        static=True, default=None
+    )
+
+    def __check_init__(self):
+        check_sizes("widths", self.widths)
+
+    def init(self, key: Array) -> PyTree:
+        """Initial parameters, in JAX's default floating-point type."""
+        dtype = jnp.result_type(float)
+        point = jax.ShapeDtypeStruct((self.dim,), dtype)
+        seen = self.dim if self.features is None else jax.eval_shape(self.features, point).size
+        return Network((seen, *self.widths, 1), dtype, key=key)
+
+    def field(self, params: PyTree) -> Field:
+        """u of a point."""
+
+        def u(x: Float[Array, " d"]) -> Float[Array, ""]:
+            value = params(x if self.features is None else self.features(x))[0]
+            return value if self.output is None else self.output(value, x)
+
+        return u
+
+    def points(self, key: Array, counts: tuple[int, int] | None = None) -> Points:
+        """Points of the interior and the boundary: for a fixed set, or a fresh one at every step."""
+        if counts is not None and (
+            not isinstance(counts, tuple)
+            or len(counts) != 2
+            or not is_count(counts[0])
+            or not (is_count(counts[1]) or counts[1] == 0)
+        ):
+            raise ValueError(
+                "`counts` must be two integers, points inside and on the boundary, positive or, where there is no "
+                f"boundary, 0; got {counts!r}."
+            )
+        return self.draw(key, *(self.counts if counts is None else counts))
+
+    def points_by_residual(
+        self, params: PyTree, key: Array, counts: tuple[int, int] | None = None, candidates: int = 10
+    ) -> Points:
+        """Points as `points`, those of the interior where the residual of the network is large, and elsewhere too.
+
+        Of `candidates` times as many the density is |r|/mean |r| + 1 times the usual one, by which no place is left
+        without points.
+
+        Reference: C. Wu, M. Zhu, Q. Tan, Y. Kartha, L. Lu, A comprehensive study of non-adaptive and residual-based
+            adaptive sampling for physics-informed neural networks, Computer Methods in Applied Mechanics and
+            Engineering 403, 2023
+        """
+        check_count("candidates", candidates)
+        inside, edge = self.counts if counts is None else counts
+        drawing, choosing = jax.random.split(key)
+        wide, boundary = self.points(drawing, (candidates * inside, edge))
+        sizes = jnp.abs(jax.vmap(functools.partial(self._inside, params))(wide))
+        mean = jnp.mean(sizes)
+        density = sizes / jnp.where(mean > 0, mean, 1) + 1
+        # The largest of these are a draw without replacement in proportion to the density.
+        _, chosen = jax.lax.top_k(jnp.log(density) + jax.random.gumbel(choosing, sizes.shape, sizes.dtype), inside)
+        return wide[chosen], boundary
+
+    def problem(self, points: Points) -> Problem:
+        """Least squares at these points."""
+        inside, edge = points
+        blocks = [(self._inside, inside, 1.0), (self._miss, edge, 1.0)]
+        return residual_problem(blocks if len(edge) else blocks[:1])
+
+    def elsewhere(self, key: Array, count: int) -> Float[Array, "count d"]:
+        """Uniform points of the domain, at which to measure the error of what was trained on others."""
+        return uniform(key, count, ((0.0, 1.0),) * self.dim if self.domain is None else self.domain)
+
+    def error(self, params: PyTree, points: Float[Array, "m d"]) -> Float[Array, ""]:
+        """|u − u*|/|u*| at the points, the relative L2 error."""
+        miss = jax.vmap(functools.partial(self._miss, params))(points)
+        return jnp.linalg.norm(miss) / jnp.linalg.norm(jax.vmap(self.solution)(points))
+
+    def _inside(self, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return self.residual(self.field(params), x)
+
+    def _miss(self, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return self.field(params)(x) - self.solution(x)

@@ -1,0 +1,68 @@
+"""Points in boxes and on their faces, drawn or on a grid."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Of the interior and of the boundary.
+Points = tuple[Float[Array, "interior d"], Float[Array, "boundary d"]]
+
+
+def uniform(key: Array, count: int, domain: tuple[tuple[float, float], ...]) -> Float[Array, "count d"]:
+    low, high = jnp.asarray(domain).T
+    return low[None] + (high - low)[None] * jax.random.uniform(key, (count, len(domain)))
+
+
+def in_box(domain: tuple[tuple[float, float], ...]) -> Callable[[Array, int, int], Points]:
+    """Uniform in a box, where conditions are met by the output."""
+
+    def draw(key: Array, interior: int, boundary: int) -> Points:
+        if boundary:
+            raise ValueError(f"this equation has no boundary to put points on; got {boundary} where 0 are needed.")
+        return uniform(key, interior, domain), jnp.zeros((0, len(domain)))
+
+    return draw
+
+
+def in_cube(dim: int) -> Callable[[Array, int, int], Points]:
+    """Uniform in the unit cube and on its faces."""
+
+    def draw(key: Array, interior: int, boundary: int) -> Points:
+        keys = jax.random.split(key)
+        return jax.random.uniform(keys[0], (interior, dim)), on_faces(keys[1], boundary, dim)
+
+    return draw
+
+
+def on_faces(key: Array, count: int, dim: int, fixed: int = 0) -> Float[Array, "count dim"]:
+    """Uniform on the faces of the unit cube, except those of the first `fixed` coordinates."""
+    keys = jax.random.split(key, 3)
+    points = jax.random.uniform(keys[0], (count, dim))
+    axis = jax.random.randint(keys[1], (count,), fixed, dim)
+    side = jax.random.bernoulli(keys[2], shape=(count,)).astype(points.dtype)
+    return points.at[jnp.arange(count), axis].set(side)
+
+
+def on_grid(sides: int) -> Callable[[Array, int, int], Points]:
+    """Midpoints of the cells of the unit square, and evenly along 3 or 4 of its sides; the key is not used."""
+
+    def draw(key: Array, interior: int, boundary: int) -> Points:
+        del key
+        across, along = math.isqrt(interior), boundary // sides
+        if across**2 != interior or along * sides != boundary:
+            raise ValueError(
+                f"a grid takes a square number of points inside and a multiple of {sides} on the boundary; got "
+                f"{interior} and {boundary}."
+            )
+        ends = jnp.linspace(0, 1, across + 1)
+        middles = (ends[1:] + ends[:-1]) / 2
+        inside = jnp.stack(jnp.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
+        side, low, high = jnp.linspace(0, 1, along), jnp.zeros(along), jnp.ones(along)
+        # The side with a first coordinate of 1, the end of time, comes last.
+        pairs = ((low, side), (side, low), (side, high), (high, side))[:sides]
+        return inside, jnp.concatenate([jnp.stack(pair, axis=-1) for pair in pairs])
+
+    return draw
