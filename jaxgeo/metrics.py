@@ -15,7 +15,7 @@ from jaxgeo.costs.samples import check_weights
 
 
 class AbstractMetric(eqx.Module):
-    """A metric g on output space, the same for no two costs or samples if need be: g = LᵀL.
+    """A metric g on output space, which may depend on the cost and vary from sample to sample: g = LᵀL.
 
     The adapted gradient for it is lifted through LD instead of D: the velocity v = −g⁻¹∇ₓC becomes (LD)⁺Lv.
 

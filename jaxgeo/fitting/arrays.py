@@ -1,4 +1,4 @@
-"""`fit`: a network trained on arrays by any flow or optimizer, watched, kept, and gone on with."""
+"""`fit`: a network trained on arrays by any flow or optimizer, watched, saved, and resumed."""
 
 import hashlib
 import math
@@ -91,7 +91,7 @@ def fit(
     - `callbacks`: functions of the progress and the model, called after each part; one that returns True ends the run.
     - `folder`: where to keep `metrics.jsonl` and `checkpoints/`, and `tensorboard/` if tensorboardX is installed. Needs
         orbax: `pip install "jaxgeo[cli]"`.
-    - `resume`: go on with the run that is in `folder`, if there is one.
+    - `resume`: resume the run that is in `folder`, if there is one.
     - `keep_every`: seconds from one checkpoint to the next, at least; 0 for one after each part.
     - `rank_check`: as for `jaxgeo.solve_flow`.
     - `interruptible`: runs the parts so that Ctrl-C is heard at once, on a thread of its own; by default they run on
@@ -227,7 +227,7 @@ def _cast(name: str, values: ArrayLike, dtype: jnp.dtype) -> Array:
 
 
 def _fingerprint(*data: PyTree) -> str:
-    """Of the data that a run is made on, so that it is not gone on with on others."""
+    """Of the data that a run is made on, so that it is not resumed on others."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(data):
         array = np.asarray(leaf)

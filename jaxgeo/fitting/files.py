@@ -53,5 +53,5 @@ def cannot_write(path: Path, error: Exception) -> ValueError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ValueError(
         f"cannot write {path} ({reason}); free space on the disk or make the folder writable. What was kept before is "
-        "whole: go on with `resume`, or choose another folder."
+        "whole: use `resume`, or choose another folder."
     )

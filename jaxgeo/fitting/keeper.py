@@ -44,7 +44,7 @@ class Kept:
 class Keeper:
     """Keeps a run in `folder`, at most once in `every` seconds.
 
-    - `settings`: what must be the same for the run to be gone on with.
+    - `settings`: what must be the same for the run to be resumed.
 
     **Raises:** `ValueError` if the folder cannot be written, or holds a run and `resume` is False.
     """
@@ -55,7 +55,7 @@ class Keeper:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.board = TensorBoard(folder / "tensorboard")
         if self.checkpoints.numbers and not resume:
-            raise ValueError(f"`folder` {folder} holds a run; pass `resume=True` to go on with it, or choose another.")
+            raise ValueError(f"`folder` {folder} holds a run; pass `resume=True` to resume it, or choose another folder.")
 
     def restore(self, like: Carry) -> Kept | None:
         """The run as it was kept last, or None if there is nothing of it yet.

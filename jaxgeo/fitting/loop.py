@@ -18,7 +18,7 @@ from jaxgeo.fitting.keeper import Carry, Keeper
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
-# How a run may have ended that is gone on with when it is resumed.
+# Outcomes that `resume=True` continues.
 OPEN = (None, Outcome.INTERRUPTED, Outcome.STOPPED, Outcome.MAX_STEPS)
 
 

@@ -111,7 +111,7 @@ class Crossed(eqx.Module):
         default = jnp.result_type(float)
         if value.dtype != jnp.bool_:
             return value.astype(default)
-        # In place of a boolean it would pair a time with that. A number fires only where it changes along a step.
+        # For a boolean it pairs a time of its own with it, which fails for such times as well: hence a number of ±1.
         return jnp.where(value, -jnp.ones((), default), jnp.ones((), default)) if is_narrow(t) else value
 
     def _value(self, s: Float[Array, ""], state: PyTree, problem: Problem) -> Float[Array, ""] | Bool[Array, ""]:

@@ -16,7 +16,7 @@ Scalar = float | Float[Array, ""]
 def check_times(
     s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: ArrayLike | None
 ) -> None:
-    """Raise `ValueError` where times, or the cost that stands for one, are none to integrate to."""
+    """Raise `ValueError` unless `s1` or `cost_tol` gives an end to integrate to, and the other times are usable."""
     if s1 is None and cost_tol is None:
         raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
     for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):

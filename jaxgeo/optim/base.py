@@ -70,7 +70,7 @@ class AbstractTransformation(eqx.Module):
 
 
 def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
-    """`CostHessian()` for None; `ValueError` for what is no metric."""
+    """`CostHessian()` for None; raises `ValueError` unless it is an `AbstractMetric`."""
     if metric is None:
         return CostHessian()
     check_metric(metric)

@@ -34,12 +34,12 @@ def train(
     **Arguments:**
 
     - `progress`: as for `jaxgeo.fit`.
-    - `resume`: go on with what is kept in `folder`.
+    - `resume`: resume the run that is saved in `folder`.
 
     **Returns:** the summary, which is in the folder as `summary.json` as well.
     """
     config, task = setup.config, setup.task
-    # The settings of a run that is gone on with hold what was chosen for it; why, was noted when it began.
+    # The settings of a resumed run hold what was chosen for it; the reasons were noted when it began.
     before: list[str] = folder.read_summary().get("notes", []) if resume else []
     notes = [*before, *(note for note in task.notes if note not in before)]
     if not (resume and (folder.path / "summary.json").exists()):

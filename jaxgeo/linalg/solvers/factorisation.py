@@ -86,7 +86,7 @@ def _complement(factor: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, 
 
 
 class Scaled(NamedTuple):
-    """A/t before it is formed, which each use does in the pass over A that it makes anyway; 0 where A is not finite."""
+    """A and t kept apart, so that the division fuses into the next read of A; 0 where A is not finite."""
 
     gram: Float[Array, "n n"]
     scale: Float[Array, ""]
@@ -100,8 +100,8 @@ class Factorise(eqx.Module):
     """Cholesky factorisation of A/t + μ, its condition number bounded or measured, and what answers a failure.
 
     With damping (μ given), a factorisation that fails is done once more with more of it, and if that fails too
-    by eigenvalues. Without, eigenvalues and the cut-off answer at once: damping would stay short of directions
-    that can be reached, and give out in those that cannot. Only where n exceeds `max_decomposition`, so that
+    by eigenvalues. Without, eigenvalues and the cut-off answer at once: damping under-solves directions
+    that can be reached and amplifies those that cannot. Only where n exceeds `max_decomposition`, so that
     eigenvalues take too long, is the answer a little damping.
 
     **Arguments:**
