@@ -55,7 +55,9 @@ class Keeper:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.board = TensorBoard(folder / "tensorboard")
         if self.checkpoints.numbers and not resume:
-            raise ValueError(f"`folder` {folder} holds a run; pass `resume=True` to resume it, or choose another folder.")
+            raise ValueError(
+                f"`folder` {folder} holds a run; pass `resume=True` to resume it, or choose another folder."
+            )
 
     def restore(self, like: Carry) -> Kept | None:
         """The run as it was kept last, or None if there is nothing of it yet.

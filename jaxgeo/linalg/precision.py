@@ -55,7 +55,7 @@ def _in_float64(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
-    """`jax.lax.cond`, for an expensive `true` branch that is rarely taken: under `vmap` it runs only if a member needs it.
+    """`jax.lax.cond`, for an expensive, rarely taken `true` branch, which under `vmap` runs only if a member needs it.
 
     `jax.lax.cond` of a batched predicate computes both branches always; so do derivatives of this. Operands, and
     branches that are modules, may hold what is no array. What a branch only closes over has no derivative.
