@@ -16,7 +16,7 @@ def test_float32_keeps_its_damping(refinements):
     velocity = rng.standard_normal(200).astype(np.float32)
     gram = np.asarray(matrix, np.float64) @ matrix.T
     damping = np.linalg.eigvalsh(gram)[-1] / np.trace(gram) * 200 * 1e-5
-    solver = GramCholesky(refinements=refinements, gram_dtype=np.dtype(np.float32))
+    solver = GramCholesky(refinements=refinements, dtype=np.dtype(np.float32))
     lifted, info = solve(solver, matrix, velocity, np.float32(damping))
     assert info.outcome == SOLVED
     error = relative_error(lifted, damped_inverse(matrix, velocity, damping))

@@ -135,7 +135,7 @@ def _normal_equations(
     problem: AbstractProblem, params: Params, velocity: Float[Array, "..."], solver: NormalCholesky, damped: bool
 ) -> tuple[Array, Array]:
     jacobian = Jacobian(problem, params)
-    dtype = gram_dtype(jacobian, 0.0 if damped else None, solver.gram_dtype)
+    dtype = gram_dtype(jacobian, 0.0 if damped else None, solver.dtype)
     return normal_equations(jacobian, _rows(velocity, jacobian.outputs), dtype, solver.chunk_size)
 
 

@@ -240,7 +240,7 @@ def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
     """
     rows = linear.jacobian.out_size()
     if linear.jacobian.in_size() >= rows and rows <= MOST_DOUBLE_ROWS:
-        return GramCholesky(gram_dtype=jnp.dtype(jnp.float64))
+        return GramCholesky(dtype=jnp.dtype(jnp.float64))
     return Auto()
 
 

@@ -165,9 +165,9 @@ def factored() -> list[Entry]:
             (QR, "dtype"),
             (SVD, "dtype"),
             (DenseCholesky, "dtype"),
-            (GramCholesky, "gram_dtype"),
-            (GramEigh, "gram_dtype"),
-            (NormalCholesky, "gram_dtype"),
+            (GramCholesky, "dtype"),
+            (GramEigh, "dtype"),
+            (NormalCholesky, "dtype"),
         ]
     ]
 

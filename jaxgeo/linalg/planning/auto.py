@@ -87,7 +87,7 @@ class Auto(AbstractLiftSolver):
             reason = f"{name}, {side} × {side}, takes {show_bytes(factored)} to factor, and is formed without D"
             # D is whole on every device.
             fallback = sizes.shards == 1 and not damped and dense <= memory
-            return Choice(GramCholesky(gram_dtype=double, cutoff=self.cutoff, dense_fallback=fallback), reason)
+            return Choice(GramCholesky(dtype=double, cutoff=self.cutoff, dense_fallback=fallback), reason)
         if dense <= memory and (rows * columns <= self.max_entries or (not wide and not damped)):
             few = "" if rows * columns <= self.max_entries else "K < QN, and "
             reason = f"{few}D, {rows} × {columns}, takes {show_bytes(dense)} to factor in {double}"
@@ -98,8 +98,8 @@ class Auto(AbstractLiftSolver):
                 continue
             reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {show_bytes(factored)} to factor"
             if wide:
-                return Choice(GramCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
-            return Choice(NormalCholesky(gram_dtype=dtype, cutoff=self.cutoff), reason)
+                return Choice(GramCholesky(dtype=dtype, cutoff=self.cutoff), reason)
+            return Choice(NormalCholesky(dtype=dtype, cutoff=self.cutoff), reason)
         reason = f"{name}, {side} × {side}, would take {show_bytes(factored)} of {show_bytes(memory)} to factor"
         # A step through the network against reading G; without damping a held G would cost the accuracy of the former.
         dearer = 6 * jacobian.problem.num_samples * columns > FLOPS_PER_BYTE * own.itemsize * rows**2

@@ -112,15 +112,15 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
     dense = dense_matrices(sizes, double)
     for dtype in dtypes:
         matrices, assembly = gram_matrices(sizes, dtype, damped), _assembly(gram, dtype)
-        add(GramCholesky(gram_dtype=dtype), f"GramCholesky, {dtype}", matrices, assembly)
+        add(GramCholesky(dtype=dtype), f"GramCholesky, {dtype}", matrices, assembly)
         if not damped:
-            fallback = GramCholesky(gram_dtype=dtype, dense_fallback=True)
+            fallback = GramCholesky(dtype=dtype, dense_fallback=True)
             add(fallback, f"GramCholesky, {dtype}, D if that fails", max(matrices, dense), assembly)
     for dtype in dtypes:
         share = min(1.0, NormalCholesky().chunk_size / jacobian.problem.num_samples)
         chunk = int(share * sizes.rows * sizes.columns) * dtype.itemsize
         label = f"NormalCholesky, {dtype}"
-        add(NormalCholesky(gram_dtype=dtype), label, normal_matrices(sizes, dtype) + chunk)
+        add(NormalCholesky(dtype=dtype), label, normal_matrices(sizes, dtype) + chunk)
     add(DenseCholesky(), "DenseCholesky", dense)
     nystrom = CG().preconditioner
     assert nystrom is not None
@@ -144,9 +144,9 @@ def _assembly(gram: Gram, dtype: jnp.dtype) -> int:
 def _same(planned: AbstractLiftSolver, chosen: AbstractLiftSolver) -> bool:
     """Whether two solvers take the same route, whatever their cut-offs are."""
     if isinstance(planned, GramCholesky) and isinstance(chosen, GramCholesky):
-        return (planned.gram_dtype, planned.dense_fallback) == (chosen.gram_dtype, chosen.dense_fallback)
+        return (planned.dtype, planned.dense_fallback) == (chosen.dtype, chosen.dense_fallback)
     if isinstance(planned, NormalCholesky) and isinstance(chosen, NormalCholesky):
-        return planned.gram_dtype == chosen.gram_dtype
+        return planned.dtype == chosen.dtype
     if isinstance(planned, CG) and isinstance(chosen, CG):
         return planned.hold_gram == chosen.hold_gram
     return type(planned) is type(chosen)

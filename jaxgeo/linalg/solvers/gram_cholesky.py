@@ -48,7 +48,7 @@ class GramCholesky(AbstractLiftSolver):
     **Arguments:**
 
     - `refinements`: at most how often to refine, each one JVP, one VJP and two triangular solves.
-    - `gram_dtype`: in which to form and factor G; by default float64, and with damping the parameters' dtype.
+    - `dtype`: in which to form and factor G; by default float64, and with damping the parameters' dtype.
     - `cutoff`: of the eigenvalues, where they are needed.
     - `dense_fallback`: answer a failure by QR and singular values of the dense D in place of eigenvalues of G.
     - `max_decomposition`: QN up to which eigenvalues are affordable; above, a failure is answered by damping.
@@ -56,7 +56,7 @@ class GramCholesky(AbstractLiftSolver):
     """
 
     refinements: int = eqx.field(static=True, default=4)
-    gram_dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+    dtype: jnp.dtype | None = eqx.field(static=True, default=None)
     cutoff: AbstractCutoff = SmoothCutoff()
     dense_fallback: bool = eqx.field(static=True, default=False)
     max_decomposition: int = eqx.field(static=True, default=4096)
@@ -67,7 +67,7 @@ class GramCholesky(AbstractLiftSolver):
         check_count("max_decomposition", self.max_decomposition, least=0)
         check_flag("dense_fallback", self.dense_fallback)
         check_flag("certify", self.certify)
-        check_factoring(self.cutoff, "gram_dtype", self.gram_dtype)
+        check_factoring(self.cutoff, "dtype", self.dtype)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
@@ -75,7 +75,7 @@ class GramCholesky(AbstractLiftSolver):
         return self.prepare(jacobian, damping).solve(velocity)
 
     def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared:
-        dtype, own = gram_dtype(jacobian, damping, self.gram_dtype), jacobian.outputs.dtype
+        dtype, own = gram_dtype(jacobian, damping, self.dtype), jacobian.outputs.dtype
         still = freeze(jacobian)
         shift = freeze(relative_shift(jacobian, damping, rows=True))
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()

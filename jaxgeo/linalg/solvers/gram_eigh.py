@@ -25,19 +25,19 @@ class GramEigh(AbstractLiftSolver):
     **Arguments:**
 
     - `cutoff`: which singular values count: `SmoothCutoff()` for flows, `HardCutoff()` for diagnostics.
-    - `gram_dtype`: as for `GramCholesky`.
+    - `dtype`: as for `GramCholesky`.
     """
 
     cutoff: AbstractCutoff = SmoothCutoff()
-    gram_dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+    dtype: jnp.dtype | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        check_factoring(self.cutoff, "gram_dtype", self.gram_dtype)
+        check_factoring(self.cutoff, "dtype", self.dtype)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        dtype = gram_dtype(jacobian, damping, self.gram_dtype)
+        dtype = gram_dtype(jacobian, damping, self.dtype)
         still, aim = freeze((jacobian, velocity))
         shift = freeze(relative_shift(jacobian, damping, rows=True))
         decompose_gram = _Decompose(self.cutoff, gram_floor(jacobian, dtype))

@@ -30,23 +30,23 @@ class NormalCholesky(AbstractLiftSolver):
     **Arguments:**
 
     - `chunk_size`: samples whose rows of D are held at a time.
-    - `gram_dtype`, `cutoff`, `max_decomposition`: as for `GramCholesky`.
+    - `dtype`, `cutoff`, `max_decomposition`: as for `GramCholesky`.
     """
 
     chunk_size: int = eqx.field(static=True, default=128)
-    gram_dtype: jnp.dtype | None = eqx.field(static=True, default=None)
+    dtype: jnp.dtype | None = eqx.field(static=True, default=None)
     cutoff: AbstractCutoff = SmoothCutoff()
     max_decomposition: int = eqx.field(static=True, default=4096)
 
     def __check_init__(self):
         check_count("chunk_size", self.chunk_size)
         check_count("max_decomposition", self.max_decomposition, least=0)
-        check_factoring(self.cutoff, "gram_dtype", self.gram_dtype)
+        check_factoring(self.cutoff, "dtype", self.dtype)
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        dtype = gram_dtype(jacobian, damping, self.gram_dtype)
+        dtype = gram_dtype(jacobian, damping, self.dtype)
         still, aim, shift = freeze((jacobian, velocity, relative_shift(jacobian, damping, rows=False)))
         normal = normal_equations(still, aim, dtype, self.chunk_size)
         factor, value = self.solve_normal(still, normal, shift)
