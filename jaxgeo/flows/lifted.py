@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.flows.base import AbstractFlow, Time
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.lifting import check_solver
+from jaxgeo.linalg.lifting import check_lift_solver
 from jaxgeo.linalg.linearisation import linearised
 from jaxgeo.linalg.measured import check_metric
 from jaxgeo.linalg.planning.auto import Auto
@@ -32,19 +32,19 @@ class AbstractLiftedFlow(AbstractFlow):
     Paper: Section 2.3 for the metric
     """
 
-    solver: eqx.AbstractVar[AbstractLiftSolver | None]
+    solver: eqx.AbstractVar[AbstractLiftSolver]
     metric: eqx.AbstractVar[AbstractMetric]
     damping: eqx.AbstractVar[Damping]
 
     def __check_init__(self):
-        check_solver(self.solver)
+        check_lift_solver("solver", self.solver)
         check_metric(self.metric)
         check_damping(self.damping)
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
         linear = linearised(jacobian, self.metric)
-        return lifted(linear.jacobian, linear.descent, check_solver(self.solver), self.damping)
+        return lifted(linear.jacobian, linear.descent, self.solver, self.damping)
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
         return num_params >= num_rows and isinstance(self.metric, Euclidean) and self.damping is None
@@ -123,7 +123,7 @@ class AdaptedFlow(AbstractLiftedFlow):
     ```
     """
 
-    solver: AbstractLiftSolver | None = None
+    solver: AbstractLiftSolver = Auto()
     metric: AbstractMetric = Euclidean()
     damping: Damping = None
 

@@ -67,12 +67,12 @@ def _lift(
 
 
 def check_solver(solver: AbstractLiftSolver | None, name: str = "solver") -> AbstractLiftSolver:
-    """`Auto()` for None; `ValueError` for what is no solver."""
+    """`Auto()` for None; raises `ValueError` unless it is an `AbstractLiftSolver`."""
     return Auto() if solver is None else check_lift_solver(name, solver)
 
 
 def check_lift_solver(name: str, solver: Any) -> AbstractLiftSolver:
-    """`ValueError` for what is no solver, None included."""
+    """Raise `ValueError` unless `solver` is an `AbstractLiftSolver`."""
     check_kind(name, solver, AbstractLiftSolver, "a solver of the lift, such as `jaxgeo.linalg.Auto()`")
     return solver
 
