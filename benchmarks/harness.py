@@ -90,6 +90,19 @@ def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, 
     return rows
 
 
+def each(call: Callable[..., Any], arguments: dict[str, tuple[Any, ...]]) -> Iterator[Result]:
+    """What the call gives for each of these, by name, as that grows; a call that fails does not stop the rest."""
+    found: Result = {}
+    for name, given in arguments.items():
+        try:
+            found[name] = call(*given)
+        # It may run out of memory in many ways.
+        except Exception as error:
+            traceback.print_exc()
+            found[name] = failure(error)
+        yield found
+
+
 def peak_memory_mib() -> float:
     """The most that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
