@@ -378,3 +378,22 @@ def test_an_orbit_that_begins_where_d_is_nearly_singular_raises_none(seed):
     sol = jg.solve_flow(problem, jg.AdaptedFlow(), params, s1=60.0)
     assert sol.left_law_at == sol.rank_lost_at == jnp.inf
     assert np.abs(sol.defect).max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6])
+def test_a_flow_that_goes_on_is_not_successful_at_a_higher_cost(rtol):
+    """Where D all but loses rank, a step of an ODE solver can raise the cost by orders of magnitude and not see it."""
+    grid, rng = jnp.linspace(-1, 1, 30), np.random.default_rng(1)
+    curve = jnp.sin(3 * grid) + 0.1 * np.random.default_rng(0).normal(size=30)
+
+    def network(params, x):
+        return params["out"] @ jnp.tanh(params["in"] * x + params["bias"]) + params["shift"]
+
+    params = {key: jnp.asarray(rng.normal(size=3)) for key in ("in", "bias", "out")} | {"shift": jnp.array(0.0)}
+    problem = jg.Problem(network, grid, jg.L2(curve))
+    sol = jg.solve_flow(problem, jg.RankAdaptiveFlow(), params, s1=300.0, rtol=rtol, throw=False)
+    assert (sol.result != jg.RESULTS.successful) | (sol.final_cost < sol.initial_cost)
+    cut = jg.RankAdaptiveFlow(jg.linalg.SVD(jg.linalg.SmoothCutoff(1e-4)))
+    sol = jg.solve_flow(problem, cut, params, s1=300.0, rtol=rtol)
+    assert sol.final_cost < 0.003

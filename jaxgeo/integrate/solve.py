@@ -216,7 +216,8 @@ def _watch(
     while isinstance(controller, dfx.ClipStepSizeController):
         controller = controller.controller
     known = (controller.rtol, controller.atol) if isinstance(controller, OutputController) else None
-    return Watch(solver, frozen, law, strict, adaptive, known)
+    # Once rank is lost, a flow that goes on is not on the law.
+    return Watch(solver, frozen, law and strict, strict, adaptive, known)
 
 
 def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: int) -> FlowSolution:

@@ -233,15 +233,10 @@ class Watch(AbstractSolverAround):
                 left_law_at = _first(left_law_at, _norm(deviation - ideal) / unit > allowed, t0)
         since = jnp.where(little, t0, before.astray_since).astype(before.astray_since.dtype)
 
+        # A step of a given size is not made again: that it is coarse is no loss of rank.
+        again, gone = (far & ~short, far & short) if self.adaptive else (far & False, turned & (miss > _norm(way)))
         turned_at, way_on = before.turned_at, before.way_on
-        if self.strict:
-            again = far & ~short
-            # A step of a given size is not made again: that it is coarse is no loss of rank.
-            gone = far & short if self.adaptive else turned & (miss > _norm(way))
-        else:
-            # Only until the place is known to a thousandth; from there on any step will do.
-            again = turned & ~jnp.isfinite(before.rank_lost_at) & (taken > 1e-4 * count)
-            gone = turned
+        if not self.strict:
             turned_at = jnp.where(turned, t0, turned_at).astype(turned_at.dtype)
             near = t0 - turned_at < 0.01 * count
             way_on = jax.tree.map(
