@@ -46,12 +46,12 @@ def test_blocks_without_a_leaf_in_common(key):
 
 def test_a_flow_keeps_its_law_and_the_optimizer_its_speed(key):
     problem, params = FORMS["skip"].problem(key)
-    solution = jg.solve_flow(problem, jg.AdaptedFlow(), params, cost_tol=1e-8, rtol=1e-9)
+    solution = jg.solve_flow(problem, jg.AdaptedFlow(jg.linalg.GramCholesky()), params, cost_tol=1e-8, rtol=1e-9)
     assert float(jnp.max(jnp.abs(solution.defect))) < 1e-6
-    assert updates_to(1e-24, FORMS["skip"].apply, problem, params) <= 8
-    assert updates_to(1e-24, FORMS["skip"].apply, problem, params) == updates_to(
-        1e-24, FORMS["skip"].separate, problem, params
+    count, separate = (
+        updates_to(1e-24, apply, problem, params) for apply in (FORMS["skip"].apply, FORMS["skip"].separate)
     )
+    assert count == separate <= 8
 
 
 def updates_to(tolerance, apply, problem, params):
