@@ -31,7 +31,7 @@ from jaxgeo.optim.trust_region import TrustRegion
 from jaxgeo.problem import Problem
 
 # Up to so many bytes D is held, for its leading singular values.
-MOST_BYTES = 4 * 2**30
+MOST_BYTES = 2**30
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
 
@@ -277,7 +277,7 @@ def adapted_levenberg_marquardt(
       the singular values above a `cutoff`, with corrections for the curvature of the network's outputs;
     - for K < QN with more than 1024 parameters likewise, through the leading singular values, of which only as many are
       computed as the cut-off asks for, as long as the rest is little; by `damping` where D is not of low rank, or takes
-      more than 4 GiB.
+      more than 1 GiB.
 
     Meant for one batch, the whole data, at every update; for minibatches see `adapted_momentum`. The incoming
     gradients only give the form of the updates: pass zeros to save their computation, and chain what changes
