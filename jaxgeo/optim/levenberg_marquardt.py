@@ -286,8 +286,8 @@ def adapted_levenberg_marquardt(
     **Arguments:**
 
     - `apply`, `cost`, `metric`, `trainable`, `per_sample`: as for `scale_by_adapted_metric`.
-    - `solver`: of the lift, always by `damping` then; by default singular values of D for few parameters, for K ≥ QN a
-        Cholesky factorisation of DDᵀ in float64, else `jaxgeo.linalg.Auto()`.
+    - `solver`: of the lift, always by `damping` then; by default singular values of D for K < QN, all or the leading
+        ones, for K ≥ QN a Cholesky factorisation of DDᵀ in float64, else `jaxgeo.linalg.Auto()`.
     - `damping`, `trust_region`, `scaling`, `cutoff`: the policies above.
     - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
         0.75, in place of corrections; one more solve a step. None (the default) for not.
