@@ -64,8 +64,10 @@ def expected_lift(problem, params, damping):
 def check_answered(solver, name, key, damping):
     problem, params = (FORMS | OTHERS)[name].problem(key)
     solution, info = lift(solver, problem, params, damping)
-    assert int(info.outcome) == CONTRADICTED
-    assert float(info.mismatch) > 1e-4
+    # With fewer parameters than outputs the default solver needs no DDᵀ.
+    if not isinstance(solver, jg.linalg.Auto) or problem.num_params(params) >= problem.num_rows(params):
+        assert int(info.outcome) == CONTRADICTED
+        assert float(info.mismatch) > 1e-4
     expected = expected_lift(problem, params, damping)
     np.testing.assert_allclose(ravel_pytree(solution)[0], expected, rtol=0, atol=1e-9 * np.abs(expected).max())
 
