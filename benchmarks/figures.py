@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.rivals import OURS
 
@@ -61,6 +62,8 @@ def equation_errors(results: dict[str, Any]) -> Figure:
             if number == 0 and case in PUBLISHED:
                 axis.plot(*zip(*PUBLISHED[case], strict=True), "kx", label="published: ENGD-W, line search")
             axis.set(xscale="log", yscale="log", xlabel=label)
+            # Over a decade or less matplotlib labels every tick between powers of ten, one over the other.
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0, column].set_title(case)
     for axis in axes[:, 0]:
         axis.set_ylabel("relative error")
