@@ -1,8 +1,9 @@
-"""Cholesky factorisation, and solving with the factor."""
+"""Cholesky factorisation, solving with the factor, and its extreme eigenvalues."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 # Up to this size XLA's own solve is as fast, and its program is shorter.
 LEAST_SIZE = 1024
@@ -39,6 +40,23 @@ def cholesky_solve(upper: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float
             aim = aim - _product(upper[here, here.stop :], jnp.concatenate(backward))
         backward.insert(0, _solve(upper[here, here], aim, transpose=False))
     return jnp.concatenate(backward)
+
+
+def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Estimates of the smallest and largest eigenvalue of UᵀU, from above and from below, by power iterations."""
+
+    def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        low, high, _, _ = carry
+        low = cholesky_solve(upper, low)
+        high = (upper @ high) @ upper
+        shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
+        return low / shrink, high / grow, 1 / shrink, grow
+
+    # Any fixed vector that favours no direction will do.
+    start = jnp.asarray(np.random.default_rng(0).standard_normal(len(upper)) / len(upper) ** 0.5, upper.dtype)
+    one = jnp.ones((), upper.dtype)
+    _, _, smallest, largest = jax.lax.fori_loop(0, 5, step, (start, start, one, one))
+    return smallest, largest
 
 
 def _solve(upper: Float[Array, "m m"], rhs: Float[Array, " m"], *, transpose: bool) -> Float[Array, " m"]:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -14,7 +13,7 @@ from jaxgeo.linalg.precision import cond_any, in_dtype
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
-from jaxgeo.linalg.triangular import cholesky_solve, upper_cholesky
+from jaxgeo.linalg.triangular import cholesky_solve, extreme_eigenvalues, upper_cholesky
 
 
 class Factorisation(NamedTuple):
@@ -250,20 +249,3 @@ def spectral_factor(
     return Factorisation(
         vectors, weights, share, jnp.ones((), bool), sqrt_mean, outcome, rank, jnp.ones((), bool), shift
     )
-
-
-def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Estimates of the smallest and largest eigenvalue of UᵀU, from above and from below, by power iterations."""
-
-    def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        low, high, _, _ = carry
-        low = cholesky_solve(upper, low)
-        high = (upper @ high) @ upper
-        shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
-        return low / shrink, high / grow, 1 / shrink, grow
-
-    # Any fixed vector that favours no direction will do.
-    start = jnp.asarray(np.random.default_rng(0).standard_normal(len(upper)) / len(upper) ** 0.5, upper.dtype)
-    one = jnp.ones((), upper.dtype)
-    _, _, smallest, largest = jax.lax.fori_loop(0, 5, step, (start, start, one, one))
-    return smallest, largest
