@@ -138,3 +138,23 @@ def test_digits_to_round_off():
     assert jnp.abs(sol.defect[sol.predicted_costs >= 1e-20 * sol.initial_cost]).max() <= 3e-6
     # Uncorrected, the same accuracy would take a tolerance near round-off and many times the steps.
     assert int(sol.stats["num_steps"]) < 600
+
+
+@pytest.mark.slow
+def test_derivatives_in_forward_mode_see_the_solver_within():
+    """x = θ₁θ₂ follows its law, and θ₁² − θ₂² stays: ∂θ(s)/∂θ(0) by differences."""
+    problem = jg.Problem(lambda theta, x: theta[0] * theta[1] * x, jnp.ones(1), jg.L2(jnp.ones(1)))
+    solver = jg.OrbitCorrector(dfx.Tsit5())
+
+    @jax.jit
+    def end(start):
+        sol = jg.solve_flow(
+            problem, jg.AdaptedFlow(jg.linalg.SVD()), start, s1=1.0, solver=solver, adjoint=dfx.ForwardMode(), rtol=1e-9
+        )
+        return sol.params[0]
+
+    start, step = jnp.array([1.0, 0.4]), 1e-5
+    slopes = jax.jacfwd(end)(start)
+    for slope, unit in zip(slopes, jnp.eye(2), strict=True):
+        difference = (end(start + step * unit) - end(start - step * unit)) / (2 * step)
+        np.testing.assert_allclose(slope, difference, rtol=1e-5)

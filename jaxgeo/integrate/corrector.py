@@ -73,6 +73,10 @@ class OrbitCorrector(AbstractSolverAround):
         check_lift_solver("lift_solver", self.lift_solver)
 
     @property
+    def stepper(self) -> dfx.AbstractSolver:
+        return self.solver
+
+    @property
     def interpolation_cls(self):
         return _Interpolate(self.solver.interpolation_cls)
 

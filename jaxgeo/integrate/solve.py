@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
@@ -154,7 +153,7 @@ def solve_flow(
         stepsize_controller = OutputController(given.rtol, given.atol, given.pid, frozen)
     solver = dfx.Tsit5() if solver is None else solver
     if isinstance(solver, OrbitCorrector):
-        solver = _prepare(solver, stepsize_controller, frozen, exact=law and required == rows)
+        solver = _prepare(solver, frozen, exact=law and required == rows)
     watch = _watch(flow, solver, stepsize_controller, frozen, law, required)
     stops = Stops(frozen, tuple(events))
     if cost_tol is not None:
@@ -190,13 +189,7 @@ def solve_flow(
     return _raise_unless_accepted(found, s1, len(events)) if throw else found
 
 
-# What an implicit solver of diffrax has in place of tolerances where it takes them from the controller.
-_FROM_CONTROLLER = dfx.with_stepsize_controller_tols(dfx.VeryChord)().rtol
-
-
-def _prepare(
-    solver: OrbitCorrector, controller: dfx.AbstractStepSizeController, frozen: PyTree, exact: bool
-) -> OrbitCorrector:
+def _prepare(solver: OrbitCorrector, frozen: PyTree, exact: bool) -> OrbitCorrector:
     if not exact:
         warnings.warn(
             "`OrbitCorrector` corrects only what lies in range(D) along a flow that makes no demand of rank(D) = QN. "
@@ -204,20 +197,7 @@ def _prepare(
             "another curve to the same critical points.",
             stacklevel=3,
         )
-    inner = solver.solver
-    # diffrax looks for an implicit solver in one wrapper, and the corrector is in a second.
-    if isinstance(inner, dfx.AbstractImplicitSolver) and isinstance(controller, OutputController | dfx.PIDController):
-        asked = [i for i, value in enumerate(_tolerances(inner.root_finder)) if value is _FROM_CONTROLLER]
-        solver = eqx.tree_at(
-            lambda solver: [_tolerances(solver.solver.root_finder)[i] for i in asked],
-            solver,
-            [_tolerances(controller)[i] for i in asked],
-        )
     return eqx.tree_at(lambda solver: solver.frozen, solver, frozen, is_leaf=lambda leaf: leaf is None)
-
-
-def _tolerances(holder: Any) -> tuple[Any, Any, Any]:
-    return holder.rtol, holder.atol, holder.norm
 
 
 def _watch(

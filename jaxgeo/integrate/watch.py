@@ -103,7 +103,7 @@ class Watch(AbstractSolverAround):
 
     **Arguments:**
 
-    - `solver`: the ODE solver.
+    - `stepper`: the ODE solver.
     - `frozen`: the leaves of params that are not integrated, None elsewhere.
     - `law`: whether the outputs follow (2.7) while D has full rank.
     - `strict`: whether the orbit ends where D loses rank. A flow that makes no demand of the rank goes on.
@@ -111,7 +111,7 @@ class Watch(AbstractSolverAround):
     - `tolerances`: rtol and atol of the outputs in a step; None if they are not known.
     """
 
-    solver: dfx.AbstractSolver
+    stepper: dfx.AbstractSolver
     frozen: PyTree
     law: bool = eqx.field(static=True)
     strict: bool = eqx.field(static=True)
@@ -119,11 +119,18 @@ class Watch(AbstractSolverAround):
     tolerances: tuple[Any, Any] | None
 
     @property
+    def solver(self) -> dfx.AbstractSolver:
+        inner = self.stepper
+        while isinstance(inner, AbstractSolverAround):
+            inner = inner.stepper
+        return inner
+
+    @property
     def interpolation_cls(self):
-        return self.solver.interpolation_cls
+        return self.stepper.interpolation_cls
 
     def init(self, terms, t0, t1, y0, args):
-        return self.solver.init(terms, t0, t1, y0, args), self.begin(t0, y0, args)
+        return self.stepper.init(terms, t0, t1, y0, args), self.begin(t0, y0, args)
 
     def begin(self, s: Time, state: PyTree, problem: Problem) -> Watched:
         """Nothing seen yet."""
@@ -147,7 +154,7 @@ class Watch(AbstractSolverAround):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         state, before = solver_state
-        y1, error, dense_info, state, result = self.solver.step(terms, t0, t1, y0, args, state, made_jump)
+        y1, error, dense_info, state, result = self.stepper.step(terms, t0, t1, y0, args, state, made_jump)
         velocity = None
         if not self.law:
             velocity = trainable_of(self.interpolation_cls(t0=t0, t1=t1, **dense_info).derivative(t1))

@@ -6,17 +6,20 @@ from jaxtyping import PyTree
 
 
 class AbstractSolverAround(dfx.AbstractWrappedSolver):
-    """A diffrax solver that makes the steps of `solver`, and does something with them."""
+    """A diffrax solver that makes the steps of `stepper`, and does something with them.
 
-    solver: eqx.AbstractVar[dfx.AbstractSolver]
+    `solver` is the innermost one. diffrax asks it which kind of solver this is, and looks through one wrapper only.
+    """
+
+    stepper: eqx.AbstractVar[dfx.AbstractSolver]
 
     @property
     def term_structure(self):
-        return self.solver.term_structure
+        return self.stepper.term_structure
 
     @property
     def term_compatible_contr_kwargs(self):
-        return self.solver.term_compatible_contr_kwargs
+        return self.stepper.term_compatible_contr_kwargs
 
     @property
     def root_finder(self):
@@ -29,13 +32,13 @@ class AbstractSolverAround(dfx.AbstractWrappedSolver):
         return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
 
     def order(self, terms: PyTree[dfx.AbstractTerm]) -> int | None:
-        return self.solver.order(terms)
+        return self.stepper.order(terms)
 
     def strong_order(self, terms: PyTree[dfx.AbstractTerm]):
-        return self.solver.strong_order(terms)
+        return self.stepper.strong_order(terms)
 
     def error_order(self, terms: PyTree[dfx.AbstractTerm]):
-        return self.solver.error_order(terms)
+        return self.stepper.error_order(terms)
 
     def func(self, terms, t0, y0, args):
-        return self.solver.func(terms, t0, y0, args)
+        return self.stepper.func(terms, t0, y0, args)
