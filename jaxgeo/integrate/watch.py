@@ -105,7 +105,7 @@ class Watch(AbstractSolverAround):
 
     - `stepper`: the ODE solver.
     - `frozen`: the leaves of params that are not integrated, None elsewhere.
-    - `law`: whether the outputs follow (2.7) while D has full rank.
+    - `law`: whether the outputs follow (2.7) to the end: not along a flow that goes on where D loses rank.
     - `strict`: whether the orbit ends where D loses rank. A flow that makes no demand of the rank goes on.
     - `adaptive`: whether a step is made again where its error estimate is too large.
     - `tolerances`: rtol and atol of the outputs in a step; None if they are not known.
@@ -240,8 +240,9 @@ class Watch(AbstractSolverAround):
                 left_law_at = _first(left_law_at, _norm(deviation - ideal) / unit > allowed, t0)
         since = jnp.where(little, t0, before.astray_since).astype(before.astray_since.dtype)
 
+        again = far & ~short
         # A step of a given size is not made again: that it is coarse is no loss of rank.
-        again, gone = (far & ~short, far & short) if self.adaptive else (far & False, turned & (miss > _norm(way)))
+        gone = far & short if self.adaptive else turned & (miss > _norm(way))
         turned_at, way_on = before.turned_at, before.way_on
         if not self.strict:
             turned_at = jnp.where(turned, t0, turned_at).astype(turned_at.dtype)
