@@ -4,10 +4,8 @@
 """
 
 import functools
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -20,8 +18,8 @@ from sklearn.datasets import load_diabetes, load_digits
 import jaxgeo as jg
 from benchmarks.harness import Case, environment, failure, peak_memory_mib, run_cases
 from benchmarks.rivals import OURS, PACKAGES, RATES, RIVALS, Make, crossings, is_installed, run, thinned
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from cases.curve_fits import CURVE_FITS
+from cases.fitting import digits as correct_digits, fit, minpack
 
 THRESHOLDS = [10.0**-power for power in range(2, 28, 2)]
 
@@ -113,9 +111,6 @@ def _single(problem: jg.Problem, params: Any) -> dict[str, Any]:
 def curve_fits() -> dict[str, Any]:
     """Correct digits of the worst parameter, against MINPACK."""
     jax.config.update("jax_enable_x64", True)
-    from curve_fits import CURVE_FITS
-    from test_optim_marquardt import digits as correct_digits, fit, minpack
-
     rows = {}
     for case in CURVE_FITS:
         params, infos = fit(case, 1000)

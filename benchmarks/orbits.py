@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import diffrax as dfx
@@ -12,8 +11,8 @@ import numpy as np
 
 import jaxgeo as jg
 from benchmarks.harness import Case, environment, run_cases
+from cases.problems import digits
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
 TIMES = np.linspace(0.0, 3000.0, 31)
 RUNS = {
     "Tsit5, corrected": (jg.OrbitCorrector(dfx.Tsit5()), 1e-6),
@@ -25,8 +24,6 @@ RUNS = {
 def on_digits() -> dict[str, Any]:
     """100 digits, QN = 1000, float64, to s/N = 30: how far x is from e^{-s/N}, and what that took."""
     jax.config.update("jax_enable_x64", True)
-    from problems import digits
-
     case = digits()
 
     def deviation(s: jax.Array, params: Any, problem: jg.Problem) -> jax.Array:

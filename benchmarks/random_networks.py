@@ -1,21 +1,18 @@
 """Random networks: G without D against D Dᵀ, and the route by which each leaf's part of G is computed.
 
-The networks are those of `tests/networks`, by number; `python -m benchmarks.random_networks` runs 5000, a thousand a
+The networks are those of `cases/networks`, by number; `python -m benchmarks.random_networks` runs 5000, a thousand a
 case. The diagonal that is computed without the rest is compared too for every fourth.
 """
 
 import collections
 import functools
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from benchmarks.harness import Case, environment, failure, run_cases
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from cases.networks import compare, numbered
 
 LARGEST_ERROR = 1e-10
 ROUTES = ("factored", "materialised", "vjp")
@@ -25,8 +22,6 @@ def networks(numbers: range) -> Iterator[dict[str, Any]]:
     """How many are wrong and how many raise, with their numbers, and how many leaves take each route."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)
-    from networks import compare, numbered
-
     before = environment()
     counts: collections.Counter[str] = collections.Counter()
     wrong: dict[str, float] = {}

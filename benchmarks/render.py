@@ -217,6 +217,14 @@ def _orbits(result: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
+def _statements(results: dict[str, Any]) -> str:
+    lines = []
+    for row in results["statements"]:
+        says, what = (row[key].replace("|", "\\|") for key in ("says", "what"))
+        lines.append([row["source"], says, f"`{row['test']}`", what, f"{row['value']:.2g}", row["bound"]])
+    return table(["Statement", "What it says", "Test", "Measured", "Value", "Must be"], lines)
+
+
 class Table(NamedTuple):
     """What a table is made from: a case of a module, or all of its cases."""
 
@@ -241,6 +249,7 @@ TABLES = {
     "equations": Table("equations", None, _equations),
     "orbits": Table("orbits", "digits", _orbits),
     "scaling": Table("scaling", None, _scaling),
+    "statements": Table("statements", None, _statements),
 }
 
 

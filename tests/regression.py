@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from compiled import jacobian_matrix
 
 import jaxgeo as jg
@@ -49,19 +48,3 @@ def dense(problem, params):
 
 def flat(tree):
     return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
-
-
-def scanned(tx, problem, params, steps):
-    """Parameters after `steps` updates, and the report of each, from one scan."""
-
-    @jax.jit
-    def train(params):
-        def body(carry, _):
-            params, state = carry
-            updates, state = tx.update(params, state, params, problem=problem)
-            return (optax.apply_updates(params, updates), state), state.info
-
-        return jax.lax.scan(body, (params, tx.init(params)), None, length=steps)
-
-    (params, _), infos = train(params)
-    return params, infos

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from problems import Layer
 
 import jaxgeo as jg
+from cases.problems import Layer
 from jaxgeo.linalg import CG, QR, DenseCholesky, Gram, GramCholesky, GramEigh, NormalCholesky
 
 MESHES = {"1": (1,), "2": (2,), "4": (4,), "8": (8,), "4x2": (4, 2)}

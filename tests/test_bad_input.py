@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import Linear, cases
 
 import jaxgeo as jg
+from cases.problems import Linear, cases
 
 INPUTS, TARGETS = np.ones((3, 2)), np.zeros((3, 1))
 MODEL = eqx.nn.Linear(2, 1, key=jax.random.key(0))

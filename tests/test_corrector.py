@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import cases, digits, largest, to_float32
 
 import jaxgeo as jg
+from cases.problems import cases, digits, largest, to_float32
 
 
 def deviation(s, params, problem):

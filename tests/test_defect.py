@@ -4,9 +4,9 @@ import diffrax as dfx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import cases, to_float32
 
 import jaxgeo as jg
+from cases.problems import cases, to_float32
 
 FLOW = jg.RankAdaptiveFlow(jg.linalg.SVD())
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from regression import scanned
 
 import jaxgeo as jg
+from cases.fitting import scanned
 from jaxgeo.equations import divergence, gradient, laplacian
 
 # Parameters as published, and numbers of points, odd on random boundaries so that shares must add up.

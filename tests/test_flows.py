@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import BORDERLINE, CASES, DEFICIENT, KINDS, OVER, UNDER, Layer, cases
 
 import jaxgeo as jg
+from cases.problems import BORDERLINE, CASES, DEFICIENT, KINDS, OVER, UNDER, Layer, cases
 
 
 def flat(case, velocity):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import BORDERLINE, OVER, UNDER, cases, random_like
 
 import jaxgeo as jg
+from cases.problems import BORDERLINE, OVER, UNDER, cases, random_like
 
 
 @pytest.mark.parametrize("name", [*OVER, *UNDER, *BORDERLINE, "frozen"])

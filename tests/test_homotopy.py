@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import DEFICIENT, cases
 
 import jaxgeo as jg
+from cases.problems import DEFICIENT, cases
 
 ALPHAS = [0.0, 0.25, 0.5, 0.75, 1.0]
 

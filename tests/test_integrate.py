@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import BORDERLINE, KINDS, OVER, UNDER, Case, Layer, cases, digits, to_float32
 
 import jaxgeo as jg
+from cases.problems import BORDERLINE, KINDS, OVER, UNDER, Case, Layer, cases, digits, to_float32
 
 # Compiles fastest, for what is no matter of the lift.
 QUICK = jg.AdaptedFlow(jg.linalg.SVD())

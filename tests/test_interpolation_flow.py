@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from counting import Counting, lifts
-from problems import cases, digits, to_float32
 
 import jaxgeo as jg
+from cases.problems import cases, digits, to_float32
 
 
 def test_field_is_the_lift_of_the_remaining_way():

@@ -7,9 +7,9 @@ import lineax as lx
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import CASES, cases, random_like
 
 import jaxgeo as jg
+from cases.problems import CASES, cases, random_like
 
 
 @pytest.fixture(params=CASES)

@@ -221,6 +221,26 @@ def test_a_right_import_passes(module, source):
     assert complaints(find_imports(source, module, MODULES)) == []
 
 
+# Beside jaxgeo: which of the other folders each may import.
+BESIDE = {"jaxgeo": set(), "cases": set(), "benchmarks": {"cases"}, "tests": {"cases"}}
+TESTS_OF_BENCHMARKS = {"test_gpu_benchmark", "test_rendered_tables", "test_rivals"}
+
+
+@pytest.mark.parametrize("folder", BESIDE)
+def test_cases_stand_below_tests_and_benchmarks(folder):
+    own = {path.stem for path in (ROOT / "tests").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    seen = 0
+    for path in (ROOT / folder).rglob("*.py"):
+        tops = {
+            name.split(".")[0] for node in ast.walk(ast.parse(path.read_text())) for name in imported_names(node, "")
+        }
+        there = {*(tops & BESIDE.keys()), *({"tests"} if tops & own and folder != "tests" else ())}
+        allowed = BESIDE[folder] | {folder, "jaxgeo"} | ({"benchmarks"} if path.stem in TESTS_OF_BENCHMARKS else set())
+        assert there <= allowed, path
+        seen += len(there - {"jaxgeo"})
+    assert seen or folder == "jaxgeo"
+
+
 def test_a_circle_inside_a_room_is_caught():
     modules = {"integrate", "integrate.solve", "integrate.events"}
     imports = find_imports("from jaxgeo.integrate.events import f", "integrate.solve", modules)
@@ -260,6 +280,6 @@ def test_the_way_of_a_velocity_enters_files_that_are_there_once():
 
 
 def test_no_private_names_of_dependencies():
-    files = [path for folder in ("jaxgeo", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    files = [path for folder in ("jaxgeo", "cases", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     found = {str(path.relative_to(ROOT)): names for path in files if (names := private_names(path.read_text()))}
     assert found == {}

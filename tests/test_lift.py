@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import BORDERLINE, DEFICIENT, KINDS, OVER, UNDER, cases, random_like
 
 import jaxgeo as jg
+from cases.problems import BORDERLINE, DEFICIENT, KINDS, OVER, UNDER, cases, random_like
 
 
 def flat_lift(case, velocity, solver=None):

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import damped_inverse, jacobian_of, pseudo_inverse, relative_error, with_spectrum
 
+from cases.matrices import damped_inverse, jacobian_of, pseudo_inverse, relative_error, with_spectrum
 from jaxgeo.linalg import Auto, GramCholesky, GramEigh, lift_gradient
 
 SHAPES = [(6, 15), (8, 8), (15, 6)]

@@ -6,10 +6,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 from differences import derivative
-from matrices import linear_problem, pseudo_inverse, relative_error, with_spectrum
-from regression import scanned
 
 import jaxgeo as jg
+from cases.fitting import scanned
+from cases.matrices import linear_problem, pseudo_inverse, relative_error, with_spectrum
 from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.solvers.base import DECOMPOSED
 from jaxgeo.optim.rank_cutoff import RankCutoff

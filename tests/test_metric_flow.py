@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import cases
 
 import jaxgeo as jg
+from cases.problems import cases
 
 CASE = "dict"
 CLASSES = np.array([0, 1, 0])

@@ -6,41 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from curve_fits import CURVE_FITS, CurveFit, reference
-from regression import scanned
-from scipy.optimize import least_squares
 from sklearn.datasets import load_digits
 
 import jaxgeo as jg
+from cases.curve_fits import CURVE_FITS
+from cases.fitting import digits, fit, minpack
 
 PARTIAL = ["danwood", "rat42", "eckerle", "diode"]
-
-
-def fit(case: CurveFit, steps: int, dtype=jnp.float64):
-    """Parameters after `steps` updates, and the report of each."""
-    problem = jg.Problem(
-        lambda b, x: case.model(jnp, b, x), jnp.asarray(case.x, dtype), jg.L2(jnp.asarray(case.y, dtype))
-    )
-    start = jnp.asarray(case.start, dtype)
-    params, infos = scanned(jg.optim.adapted_levenberg_marquardt(), problem, start, steps)
-    return np.asarray(params), infos
-
-
-def digits(params, case: CurveFit) -> float:
-    """Correct digits of the worst parameter, up to the sign of a width; 17 for all."""
-    errors = np.abs(np.abs(np.asarray(params, float) / reference(case)) - 1)
-    return float(-np.log10(errors.max() + 1e-17))
-
-
-def minpack(case: CurveFit) -> np.ndarray:
-    x, y = jnp.asarray(case.x), jnp.asarray(case.y)
-    residual = jax.jit(lambda b: case.model(jnp, b, x) - y)
-    jacobian = jax.jit(jax.jacfwd(residual))
-    tolerances = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": 2000}
-    with np.errstate(all="ignore"):
-        return least_squares(
-            lambda b: np.asarray(residual(b)), case.start, lambda b: np.asarray(jacobian(b)), method="lm", **tolerances
-        ).x
 
 
 @pytest.mark.parametrize("case", [case for case in CURVE_FITS if case.name in PARTIAL], ids=PARTIAL[::1])

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import KINDS, Layer, cases
 
 import jaxgeo as jg
+from cases.problems import KINDS, Layer, cases
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -8,9 +8,9 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import pytest
-from networks import Comparison, compare, numbered, programs
 
 import jaxgeo as jg
+from cases.networks import Comparison, compare, numbered, programs
 from jaxgeo.linalg.gram.gram import Gram
 
 TOLERANCE = 1e-10

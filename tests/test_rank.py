@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import BORDERLINE, DEFICIENT, OVER, UNDER, cases, to_float32
 
 import jaxgeo as jg
+from cases.problems import BORDERLINE, DEFICIENT, OVER, UNDER, cases, to_float32
 from jaxgeo.geometry import rank as rank_module
 
 

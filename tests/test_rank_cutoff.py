@@ -5,10 +5,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from matrices import linear_problem, with_spectrum
-from regression import scanned
 
 import jaxgeo as jg
+from cases.fitting import scanned
+from cases.matrices import linear_problem, with_spectrum
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.singular import svd_of_triangle
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED

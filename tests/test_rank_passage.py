@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import cases, to_float32
 
 import jaxgeo as jg
+from cases.problems import cases, to_float32
 
 ONE = jnp.ones(1)
 # Singular values alone compile fastest.

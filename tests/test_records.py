@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import cases, largest
 
 import jaxgeo as jg
+from cases.problems import cases, largest
 
 FLOW = jg.AdaptedFlow(jg.linalg.SVD())
 

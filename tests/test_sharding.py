@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from problems import cases
 
 import jaxgeo as jg
+from cases.problems import cases
 
 TESTS = Path(__file__).parent
 

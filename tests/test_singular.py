@@ -6,8 +6,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from differences import derivative
-from matrices import with_spectrum
 
+from cases.matrices import with_spectrum
 from jaxgeo.linalg.singular import svd_of_triangle
 
 SPECTRUM = np.geomspace(1.0, 1e-6, 5)

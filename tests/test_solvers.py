@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import (
+
+import jaxgeo as jg
+from cases.matrices import (
     damped_inverse,
     jacobian_of,
     linear_problem,
@@ -13,8 +15,6 @@ from matrices import (
     solve,
     with_spectrum,
 )
-
-import jaxgeo as jg
 from jaxgeo.linalg import (
     CG,
     LSMR,

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from matrices import damped_inverse, relative_error, solve, with_spectrum
 
+from cases.matrices import damped_inverse, relative_error, solve, with_spectrum
 from jaxgeo.linalg import GramCholesky
 from jaxgeo.linalg.solvers.base import SOLVED
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import jacobian_of
 
+from cases.matrices import jacobian_of
 from jaxgeo.linalg import QR, SVD, Auto, DenseCholesky, GramCholesky, GramEigh, NormalCholesky, SmoothCutoff
 
 SHAPES = [(1, 1), (3, 8), (8, 8), (12, 5)]

@@ -12,10 +12,10 @@ from source_numbers import DEFINITIONS, EXISTING, NUMBERS, RESULTS, cited, cited
 
 import jaxgeo
 import jaxgeo.equations
-from benchmarks.statements import STATEMENTS
+from cases.statements import STATEMENTS
 
 ROOT = Path(__file__).parents[1]
-CODE = [path for folder in ("jaxgeo", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+CODE = [path for folder in ("jaxgeo", "cases", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
 ROWS = [line.split("|")[1:-1] for line in EQUATIONS.splitlines() if line.startswith("| ") and "`" in line]

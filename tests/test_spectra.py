@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import jacobian_of, with_spectrum
 
+from cases.matrices import jacobian_of, with_spectrum
 from jaxgeo.linalg import spectra
 
 VALUES = np.array([4.0, 2.0, 1e-3, 1e-9])

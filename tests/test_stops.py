@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import cases
 
 import jaxgeo as jg
+from cases.problems import cases
 
 # Compiles fastest; how an orbit ends is no matter of the lift.
 FLOW = jg.AdaptedFlow(jg.linalg.SVD())

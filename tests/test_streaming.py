@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import linear_problem, relative_error, with_spectrum
 
 import jaxgeo as jg
+from cases.matrices import linear_problem, relative_error, with_spectrum
 from jaxgeo.linalg import CG, NormalCholesky, Nystrom, streamed_lift
 
 

@@ -1,7 +1,7 @@
 """Instructions that multiply values along axes: einsums, products of matrices, convolutions, attention."""
 
-from networks.elementwise import combine
-from networks.scope import LENGTHS, Scope, Value
+from cases.networks.elementwise import combine
+from cases.networks.scope import LENGTHS, Scope, Value
 
 
 def _free(letters: str, value: Value, taken: dict[int, str]) -> list[str]:

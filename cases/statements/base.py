@@ -1,10 +1,8 @@
 """What a statement is, and what the checks of all sections share: known problems with D taken from forward mode."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jaxgeo as jg
-
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests"))
+from cases.problems import Case, cases
 
 
 class Statement(NamedTuple):
@@ -47,12 +43,16 @@ class Statement(NamedTuple):
     def bound(self) -> str:
         return f"≤ {self.most:.3g}" if self.least is None else f"≥ {self.least:.3g}"
 
+    def described(self) -> dict[str, str]:
+        """What its row says, besides the value."""
+        return {key: getattr(self, key) for key in ("source", "says", "test", "what", "bound")}
+
 
 @dataclass(frozen=True)
 class Point:
     """A problem at a point, in dense float64. Nothing here comes from `jaxgeo.linalg`.
 
-    - `case`: one of `tests/problems.py`.
+    - `case`: one of `cases/problems.py`.
     - `matrix`: D, by forward mode.
     - `deviation`: x − y.
     """
@@ -144,9 +144,7 @@ def point(case: Any) -> Point:
 
 @cache
 def known(name: str) -> Point:
-    """A problem of `tests/problems.py`; or "contradictory", samples that repeat with other targets."""
-    from problems import Case, cases
-
+    """A problem of `cases/problems.py`; or "contradictory", samples that repeat with other targets."""
     if name != "contradictory":
         return point(cases()[name])
     case = cases()["mlp duplicates"]

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.statements.base import Point, Statement, along, apart, known, norm, point, worst
+from cases.equilibria import examples
+from cases.statements.base import Point, Statement, along, apart, known, norm, point, worst
+from cases.trapping import sharpness
 
 
 def speed_along() -> float:
@@ -77,15 +79,11 @@ def closed_form() -> float:
 
 
 def trapped() -> float:
-    from test_trapping import sharpness
-
     return float(sharpness().max())
 
 
 def critical_points() -> list[Point]:
     """Equilibria with ∇ₓC ≠ 0: minima and saddles, of contradictory samples and behind a bottleneck."""
-    from test_critical import examples
-
     return [point(case) for case in examples().values()]
 
 

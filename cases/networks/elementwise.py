@@ -1,6 +1,6 @@
 """Instructions on entries, on axes and on positions: a scope gets a line more, or none where nothing fits."""
 
-from networks.scope import LENGTHS, Scope, Value
+from cases.networks.scope import LENGTHS, Scope, Value
 
 FUNCTIONS = (
     "jnp.tanh({})",

@@ -8,7 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jaxgeo as jg
-from benchmarks.statements.base import FULL, Point, Statement, apart, known, norm, slopes, worst
+from cases.statements.base import FULL, Point, Statement, apart, known, norm, slopes, worst
 
 SVD = jg.linalg.SVD()
 

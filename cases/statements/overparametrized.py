@@ -7,7 +7,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jaxgeo as jg
-from benchmarks.statements.base import FULL, LOST, Point, Statement, along, apart, known, norm, worst
+from cases.matrices import linear_problem
+from cases.statements.base import FULL, LOST, Point, Statement, along, apart, known, norm, worst
 
 
 class Orbit:
@@ -99,8 +100,6 @@ def directions(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def lost_draws() -> float:
     """Draws of K = QN and of QN + 2 directions, of which the sum (2.12) has a rank below QN; by the library."""
-    from matrices import linear_problem
-
     rng, count = np.random.default_rng(0), 0
     for size in (ROWS, ROWS + 2):
         for _ in range(DRAWS):

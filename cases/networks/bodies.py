@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from networks.scope import Scope, Value, indented
+from cases.networks.scope import Scope, Value, indented
 
 MOST_DEPTH = 2
 # Adds this many instructions to a scope.

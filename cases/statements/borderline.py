@@ -3,7 +3,7 @@
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.statements.base import Point, Statement, apart, worst
+from cases.statements.base import Point, Statement, apart, worst
 
 SVD = jg.linalg.SVD()
 EQUAL = ("mlp borderline", "linear borderline")

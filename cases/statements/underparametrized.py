@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.statements.base import FEW, Point, Statement, along, apart, known, norm, point, slopes, worst
+from cases.fibres import Loop, along_the_fibre, bottleneck
+from cases.problems import random_like
+from cases.statements.base import FEW, Point, Statement, along, apart, known, norm, point, slopes, worst
 
 SVD = jg.linalg.SVD()
 
@@ -146,9 +148,6 @@ def metric_gradient(here: Point) -> float:
 
 
 def holonomic() -> float:
-    from problems import random_like
-    from test_subriemannian import Loop
-
     here = known("mlp under")
     path = Loop(here.problem, here.params, random_like(here.params, 6))
     lifted = jg.geometry.lift_path(here.problem, here.params, path, num_steps=16, solver=SVD)
@@ -171,16 +170,12 @@ def not_by_outputs() -> float:
 
 
 def same_range() -> float:
-    from test_subriemannian import along_the_fibre, bottleneck
-
     case = bottleneck()
     before, behind = (point(each).bases()[0] for each in (case, along_the_fibre(case)))
     return norm(behind - before @ (before.T @ behind))
 
 
 def not_integrable() -> float:
-    from test_subriemannian import bottleneck
-
     case = bottleneck()
     return jg.geometry.nonintegrability(case.problem, case.params)
 

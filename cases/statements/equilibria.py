@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.statements.base import FULL, LOST, Point, Statement, apart, norm, worst
-from benchmarks.statements.comparison import critical_points
+from cases.statements.base import FULL, LOST, Point, Statement, apart, norm, worst
+from cases.statements.comparison import critical_points
 
 SVD = jg.linalg.SVD()
 

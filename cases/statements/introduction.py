@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.statements.base import FEW, FULL, LOST, Point, Statement, apart, known, norm, slopes, worst
+from cases.statements.base import FEW, FULL, LOST, Point, Statement, apart, known, norm, slopes, worst
 from jaxgeo.equations import Network
 
 SIZES = (3, 5, 4, 2)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 import jaxgeo as jg
-from benchmarks.statements.base import FULL, LOST, Point, Statement, along, apart, known, norm, worst
+from cases.statements.base import FULL, LOST, Point, Statement, along, apart, known, norm, worst
 
 
 def diagonal(here: Point) -> tuple[np.ndarray, np.ndarray]:

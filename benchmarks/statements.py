@@ -1,4 +1,4 @@
-"""`python -m benchmarks.statements`: measure every statement, and write the results and the table."""
+"""`python -m benchmarks.statements`: how far measured numbers are from what the source states."""
 
 import json
 import sys
@@ -6,8 +6,7 @@ import sys
 import jax
 
 from benchmarks.harness import RESULTS, environment
-from benchmarks.statements import END, START, STATEMENTS, table
-from benchmarks.statements.base import ROOT
+from cases.statements import STATEMENTS
 
 
 def main() -> None:
@@ -17,15 +16,11 @@ def main() -> None:
         value = float(statement.measure())
         print(f"{statement.source:44s} {value:.2g} {statement.bound}", file=sys.stderr, flush=True)
         wrong += [] if statement.holds(value) else [statement.source]
-        row = {key: getattr(statement, key) for key in ("source", "says", "test", "what", "bound")}
-        rows.append(row | {"value": value})
+        rows.append(statement.described() | {"value": value})
     if wrong:
         sys.exit(f"not as stated, and nothing written: {', '.join(wrong)}")
     results = {"environment": environment(), "dtype": "float64", "statements": rows}
     (RESULTS / "statements.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    page = ROOT / "docs" / "statements.md"
-    before, _, rest = page.read_text().partition(START)
-    page.write_text(f"{before}{START}\n{table(rows)}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

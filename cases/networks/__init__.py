@@ -16,8 +16,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jaxgeo as jg
-from networks import bodies, elementwise, products
-from networks.scope import Choose, Pool, Scope, Value, indented
+from cases.networks import bodies, elementwise, products
+from cases.networks.scope import Choose, Pool, Scope, Value, indented
 
 SIMPLE: Sequence[Callable[[Scope], None]] = (
     *[products.multiply] * 6,
