@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgeo.app.data import Kind, Task
+from jaxgeo.app.data import Encoder, Kind, Task
 from jaxgeo.app.runs import Config
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.equations import Network
@@ -21,7 +21,18 @@ def task():
     raw, y = rng.normal(3, 2, (6, 2)), rng.normal(10, 5, (6, 1))
     inputs, outputs = Scaling.fit(("a", "b"), raw[:4]), Scaling.fit(("naïve €",), y[:4])
     x, t = inputs.apply(raw), outputs.apply(y)
-    return Task("data", "data <b>.csv", Kind.REGRESSION, x[:4], t[:4], x[4:], t[4:], inputs, outputs)
+    return Task(
+        "data",
+        "data <b>.csv",
+        Kind.REGRESSION,
+        x[:4],
+        t[:4],
+        x[4:],
+        t[4:],
+        inputs,
+        outputs,
+        Encoder.of_numbers(("a", "b")),
+    )
 
 
 def network(dtype=jnp.float64):

@@ -1,4 +1,4 @@
-"""Tables in CSV files: what is read, and what is refused in one line that says what to do."""
+"""Tables in files: what is read, how, and what is refused in one line that says what to do."""
 
 import numpy as np
 import pytest
@@ -67,11 +67,11 @@ def test_the_kind_can_be_forced_and_columns_dropped(write):
     assert task.inputs.names == ("a",)
 
 
-@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("separator", [";", "\t", "|", "  "])
 def test_other_separators_and_a_byte_order_mark(write, separator):
     table = read_table(write("\ufeff" + GOOD.replace(",", separator) + "\n\n"))
     assert table.names == ("a", "b", "y")
-    assert len(table.rows) == 10
+    assert len(table.frame) == 10
 
 
 def test_many_rows_are_held_to_a_thousand_outputs(write):
@@ -89,37 +89,22 @@ def test_many_rows_are_held_to_a_thousand_outputs(write):
         ("a,y\n", "y", ["no rows"]),
         (GOOD, "Y1", ["no column 'Y1'", "did you mean 'y'"]),
         ("a,y\n1,2\n1,2,3\n", "y", ["line 3", "3 cells", "2 columns"]),
-        ("a,b,y\n1,x,2\n2,z,3\n4,u,2\n", "y", ["'b'", "text", "'x'", "line 2", "--drop b"]),
-        ("a,b c,y\n1,x,2\n2,z,3\n4,u,2\n", "y", ["--drop 'b c'"]),
-        (
-            "a,b,c,d e,y\n1,x,2,3,1\n2,z,,3,1\n4,u,2,q,2\n",
-            "y",
-            [
-                "3 columns",
-                "'b' holds text",
-                "'c' has missing",
-                "(empty on line 3",
-                "'q' on line 4",
-                "--drop b --drop c --drop 'd e'",
-            ],
-        ),
-        (
-            ",".join(f"c{i}" for i in range(30)) + ",y\n" + 3 * ("x," * 30 + "1\n"),
-            "y",
-            ["30 columns", "and 22 more", "--drop c29"],
-        ),
-        ("a,y\n1,2\n,3\n4,5\n", "y", ["'a'", "empty", "line 3", "this row"]),
-        ("a,y\n1,2\nNaN,3\nnan,5\n", "y", ["'a'", "NaN", "line 3", "these 2 rows"]),
-        ("a,y\n1,2\ninf,3\n4,5\n", "y", ["'a'", "infinite", "'inf'", "line 3"]),
-        ("a,y\n1,2\n3,\n4,5\n", "y", ["target 'y'", "missing", "line 3"]),
+        ("a,y\n1,2\ninf,3.5\n4,5\n", "y", ["'a'", "infinite", "line 3", "1 of 3 cells"]),
         ("1,2\n3,4\n5,6\n", "2", ["only numbers", "names the columns"]),
-        (",a,y\n0,1,2\n1,3,4\n", "y", ["column 1", "no name"]),
+        ("a,,y\n0,1,2\n1,3,4\n", "y", ["column 2", "no name"]),
         ("a,a,y\n0,1,2\n1,3,4\n", "y", ["more than one column 'a'"]),
+        ("a,b,y\n,1.5,\n,3,\n,5,\n", "b", ["no column to predict from", "'a', which is empty"]),
+        (
+            "name,y\n" + "".join(f"n{i},{i}.5\n" for i in range(50)),
+            "y",
+            ["no column to predict from", "names each row"],
+        ),
+        ("a,y\n" + "".join(f"{i},{i}.5\n" for i in range(50)) + "1e200,3.5\n", "y", ["'a'", "1e+200", "line 52"]),
+        ("a,y\n1,\n2,\n3,NA\n", "y", ["missing in all rows"]),
         ("y\n1\n2\n3\n", "y", ["no columns besides"]),
-        ("a,y\n1,2\n=A2+1,3\n4,5\n", "y", ["'a'", "formulas", "'=A2+1'", "line 3", "values in place"]),
+        ("a,y\n1,2\n=A2+1,3.5\n4,5\n", "y", ["'a'", "formulas", "'=A2+1'", "line 3", "values in place"]),
         ("a,y\n1,=A2\n2,=A3\n4,5\n", "y", ["'y'", "formulas", "'=A2'", "line 2"]),
         ("a,y\n1,2\n" + "x" * 200_000 + ",3\n", "y", ["not a readable CSV file", "field larger"]),
-        ("a,y\n1,2\n" + "x" * 100_000 + ",3\n4,5\n", "y", ["text", "line 3", "x…"]),
         ("a\0,y\0\n1,2\n3,4\n", "y", ["zero bytes", "UTF-8"]),
         ("a,y\n1,2.5\n2,2.5\n3,2.5\n4,2.5\n", "y", ["one and the same value"]),
         ("a,y\n1,u\n2,u\n3,u\n", "y", ["one class, 'u'"]),
@@ -164,9 +149,9 @@ def test_numbers_come_out_of_npz_and_parquet_to_the_last_bit(tmp_path):
         tables.append(read_table(tmp_path / "data.parquet"))
     for table in tables:
         assert table.names == ("x0", "x1", "y", "word")
-        np.testing.assert_array_equal(table.numbers("x1"), x[:, 1])
-        np.testing.assert_array_equal(table.numbers("y"), y)
-        assert table.column("word") == ["é"] * 7
+        np.testing.assert_array_equal(table.column("x1"), x[:, 1])
+        np.testing.assert_array_equal(table.column("y"), y)
+        assert list(table.column("word")) == ["é"] * 7
 
 
 class Armed:

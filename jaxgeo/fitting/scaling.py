@@ -36,11 +36,14 @@ class Scaling:
         """Mean and standard deviation of each column; a constant column keeps the scale 1."""
         values = as_table("values", values, len(names))
         leading_size("values", values)
-        mean, scale = values.mean(axis=0), values.std(axis=0)
+        # In units of the largest, so that no square overflows or underflows.
+        largest = np.abs(values).max(axis=0)
+        unit = np.where(largest > 0, largest, 1.0)
+        mean, scale = (values / unit).mean(axis=0), (values / unit).std(axis=0)
         # The standard deviation of equal numbers is round-off of their size, not 0.
-        flat = scale <= 1e-12 * np.abs(values).max(axis=0)
+        flat = scale <= 1e-12
         constant = tuple(name for name, is_flat in zip(names, flat, strict=True) if is_flat)
-        return cls(names, mean, np.where(flat, 1.0, scale), constant)
+        return cls(names, mean * unit, np.where(flat, 1.0, scale * unit), constant)
 
     @classmethod
     def identity(cls, names: tuple[str, ...]) -> "Scaling":

@@ -53,7 +53,10 @@ FOLDER = typer.Argument(help="The folder of a run, such as runs/digits.", metava
 
 
 Problem = Annotated[
-    str | None, typer.Argument(help="[b]digits[/b], or the path of a table: CSV, Parquet or NPZ.", metavar="PROBLEM")
+    str | None,
+    typer.Argument(
+        help="[b]digits[/b], or the path of a table: CSV, JSON lines, Parquet, Excel or NPZ.", metavar="PROBLEM"
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,

@@ -58,8 +58,9 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
     use_precision(read_config(path))
     run = load(path)
     table = read_table(rows)
-    values = table.matrix(run.inputs.names)
-    predicted = run.predict(values)
+    for note in run.encoder.substituted(table):
+        Console(stderr=True).print(note, markup=False, highlight=False)
+    predicted = run.predict(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([run.config.target or "prediction"])
@@ -85,7 +86,9 @@ def info_command(console: Console) -> None:
     """Print versions, devices, the default precision, and which optional packages are installed."""
     optional = {
         "orbax.checkpoint": "checkpoints",
+        "pandas": "tables",
         "pyarrow": "Parquet tables",
+        "openpyxl": "Excel tables",
         "tensorboardX": "curves for TensorBoard",
         "matplotlib": "reports",
         "sklearn": "digits",

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxgeo._checks import check_count
+from jaxgeo.app.data.encoder import Encoder
 from jaxgeo.app.data.task import Kind, Task
 from jaxgeo.fitting.scaling import Scaling
 
@@ -52,4 +53,5 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
         test_targets=targets[test],
         inputs=inputs,
         outputs=Scaling.identity(tuple(str(digit) for digit in range(10))),
+        encoder=Encoder.of_numbers(names),
     )

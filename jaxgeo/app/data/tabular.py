@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from jaxgeo._checks import check_count, check_number
 from jaxgeo._names import did_you_mean
-from jaxgeo.app.data.table import Table, formula_message, is_formula, is_missing, to_number
+from jaxgeo.app.data.cells import Meaning, Reading, find_readings
+from jaxgeo.app.data.encoder import Encoder
+from jaxgeo.app.data.table import Table
 from jaxgeo.app.data.task import Kind, Task
 from jaxgeo.fitting.scaling import Scaling
 
@@ -27,25 +29,28 @@ def table_task(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Task:
-    """Predict column `target` of `table` from its other columns, all standardised by the training rows.
+    """Predict column `target` of `table` from its other columns, however their cells are written.
+
+    Numbers and dates are standardised by the training rows, text becomes an input for each of its values, and a column
+    with missing cells gets an input that says so. `notes` tells what was done.
 
     **Arguments:**
 
-    - `table`, `target`: the table, and the name of the column.
-    - `kind`: by default classification if the target is text or has at most 20 different integers, and regression
-        otherwise.
+    - `table`, `target`: the table, and the name of the column. Rows without a target are left out.
+    - `kind`: by default classification if the target is text, truth values or at most 20 different integers, and
+        regression otherwise.
     - `drop`: columns to leave out.
     - `num_samples`: N, rows to train on; all that are not held out by default, but no more than give 1000 outputs.
     - `test_fraction`: the part of the rows that is held out, drawn by `seed`, a seed of NumPy.
 
-    **Raises:** `ValueError`, in one line that says what to do, on a column that is not there or not numeric, a
-    target that cannot be learned, or too few rows.
+    **Raises:** `ValueError`, in one line that says what to do, on a column that is not there, a cell that cannot be
+    read, a target that cannot be learned, or too few rows.
     """
     if num_samples is not None:
         check_count("num_samples", num_samples)
     check_number("test_fraction", test_fraction, above=0, most=1)
-    file = table.path.name
-    labels = table.column(target)
+    file = table.name
+    table.column(target)
     for name in drop:
         table.column(name)
     if target in drop:
@@ -55,21 +60,17 @@ def table_task(
         raise ValueError(
             f"{file} has no columns besides the target {target!r}; at least one is needed to predict from."
         )
-    missing = [line for cell, line in zip(labels, table.lines, strict=True) if is_missing(cell)]
-    if missing:
-        raise ValueError(
-            f"the target {target!r} of {file} is missing in {len(missing)} rows, the first on line {missing[0]}; "
-            "fill in or remove them."
-        )
-    if formulas := [i for i, cell in enumerate(labels) if is_formula(cell)]:
-        raise ValueError(formula_message(table, target, labels, formulas))
-    values = table.matrix(features, droppable=True)
-    notes = []
+    readings, notes = find_readings(table, [target])
+    table, labels, values = _with_target(table, target, readings[target], notes)
     if kind is None:
-        kind, why = _guess_kind(labels)
+        kind, why = _guess_kind(readings[target], values, labels)
         notes.append(f"Taken as {kind.value}, since the target {why}.")
-    targets, outputs = _classes(file, target, labels) if kind is Kind.CLASSIFICATION else (table.numbers(target), None)
-    columns = 1 if outputs is None else len(outputs.names)
+    if kind is Kind.REGRESSION and values is None:
+        cell = next(iter(labels))
+        raise ValueError(f"the target {target!r} of {file} holds text ({cell!r}), not quantities; mend it or leave "
+                         "--task out.")  # fmt: skip
+    classes = _classes(file, target, labels, numeric=values is not None) if kind is Kind.CLASSIFICATION else None
+    columns = 1 if classes is None else len(classes[1].names)
 
     total = len(labels)
     num_test = max(1, round(test_fraction * total))
@@ -88,27 +89,31 @@ def table_task(
         )
     order = np.random.default_rng(seed).permutation(total)
     train, test = order[:num_samples], order[num_samples:]
-    inputs = Scaling.fit(features, values[train])
-    if inputs.constant:
-        notes.append(f"Constant among the training rows, so of no use: {', '.join(inputs.constant)}.")
-    if outputs is None:
-        outputs = Scaling.fit((target,), targets[train, None])
+    encoder, told = Encoder.fit(table, features, train)
+    inputs = encoder.encode(table)
+    scaling = encoder.scaling(inputs[train])
+    if classes is None:
+        assert values is not None
+        outputs = Scaling.fit((target,), values[train, None])
         if outputs.constant:
             raise ValueError(
                 f"the target {target!r} has one and the same value in all training rows: nothing to learn."
             )
-        targets = outputs.apply(targets[:, None])
+        targets = outputs.apply(values[:, None])
+    else:
+        targets, outputs = classes
     return Task(
-        name=table.path.stem,
+        name=file.partition(".")[0],
         source=f"{file}: {total} rows, target {target!r}, {len(features)} features",
         kind=kind,
-        train_inputs=inputs.apply(values[train]),
+        train_inputs=scaling.apply(inputs[train]),
         train_targets=targets[train],
-        test_inputs=inputs.apply(values[test]),
+        test_inputs=scaling.apply(inputs[test]),
         test_targets=targets[test],
-        inputs=inputs,
+        inputs=scaling,
         outputs=outputs,
-        notes=tuple(notes),
+        encoder=encoder,
+        notes=(*notes, *told),
     )
 
 
@@ -120,31 +125,49 @@ def parse_kind(name: str) -> Kind:
     return Kind(name)
 
 
-def _guess_kind(labels: list[str]) -> tuple[Kind, str]:
-    numbers = [to_number(label) for label in labels]
-    if np.isnan(numbers).any():
-        return Kind.CLASSIFICATION, "holds text"
-    if not all(label.strip().lstrip("+-").isdigit() for label in labels):
+def _with_target(
+    table: Table, target: str, reading: Reading, notes: list[str]
+) -> tuple[Table, list[str], NDArray[np.float64] | None]:
+    """The rows that have a target; that as text, and as numbers if it is."""
+    labels = Reading(Meaning.TEXT).read(table, target)
+    values = None if reading.meaning in (Meaning.TEXT, Meaning.TRUTH) else reading.read(table, target)
+    present = np.array([label is not None for label in labels])
+    if values is not None:
+        present &= ~np.isnan(values)
+    if not present.all():
+        first = table.lines[int(np.argmin(present))]
+        notes.append(f"Left out {int((~present).sum())} rows without a target, the first on line {first}.")
+    if not present.any():
+        raise ValueError(f"the target {target!r} of {table.name} is missing in all rows; choose another --target.")
+    kept = np.flatnonzero(present)
+    return table.rows(kept), list(labels[kept]), None if values is None else values[kept]
+
+
+def _guess_kind(reading: Reading, values: NDArray[np.float64] | None, labels: list[str]) -> tuple[Kind, str]:
+    if values is None:
+        return Kind.CLASSIFICATION, f"holds {'text' if reading.meaning is Meaning.TEXT else 'truth values'}"
+    if reading.meaning is Meaning.DATE:
+        return Kind.REGRESSION, "holds dates, which are predicted in days since 1970"
+    if not all(label.lstrip("+-").isdigit() for label in labels):
         return Kind.REGRESSION, "holds decimal numbers; --task classification takes them as classes"
-    count = len(set(numbers))
+    count = len(set(values))
     if count <= MOST_INTEGER_CLASSES:
         return Kind.CLASSIFICATION, f"holds {count} different integers; --task regression takes them as quantities"
     return Kind.REGRESSION, f"holds {count} different integers, too many for classes unless --task says so"
 
 
-def _classes(file: str, target: str, labels: list[str]) -> tuple[NDArray[np.float64], Scaling]:
+def _classes(file: str, target: str, labels: list[str], numeric: bool) -> tuple[NDArray[np.float64], Scaling]:
     """One-hot targets, and the classes by name: numbers in numeric order, text in alphabetic order."""
-    stripped = [label.strip() for label in labels]
-    numeric = not any(np.isnan(to_number(label)) for label in stripped)
-    names: tuple[str, ...] = tuple(
-        sorted(set(stripped), key=(lambda name: (to_number(name), name)) if numeric else str)
-    )
+    try:
+        names = tuple(sorted(set(labels), key=(lambda name: (float(name), name)) if numeric else str))
+    except ValueError:
+        names = tuple(sorted(set(labels)))
     if len(names) < 2:
-        raise ValueError(f"the target {target!r} of {file} has one class, {stripped[0]!r}; at least two are needed.")
+        raise ValueError(f"the target {target!r} of {file} has one class, {labels[0]!r}; at least two are needed.")
     if len(names) > max(2, len(labels) // 2):
         raise ValueError(
             f"the target {target!r} of {file} has {len(names)} classes in {len(labels)} rows, too few rows of each; "
             "for a quantity use --task regression, else choose another --target."
         )
     index = {name: i for i, name in enumerate(names)}
-    return np.eye(len(names))[[index[label] for label in stripped]], Scaling.identity(names)
+    return np.eye(len(names))[[index[label] for label in labels]], Scaling.identity(names)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from jaxgeo.app.data.encoder import Encoder
 from jaxgeo.fitting.scaling import Scaling
 
 
@@ -24,7 +25,8 @@ class Task:
     - `kind`: classification or regression.
     - `train_inputs` (N, features), `train_targets` (N, Q): standardised; one-hot targets for classification.
     - `test_inputs`, `test_targets`: the held-out rows, standardised by the training rows.
-    - `inputs`: the features. `outputs`: the target column, or the classes by name.
+    - `inputs`: the inputs of the network. `outputs`: the target column, or the classes by name.
+    - `encoder`: how the columns of a table become inputs.
     - `notes`: decisions that were made on the way, one sentence each.
     """
 
@@ -37,6 +39,7 @@ class Task:
     test_targets: Float[np.ndarray, "M Q"]
     inputs: Scaling
     outputs: Scaling
+    encoder: Encoder
     notes: tuple[str, ...] = ()
 
     @property

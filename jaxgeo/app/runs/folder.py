@@ -63,6 +63,7 @@ class RunFolder:
             "activation": "tanh",
             "dtype": config.precision,
             "kind": task.kind.value,
+            "columns": task.encoder.to_list(),
             **scalings,
         }
         self.write_text("network.json", json.dumps(network, indent=1, ensure_ascii=False))

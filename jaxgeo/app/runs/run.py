@@ -9,10 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Float
 
-from jaxgeo.app.data import Kind
+from jaxgeo.app.data import Encoder, Kind, Table
+from jaxgeo.app.data.table import as_table
 from jaxgeo.app.runs.config import Config
 from jaxgeo.equations import Network
 from jaxgeo.fitting import Scaling
@@ -29,6 +28,7 @@ class Run:
     - `model`: the network, on standardised inputs; `predict` takes rows as they are in the user's data.
     - `kind`: classification or regression.
     - `inputs`, `outputs`: the standardisation of both ends.
+    - `encoder`: how the columns of a table become inputs.
     """
 
     path: Path
@@ -39,17 +39,20 @@ class Run:
     kind: Kind
     inputs: Scaling
     outputs: Scaling
+    encoder: Encoder
 
-    def predict(self, rows: Float[ArrayLike, "rows features"]) -> np.ndarray:
+    def predict(self, rows: Any) -> np.ndarray:
         """The class names (classification) or values (regression) that the network predicts, one for each row.
 
         **Arguments:**
 
-        - `rows`: raw features, in the order of `inputs.names`.
+        - `rows`: a pandas `DataFrame` or a dictionary with the columns of the table, as they were written there; or
+            numbers, of shape (rows, inputs), in the order of `inputs.names`.
 
-        **Raises:** `ValueError` if the rows have another number of features, or are not finite.
+        **Raises:** `ValueError` if a column is not there or a cell cannot be read, or the numbers are of another shape,
+            or not finite.
         """
-        values = np.asarray(rows, np.float64)
+        values = self._inputs(rows)
         if values.ndim != 2 or values.shape[1] != len(self.inputs.names):
             raise ValueError(
                 f"`rows` must have shape (rows, {len(self.inputs.names)}), with the features in the order of "
@@ -62,6 +65,12 @@ class Run:
         if self.kind is Kind.CLASSIFICATION:
             return np.asarray(self.outputs.names)[outputs.argmax(axis=1)]
         return self.outputs.invert(outputs)[:, 0]
+
+    def _inputs(self, rows: Any) -> np.ndarray:
+        """The network's inputs before they are scaled."""
+        if isinstance(rows, dict) or hasattr(rows, "columns"):
+            rows = as_table(rows)
+        return self.encoder.encode(rows) if isinstance(rows, Table) else np.asarray(rows, np.float64)
 
 
 def load(path: Path | str) -> Run:
@@ -94,11 +103,12 @@ def load(path: Path | str) -> Run:
             for end in ("inputs", "outputs")
         ]
         kind = Kind(network["kind"])
+        encoder = Encoder.from_list(network["columns"])
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not the folder of a run: there is no {Path(error.filename).name} in it.") from None
     except (ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
         raise ValueError(f"the run in {path} is damaged ({type(error).__name__}: {error}); train it again.") from error
-    return Run(path, config, summary, metrics, model, kind, *scalings)
+    return Run(path, config, summary, metrics, model, kind, scalings[0], scalings[1], encoder)
 
 
 def _read_network(path: Path, like: Network) -> Network:

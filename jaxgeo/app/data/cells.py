@@ -1,0 +1,225 @@
+"""What the cells of a column mean: numbers, truth values, dates or text, however they are written."""
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxgeo.app.data.files import import_pandas
+from jaxgeo.app.data.table import Table
+
+# Cells that say that there is no value, in small letters.
+MISSING = ("", "nan", "na", "n/a", "#n/a", "null", "none", "nil", "?", "-", "--", ".", "nat", "<na>")
+# Signs that may stand at either end of all numbers of a column.
+SIGNS = "$€£¥%"
+# The separator of thousands, and the decimal one.
+STYLES = (",.", ".,", " ,", " .", "'.", "',")
+SPACES = "[ '\u2019\u00a0\u202f]"
+WORDS = (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
+DAYS = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d %b %Y", "%b %d, %Y", "%Y%m%d")
+DATES = tuple(f"{day}{time}" for day in DAYS for time in ("", " %H:%M", " %H:%M:%S"))
+ISO = "ISO8601"
+# At least this part of the cells makes a column one of numbers, and the others gaps in it.
+ENOUGH = 0.95
+
+
+class Meaning(enum.Enum):
+    """What a column holds."""
+
+    NUMBER = "number"
+    TRUTH = "truth"
+    DATE = "date"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the cells of a column are read.
+
+    - `style`: of numbers, the separators of thousands and decimals, "" for those of Python; of dates, their format; of
+        truth values, the word for true. `sign`: that all numbers bear.
+    - `strays`: whether text among numbers counts as a gap.
+    """
+
+    meaning: Meaning
+    style: str = ""
+    sign: str = ""
+    strays: bool = False
+
+    def read(self, table: Table, name: str) -> np.ndarray:
+        """A column as floats, NaN for a gap, of dates in days since 1970; of text as strings, and None for a gap.
+
+        **Raises:** `ValueError` with the line if a cell cannot be read so.
+        """
+        pandas = import_pandas()
+        column = table.column(name)
+        if self.meaning is Meaning.TEXT:
+            cells = _as_text(column)
+            return cells.astype(object).where(cells.notna(), None).to_numpy(object)
+        if pandas.api.types.is_datetime64_any_dtype(column.dtype):
+            values = _days(column) if self.meaning is Meaning.DATE else np.full(len(column), np.nan)
+            present = column.notna()
+        elif pandas.api.types.is_bool_dtype(column.dtype) or pandas.api.types.is_numeric_dtype(column.dtype):
+            values = column.to_numpy(np.float64, na_value=np.nan)
+            present = column.notna()
+        else:
+            cells = _as_text(column)
+            present = cells.notna()
+            values = self._of_text(cells)
+        odd = np.isnan(values) & present.to_numpy()
+        if odd.any() and not self.strays:
+            first = int(np.argmax(odd))
+            raise ValueError(
+                f"column {name!r} of {table.name} holds {shorten(str(column.iloc[first]))!r} on line "
+                f"{table.lines[first]}, which is no {self.meaning.value}; mend the cell or leave it empty."
+            )
+        if np.isinf(values).any():
+            first = int(np.argmax(np.isinf(values)))
+            raise ValueError(
+                f"column {name!r} of {table.name} is infinite on line {table.lines[first]} "
+                f"({int(np.isinf(values).sum())} of {len(values)} cells); mend the cells or leave them empty."
+            )
+        return values
+
+    def _of_text(self, cells: Any) -> np.ndarray:
+        if self.meaning is Meaning.NUMBER:
+            return _numbers(cells, self.style, self.sign)
+        if self.meaning is Meaning.DATE:
+            return _dates(cells, self.style)
+        words = next(pair for pair in WORDS if self.style in pair)
+        small = cells.str.lower()
+        return np.select([(small == words[0]).fillna(False), (small == words[1]).fillna(False)], [0.0, 1.0], np.nan)
+
+
+def find_readings(table: Table, names: Iterable[str]) -> tuple[dict[str, Reading], list[str]]:
+    """How to read each of these columns, and what is worth telling of it.
+
+    **Raises:** `ValueError` on a formula of a spreadsheet in place of its value.
+    """
+    pandas = import_pandas()
+    found: dict[str, Reading] = {}
+    texts: dict[str, Any] = {}
+    for name in names:
+        column = table.column(name)
+        kind = column.dtype
+        if pandas.api.types.is_bool_dtype(kind):
+            found[name] = Reading(Meaning.TRUTH, "true")
+        elif pandas.api.types.is_numeric_dtype(kind):
+            found[name] = Reading(Meaning.NUMBER)
+        elif pandas.api.types.is_datetime64_any_dtype(kind):
+            found[name] = Reading(Meaning.DATE, ISO)
+        else:
+            texts[name] = _as_text(column).dropna()
+            _refuse_formulas(table, name, texts[name])
+    # Where one column has a decimal comma for certain, a point separates thousands in all.
+    comma = any(_fits(cells, ".,") and not _fits(cells, ",.") for cells in texts.values())
+    notes = []
+    for name, cells in texts.items():
+        found[name], note = _of_text(name, cells, table.separator, comma)
+        notes += [note] if note else []
+    return found, notes
+
+
+def _of_text(name: str, cells: Any, separator: str | None, comma: bool) -> tuple[Reading, str]:
+    if not len(cells):
+        return Reading(Meaning.TEXT), ""
+    small = set(cells.str.lower().unique()[:3])
+    for words in WORDS:
+        if small <= set(words):
+            return Reading(Meaning.TRUTH, words[1]), ""
+    if (number := _as_numbers(name, cells, separator, comma)) is not None:
+        return number
+    if not np.isnan(_dates(cells, ISO)).any():
+        return Reading(Meaning.DATE, ISO), ""
+    fitting = [style for style in DATES if not np.isnan(_dates(cells, style)).any()]
+    if fitting:
+        ambiguous = f"; {fitting[1]} would fit too" if len(fitting) > 1 else ""
+        return Reading(Meaning.DATE, fitting[0]), f"Dates in {name!r} are read as {fitting[0]}{ambiguous}."
+    return Reading(Meaning.TEXT), ""
+
+
+def _as_numbers(name: str, cells: Any, separator: str | None, comma: bool) -> tuple[Reading, str] | None:
+    sign = next((each for each in SIGNS if cells.str.contains(re.escape(each)).all()), "")
+    # Of "1,234" either may be meant. Commas between cells leave the point for decimals.
+    styles = ("", *STYLES) if separator == "," and not comma else ("", ".,", *STYLES)
+    if comma:
+        styles = styles[1:]
+    parts = {style: float(np.mean(~np.isnan(_numbers(cells, style, sign)))) for style in styles}
+    best = max(styles, key=lambda style: parts[style])
+    told = [f"without their sign {sign}"] if sign else []
+    if best and cells.str.contains(re.escape(best[0]) if best[0] not in " '" else SPACES).any():
+        told.append(f"with {best[0]!r} between thousands")
+    if best and best[1] == "," and cells.str.contains(",").any():
+        told.append("with decimal commas")
+    if parts[best] == 1:
+        note = f"Numbers in {name!r} are read {' and '.join(told)}." if told else ""
+        return Reading(Meaning.NUMBER, best, sign), note
+    if parts[best] >= ENOUGH:
+        strays = cells[np.isnan(_numbers(cells, best, sign))]
+        note = (
+            f"{len(strays)} cells of {name!r} are text among numbers, such as {shorten(strays.iloc[0])!r}; they are "
+            "taken for gaps."
+        )
+        return Reading(Meaning.NUMBER, best, sign, strays=True), note
+    return None
+
+
+def _as_text(column: Any) -> Any:
+    """Stripped text, and NA where a cell says that there is no value."""
+    pandas = import_pandas()
+    if pandas.api.types.is_float_dtype(column.dtype):
+        # Classes that pandas made floats because some are missing.
+        whole = column.dropna()
+        column = column.astype("Int64") if (whole == whole.round()).all() else column
+    cells = column.astype(object).where(column.notna(), None).map(lambda cell: cell if cell is None else str(cell))
+    cells = cells.astype("string").str.strip()
+    return cells.mask(cells.str.lower().isin(MISSING))
+
+
+def _numbers(cells: Any, style: str, sign: str) -> np.ndarray:
+    """Numbers written in that style, and NaN for all else."""
+    pandas = import_pandas()
+    if sign:
+        cells = cells.str.replace(sign, "", regex=False).str.strip()
+    cells = cells.str.replace("−", "-", regex=False)
+    if style:
+        thousands, decimal = (SPACES if style[0] in " '" else re.escape(style[0])), re.escape(style[1])
+        pattern = rf"[+-]?(\d+|\d{{1,3}}({thousands}\d{{3}})+)?({decimal}\d*)?([eE][+-]?\d+)?"
+        cells = cells.where(cells.str.fullmatch(pattern).fillna(False).astype(bool))
+        cells = cells.str.replace(thousands, "", regex=True).str.replace(style[1], ".", regex=False)
+    return pandas.to_numeric(cells.astype(object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
+def _fits(cells: Any, style: str) -> bool:
+    return len(cells) > 0 and not np.isnan(_numbers(cells, style, "")).any()
+
+
+def _dates(cells: Any, style: str) -> np.ndarray:
+    """Dates written in that format, in days since 1970, and NaN for all else."""
+    pandas = import_pandas()
+    return _days(pandas.to_datetime(cells.astype(object), format=style, errors="coerce", utc=True))
+
+
+def _days(column: Any) -> np.ndarray:
+    pandas = import_pandas()
+    zone = getattr(column.dt, "tz", None)
+    moments = column.dt.tz_convert("UTC").dt.tz_localize(None) if zone is not None else column
+    return ((moments - pandas.Timestamp(0)) / pandas.Timedelta(days=1)).to_numpy(np.float64, na_value=np.nan)
+
+
+def _refuse_formulas(table: Table, name: str, cells: Any) -> None:
+    formulas = cells[cells.str.startswith(("=", "@"))]
+    if len(formulas):
+        line = table.lines[int(formulas.index[0])]
+        raise ValueError(
+            f"column {name!r} of {table.name} holds formulas, the first ({shorten(formulas.iloc[0])!r}) on line "
+            f"{line}; save the table from the spreadsheet with values in place of formulas."
+        )
+
+
+def shorten(cell: str, most: int = 40) -> str:
+    """The beginning of a long cell."""
+    return cell if len(cell) <= most else f"{cell[:most]}…"

@@ -1,0 +1,217 @@
+"""Columns of a table, encoded as the inputs of a network."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxgeo.app.data.cells import Meaning, Reading, find_readings, shorten
+from jaxgeo.app.data.table import Table
+from jaxgeo.fitting.scaling import Scaling
+
+# Levels of a column of text that get an input of their own.
+MOST_LEVELS = 40
+YEAR = 365.2425
+# Names of columns that may just number the rows.
+ROW_NUMBERS = ("(row)", "index", "id", "no", "nr", "row", "unnamed: 0")
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a column becomes inputs.
+
+    - `levels`: of text, each an input that is 1 where it stands; all are 0 at any other text.
+    - `gaps`: whether missing cells have an input of their own. `fill`: what stands for them among numbers.
+    - `season`: whether a date gives the sine and cosine of the time of year too.
+    """
+
+    name: str
+    reading: Reading
+    levels: tuple[str, ...] = ()
+    gaps: bool = False
+    fill: float = 0.0
+    season: bool = False
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """A name for each input."""
+        own = tuple(f"{self.name}={level}" for level in self.levels)
+        if self.reading.meaning is not Meaning.TEXT:
+            own = (self.name, *((f"{self.name} (sine of the year)", f"{self.name} (cosine)") if self.season else ()))
+        return (*own, *((f"{self.name} is missing",) if self.gaps else ()))
+
+    @property
+    def is_switch(self) -> tuple[bool, ...]:
+        """Of each input whether it is either 0 or 1 by its nature."""
+        count = len(self.features) - self.gaps
+        return (*[self.reading.meaning is Meaning.TEXT] * count, *[True] * self.gaps)
+
+    def encode(self, values: np.ndarray) -> Float[np.ndarray, "rows features"]:
+        """The inputs for the cells of the column, as `Reading.read` gives them."""
+        if self.reading.meaning is Meaning.TEXT:
+            missing = np.array([value is None for value in values], bool)
+            inputs = [values == level for level in self.levels]
+        else:
+            missing = np.isnan(values)
+            filled = np.where(missing, self.fill, values)
+            angle = 2 * np.pi * filled / YEAR
+            inputs = [filled, *((np.sin(angle), np.cos(angle)) if self.season else ())]
+        inputs += [missing] if self.gaps else []
+        return np.stack([np.asarray(each, np.float64) for each in inputs], axis=1)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Which columns of a table are used, and how each becomes inputs."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def fit(cls, table: Table, names: Sequence[str], rows: np.ndarray) -> "tuple[Encoder, list[str]]":
+        """The encoder of these columns, from the training `rows`; and what is worth telling of it.
+
+        **Raises:** `ValueError` on a cell that cannot be meant, or if no column is of any use.
+        """
+        readings, notes = find_readings(table, names)
+        columns, left_out = [], {}
+        for name in names:
+            values = readings[name].read(table, name)
+            found = _useless(name, readings[name], values) or _column(name, readings[name], values[rows])
+            if isinstance(found, str):
+                left_out[name] = found
+                continue
+            columns.append(found)
+            if found.reading.meaning is Meaning.NUMBER:
+                _refuse_a_giant(table, name, values)
+            others = len({value for value in values[rows] if value is not None} - set(found.levels))
+            if found.levels and others:
+                notes.append(f"{name!r} has {others} rare values, which count as one; the others are told apart.")
+        if left_out:
+            notes.append("Left out: " + "; ".join(f"{name!r}, which {why}" for name, why in left_out.items()) + ".")
+        gaps = [column.name for column in columns if column.gaps]
+        if gaps:
+            notes.append(f"Missing cells have an input of their own in: {', '.join(gaps)}.")
+        if not columns:
+            raise ValueError(f"{table.name} has no column to predict from. {notes[-1]}")
+        return cls(tuple(columns)), notes
+
+    @classmethod
+    def of_numbers(cls, names: Sequence[str]) -> "Encoder":
+        """Columns of numbers, used as they are."""
+        return cls(tuple(Column(name, Reading(Meaning.NUMBER)) for name in names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each input."""
+        return tuple(name for column in self.columns for name in column.features)
+
+    def encode(self, table: Table) -> Float[np.ndarray, "rows features"]:
+        """The inputs for the rows of a table, before they are scaled.
+
+        **Raises:** `ValueError` if a column is not there, or a cell cannot be read as those of the training rows.
+        """
+        absent = [column.name for column in self.columns if column.name not in table.names]
+        if len(absent) > 1:
+            raise ValueError(
+                f"{table.name} has no columns {', '.join(map(repr, absent))}; it has: {', '.join(table.names[:12])}."
+            )
+        parts = [column.encode(column.reading.read(table, column.name)) for column in self.columns]
+        return np.concatenate(parts, axis=1)
+
+    def scaling(self, inputs: Float[np.ndarray, "rows features"]) -> Scaling:
+        """Brings numbers to mean 0 and standard deviation 1, and switches to mean 0."""
+        switches = np.array([each for column in self.columns for each in column.is_switch])
+        found = Scaling.fit(self.names, inputs)
+        constant = tuple(name for name, switch in zip(self.names, switches, strict=True)
+                         if name in found.constant and not switch)  # fmt: skip
+        return dataclasses.replace(found, scale=np.where(switches, 1.0, found.scale), constant=constant)
+
+    def substituted(self, table: Table) -> list[str]:
+        """What is not in these rows as it was in those trained on, and what stands for it."""
+        notes = []
+        for column in self.columns:
+            values = column.reading.read(table, column.name)
+            if column.levels:
+                known = {*column.levels, None}
+                new = [value for value in values if value not in known]
+                if new:
+                    notes.append(f"{len(new)} cells of {column.name!r} hold other text, such as {shorten(new[0])!r}.")
+                missing = sum(value is None for value in values)
+            else:
+                missing = int(np.isnan(values).sum())
+            if missing and not column.gaps:
+                stand = "no known text" if column.levels else f"the mean, {column.fill:.6g}"
+                notes.append(f"{missing} cells of {column.name!r} are missing; {stand} stands for them.")
+        return notes
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """As JSON can hold it."""
+        return [
+            dataclasses.asdict(column) | {"reading": dataclasses.asdict(column.reading) | _meaning(column)}
+            for column in self.columns
+        ]
+
+    @classmethod
+    def from_list(cls, columns: list[dict[str, Any]]) -> "Encoder":
+        """What `to_list` gave; `KeyError`, `TypeError` or `ValueError` if it is not that."""
+        found = []
+        for column in columns:
+            reading = Reading(**column["reading"] | {"meaning": Meaning(column["reading"]["meaning"])})
+            found.append(Column(**column | {"reading": reading, "levels": tuple(column["levels"])}))
+        return cls(tuple(found))
+
+
+def _meaning(column: Column) -> dict[str, str]:
+    return {"meaning": column.reading.meaning.value}
+
+
+def _useless(name: str, reading: Reading, values: np.ndarray) -> str | None:
+    """Why nothing can be learned from a column, if so."""
+    if reading.meaning is Meaning.TEXT:
+        present = [value for value in values if value is not None]
+        distinct = len(set(present))
+        if not present:
+            return "is empty"
+        if distinct > max(MOST_LEVELS, len(present) // 2):
+            return "names each row"
+    elif np.isnan(values).all():
+        return "is empty"
+    elif name.lower() in ROW_NUMBERS and any(np.array_equal(values, np.arange(len(values)) + k) for k in (0, 1)):
+        return "numbers the rows"
+    return "names the rows" if name == "(row)" else None
+
+
+def _column(name: str, reading: Reading, values: np.ndarray) -> Column | str:
+    """The encoding by training rows; or why these say nothing."""
+    if reading.meaning is Meaning.TEXT:
+        present = [value for value in values if value is not None]
+        levels, counts = np.unique(np.array(present, object), return_counts=True)
+        frequent = sorted(zip(-counts, levels, strict=True))[:MOST_LEVELS]
+        column = Column(name, reading, tuple(sorted(str(level) for _, level in frequent)), len(present) < len(values))
+        return column if len(column.features) > 1 else "is constant among the training rows"
+    missing = np.isnan(values)
+    present = values[~missing]
+    if not len(present) or (present.min() == present.max() and not missing.any()):
+        return "is constant among the training rows"
+    fill = float(np.mean(present))
+    season = reading.meaning is Meaning.DATE and present.max() - present.min() > YEAR
+    return Column(name, reading, (), bool(missing.any()), fill if np.isfinite(fill) else 0.0, bool(season))
+
+
+def _refuse_a_giant(table: Table, name: str, values: np.ndarray) -> None:
+    """Raise if beside the largest number of a column nearly all others are one and the same."""
+    present = values[~np.isnan(values)]
+    unit = np.abs(present).max() if len(present) else 0.0
+    if unit == 0:
+        return
+    low, middle, high = np.quantile(present / unit, [0.05, 0.5, 0.95])
+    far = np.abs(values / unit - middle)
+    if 0 < high - low < 1e-9 * np.nanmax(far):
+        row = int(np.nanargmax(far))
+        raise ValueError(
+            f"column {name!r} of {table.name} holds {values[row]:.4g} on line {table.lines[row]}, beside which all "
+            "others are the same; mend the cell or leave it empty."
+        )

@@ -1,0 +1,195 @@
+"""The columns of a file: CSV text, Parquet, Excel, JSON lines or NPZ."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Lines by which the separator is found.
+FIRST_LINES = 50
+DECOMPRESSORS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+class Columns(NamedTuple):
+    """What a file holds: its names, a column of each, and the line on which each row ends, or its number.
+
+    `separator` is that of text, and None for a file whose cells have types.
+    """
+
+    names: tuple[str, ...]
+    columns: list[Any]
+    lines: list[int]
+    separator: str | None
+
+
+def read_columns(path: Path) -> Columns:
+    """The columns of a file, by the ending of its name; what `read_table` says of them, and raises."""
+    compressed = path.suffix.lower() in DECOMPRESSORS
+    suffix = (path.with_suffix("") if compressed else path).suffix.lower()
+    reader = {".npz": _read_npz, ".parquet": _read_parquet, ".xlsx": _read_excel}.get(suffix)
+    if reader is not None:
+        found = reader(path)
+    else:
+        text = _read_text(path)
+        if suffix not in (".jsonl", ".ndjson"):
+            return _read_csv(path, text)
+        found = _read_json_lines(path, text)
+    sizes = {name: len(column) for name, column in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the columns of {path} have different lengths: {sizes}; all need one value for each row.")
+    if not sizes or not max(sizes.values()):
+        raise ValueError(f"{path} has no rows of data.")
+    return Columns(tuple(found), list(found.values()), list(range(1, max(sizes.values()) + 1)), None)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        opener: Callable[..., Any] = DECOMPRESSORS.get(path.suffix.lower(), open)
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as a CSV file in UTF-8.") from None
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from None
+    except MemoryError:
+        raise ValueError(f"{path} does not fit into memory; pass fewer rows, or its columns as an .npz file.") from None
+    if "\0" in text[:10_000]:
+        raise ValueError(f"{path} holds zero bytes: it is UTF-16 or no text; save it as a CSV file in UTF-8.")
+    return text
+
+
+def _read_csv(path: Path, text: str) -> Columns:
+    separator = _separator(text)
+    try:
+        reader = csv.reader(_squeezed(text) if separator == " " else io.StringIO(text, newline=""), delimiter=separator)
+        found = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a readable CSV file ({error}); save it again as CSV.") from None
+    if len(found) < 2:
+        raise ValueError(f"{path} has no rows of data; the first line must name the columns, and rows must follow.")
+    names = tuple(name.strip() for name in found[0][1])
+    if len(found[1][1]) == len(names) + 1:
+        # As R writes a table: the names of the rows have none themselves.
+        names = ("", *names)
+    for line, row in found[1:]:
+        if len(row) != len(names):
+            raise ValueError(
+                f"{path}, line {line} has {len(row)} cells, but the header names {len(names)} columns; every row "
+                "must have the same number (quote text that contains the separator)."
+            )
+    columns = [np.array(column, object) for column in zip(*(row for _, row in found[1:]), strict=True)]
+    return Columns(names, columns, [line for line, _ in found[1:]], separator)
+
+
+def _separator(text: str) -> str:
+    """That which splits the first lines into the same number of cells, and into most of them; else the header."""
+    lines = []
+    for line in io.StringIO(text, newline=""):
+        lines += [line] if line.strip() else []
+        if len(lines) == FIRST_LINES:
+            break
+
+    def fitness(separator: str) -> tuple[bool, int]:
+        given = _squeezed("".join(lines)) if separator == " " else lines
+        try:
+            widths = [len(row) for row in csv.reader(given, delimiter=separator)]
+        except csv.Error:
+            return False, 0
+        width = widths[0] if widths else 1
+        return width > 1 and all(each in (width, width + 1) for each in widths[1:]), width
+
+    best = max(",;\t|", key=fitness)
+    # Names and text have spaces too, so these separate only what nothing else does.
+    return " " if fitness(best)[1] == 1 and fitness(" ")[0] else best
+
+
+def _squeezed(text: str) -> list[str]:
+    """Lines with one space between cells."""
+    return [" ".join(line.split()) + "\n" for line in text.splitlines()]
+
+
+def _read_json_lines(path: Path, text: str) -> dict[str, Any]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path} is not a file of JSON lines (line {number}: {str(error)[:120]}); each must be an object."
+                ) from None
+    return _plain(path, import_pandas().DataFrame(rows))
+
+
+def _read_excel(path: Path) -> dict[str, Any]:
+    pandas = import_pandas()
+    try:
+        return _plain(path, pandas.read_excel(path))
+    except ImportError as error:
+        raise ModuleNotFoundError("Excel is read by openpyxl; run: pip install openpyxl", name=error.name) from error
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable Excel file ({str(error)[:120]}).") from None
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    pandas = import_pandas()
+    try:
+        return _plain(path, pandas.read_parquet(path))
+    except ImportError as error:
+        raise ModuleNotFoundError("Parquet is read by pyarrow; run: pip install pyarrow", name=error.name) from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())[:120]}).") from None
+
+
+def _plain(path: Path, frame: Any) -> dict[str, Any]:
+    """The columns of a frame, if none is of lists or the like."""
+    for name in frame.columns:
+        column = frame[name]
+        first = column.dropna()
+        if column.dtype == object and len(first) and isinstance(first.iloc[0], list | dict | tuple | np.ndarray):
+            raise ValueError(
+                f"column {name!r} of {path.name} holds {type(first.iloc[0]).__name__}; make a column of each of its "
+                "parts."
+            )
+    return {str(name): frame[name] for name in frame.columns}
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found: dict[str, np.ndarray] = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(
+                f"{path} holds Python objects, which to open may run a stranger's program; save plain arrays "
+                "of numbers or text."
+            ) from None
+        raise ValueError(f"{path} is not a readable NPZ file ({error}).") from None
+    columns: dict[str, np.ndarray] = {}
+    for name, array in found.items():
+        if array.ndim not in (1, 2) or array.dtype.kind not in "fiubUS":
+            raise ValueError(
+                f"array {name!r} of {path.name} has shape {array.shape} and dtype {array.dtype}; a column is (rows,), "
+                "several are (rows, columns), of numbers or text."
+            )
+        array = array.astype(str) if array.dtype.kind == "S" else array
+        parts = {name: array} if array.ndim == 1 else {f"{name}{i}": array[:, i] for i in range(array.shape[1])}
+        columns |= {each: part.astype(object) if part.dtype.kind == "U" else part for each, part in parts.items()}
+    return columns
+
+
+def import_pandas() -> Any:
+    """Pandas, which only tables need; `ModuleNotFoundError` that says how to install it."""
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('tables are read by pandas; run: pip install "jaxgeo[cli]"', name="pandas") from error
+    return pandas
