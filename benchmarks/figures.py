@@ -71,6 +71,20 @@ def equation_errors(results: dict[str, Any]) -> Figure:
     return figure
 
 
+def front(results: dict[str, Any]) -> Figure:
+    """Relative error against seconds on the 2-D Poisson equation: every start, and the medians in bold."""
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axis = figure.subplots()
+    rows = results["poisson_2d"]["rows"]
+    for color, (name, row) in enumerate(rows.items()):
+        curves = [[(seconds, error) for _, seconds, error in run["errors"][1:]] for run in row["runs"]]
+        _curves(axis, curves, f"C{color}", name)
+    axis.set(xscale="log", yscale="log", xlabel="seconds on two CPU cores", ylabel="relative error")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.legend(frameon=False)
+    return figure
+
+
 def _curves(axis: Axes, curves: list[list[tuple[float, float]]], color: str, name: str) -> None:
     """Every curve thin, and the median of all, as far as all go, bold; one alone is bold."""
     if len(curves) > 1:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-from benchmarks.figures import equation_errors, lift_sweep, races
+from benchmarks.figures import equation_errors, front, lift_sweep, races
 from benchmarks.harness import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -287,6 +287,7 @@ def draw_figures() -> None:
     diabetes = read("optimizers")["diabetes"]["rows"]
     mnist = _runs(read("mnist"))
     drawn = {
+        "front": front(read("equations")),
         "lift_sweep": lift_sweep(read("lift_speed")),
         "equations": equation_errors(read("equations")),
         "races": races({"diabetes, QN = 442": diabetes, "1000 of MNIST, QN = 10 000": mnist}),
