@@ -35,18 +35,16 @@ class Adjustment(eqx.Module):
         if self.linesearch is not None:
             check_kind("linesearch", self.linesearch, optax.GradientTransformation, "a `GradientTransformation`")
 
-    @property
-    def is_asked_for(self) -> bool:
-        return self.acceleration is not None or self.linesearch is not None
-
     def init(self, trainable: PyTree) -> PyTree:
         """The state before the first step."""
         return () if self.linesearch is None else self.linesearch.init(trainable)
 
     def __call__(
-        self, attempt: Attempt, lift: Callable[[Float[Array, "rows R"]], PyTree], state: PyTree
+        self, attempt: Attempt, lift: Callable[[Float[Array, "rows R"]], PyTree] | None, state: PyTree
     ) -> tuple[Attempt, PyTree]:
-        """The step to try in place of `attempt`, and the next state."""
+        """The step to try in place of `attempt`, and the next state; the same without `lift`."""
+        if lift is None or (self.acceleration is None and self.linesearch is None):
+            return attempt, state
         linear, step, correct = attempt.linear, attempt.step, attempt.correct
         if self.acceleration is not None:
             # Corrections would undo it.

@@ -63,7 +63,7 @@ class Attempt(eqx.Module):
 
     def with_corrections(self, fraction: Float[Array, ""]) -> tuple[Trial, Int[Array, ""]]:
         """The trial, and how many corrections it has."""
-        start = self._part(fraction)
+        start = scaled(fraction, self.step)
         if self.line is None or self.correct is None:
             return self.linear.move(start), jnp.zeros((), jnp.int32)
         aim = fraction * self.line
@@ -79,7 +79,7 @@ class Attempt(eqx.Module):
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
         """The same for a known number of corrections: without decisions, so that it has derivatives in both modes."""
-        value, line, correct = self._part(fraction), self.line, self.correct
+        value, line, correct = scaled(fraction, self.step), self.line, self.correct
         if line is None or correct is None:
             return self.linear.move(value)
         aim = fraction * line
@@ -92,9 +92,6 @@ class Attempt(eqx.Module):
 
         value, _ = jax.lax.scan(next_part, value, jnp.arange(self.most, dtype=jnp.int32))
         return self.linear.move(value, aim)
-
-    def _part(self, fraction: Float[Array, ""]) -> PyTree:
-        return jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, self.step)
 
     def _missing(self, part: PyTree, aim: Float[Array, "rows R"]) -> Float[Array, "rows R"]:
         return aim - (self.linear.rows_at(part) - self.linear.jacobian.outputs)
@@ -116,6 +113,11 @@ def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # What is not finite is never taken, and NaN times 0 would come back in a gradient.
     still = jax.tree.map(jnp.zeros_like, eqx.filter(trial, eqx.is_inexact_array))
     return (trial, count), (jax.lax.cond(trial.finite, moved, lambda: still), None)
+
+
+def scaled(factor: Float[Array, ""], tree: PyTree) -> PyTree:
+    """A pytree times a number, in its own dtypes."""
+    return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, tree)
 
 
 class Tried(NamedTuple):
@@ -178,17 +180,12 @@ def is_worth_taking(trial: Trial) -> Bool[Array, ""]:
     return trial.finite & (trial.gain_ratio >= LEAST_GAIN)
 
 
-class GrowthLimit(eqx.Module):
-    """Whether a trial is finite and costs at most `limit`."""
-
-    limit: Float[Array, ""]
-
-    def __call__(self, trial: Trial) -> Bool[Array, ""]:
-        return trial.finite & (trial.cost <= self.limit)
-
-
 def shorten_growth(attempt: Attempt, factor: float | Float[Array, ""], halvings: int = 30) -> Tried:
     """`shorten` a step until its cost is finite and at most `factor` times that here."""
     cost = attempt.linear.cost
     limit = jnp.asarray(factor, cost.dtype) * cost + jnp.finfo(cost.dtype).tiny
-    return shorten(attempt, GrowthLimit(limit), halvings)
+    return shorten(attempt, eqx.Partial(_costs_at_most, limit), halvings)
+
+
+def _costs_at_most(limit: Float[Array, ""], trial: Trial) -> Bool[Array, ""]:
+    return trial.finite & (trial.cost <= limit)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from jaxgeo._trainable import tell_of_statistics
 from jaxgeo.linalg.linearisation import Linearisation
@@ -17,6 +17,14 @@ from jaxgeo.optim.problem_maker import ProblemMaker, like
 from jaxgeo.problem import Problem
 
 
+def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
+    """`CostHessian()` for None; raises `ValueError` unless it is an `AbstractMetric`."""
+    if metric is None:
+        return CostHessian()
+    check_metric(metric)
+    return metric
+
+
 class AbstractTransformation(eqx.Module):
     """An optax transformation that makes a `Problem` of each batch, and a step of its linearisation.
 
@@ -24,8 +32,8 @@ class AbstractTransformation(eqx.Module):
     - `metric`: on output space, in which a step is the steepest.
     """
 
-    problems: eqx.AbstractVar[ProblemMaker]
-    metric: eqx.AbstractVar[AbstractMetric]
+    problems: ProblemMaker
+    metric: AbstractMetric = eqx.field(converter=chosen_metric)
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> Any:
@@ -77,19 +85,6 @@ class AbstractTransformation(eqx.Module):
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         # optax types the `update` of all transformations as one without keyword arguments.
         return optax.GradientTransformationExtraArgs(self.first, self.update)  # pyright: ignore[reportArgumentType]
-
-
-def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
-    """`CostHessian()` for None; raises `ValueError` unless it is an `AbstractMetric`."""
-    if metric is None:
-        return CostHessian()
-    check_metric(metric)
-    return metric
-
-
-def zero_count() -> Int[Array, ""]:
-    """The number of updates before the first."""
-    return jnp.zeros((), jnp.int32)
 
 
 def dtype_of(trainable: PyTree) -> jnp.dtype:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
@@ -14,8 +13,8 @@ from jaxgeo.linalg.lifting import check_solver
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.attempt import Attempt, shorten_growth
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, dtype_of, zero_count
+from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 
@@ -36,8 +35,6 @@ class InterpolationState(NamedTuple):
 class LinearInterpolation(AbstractTransformation):
     """See `linear_interpolation`."""
 
-    problems: ProblemMaker
-    metric: AbstractMetric = eqx.field(converter=chosen_metric)
     solver: AbstractLiftSolver = eqx.field(converter=check_solver)
     num_steps: int
     max_growth: float | Float[Array, ""]
@@ -50,7 +47,7 @@ class LinearInterpolation(AbstractTransformation):
 
     def init(self, params: PyTree) -> InterpolationState:
         dtype = dtype_of(self.problems.partition(params))
-        return InterpolationState(zero_count(), jnp.asarray(self.num_steps, dtype), empty_step(dtype))
+        return InterpolationState(jnp.zeros((), jnp.int32), jnp.asarray(self.num_steps, dtype), empty_step(dtype))
 
     def step(
         self, updates: PyTree, state: InterpolationState, linear: Linearisation
@@ -59,9 +56,8 @@ class LinearInterpolation(AbstractTransformation):
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         prepared = self.solver.prepare(linear.jacobian)
         velocity, lift = prepared.solve(-linear.residual)
-        step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
         # Corrections go through the factor, unless it could not be trusted.
-        allowed = linear.is_trusted(lift)
+        step, allowed = scaled(fraction, velocity), linear.is_trusted(lift)
         attempt = Attempt(linear, step, prepared.correct, self.corrections, allowed=allowed)
         tried = shorten_growth(attempt, self.max_growth, halvings=0)
         tried = tried._replace(fraction=jnp.where(tried.accepted, fraction, 0))

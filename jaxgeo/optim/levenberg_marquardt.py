@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,7 +20,7 @@ from jaxgeo.linalg.tangents import freeze
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.adjustment import Adjustment
 from jaxgeo.optim.attempt import is_worth_taking, shorten
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, dtype_of, zero_count
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
@@ -68,8 +67,6 @@ Stepped = tuple[PyTree, LevenbergMarquardtState]
 class LevenbergMarquardt(AbstractTransformation):
     """See `adapted_levenberg_marquardt`."""
 
-    problems: ProblemMaker
-    metric: AbstractMetric = eqx.field(converter=chosen_metric)
     solver: AbstractLiftSolver | None
     damping: GainRatioDamping
     trust_region: TrustRegion
@@ -81,7 +78,7 @@ class LevenbergMarquardt(AbstractTransformation):
         trainable = self.problems.partition(params)
         dtype, size = dtype_of(trainable), sum(leaf.size for leaf in jax.tree.leaves(trainable))
         return LevenbergMarquardtState(
-            count=zero_count(),
+            count=jnp.zeros((), jnp.int32),
             damping=self.damping.init(dtype),
             radius=self.trust_region.init(dtype),
             cutoff=self.cutoff.init(dtype),
@@ -109,9 +106,7 @@ class LevenbergMarquardt(AbstractTransformation):
         **Returns:** the step, 0 unless it is accepted; the next state of the way; that of the optimizer but for it.
         """
         proposal = way.propose(linear, by, before)
-        attempt, search = proposal.attempt, state.linesearch
-        if proposal.lift is not None and self.adjustment.is_asked_for:
-            attempt, search = self.adjustment(attempt, proposal.lift, search)
+        attempt, search = self.adjustment(proposal.attempt, proposal.lift, state.linesearch)
         tried = shorten(attempt, is_worth_taking, proposal.halvings)
         taken, lift, after = proposal.learn(tried)
         info = step_info(state.info, linear, taken, proposal.damping, lift)
@@ -184,8 +179,8 @@ def adapted_levenberg_marquardt(
     """The lowest cost without any tuning, on data that fit one batch.
 
     Use it with the whole data at every update; for minibatches see `adapted_momentum`. An update costs one
-    factorisation and some forward passes. The cost never rises: each step is tried, and taken only if it lowers the
-    cost. Otherwise the update is zero, and the next one is more cautious.
+    factorisation and some forward passes. Up to round-off the cost never rises: each step is tried, and taken only if
+    it lowers the cost. Otherwise the update is zero, and the next one is more cautious.
 
     θ ← θ − Dᵀ(DDᵀ + λ)⁻¹(x − y) for L2, and the same in the cost's own metric for other costs. The gain ratio, the
     decrease of the cost in units of what the linearised outputs predicted, decides how cautious the next step is. It is

@@ -15,8 +15,8 @@ from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.attempt import Attempt, shorten_growth
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, dtype_of, zero_count
+from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker, like
@@ -42,8 +42,6 @@ class MomentumState(NamedTuple):
 class AdaptedMomentum(AbstractTransformation):
     """See `adapted_momentum`."""
 
-    problems: ProblemMaker
-    metric: AbstractMetric = eqx.field(converter=chosen_metric)
     solver: AbstractLiftSolver = eqx.field(converter=check_solver)
     learning_rate: Value
     momentum: Value
@@ -60,14 +58,14 @@ class AdaptedMomentum(AbstractTransformation):
 
     def init(self, params: PyTree) -> MomentumState:
         velocity = jax.tree.map(jnp.zeros_like, eqx.filter(params, is_trainable_leaf))
-        return MomentumState(zero_count(), velocity, empty_step(dtype_of(self.problems.partition(params))))
+        return MomentumState(jnp.zeros((), jnp.int32), velocity, empty_step(dtype_of(self.problems.partition(params))))
 
     def step(self, updates: PyTree, state: MomentumState, linear: Linearisation) -> tuple[PyTree, MomentumState]:
         del updates
         work = linear.outputs.dtype
         momentum = jnp.clip(value_at(self.momentum, state.count, work), 0, LARGEST_MOMENTUM)
         damping = value_at(self.damping, state.count, work)
-        kept = _times(momentum, linear.restrict(state.velocity))
+        kept = scaled(momentum, linear.restrict(state.velocity))
         missing = -linear.residual - linear.jacobian.mv(kept)
         correction, lift = self.solver.solve(linear.jacobian, missing, linear.relative(damping))
         velocity = jax.tree.map(jnp.add, kept, correction)
@@ -75,19 +73,15 @@ class AdaptedMomentum(AbstractTransformation):
         length = rate * norm(velocity).astype(work)
         cap = jnp.asarray(self.norm_cap, work)
         capped = rate * jnp.where(length > cap, cap / jnp.where(length > cap, length, 1), 1)
-        tried = shorten_growth(Attempt(linear, _times(capped, velocity)), self.max_growth)
+        tried = shorten_growth(Attempt(linear, scaled(capped, velocity)), self.max_growth)
         fraction = tried.fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
         # A velocity that a cap or a halving had to hold back is not kept at its full length.
         held = jax.tree.map(
-            lambda leaf: jnp.where(tried.accepted, leaf, jnp.zeros_like(leaf)), _times(fraction, velocity)
+            lambda leaf: jnp.where(tried.accepted, leaf, jnp.zeros_like(leaf)), scaled(fraction, velocity)
         )
         info = step_info(state.info, linear, tried._replace(fraction=fraction), damping, lift)
         after = like(state.velocity, state.velocity, linear.embed(held))
         return tried.trial.step, MomentumState(state.count, after, info)
-
-
-def _times(factor: Float[Array, ""], tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, tree)
 
 
 def adapted_momentum(

@@ -32,25 +32,15 @@ class ProblemMaker(eqx.Module):
     """
 
     apply: Callable[[PyTree, PyTree], Array] | None
-    cost: CostOfTargets
-    trainable: PyTree
+    cost: CostOfTargets = eqx.field(converter=lambda cost: L2 if cost is None else cost)
+    trainable: PyTree = eqx.field(converter=lambda trainable: is_trainable_leaf if trainable is None else trainable)
     per_sample: bool = eqx.field(static=True)
 
-    def __init__(
-        self,
-        apply: Callable[[PyTree, PyTree], Array] | None,
-        cost: CostOfTargets | None,
-        trainable: PyTree,
-        per_sample: bool,
-    ):
-        if apply is not None:
-            check_function("apply", apply)
-        if cost is not None:
-            check_maker(cost)
-        check_flag("per_sample", per_sample)
-        self.apply, self.cost = apply, L2 if cost is None else cost
-        self.trainable = is_trainable_leaf if trainable is None else trainable
-        self.per_sample = bool(per_sample)
+    def __check_init__(self):
+        if self.apply is not None:
+            check_function("apply", self.apply)
+        check_maker(self.cost)
+        check_flag("per_sample", self.per_sample)
 
     def partition(self, params: PyTree) -> PyTree:
         """The trainable part of `params`, None elsewhere; `ValueError` if that is nothing."""

@@ -14,8 +14,8 @@ from jaxgeo.linalg.lifting import check_solver, lift_gradient
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.attempt import Attempt, shorten_growth
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, dtype_of, zero_count
+from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import DirectionInfo, StepInfo, direction_info, empty_direction, empty_step, step_info
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
@@ -71,12 +71,10 @@ class DirectionState(NamedTuple):
 class AdaptedMetric(AbstractTransformation):
     """See `scale_by_adapted_metric`."""
 
-    problems: ProblemMaker
-    metric: AbstractMetric = eqx.field(converter=chosen_metric)
     direction: Direction
 
     def init(self, params: PyTree) -> DirectionState:
-        return DirectionState(zero_count(), empty_direction(dtype_of(self.problems.partition(params))))
+        return DirectionState(jnp.zeros((), jnp.int32), empty_direction(dtype_of(self.problems.partition(params))))
 
     def step(self, updates: PyTree, state: DirectionState, linear: Linearisation) -> tuple[PyTree, DirectionState]:
         direction, damping, lift = self.direction(updates, linear, state.count)
@@ -98,8 +96,6 @@ class StepState(NamedTuple):
 class AdaptedGradientDescent(AbstractTransformation):
     """See `adapted_gradient_descent`."""
 
-    problems: ProblemMaker
-    metric: AbstractMetric = eqx.field(converter=chosen_metric)
     direction: Direction
     learning_rate: Value
     max_growth: float | Float[Array, ""]
@@ -109,13 +105,12 @@ class AdaptedGradientDescent(AbstractTransformation):
         check_number("max_growth", self.max_growth, above=0)
 
     def init(self, params: PyTree) -> StepState:
-        return StepState(zero_count(), empty_step(dtype_of(self.problems.partition(params))))
+        return StepState(jnp.zeros((), jnp.int32), empty_step(dtype_of(self.problems.partition(params))))
 
     def step(self, updates: PyTree, state: StepState, linear: Linearisation) -> tuple[PyTree, StepState]:
         direction, damping, lift = self.direction(updates, linear, state.count)
         rate = value_at(self.learning_rate, state.count, linear.outputs.dtype)
-        step = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, direction)
-        tried = shorten_growth(Attempt(linear, step), self.max_growth)
+        tried = shorten_growth(Attempt(linear, scaled(-rate, direction)), self.max_growth)
         return tried.trial.step, state._replace(info=step_info(state.info, linear, tried, damping, lift))
 
 
