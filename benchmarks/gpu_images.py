@@ -63,7 +63,7 @@ def images(
         epoch = functools.partial(eqx.filter_jit(run_epoch), update, data)
         return train_on_images(epoch, (params, tx.init(params)), measured, len(data.inputs), batch, limit_s)
 
-    ours = jg.optim.adapted_momentum(0.3, apply, momentum=0.9, damping=3e-2)
+    ours = jg.optim.adapted_momentum(apply, learning_rate=0.3, momentum=0.9, damping=3e-2)
     methods = {f"adapted_momentum, batches of {size}": (ours, adapted_update(ours), size) for size in batches}
     for rate in rates:
         adam = optax.adam(rate)

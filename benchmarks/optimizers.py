@@ -178,7 +178,9 @@ def classify(make: Callable[[int], Any], cost: Any, seed: int, epochs: int, ours
 def adapted(cost: Any, rate: float = 0.3, damping: float = 3e-2) -> Callable[[int], Any]:
     def make(steps: int) -> Any:
         schedule = optax.cosine_decay_schedule(rate, steps)
-        return lambda apply: jg.optim.adapted_momentum(schedule, apply, cost=cost, momentum=0.9, damping=damping)
+        return lambda apply: jg.optim.adapted_momentum(
+            apply, learning_rate=schedule, cost=cost, momentum=0.9, damping=damping
+        )
 
     return make
 

@@ -45,7 +45,7 @@ def two_steps(inputs: jax.Array, targets: jax.Array, seed: int) -> dict[str, Any
     model = eqx.nn.MLP(inputs.shape[1], 1, WIDTH, 3, jnp.tanh, key=jax.random.key(seed), dtype=jnp.float32)
     train, params = jg.supervised(model, inputs[:SAMPLES], targets[:SAMPLES])
     test, _ = jg.supervised(model, inputs[SAMPLES:], targets[SAMPLES:])
-    method = ours(jg.optim.linear_interpolation(1, corrections=0), train, params)
+    method = ours(jg.optim.linear_interpolation(num_steps=1, corrections=0), train, params)
     carry, rows = method.init(), []
     for step in range(3):
         carry = method.advance(carry) if step else carry

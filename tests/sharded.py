@@ -137,13 +137,13 @@ FLOWS = {
     ),
 }
 OPTIMIZERS = {
-    "adapted_gradient_descent": train(jg.optim.adapted_gradient_descent(0.5, damping=DAMPING)),
+    "adapted_gradient_descent": train(jg.optim.adapted_gradient_descent(learning_rate=0.5, damping=DAMPING)),
     "scale_by_adapted_metric": train(
         optax.chain(jg.optim.scale_by_adapted_metric(damping=DAMPING), optax.scale_by_learning_rate(0.5))
     ),
-    "adapted_momentum": train(jg.optim.adapted_momentum(0.5)),
+    "adapted_momentum": train(jg.optim.adapted_momentum(learning_rate=0.5)),
     "adapted_levenberg_marquardt": train(jg.optim.adapted_levenberg_marquardt()),
-    "linear_interpolation": train(jg.optim.linear_interpolation(3)),
+    "linear_interpolation": train(jg.optim.linear_interpolation(num_steps=3)),
 }
 
 
@@ -228,7 +228,7 @@ def gathered() -> dict:
         "damped CG": lift(CG(), DAMPING),
         "damped CG, DDᵀ held": lift(CG(hold_gram=True), DAMPING),
         "adapted_levenberg_marquardt": one_step(jg.optim.adapted_levenberg_marquardt()),
-        "adapted_gradient_descent": one_step(jg.optim.adapted_gradient_descent(0.5, damping=DAMPING)),
+        "adapted_gradient_descent": one_step(jg.optim.adapted_gradient_descent(learning_rate=0.5, damping=DAMPING)),
     }
     arrays, static = eqx.partition(arguments, eqx.is_array)
     found = {}

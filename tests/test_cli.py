@@ -182,7 +182,7 @@ def trained(table):
         "--model",
         "8-8",
         "--optimizer",
-        "momentum",
+        "adapted-momentum",
         "--batch-size",
         "4",
     ]

@@ -29,7 +29,7 @@ found = jg.fit(model, x, jnp.sin(3 * x), method=method, tol=1e-6, folder=folder,
 eqx.tree_serialise_leaves(result, found.model)
 """
 KILLS = int(os.environ.get("JAXGEO_KILLS", "5"))
-METHODS = ("adam", "momentum", "adam", "momentum", "adapted")
+METHODS = ("adam", "adapted-momentum", "adam", "adapted-momentum", "adapted")
 
 
 def start(folder, method):

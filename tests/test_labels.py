@@ -129,10 +129,10 @@ def test_weights_of_samples_and_of_labels_are_multiplied():
 
 OPTIMIZERS = {
     "metric": lambda **options: optax.chain(jg.optim.scale_by_adapted_metric(**options), optax.scale(-0.5)),
-    "descent": lambda **options: jg.optim.adapted_gradient_descent(0.5, **options),
+    "descent": lambda **options: jg.optim.adapted_gradient_descent(learning_rate=0.5, **options),
     "marquardt": jg.optim.adapted_levenberg_marquardt,
-    "momentum": lambda **options: jg.optim.adapted_momentum(0.5, **options),
-    "interpolation": lambda **options: jg.optim.linear_interpolation(3, **options),
+    "momentum": lambda **options: jg.optim.adapted_momentum(learning_rate=0.5, **options),
+    "interpolation": lambda **options: jg.optim.linear_interpolation(num_steps=3, **options),
 }
 
 

@@ -89,8 +89,7 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
     assert policy.ladder(5, 80) == (5,)
 
     def following(rung, fine, policy=policy):
-        state = policy.init(jnp.dtype(jnp.float64))._replace(rung=jnp.asarray(rung, jnp.int32), fine=jnp.asarray(fine))
-        return int(policy.leading(matrix, state, jnp.zeros((), jnp.int32))[1])
+        return int(policy.leading(matrix, jnp.asarray(fine), jnp.asarray(rung, jnp.int32), jnp.zeros((), jnp.int32))[1])
 
     # σ falls to 0.04 after 8 directions, 5e-3 after 16, 3e-5 after 30.
     assert following(0, 1e-2) == 1

@@ -18,7 +18,7 @@ def metric(apply=network, solver=SOLVER, **options):
 
 
 def descent(apply=network, solver=SOLVER, **options):
-    return jg.optim.adapted_gradient_descent(0.5, apply, damping=1e-6, solver=solver, **options)
+    return jg.optim.adapted_gradient_descent(apply, learning_rate=0.5, damping=1e-6, solver=solver, **options)
 
 
 def marquardt(apply=network, solver=SOLVER, **options):
@@ -26,11 +26,11 @@ def marquardt(apply=network, solver=SOLVER, **options):
 
 
 def momentum(apply=network, solver=SOLVER, **options):
-    return jg.optim.adapted_momentum(0.5, apply, momentum=0.5, solver=solver, **options)
+    return jg.optim.adapted_momentum(apply, learning_rate=0.5, momentum=0.5, solver=solver, **options)
 
 
 def interpolation(apply=network, solver=SOLVER, **options):
-    return jg.optim.linear_interpolation(3, apply, solver=solver, **options)
+    return jg.optim.linear_interpolation(apply, num_steps=3, solver=solver, **options)
 
 
 MAKERS = [metric, descent, marquardt, momentum, interpolation]
@@ -243,7 +243,9 @@ def test_composes_with_the_rest_of_optax():
     twice, _ = tx.update(grads, state, params, **data)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(2 * a, b, rtol=1e-9, atol=1e-14), updates, twice)
 
-    several = optax.MultiSteps(jg.optim.adapted_gradient_descent(0.5, network, damping=1e-3, solver=QR()), 2)
+    several = optax.MultiSteps(
+        jg.optim.adapted_gradient_descent(network, learning_rate=0.5, damping=1e-3, solver=QR()), 2
+    )
     state = several.init(params)
     # MultiSteps itself adds integers to floating-point numbers.
     with jax.numpy_dtype_promotion("standard"):

@@ -18,7 +18,7 @@ def test_a_full_step_solves_a_linear_problem(size):
     y = jnp.asarray(np.random.default_rng(1).normal(size=(size, 1)))
     params = {"a": jnp.ones((1, 4)), "b": jnp.zeros(1)}
     problem = jg.Problem(linear_network, x, jg.L2(y))
-    tx = jg.optim.adapted_gradient_descent(1.0)
+    tx = jg.optim.adapted_gradient_descent(learning_rate=1.0)
     updates, state = tx.update(jax.grad(problem.cost)(params), tx.init(params), params, problem=problem)
     new = optax.apply_updates(params, updates)
     matrix = np.concatenate([x, np.ones((size, 1))], axis=1)
@@ -36,7 +36,7 @@ def test_small_steps_follow_the_flow_to_first_order():
     expected = jg.theory.outputs_at(0.5 * 4, start, data["targets"], 4)
     errors = []
     for count in (8, 16, 32):
-        tx = jg.optim.adapted_gradient_descent(0.5 / count, solver=SOLVER)
+        tx = jg.optim.adapted_gradient_descent(learning_rate=0.5 / count, solver=SOLVER)
         theta, state = params, tx.init(params)
         for _ in range(count):
             updates, state = tx.update(jax.grad(problem.cost)(theta), state, theta, problem=problem)
@@ -68,7 +68,7 @@ def test_descent_is_the_chain_of_direction_and_rate():
     params, data = parameters(), batch()
     grads = gradient(params, **data)
     schedule = optax.exponential_decay(0.2, 1, 0.5)
-    one = jg.optim.adapted_gradient_descent(schedule, network, solver=SOLVER)
+    one = jg.optim.adapted_gradient_descent(network, learning_rate=schedule, solver=SOLVER)
     two = optax.chain(jg.optim.scale_by_adapted_metric(network, solver=SOLVER), optax.scale_by_learning_rate(schedule))
     s1, s2 = one.init(params), two.init(params)
     for _ in range(2):
@@ -79,7 +79,7 @@ def test_descent_is_the_chain_of_direction_and_rate():
 
 def test_a_huge_learning_rate_is_cut_down():
     params, data = parameters(), batch()
-    tx = jg.optim.adapted_gradient_descent(1e6, network, damping=1e-6)
+    tx = jg.optim.adapted_gradient_descent(network, learning_rate=1e6, damping=1e-6)
     updates, state = tx.update(gradient(params, **data), tx.init(params), params, **data)
     assert 0 < state.info.fraction < 1
     assert state.info.new_cost <= 2 * state.info.cost
@@ -91,7 +91,7 @@ def test_the_number_of_steps_is_known_beforehand():
     params = {"a": jnp.zeros((1, 4)), "b": jnp.zeros(1)}
     problem = jg.Problem(linear_network, x, jg.L2(jnp.ones((3, 1))))
     count = jg.theory.num_steps(problem.cost(params), 1e-6, 0.3)
-    tx = jg.optim.adapted_gradient_descent(0.3)
+    tx = jg.optim.adapted_gradient_descent(learning_rate=0.3)
     state, costs = tx.init(params), []
     for _ in range(int(count)):
         updates, state = tx.update(jax.grad(problem.cost)(params), state, params, problem=problem)
@@ -103,7 +103,7 @@ def test_the_number_of_steps_is_known_beforehand():
 def test_momentum_is_the_nearest_velocity_that_moves_the_outputs():
     params, data = parameters(), batch(size=4)
     problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
-    tx = jg.optim.adapted_momentum(0.1, momentum=0.8, damping=0.0, norm_cap=100.0, solver=QR())
+    tx = jg.optim.adapted_momentum(learning_rate=0.1, momentum=0.8, damping=0.0, norm_cap=100.0, solver=QR())
     state = tx.init(params)
     velocity = np.zeros(flat(params).size)
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_momentum_is_the_nearest_velocity_that_moves_the_outputs():
 def test_momentum_stands_still_where_the_flow_does():
     params, data = parameters(), batch(size=4)
     problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
-    tx = jg.optim.adapted_momentum(0.7, momentum=0.9, damping=1e-3)
+    tx = jg.optim.adapted_momentum(learning_rate=0.7, momentum=0.9, damping=1e-3)
     state = tx.init(params)
     for _ in range(150):
         updates, state = tx.update(params, state, params, problem=problem)
@@ -130,9 +130,9 @@ def test_momentum_stands_still_where_the_flow_does():
 
 def test_momentum_is_bounded():
     with pytest.raises(ValueError, match="momentum"):
-        jg.optim.adapted_momentum(0.1, momentum=1.0)
+        jg.optim.adapted_momentum(learning_rate=0.1, momentum=1.0)
     params, data = parameters(), batch()
-    tx = jg.optim.adapted_momentum(1.0, network, norm_cap=1e-3)
+    tx = jg.optim.adapted_momentum(network, learning_rate=1.0, norm_cap=1e-3)
     updates, state = tx.update(params, tx.init(params), params, **data)
     np.testing.assert_allclose(optax.tree.norm(updates), 1e-3, rtol=1e-9)
     assert state.info.fraction < 1
@@ -141,7 +141,7 @@ def test_momentum_is_bounded():
 def test_interpolation_walks_the_line_and_ends_in_round_off():
     params, data = parameters(), batch(size=4)
     problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
-    tx = jg.optim.linear_interpolation(8)
+    tx = jg.optim.linear_interpolation(num_steps=8)
     state, start, costs = tx.init(params), problem.cost(params), []
     for _ in range(13):
         updates, state = tx.update(params, state, params, problem=problem)

@@ -112,13 +112,15 @@ OPTIMIZERS = {
     "marquardt, beyond the cut-off": functools.partial(
         through_cutoff, initial=0.3, maximum=0.5, increase=3.0, enough=0.95
     ),
-    "interpolation": lambda knob: jg.optim.linear_interpolation(3, network),
+    "interpolation": lambda knob: jg.optim.linear_interpolation(network, num_steps=3),
     "momentum": lambda knob: jg.optim.adapted_momentum(
-        0.3 * (1 + knob), network, momentum=0.8 + 0.1 * knob, damping=0.01 * (1 + knob)
+        network, learning_rate=0.3 * (1 + knob), momentum=0.8 + 0.1 * knob, damping=0.01 * (1 + knob)
     ),
-    "momentum, capped": lambda knob: jg.optim.adapted_momentum(0.5, network, norm_cap=0.2 * (1 + knob)),
-    "descent": lambda knob: jg.optim.adapted_gradient_descent(0.3 * (1 + knob), network),
-    "descent, damped": lambda knob: jg.optim.adapted_gradient_descent(0.5, network, damping=0.01 * (1 + knob)),
+    "momentum, capped": lambda knob: jg.optim.adapted_momentum(network, learning_rate=0.5, norm_cap=0.2 * (1 + knob)),
+    "descent": lambda knob: jg.optim.adapted_gradient_descent(network, learning_rate=0.3 * (1 + knob)),
+    "descent, damped": lambda knob: jg.optim.adapted_gradient_descent(
+        network, learning_rate=0.5, damping=0.01 * (1 + knob)
+    ),
     "metric": metric,
     "metric, clipped gradients": lambda knob: metric(knob, optax.clip(0.2), damping=0.01 * (1 + knob)),
 }
@@ -167,7 +169,9 @@ def test_output_weights_of_a_small_network_by_one_of_its_targets():
     forward = jax.jit(lambda knob: jax.jvp(lambda knob: sums(knob, 2), (knob,), (1.0,))[1])
     np.testing.assert_allclose(forward(0.0), [0.387927, 0.772774], atol=1e-6)
     np.testing.assert_allclose(jax.jit(jax.grad(lambda knob: sums(knob, 2)[1]))(0.0), 0.772774, atol=1e-6)
-    straight = jax.jit(lambda knob: jax.jvp(lambda knob: sums(knob, 2, corrections=0), (knob,), (1.0,))[1])
+    straight = jax.jit(
+        lambda knob: jax.jvp(lambda knob: sums(knob, 2, damping=GainRatioDamping(corrections=0)), (knob,), (1.0,))[1]
+    )
     np.testing.assert_allclose(straight(0.0)[1], 1.686494, atol=1e-6)
 
 

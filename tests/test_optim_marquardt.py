@@ -141,7 +141,7 @@ def test_geodesic_acceleration_is_a_quarter_of_the_second_order():
         errors = []
         for acceleration in (None, 0.75):
             tx = jg.optim.adapted_levenberg_marquardt(
-                acceleration=acceleration, damping=jg.optim.GainRatioDamping(initial=1e-14), corrections=0
+                acceleration=acceleration, damping=jg.optim.GainRatioDamping(initial=1e-14, corrections=0)
             )
             updates, _ = tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1), problem=problem)
             errors.append(abs(float(updates[0]) - size))

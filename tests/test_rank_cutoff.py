@@ -13,6 +13,7 @@ from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.singular import svd_of_triangle
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED
 from jaxgeo.linalg.spectra import reciprocal_condition
+from jaxgeo.optim.attempt import is_worth_taking, shorten
 
 
 def solve(problem, params, steps, **options):
@@ -61,19 +62,23 @@ def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
     linear = Linearisation(problem, params, jg.metrics.CostHessian())
     matrix = linear.jacobian.as_matrix()
     svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
-    cutoff = jg.optim.RankCutoff(enough=1.0)
-    state = cutoff.init(jnp.dtype(jnp.float64))._replace(radius=jnp.array(0.7))
-    trial, fraction, accepted, after, rank = cutoff.step(linear, svd, state, lambda trial: trial.finite)
-    assert (fraction, accepted, rank) == (1, True, 2)
-    parts = svd.right @ ravel_pytree(trial.step)[0]
+    state = jg.optim.RankCutoff().init(jnp.dtype(jnp.float64))._replace(radius=jnp.array(0.7))
+
+    def step(enough):
+        proposal = jg.optim.RankCutoff(enough=enough).propose(linear, svd, state)
+        return proposal.learn(shorten(proposal.attempt, is_worth_taking, proposal.halvings))
+
+    taken, report, after = step(enough=1.0)
+    assert (taken.fraction, taken.accepted, report.rank) == (1, True, 2)
+    parts = svd.right @ ravel_pytree(taken.trial.step)[0]
     kept = svd.coefficients(-linear.residual.reshape(-1)) / svd.values
     np.testing.assert_allclose(parts[:2], kept[:2], rtol=1e-10)
     np.testing.assert_allclose(abs(parts[2]), 0.7, rtol=1e-6)
-    np.testing.assert_allclose(after, (1e-3 / 3, 1e-3 / 1.25, 1.4, 0), rtol=1e-6)
+    np.testing.assert_allclose(after, (1e-3 / 3, 1e-3 / 1.25, 1.4), rtol=1e-6)
 
     # Where the first step takes off enough, the second is not taken.
-    first, *_ = jg.optim.RankCutoff(enough=1e-3).step(linear, svd, state, lambda trial: trial.finite)
-    np.testing.assert_allclose((svd.right @ ravel_pytree(first.step)[0])[2], 0, atol=1e-9)
+    first, *_ = step(enough=1e-3)
+    np.testing.assert_allclose((svd.right @ ravel_pytree(first.trial.step)[0])[2], 0, atol=1e-9)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ def line() -> tuple[jg.Problem, jax.Array]:
 
 def test_a_full_step_on_a_linear_problem_is_the_only_one(line):
     problem, params = line
-    result = run(ours(jg.optim.linear_interpolation(1), problem, params), problem.cost, 1e-20, 60.0)
+    result = run(ours(jg.optim.linear_interpolation(num_steps=1), problem, params), problem.cost, 1e-20, 60.0)
     assert result["steps"] == 1
     assert result["final"] <= 1e-20
     assert [point[0] for point in result["curve"]] == [0, 1]

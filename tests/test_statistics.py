@@ -129,7 +129,7 @@ def test_running_statistics_are_no_parameters(kind):
 def test_an_optimizer_leaves_running_statistics_as_they_are(kind):
     apply, params = KINDS[kind](train=False)
     inputs, targets = data(kind)
-    tx = jg.optim.adapted_gradient_descent(0.5, apply, damping=1e-3, solver=SOLVER)
+    tx = jg.optim.adapted_gradient_descent(apply, learning_rate=0.5, damping=1e-3, solver=SOLVER)
     with frozen_and_told():
         state = tx.init(params)
     updates, state = tx.update(params, state, params, inputs=inputs, targets=targets)
@@ -139,7 +139,7 @@ def test_an_optimizer_leaves_running_statistics_as_they_are(kind):
     assert state.info.accepted
 
 
-@pytest.mark.parametrize("method", ["gradient-descent", pytest.param("rank-adaptive", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["adapted-gradient-descent", pytest.param("rank-adaptive", marks=pytest.mark.slow)])
 def test_fit_trains_parameters_only(method):
     apply, variables = linen(train=False)
     with frozen_and_told():
@@ -154,7 +154,9 @@ def test_what_the_user_says_is_trained_is_trained(kind, recwarn):
     problem = jg.Problem(apply, X, jg.L2(Y), trainable=eqx.is_inexact_array)
     problem.check(params)
     assert problem.num_params(params) == NUM_PARAMS + NUM_STATISTICS
-    tx = jg.optim.adapted_gradient_descent(0.5, apply, damping=1e-3, solver=SOLVER, trainable=eqx.is_inexact_array)
+    tx = jg.optim.adapted_gradient_descent(
+        apply, learning_rate=0.5, damping=1e-3, solver=SOLVER, trainable=eqx.is_inexact_array
+    )
     updates, _ = tx.update(params, tx.init(params), params, inputs=X, targets=Y)
     assert all(leaf.any() for leaf in divided(updates)[0])
     assert not recwarn.list
@@ -176,7 +178,7 @@ def test_parameters_alone_are_trained_without_a_word(recwarn):
 def test_leaves_that_are_masked_stay_beside_frozen_statistics():
     apply, variables = linen(train=False)
     mask = jax.tree_util.tree_map_with_path(lambda path, _: "Dense_0" not in jax.tree_util.keystr(path), variables)
-    tx = optax.masked(jg.optim.adapted_gradient_descent(0.5, apply, damping=1e-3, solver=SOLVER), mask)
+    tx = optax.masked(jg.optim.adapted_gradient_descent(apply, learning_rate=0.5, damping=1e-3, solver=SOLVER), mask)
     with frozen_and_told():
         state = tx.init(variables)
     batch = {"inputs": X, "targets": Y, "full_params": variables}
@@ -221,7 +223,7 @@ def test_training_mode_sample_by_sample_is_refused_by_name(kind):
         jg.solve_flow(problem, jg.AdaptedFlow(), params, s1=1.0)
     with pytest.raises(ValueError, match=SAME):
         jg.fit(params, X, Y, apply=apply)
-    tx = jg.optim.adapted_gradient_descent(0.5, jax.jit(apply))
+    tx = jg.optim.adapted_gradient_descent(jax.jit(apply), learning_rate=0.5)
 
     @jax.jit
     def step(params, inputs):
@@ -255,7 +257,9 @@ def test_statistics_that_are_given_and_not_read_mean_training_mode():
 def test_a_mean_over_the_batch_by_its_name_is_refused_in_optimizers_too():
     model, state = eqx.nn.make_with_state(Equinox)()
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    tx = jg.optim.adapted_gradient_descent(0.5, lambda params, x: eqx.combine(params, static)(x, state)[0])
+    tx = jg.optim.adapted_gradient_descent(
+        lambda params, x: eqx.combine(params, static)(x, state)[0], learning_rate=0.5
+    )
     with pytest.raises(ValueError, match="couples its samples.*`per_sample=False`.*inference_mode"):
         tx.update(params, tx.init(params), params, inputs=INPUTS, targets=TARGETS)
 
@@ -333,7 +337,7 @@ def test_optimizers_take_samples_at_once(name):
     def make(*args, **options):
         if name == "marquardt":
             return jg.optim.adapted_levenberg_marquardt(*args, **options)
-        return jg.optim.adapted_gradient_descent(0.5, *args, damping=1e-3, solver=SOLVER, **options)
+        return jg.optim.adapted_gradient_descent(*args, learning_rate=0.5, damping=1e-3, solver=SOLVER, **options)
 
     tx = make(at_once, cost=cost, per_sample=False)
     state = tx.init(HAND)

@@ -15,7 +15,7 @@ from jaxgeo.costs import AbstractCost, SumOfSquares
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.methods import Method, method_named
 from jaxgeo.flows import AbstractFlow
-from jaxgeo.optim.source import check_maker
+from jaxgeo.optim.problem_maker import check_maker
 
 # The largest number below 1.
 BELOW_ONE = math.nextafter(1.0, 0.0)

@@ -17,7 +17,7 @@ from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate import RESULTS, solve_flow
 from jaxgeo.linalg.gram.certificate import FAULT
 from jaxgeo.linalg.solvers.base import CONTRADICTED
-from jaxgeo.optim.source import CostOfTargets
+from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 

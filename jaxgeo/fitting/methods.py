@@ -38,8 +38,8 @@ class Optimizer:
 OPTIMIZERS = {
     "levenberg-marquardt": Optimizer(optim.adapted_levenberg_marquardt),
     "interpolation": Optimizer(optim.linear_interpolation),
-    "momentum": Optimizer(optim.adapted_momentum, 0.1),
-    "gradient-descent": Optimizer(optim.adapted_gradient_descent, 0.5),
+    "adapted-momentum": Optimizer(optim.adapted_momentum, 0.1),
+    "adapted-gradient-descent": Optimizer(optim.adapted_gradient_descent, 0.5),
     "adam": Optimizer(optax.adam, 1e-3),
     "sgd": Optimizer(optax.sgd, 1e-2),
     "lbfgs": Optimizer(optax.lbfgs),
@@ -71,7 +71,7 @@ def optimizer_named(name: str, learning_rate: float | None = None) -> optax.Grad
     rate = chosen.learning_rate if learning_rate is None else learning_rate
     if not rate > 0:
         raise ValueError(f"the learning rate must be positive; got {rate}.")
-    return chosen.make(rate)
+    return chosen.make(learning_rate=rate)
 
 
 def method_named(name: str) -> Method:

@@ -1,6 +1,7 @@
 """Parts of a step, corrected for the bend of the network and tried before they are taken; with derivatives."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.refinement import refined
 from jaxgeo.linalg.tangents import freeze, tangent_of
+
+# The least part of the predicted decrease for which a step is taken.
+LEAST_GAIN = 1e-4
 
 
 class Attempt(eqx.Module):
@@ -59,7 +63,7 @@ class Attempt(eqx.Module):
 
     def with_corrections(self, fraction: Float[Array, ""]) -> tuple[Trial, Int[Array, ""]]:
         """The trial, and how many corrections it has."""
-        start = self._part(fraction)
+        start = scaled(fraction, self.step)
         if self.line is None or self.correct is None:
             return self.linear.move(start), jnp.zeros((), jnp.int32)
         aim = fraction * self.line
@@ -75,7 +79,7 @@ class Attempt(eqx.Module):
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
         """The same for a known number of corrections: without decisions, so that it has derivatives in both modes."""
-        value, line, correct = self._part(fraction), self.line, self.correct
+        value, line, correct = scaled(fraction, self.step), self.line, self.correct
         if line is None or correct is None:
             return self.linear.move(value)
         aim = fraction * line
@@ -88,9 +92,6 @@ class Attempt(eqx.Module):
 
         value, _ = jax.lax.scan(next_part, value, jnp.arange(self.most, dtype=jnp.int32))
         return self.linear.move(value, aim)
-
-    def _part(self, fraction: Float[Array, ""]) -> PyTree:
-        return jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, self.step)
 
     def _missing(self, part: PyTree, aim: Float[Array, "rows R"]) -> Float[Array, "rows R"]:
         return aim - (self.linear.rows_at(part) - self.linear.jacobian.outputs)
@@ -114,44 +115,59 @@ def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     return (trial, count), (jax.lax.cond(trial.finite, moved, lambda: still), None)
 
 
-Accepted = tuple[Float[Array, ""], Trial, Bool[Array, ""]]
+def scaled(factor: Float[Array, ""], tree: PyTree) -> PyTree:
+    """A pytree times a number, in its own dtypes."""
+    return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, tree)
 
 
-def shorten(
-    attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int = 30
-) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
+class Tried(NamedTuple):
+    """What a step that was tried came to.
+
+    - `step`: the whole of it.
+    - `trial`: the last; with a step of 0 unless it is accepted.
+    - `fraction`: how much of the step it took; 0 unless it is accepted.
+    - `accepted`: whether it was good.
+    - `gain_ratio`: of the last trial, also of a rejected one.
+    """
+
+    step: PyTree
+    trial: Trial
+    fraction: Float[Array, ""]
+    accepted: Bool[Array, ""]
+    gain_ratio: Float[Array, ""]
+
+
+def shorten(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int = 30) -> Tried:
     """What a whole step comes to, or half, a quarter, …: the first that is `good`, after at most `halvings`.
 
     **Arguments:**
 
-    - `good`: a method of a module, or a module, of which nothing takes part in derivatives.
-
-    **Returns:** the last trial, with a step of 0 unless it is good; the fraction of the step that it took, or 0;
-    whether it is good.
+    - `good`: a function, or a module, of which nothing takes part in derivatives.
     """
     fraction, trial, accepted = _shortened(attempt, good, halvings)
-    return trial.taken_if(accepted, attempt.linear), jnp.where(accepted, fraction, 0), accepted
+    taken, fraction = trial.taken_if(accepted, attempt.linear), jnp.where(accepted, fraction, 0)
+    return Tried(attempt.step, taken, fraction, accepted, trial.gain_ratio)
+
+
+_Last = tuple[Float[Array, ""], Trial, Bool[Array, ""]]
 
 
 @eqx.filter_custom_jvp
-def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int) -> Accepted:
-    def go_on(carry: Accepted) -> Bool[Array, ""]:
-        fraction, _, accepted = carry
-        return ~accepted & (fraction > 2.0**-halvings)
-
-    def halve(carry: Accepted) -> Accepted:
-        fraction = carry[0] / 2
+def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int) -> _Last:
+    def tried(fraction: Float[Array, ""]) -> _Last:
         trial = attempt(fraction)
         return fraction, trial, good(trial)
 
-    one = jnp.ones((), attempt.linear.outputs.dtype)
-    whole = attempt(one)
-    start = (one, whole, good(whole))
-    return jax.lax.while_loop(go_on, halve, start) if halvings else start
+    def go_on(last: _Last) -> Bool[Array, ""]:
+        fraction, _, accepted = last
+        return ~accepted & (fraction > 2.0**-halvings)
+
+    whole = tried(jnp.ones((), attempt.linear.outputs.dtype))
+    return jax.lax.while_loop(go_on, lambda last: tried(last[0] / 2), whole) if halvings else whole
 
 
 @_shortened.def_jvp
-def _(primals: tuple, tangents: tuple) -> tuple[Accepted, tuple]:
+def _(primals: tuple, tangents: tuple) -> tuple[_Last, tuple]:
     attempt = primals[0]
     fraction, trial, accepted = _shortened(*primals)
     # How often to halve is a decision, so that the last trial is all that moves.
@@ -159,19 +175,17 @@ def _(primals: tuple, tangents: tuple) -> tuple[Accepted, tuple]:
     return (fraction, trial, accepted), (None, moved, None)
 
 
-class GrowthLimit(eqx.Module):
-    """Whether a trial is finite and costs at most `limit`."""
-
-    limit: Float[Array, ""]
-
-    def __call__(self, trial: Trial) -> Bool[Array, ""]:
-        return trial.finite & (trial.cost <= self.limit)
+def is_worth_taking(trial: Trial) -> Bool[Array, ""]:
+    """Whether a trial is finite and lowers the cost, by more than a trace of what was predicted."""
+    return trial.finite & (trial.gain_ratio >= LEAST_GAIN)
 
 
-def shorten_growth(
-    attempt: Attempt, factor: float | Float[Array, ""], halvings: int = 30
-) -> tuple[Trial, Float[Array, ""], Bool[Array, ""]]:
+def shorten_growth(attempt: Attempt, factor: float | Float[Array, ""], halvings: int = 30) -> Tried:
     """`shorten` a step until its cost is finite and at most `factor` times that here."""
     cost = attempt.linear.cost
     limit = jnp.asarray(factor, cost.dtype) * cost + jnp.finfo(cost.dtype).tiny
-    return shorten(attempt, GrowthLimit(limit), halvings)
+    return shorten(attempt, eqx.Partial(_costs_at_most, limit), halvings)
+
+
+def _costs_at_most(limit: Float[Array, ""], trial: Trial) -> Bool[Array, ""]:
+    return trial.finite & (trial.cost <= limit)

@@ -1,35 +1,47 @@
-"""What the optimizers have in common: the extra arguments of their updates."""
+"""What the optimizers have in common: the extra arguments of their updates, and the linearisation."""
 
 import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from jaxgeo._trainable import tell_of_statistics
+from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.measured import check_metric
 from jaxgeo.metrics import AbstractMetric, CostHessian
-from jaxgeo.optim.source import Batch, Source, like
+from jaxgeo.optim.problem_maker import ProblemMaker, like
 from jaxgeo.problem import Problem
 
 
-class AbstractTransformation(eqx.Module):
-    """An optax transformation that makes a `Problem` of each batch."""
+def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
+    """`CostHessian()` for None; raises `ValueError` unless it is an `AbstractMetric`."""
+    if metric is None:
+        return CostHessian()
+    check_metric(metric)
+    return metric
 
-    @property
-    @abc.abstractmethod
-    def problems(self) -> Source:
-        """How problems are made from batches."""
+
+class AbstractTransformation(eqx.Module):
+    """An optax transformation that makes a `Problem` of each batch, and a step of its linearisation.
+
+    - `problems`: how problems are made from batches.
+    - `metric`: on output space, in which a step is the steepest.
+    """
+
+    problems: ProblemMaker
+    metric: AbstractMetric = eqx.field(converter=chosen_metric)
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> Any:
-        """The state before the first step."""
+        """The state before the first step: a named tuple with a `count`."""
 
     @abc.abstractmethod
-    def step(self, updates: PyTree, state: Any, params: PyTree, problem: Problem) -> tuple[PyTree, Any]:
-        """The update for the full parameters, and the next state."""
+    def step(self, updates: PyTree, state: Any, linear: Linearisation) -> tuple[PyTree, Any]:
+        """The step of the trainable parameters, and the next state but for its `count`."""
 
     def update(
         self,
@@ -46,9 +58,9 @@ class AbstractTransformation(eqx.Module):
     ) -> tuple[PyTree, Any]:
         """optax's `update` with the batch as extra arguments; others are ignored, as optax asks."""
         del extra_args
-        this, full = self.problems(params, Batch(problem, inputs, targets, weights, full_params))
+        made, full = self.problems(params, full_params, problem, inputs, targets, weights)
         try:
-            step, state = self.step(updates, state, full, this)
+            step, state = self._linearise_and_step(updates, state, full, made)
         except TypeError as error:
             # The usual loop of Equinox with optax passes a model without its functions, and those are what is called.
             if "NoneType" in str(error):
@@ -58,6 +70,12 @@ class AbstractTransformation(eqx.Module):
                 )
             raise
         return like(params, updates, step), state
+
+    @eqx.filter_jit
+    def _linearise_and_step(self, updates: PyTree, state: Any, params: PyTree, problem: Problem) -> tuple[PyTree, Any]:
+        linear = Linearisation(problem, params, self.metric)
+        step, after = self.step(updates, state, linear)
+        return linear.embed(step), after._replace(count=jnp.asarray(optax.safe_increment(state.count)))
 
     def first(self, params: PyTree) -> Any:
         """optax's `init`: the state before the first step; running statistics that are frozen are told of."""
@@ -69,19 +87,6 @@ class AbstractTransformation(eqx.Module):
         return optax.GradientTransformationExtraArgs(self.first, self.update)  # pyright: ignore[reportArgumentType]
 
 
-def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
-    """`CostHessian()` for None; raises `ValueError` unless it is an `AbstractMetric`."""
-    if metric is None:
-        return CostHessian()
-    check_metric(metric)
-    return metric
-
-
-def zero_count() -> Int[Array, ""]:
-    """The number of the first step."""
-    return jnp.zeros((), jnp.int32)
-
-
-def next_count(count: Int[Array, ""]) -> Int[Array, ""]:
-    """One more, up to the largest integer."""
-    return jnp.asarray(optax.safe_increment(count))
+def dtype_of(trainable: PyTree) -> jnp.dtype:
+    """The dtype of the trainable parameters, in which a state keeps its numbers."""
+    return jnp.result_type(*jax.tree.leaves(trainable))

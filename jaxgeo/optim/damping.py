@@ -4,9 +4,13 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxgeo._checks import MOST, check_number, check_positive
+from jaxgeo._checks import MOST, check_count, check_number, check_positive
+from jaxgeo.linalg.linearisation import Linearisation
+from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
+from jaxgeo.optim.attempt import Attempt, Tried
+from jaxgeo.optim.way import AbstractWay, Proposal
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""] | float]
 Value = float | Float[Array, ""] | Schedule
@@ -23,8 +27,8 @@ def check_value(name: str, value: Value | None, most: float = MOST) -> None:
         check_number(name, value, least=0, most=most)
 
 
-class GainRatioDamping(eqx.Module):
-    """Damping by how well the linearised outputs predicted the last step.
+class GainRatioDamping(AbstractWay):
+    """A damped lift, by how well the linearised outputs predicted the last step.
 
     Relative: λ = damping · trace(DDᵀ)/QN. The error of the prediction, |1 − gain ratio|, is about proportional to the
     length of the step, and that to 1/λ where λ matters; so the damping is multiplied by |1 − gain ratio| / `error`,
@@ -37,6 +41,8 @@ class GainRatioDamping(eqx.Module):
     - `error`: relative error of the prediction to aim at.
     - `decrease`, `increase`: the largest factors by which the damping falls and rises.
     - `minimum`, `maximum`: bounds of the damping.
+    - `corrections`: at most how many for the bend of the network in a step, each by the factorisation that is there.
+    - `halvings`: at most how many before a step is rejected.
     """
 
     initial: float | Float[Array, ""] = 1e-3
@@ -45,16 +51,33 @@ class GainRatioDamping(eqx.Module):
     increase: float = 10.0
     minimum: float = 1e-16
     maximum: float = 1e10
+    corrections: int = eqx.field(static=True, default=8)
+    halvings: int = eqx.field(static=True, default=6)
 
     def __check_init__(self):
+        check_count("corrections", self.corrections, least=0)
+        check_count("halvings", self.halvings, least=0)
         for name in ("initial", "error", "decrease", "increase", "minimum", "maximum"):
             check_positive(name, vars(self)[name])
 
-    def update(self, damping: Float[Array, ""], ratio: Float[Array, ""], accepted: Bool[Array, ""]) -> Float[Array, ""]:
-        """The damping of the next step."""
-        wrong = jnp.where(jnp.isfinite(ratio), jnp.abs(1 - ratio), jnp.inf)
-        factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
-        # A step that gained a quarter or more was long enough, but not too long.
-        taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
-        factor = jnp.where(accepted, taken, jnp.maximum(factor, 2))
-        return jnp.clip(damping * factor, self.minimum, self.maximum)
+    def init(self, dtype: jnp.dtype) -> Float[Array, ""]:
+        """The damping of the first step."""
+        return jnp.asarray(self.initial, dtype)
+
+    def propose(self, linear: Linearisation, by: AbstractLiftSolver, state: Float[Array, ""]) -> Proposal:
+        """The lift by a solver, damped by `state`."""
+        damping = state.astype(linear.outputs.dtype)
+        prepared = by.prepare(linear.jacobian, linear.relative(damping))
+        step, report = prepared.solve(-linear.residual)
+
+        def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:
+            ratio = tried.gain_ratio.astype(state.dtype)
+            wrong = jnp.where(jnp.isfinite(ratio), jnp.abs(1 - ratio), jnp.inf)
+            factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
+            # A step that gained a quarter or more was long enough, but not too long.
+            taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
+            factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
+            return tried, report, jnp.clip(state * factor, self.minimum, self.maximum)
+
+        attempt = Attempt(linear, step, prepared.correct, self.corrections)
+        return Proposal(attempt, self.halvings, damping, learn, lambda rows: prepared.solve(rows)[0])

@@ -1,13 +1,15 @@
 """What an optimizer reports about a step, with a fixed schema, so that a state can be a scan carry."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo.linalg.linearisation import Linearisation, Trial
+from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.tangents import norm
+from jaxgeo.optim.attempt import Tried
 
 
 class DirectionInfo(NamedTuple):
@@ -71,34 +73,25 @@ def empty_step(dtype: jnp.dtype) -> StepInfo:
     return StepInfo(zero, zero, zero, zero, zero, zero, zero, jnp.zeros((), bool), integer, integer - 1, zero, zero)
 
 
-def of_lift(lift: LiftInfo, dtype: jnp.dtype) -> tuple[Array, Array, Array, Array]:
-    """`outcome`, `rank`, `residual` and `mismatch` in the dtypes of a state."""
-    residual, mismatch = lift.residual.astype(dtype), lift.mismatch.astype(dtype)
-    return lift.outcome.astype(jnp.int32), lift.rank.astype(jnp.int32), residual, mismatch
+def direction_info(
+    last: DirectionInfo, linear: Linearisation, direction: PyTree, damping: Float[Array, ""], lift: LiftInfo
+) -> DirectionInfo:
+    """The report of a direction, in the dtypes of the last one."""
+    predicted = linear.predicted_decrease(-linear.jacobian.mv(direction))
+    return _cast_like(last, DirectionInfo(linear.cost, predicted, damping, *lift))
 
 
 def step_info(
-    linear: Linearisation,
-    trial: Trial,
-    fraction: Float[Array, ""],
-    accepted: Bool[Array, ""],
-    damping: Float[Array, ""],
-    lift: LiftInfo,
-    dtype: jnp.dtype,
+    last: StepInfo, linear: Linearisation, tried: Tried, damping: Float[Array, ""], lift: LiftInfo
 ) -> StepInfo:
-    """The report of a trial whose step was set to zero if it was rejected."""
-    outcome, rank, residual, mismatch = of_lift(lift, dtype)
-    return StepInfo(
-        cost=linear.cost.astype(dtype),
-        new_cost=trial.cost.astype(dtype),
-        predicted=trial.predicted.astype(dtype),
-        gain_ratio=trial.gain_ratio.astype(dtype),
-        damping=damping.astype(dtype),
-        fraction=fraction.astype(dtype),
-        norm=norm(trial.step).astype(dtype),
-        accepted=accepted,
-        outcome=outcome,
-        rank=rank,
-        residual=residual,
-        mismatch=mismatch,
-    )
+    """The report of a step that was tried, in the dtypes of the last one."""
+    _, trial, fraction, accepted, gain_ratio = tried
+    change = linear.cost, trial.cost, trial.predicted, gain_ratio
+    return _cast_like(last, StepInfo(*change, damping, fraction, norm(trial.step), accepted, *lift))
+
+
+Info = TypeVar("Info", DirectionInfo, StepInfo)
+
+
+def _cast_like(last: Info, info: Info) -> Info:
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), last, info)

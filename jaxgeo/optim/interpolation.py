@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
@@ -14,15 +13,19 @@ from jaxgeo.linalg.lifting import check_solver
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.attempt import Attempt, shorten_growth
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
+from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.source import CostOfTargets, Source, source
-from jaxgeo.problem import Problem
+from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 
 
 class InterpolationState(NamedTuple):
-    """State of `linear_interpolation`; `remaining` steps lead to the end of the line, 1 at the end itself."""
+    """State of `linear_interpolation`.
+
+    - `count`: how many updates were made.
+    - `remaining`: steps that lead to the end of the line; 1 at the end itself.
+    - `info`: how the last update went.
+    """
 
     count: Int[Array, ""]
     remaining: Float[Array, ""]
@@ -32,48 +35,42 @@ class InterpolationState(NamedTuple):
 class LinearInterpolation(AbstractTransformation):
     """See `linear_interpolation`."""
 
-    source: Source
+    solver: AbstractLiftSolver = eqx.field(converter=check_solver)
     num_steps: int
-    metric: AbstractMetric
-    solver: AbstractLiftSolver
     max_growth: float | Float[Array, ""]
     corrections: int = eqx.field(static=True)
 
-    @property
-    def problems(self) -> Source:
-        return self.source
+    def __check_init__(self):
+        check_count("num_steps", self.num_steps)
+        check_number("max_growth", self.max_growth, above=0)
+        check_count("corrections", self.corrections, least=0)
 
     def init(self, params: PyTree) -> InterpolationState:
-        dtype = self.source.dtype(params)
-        remaining = jnp.asarray(self.num_steps, dtype)
-        return InterpolationState(zero_count(), remaining, empty_step(dtype))
+        dtype = dtype_of(self.problems.partition(params))
+        return InterpolationState(jnp.zeros((), jnp.int32), jnp.asarray(self.num_steps, dtype), empty_step(dtype))
 
-    @eqx.filter_jit
     def step(
-        self, updates: PyTree, state: InterpolationState, params: PyTree, problem: Problem
+        self, updates: PyTree, state: InterpolationState, linear: Linearisation
     ) -> tuple[PyTree, InterpolationState]:
         del updates
-        dtype = state.remaining.dtype
-        linear = Linearisation(problem, params, self.metric)
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         prepared = self.solver.prepare(linear.jacobian)
         velocity, lift = prepared.solve(-linear.residual)
-        step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
-        # A factor that could not be trusted is none to correct by.
-        solved = linear.is_trusted(lift)
-        attempt = Attempt(linear, step, prepared.correct, self.corrections, allowed=solved)
-        trial, _, accepted = shorten_growth(attempt, self.max_growth, halvings=0)
-        fraction = jnp.where(accepted, fraction, 0)
-        zero = jnp.zeros((), linear.outputs.dtype)
-        info = step_info(linear, trial, fraction, accepted, zero, lift, dtype)
-        remaining = jnp.where(accepted, jnp.maximum(state.remaining - 1, 1), jnp.minimum(2 * state.remaining, 1e6))
-        return linear.embed(trial.step), InterpolationState(next_count(state.count), remaining, info)
+        # Corrections go through the factor, unless it could not be trusted.
+        step, allowed = scaled(fraction, velocity), linear.is_trusted(lift)
+        attempt = Attempt(linear, step, prepared.correct, self.corrections, allowed=allowed)
+        tried = shorten_growth(attempt, self.max_growth, halvings=0)
+        tried = tried._replace(fraction=jnp.where(tried.accepted, fraction, 0))
+        info = step_info(state.info, linear, tried, jnp.zeros_like(fraction), lift)
+        nearer, further = jnp.maximum(state.remaining - 1, 1), jnp.minimum(2 * state.remaining, 1e6)
+        remaining = jnp.where(tried.accepted, nearer, further)
+        return tried.trial.step, InterpolationState(state.count, remaining, info)
 
 
 def linear_interpolation(
-    num_steps: int = 5,
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
+    num_steps: int = 5,
     cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
@@ -82,33 +79,33 @@ def linear_interpolation(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Walk the outputs along the straight line to their targets in `num_steps` steps, then Newton steps at the end.
+    """Interpolation of the data in a known, small number of solves: steps along the straight line to the targets.
 
-    dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other.
+    Use it for K ≥ QN and D of full rank: after `num_steps` updates the outputs are where Newton's method converges
+    quadratically, and a handful of solves reaches round-off. The first steps may well raise the cost, which later ones
+    make good. Only one that would raise it more than `max_growth` times, or make it not finite, is not taken.
+
+    dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other. With `remaining` steps to go the outputs
+    move by (y − x)/remaining, and at the end of the line every update is a full step. A step that is not taken doubles
+    `remaining`, so that the next one is half as long. The incoming gradients only give the form of the updates.
 
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517
-
-    With `remaining` steps to go the outputs move by (y − x)/remaining; after `num_steps` updates they are where
-    Newton's method converges quadratically, and every further update is a full step. For K ≥ QN and D of full rank
-    a handful of solves reaches round-off. The first steps may well raise the cost, which later steps make good. Only
-    one that would raise it more than `max_growth` times, or make it not finite, is not taken: then `remaining` doubles,
-    so that the next one is half as long. The incoming gradients only give the form of the updates.
 
     **Arguments:**
 
     - `num_steps`: steps on the line, at least 1.
     - `max_growth`: by how much a step may raise the cost.
-    - `corrections`: at most how many in a step, of what is missing at its end, by the factorisation that is there.
+    - `corrections`: at most how many in a step, each a lift of what is missing at its end by the same factorisation.
     - the others: as for `scale_by_adapted_metric`, and the same extra arguments of `update`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
-    **Raises:** `ValueError` if `num_steps` < 1, `max_growth` ≤ 0 or `corrections` < 0.
+    **Raises:** `ValueError` unless `num_steps` ≥ 1, `max_growth` > 0 and `corrections` ≥ 0.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
-    >>> tx = jg.optim.linear_interpolation(2, lambda slope, x: slope * x)
+    >>> tx = jg.optim.linear_interpolation(lambda slope, x: slope * x, num_steps=2)
     >>> slope = jnp.array(0.0)
     >>> state = tx.init(slope)
     >>> for _ in range(2):
@@ -120,15 +117,5 @@ def linear_interpolation(
 
     ```
     """
-    check_count("num_steps", num_steps)
-    check_number("max_growth", max_growth, above=0)
-    check_count("corrections", corrections, least=0)
-    transformation = LinearInterpolation(
-        source(apply, cost, trainable, per_sample),
-        num_steps,
-        chosen_metric(metric),
-        check_solver(solver),
-        max_growth,
-        corrections,
-    )
-    return transformation.as_optax()
+    problems = ProblemMaker(apply, cost, trainable, per_sample)
+    return LinearInterpolation(problems, metric, solver, num_steps, max_growth, corrections).as_optax()

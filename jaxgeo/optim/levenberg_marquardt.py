@@ -1,236 +1,153 @@
-"""Levenberg–Marquardt: damped adapted steps, tried before they are taken."""
+"""Levenberg–Marquardt: adapted steps, tried before they are taken."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo._checks import MOST, check_count, check_kind, check_number
+from jaxgeo._checks import check_kind
 from jaxgeo.linalg.lifting import check_solver
-from jaxgeo.linalg.linearisation import Linearisation, Trial
+from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.precision import cond_any
-from jaxgeo.linalg.singular import SingularValues, svd_of_triangle
+from jaxgeo.linalg.singular import svd_of_triangle
 from jaxgeo.linalg.solvers import AbstractLiftSolver, GramCholesky
-from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, conclude
-from jaxgeo.linalg.tangents import forward_only, freeze, norm
+from jaxgeo.linalg.solvers.base import DECOMPOSED
+from jaxgeo.linalg.tangents import freeze
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.attempt import Attempt, shorten
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
+from jaxgeo.optim.adjustment import Adjustment
+from jaxgeo.optim.attempt import is_worth_taking, shorten
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.rank_cutoff import CutoffState, RankCutoff
+from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
+from jaxgeo.optim.rank_cutoff import CutState, RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling
-from jaxgeo.optim.source import CostOfTargets, Source, source
 from jaxgeo.optim.trust_region import TrustRegion
-from jaxgeo.problem import Problem
+from jaxgeo.optim.way import AbstractWay
 
 # Up to so many bytes D is held, for its leading singular values.
 MOST_BYTES = 2**30
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
 
-SEARCH_IN_REVERSE = (
-    "`adapted_levenberg_marquardt` with a `linesearch` has derivatives in forward mode only, as the search does not "
-    "say beforehand how long it goes on. Take them by `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps that "
-    "do not lower the cost are halved all the same, and that has both modes."
-)
+Factors = tuple[Float[Array, "rows K"], Float[Array, "rows K"], Float[Array, "K K"], Float[Array, " K"]]
+Policy = TypeVar("Policy")
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """State of `adapted_levenberg_marquardt`: `damping`, `radius` and `cutoff` are those of the next step."""
+    """State of `adapted_levenberg_marquardt`: what each way to step has learnt, for the next step.
+
+    - `count`: how many updates were made.
+    - `damping`: of a step by a solver, relative to trace(DDᵀ)/QN.
+    - `radius`: the bound on a step within the trust region, in scaled parameters; 0 before the first.
+    - `cutoff`: of a step through a cut-off of singular values: the cut-offs, and how far to go beyond.
+    - `largest`: the largest norm that each column of D has had; empty where parameters are not scaled.
+    - `rung`: how many leading singular values to compute, by `RankCutoff.ladder`; −1 where D is not of low rank.
+    - `linesearch`: the state of the line search; () without one.
+    - `info`: how the last update went.
+    """
 
     count: Int[Array, ""]
     damping: Float[Array, ""]
     radius: Float[Array, ""]
-    cutoff: CutoffState
+    cutoff: CutState
     largest: Float[Array, " K"]
+    rung: Int[Array, ""]
     linesearch: PyTree
     info: StepInfo
+
+
+Stepped = tuple[PyTree, LevenbergMarquardtState]
 
 
 class LevenbergMarquardt(AbstractTransformation):
     """See `adapted_levenberg_marquardt`."""
 
-    source: Source
-    metric: AbstractMetric
     solver: AbstractLiftSolver | None
     damping: GainRatioDamping
     trust_region: TrustRegion
     scaling: ColumnScaling
     cutoff: RankCutoff
-    acceleration: float | Float[Array, ""] | None
-    linesearch: optax.GradientTransformationExtraArgs | None
-    corrections: int = eqx.field(static=True)
-    least_gain: float = 1e-4
-    halvings: int = eqx.field(static=True, default=6)
-
-    @property
-    def problems(self) -> Source:
-        return self.source
+    adjustment: Adjustment
 
     def init(self, params: PyTree) -> LevenbergMarquardtState:
-        dtype = self.source.dtype(params)
-        largest = self.scaling.init(self.source.size(params), dtype)
-        search = () if self.linesearch is None else self.linesearch.init(self.source.partition(params))
-        damping, cutoff = jnp.asarray(self.damping.initial, dtype), self.cutoff.init(dtype)
-        zero = jnp.zeros((), dtype)
-        return LevenbergMarquardtState(zero_count(), damping, zero, cutoff, largest, search, empty_step(dtype))
+        trainable = self.problems.partition(params)
+        dtype, size = dtype_of(trainable), sum(leaf.size for leaf in jax.tree.leaves(trainable))
+        return LevenbergMarquardtState(
+            count=jnp.zeros((), jnp.int32),
+            damping=self.damping.init(dtype),
+            radius=self.trust_region.init(dtype),
+            cutoff=self.cutoff.init(dtype),
+            largest=self.scaling.init(size, dtype),
+            rung=jnp.zeros((), jnp.int32),
+            linesearch=self.adjustment.init(trainable),
+            info=empty_step(dtype),
+        )
 
-    @eqx.filter_jit
-    def step(
-        self, updates: PyTree, state: LevenbergMarquardtState, params: PyTree, problem: Problem
-    ) -> tuple[PyTree, LevenbergMarquardtState]:
+    def step(self, updates: PyTree, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
         del updates
-        linear = Linearisation(problem, params, self.metric)
         rows, columns = linear.jacobian.out_size(), linear.jacobian.in_size()
-        method = self._many
         if self.solver is None and columns < rows:
             if state.largest.size == columns:
-                method = self._few
-            elif rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES:
-                method = self._leading
-        step, state = method(linear, state)
-        return linear.embed(step), state._replace(count=next_count(state.count))
+                return self._by_rank(linear, state)
+            if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES:
+                return cond_any(state.rung < 0, self._until_failure, self._through_leading, linear, state)
+        return self._damped(linear, state)
 
-    def _many(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
-        """A lift with damping by the last gain ratio."""
-        dtype, damping = state.damping.dtype, state.damping.astype(linear.outputs.dtype)
+    def _try(
+        self, way: AbstractWay, linear: Linearisation, by: Any, before: Any, state: LevenbergMarquardtState
+    ) -> tuple[PyTree, Any, LevenbergMarquardtState]:
+        """One step: proposed, adjusted, tried and judged, learnt from, reported.
+
+        **Returns:** the step, 0 unless it is accepted; the next state of the way; that of the optimizer but for it.
+        """
+        proposal = way.propose(linear, by, before)
+        attempt, search = self.adjustment(proposal.attempt, proposal.lift, state.linesearch)
+        tried = shorten(attempt, is_worth_taking, proposal.halvings)
+        taken, lift, after = proposal.learn(tried)
+        info = step_info(state.info, linear, taken, proposal.damping, lift)
+        return taken.trial.step, after, state._replace(linesearch=search, info=info)
+
+    def _damped(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
+        """By a solver of the lift."""
         solver = _default_solver(linear) if self.solver is None else self.solver
-        shift = linear.relative(damping)
-        prepared = solver.prepare(linear.jacobian, shift)
-        velocity, lift = prepared.solve(-linear.residual)
-        step, search = self._bend(linear, velocity, lambda rows: prepared.solve(rows)[0], state.linesearch)
-        # Corrections would undo the acceleration.
-        correct = prepared.correct if self.acceleration is None else None
-        attempt = Attempt(linear, step, correct, self.corrections)
-        trial, fraction, accepted = shorten(attempt, self._good, self.halvings)
-        info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
-        following = self.damping.update(state.damping, info.gain_ratio, accepted)
-        return trial.step, state._replace(damping=following, linesearch=search, info=info)
+        step, damping, state = self._try(self.damping, linear, solver, state.damping, state)
+        return step, state._replace(damping=damping)
 
-    def _few(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
-        """By the singular values of D: within a trust region, or where it has lost rank those above a cut-off."""
+    def _by_rank(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
+        """By all singular values of D: within a trust region, or through a cut-off where D has lost rank."""
         matrix = linear.jacobian.as_matrix()
         scale, largest = self.scaling(matrix, state.largest)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
-        state = state._replace(largest=largest)
-
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
         failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
         deficient = self.cutoff.is_deficient(triangle * freeze(scale)[None], len(matrix))
-        factors = matrix, orthogonal, triangle
-        return cond_any(deficient & ~failed, self._cut, self._bounded, linear, state, factors, scale)
+        factors, state = (matrix, orthogonal, triangle, scale), state._replace(largest=largest)
+        return cond_any(deficient & ~failed, self._through_all, self._within_radius, linear, state, factors)
 
-    def _leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> tuple[PyTree, LevenbergMarquardtState]:
-        """By the leading singular values of D where the rest is little, otherwise by a lift with damping."""
-        return cond_any(state.cutoff.rung < 0, self._until_failure, self._through_leading, linear, state)
+    def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
+        step, radius, state = self._try(self.trust_region, linear, svd_of_triangle(*factors), state.radius, state)
+        return step, state._replace(radius=radius)
 
-    def _through_leading(
-        self, linear: Linearisation, state: LevenbergMarquardtState
-    ) -> tuple[PyTree, LevenbergMarquardtState]:
-        svd, rung = self.cutoff.leading(linear.jacobian.as_matrix(), state.cutoff, state.count)
-        step, state = self._through(linear, state, svd)
-        return step, state._replace(cutoff=state.cutoff._replace(rung=rung))
+    def _through_all(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
+        step, cutoff, state = self._try(self.cutoff, linear, svd_of_triangle(*factors[:3]), state.cutoff, state)
+        return step, state._replace(cutoff=cutoff)
 
-    def _until_failure(
-        self, linear: Linearisation, state: LevenbergMarquardtState
-    ) -> tuple[PyTree, LevenbergMarquardtState]:
-        """A damped lift; after one that is not taken D is looked at again."""
-        step, state = self._many(linear, state)
+    def _through_leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
+        """By the leading singular values of D, as many as the cut-off asks for."""
+        svd, rung = self.cutoff.leading(linear.jacobian.as_matrix(), state.cutoff.fine, state.rung, state.count)
+        step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state)
+        return step, state._replace(cutoff=cutoff, rung=rung)
+
+    def _until_failure(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
+        """By a damped lift, as D is not of low rank; after one that is not taken, D is looked at again."""
+        step, state = self._damped(linear, state)
         top = len(self.cutoff.ladder(linear.jacobian.out_size(), linear.jacobian.in_size())) - 1
-        rung = jnp.where(state.info.accepted, state.cutoff.rung, top).astype(jnp.int32)
-        return step, state._replace(cutoff=state.cutoff._replace(rung=rung))
-
-    def _bounded(
-        self,
-        linear: Linearisation,
-        state: LevenbergMarquardtState,
-        factors: tuple[Array, Array, Array],
-        scale: Float[Array, " K"],
-    ) -> tuple[PyTree, LevenbergMarquardtState]:
-        """A damped lift of bounded length, in parameters in units of `scale`; `factors` are D, and its Q and R."""
-        scaled = svd_of_triangle(*factors, scale)
-        jacobian, work = linear.jacobian, linear.outputs.dtype
-        start = norm(ravel_pytree(linear.trainable)[0] / scale)
-        radius = jnp.where(state.radius > 0, state.radius.astype(work), self.trust_region.first(start))
-        aim = -linear.residual.reshape(-1)
-        shift = scaled.damping_for_length(aim, radius)
-
-        def lift(rows: Array) -> PyTree:
-            return jacobian.unravel(scale * scaled.damped_lift(rows.reshape(-1), shift))
-
-        velocity, report = conclude(
-            jacobian, lift(aim), -linear.residual, jnp.asarray(SOLVED), jnp.asarray(scaled.values.size)
-        )
-        step, search = self._bend(linear, velocity, lift, state.linesearch)
-        trial, fraction, accepted = shorten(Attempt(linear, step), self._good, halvings=0)
-        damping = shift * len(aim) / (scaled.values.size * scaled.mean_square())
-        info = step_info(linear, trial, fraction, accepted, damping, report, state.radius.dtype)
-        length = norm(ravel_pytree(step)[0] / scale)
-        slope = jnp.sum(linear.residual * jacobian.mv(step)) / linear.total_weight
-        held = length > 0.9 * radius
-        radius = self.trust_region.update(radius, length, trial.gain_ratio, slope, trial.decrease, held, trial.finite)
-        return trial.step, state._replace(radius=radius.astype(state.radius.dtype), linesearch=search, info=info)
-
-    def _cut(
-        self,
-        linear: Linearisation,
-        state: LevenbergMarquardtState,
-        factors: tuple[Array, Array, Array],
-        scale: Float[Array, " K"],
-    ) -> tuple[PyTree, LevenbergMarquardtState]:
-        """A lift through the singular values above the cut-off, of D itself, which `factors` are with its Q and R."""
-        del scale
-        return self._through(linear, state, svd_of_triangle(*factors))
-
-    def _through(
-        self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues
-    ) -> tuple[PyTree, LevenbergMarquardtState]:
-        """A lift through those of the singular values that are above the cut-off."""
-        trial, fraction, accepted, cutoff, rank = self.cutoff.step(linear, svd, state.cutoff, self._good)
-        zero = jnp.zeros((), linear.outputs.dtype)
-        _, report = conclude(linear.jacobian, trial.step, -linear.residual, jnp.asarray(DECOMPOSED), rank)
-        info = step_info(linear, trial, fraction, accepted, zero, report, state.damping.dtype)
-        return trial.step, state._replace(cutoff=cutoff, info=info)
-
-    def _good(self, trial: Trial) -> Bool[Array, ""]:
-        return trial.finite & (trial.gain_ratio >= self.least_gain)
-
-    def _bend(
-        self, linear: Linearisation, velocity: PyTree, lift: Callable[[Array], PyTree], search: PyTree
-    ) -> tuple[PyTree, PyTree]:
-        """The step of a velocity, with the geodesic acceleration and through the line search that were asked for.
-
-        Half the acceleration is added where it is small beside the velocity.
-
-        **Returns:** the step, and the state of the line search.
-        """
-        if self.acceleration is not None:
-
-            def speed(step: PyTree) -> Array:
-                return jax.jvp(linear.rows_at, (step,), (velocity,))[1]
-
-            still = jax.tree.map(jnp.zeros_like, velocity)
-            _, curvature = jax.jvp(speed, (still,), (velocity,))
-            correction = lift(-0.5 * curvature)
-            small = 2 * optax.tree.norm(correction) <= self.acceleration * optax.tree.norm(velocity)
-            velocity = jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, correction)
-        if self.linesearch is None:
-            return velocity, search
-
-        def cost(trainable: PyTree) -> Float[Array, ""]:
-            return linear.problem.cost(eqx.combine(trainable, linear.frozen))
-
-        found = self.linesearch.update(
-            velocity, search, linear.trainable, value=linear.cost, grad=linear.gradient, value_fn=cost
-        )
-        return forward_only(found, SEARCH_IN_REVERSE)
+        return step, state._replace(rung=jnp.where(state.info.accepted, state.rung, top).astype(jnp.int32))
 
 
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
@@ -256,52 +173,47 @@ def adapted_levenberg_marquardt(
     cutoff: RankCutoff | None = None,
     acceleration: float | Float[Array, ""] | None = None,
     linesearch: optax.GradientTransformationExtraArgs | None = None,
-    corrections: int = 8,
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Damped adapted steps, each tried before it is taken: the optimizer for the lowest cost without any tuning.
+    """The lowest cost without any tuning, on data that fit one batch.
 
-    θ ← θ − Dᵀ(DDᵀ + λ)⁻¹(x − y) for L2, and the same in the cost's own metric for other costs. A step is taken if the
-    cost falls; otherwise the update is zero, parameters and all but the damping stay as they are. One update makes one
-    factorisation. How much it is damped follows from the last gain ratio, the decrease of the cost in units of what the
-    linearised outputs predicted, summed from output differences so that it means something down to round-off:
+    Use it with the whole data at every update; for minibatches see `adapted_momentum`. An update costs one
+    factorisation and some forward passes. Up to round-off the cost never rises: each step is tried, and taken only if
+    it lowers the cost. Otherwise the update is zero, and the next one is more cautious.
 
-    - for K ≥ QN by `damping`. The network bends away from the straight line on which D says that the
-      outputs go; what is missing at its end is lifted by the same factorisation, up to `corrections` times.
-      A step that does not lower the cost is halved, up to 6 times, before it is rejected: both cost forward passes,
-      where a new solve costs a factorisation;
-    - for K < QN with few parameters, as MINPACK does: the length of the step is bounded by `trust_region` with each
+    θ ← θ − Dᵀ(DDᵀ + λ)⁻¹(x − y) for L2, and the same in the cost's own metric for other costs. The gain ratio, the
+    decrease of the cost in units of what the linearised outputs predicted, decides how cautious the next step is. It is
+    summed from output differences, so that it means something down to round-off. There are three ways to step:
+
+    - for K ≥ QN by `damping`: a damped lift, with corrections for the bend of the network. A step that does not lower
+      the cost is halved a few times before it is rejected, since that costs forward passes only;
+    - for K < QN with few parameters by `trust_region`, as MINPACK does: the length of the step is bounded, with each
       parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude;
-    - where with few parameters D has lost rank, as in networks trained on the residuals of a differential equation: by
-      the singular values above a `cutoff`, with corrections for the curvature of the network's outputs;
-    - for K < QN with more than 1024 parameters likewise, through the leading singular values, of which only as many are
-      computed as the cut-off asks for, as long as the rest is little; by `damping` where D is not of low rank, or takes
-      more than 1 GiB.
+    - by `cutoff` where D has lost rank, as in networks trained on the residuals of a differential equation: through
+      the singular values above a cut-off, with corrections. With more than 1024 parameters only as many singular values
+      are computed as the cut-off asks for. Where D is not of low rank, or takes more than 1 GiB, steps go by `damping`.
 
-    Meant for one batch, the whole data, at every update; for minibatches see `adapted_momentum`. The incoming
-    gradients only give the form of the updates: pass zeros to save their computation, and chain what changes
-    gradients after this transformation.
+    The incoming gradients only give the form of the updates: pass zeros to save their computation, and chain what
+    changes gradients after this transformation.
 
     **Arguments:**
 
     - `apply`, `cost`, `metric`, `trainable`, `per_sample`: as for `scale_by_adapted_metric`.
-    - `solver`: of the lift, always by `damping` then; by default singular values of D for K < QN, all or the leading
-        ones, for K ≥ QN a Cholesky factorisation of DDᵀ in float64, else `jaxgeo.linalg.Auto()`.
-    - `damping`, `trust_region`, `scaling`, `cutoff`: the policies above.
+    - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K < QN, and for
+        K ≥ QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
+    - `damping`, `trust_region`, `scaling`, `cutoff`: how each way to step is chosen, bounded and adapted.
     - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
         0.75, in place of corrections; one more solve a step. None (the default) for not.
     - `linesearch`: an optax transformation that takes `value`, `grad` and `value_fn`, such as
         `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried. With it an update has
         derivatives in forward mode only.
-    - `corrections`: at most how many in a step by `damping`.
 
-    The last three are not for steps by `cutoff`, which have corrections and halvings of their own.
+    Steps by `cutoff` take no part in the last two, as they have corrections and halvings of their own.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
-    **Raises:** `ValueError` if `acceleration` or `corrections` is negative or no number, or another argument is not of
-    its kind.
+    **Raises:** `ValueError` unless `acceleration` is a number of at least 0, and the others are of their kind.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg, optax
@@ -319,29 +231,21 @@ def adapted_levenberg_marquardt(
 
     ```
     """
-    if acceleration is not None:
-        check_number("acceleration", acceleration, least=0, most=MOST)
-    check_count("corrections", corrections, least=0)
-    parts = (
-        ("damping", damping, GainRatioDamping),
-        ("trust_region", trust_region, TrustRegion),
-        ("scaling", scaling, ColumnScaling),
-        ("cutoff", cutoff, RankCutoff),
-        ("linesearch", linesearch, optax.GradientTransformation),
-    )
-    for name, value, kind in parts:
-        if value is not None:
-            check_kind(name, value, kind, f"a `{kind.__name__}`")
-    transformation = LevenbergMarquardt(
-        source(apply, cost, trainable, per_sample),
-        chosen_metric(metric),
+    return LevenbergMarquardt(
+        ProblemMaker(apply, cost, trainable, per_sample),
+        metric,
         None if solver is None else check_solver(solver),
-        GainRatioDamping() if damping is None else damping,
-        TrustRegion() if trust_region is None else trust_region,
-        ColumnScaling() if scaling is None else scaling,
-        RankCutoff() if cutoff is None else cutoff,
-        acceleration,
-        linesearch,
-        corrections,
-    )
-    return transformation.as_optax()
+        _chosen("damping", damping, GainRatioDamping),
+        _chosen("trust_region", trust_region, TrustRegion),
+        _chosen("scaling", scaling, ColumnScaling),
+        _chosen("cutoff", cutoff, RankCutoff),
+        Adjustment(acceleration, linesearch),
+    ).as_optax()
+
+
+def _chosen(name: str, policy: Policy | None, kind: type[Policy]) -> Policy:
+    """The policy, or the default one for None; raises `ValueError` unless it is of its kind."""
+    if policy is None:
+        return kind()
+    check_kind(name, policy, kind, f"a `{kind.__name__}`")
+    return policy

@@ -15,19 +15,24 @@ from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.attempt import Attempt, shorten_growth
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
+from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
-from jaxgeo.optim.source import CostOfTargets, Source, like, source
-from jaxgeo.problem import Problem
+from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker, like
 
 # Above it, what momentum keeps along ker D, 1/(1 − μ) times what comes in, is no longer an average of few batches.
 LARGEST_MOMENTUM = 0.99
 
 
 class MomentumState(NamedTuple):
-    """State of `adapted_momentum`; `velocity` is φ."""
+    """State of `adapted_momentum`.
+
+    - `count`: how many updates were made.
+    - `velocity`: φ, by which the last update moved the parameters at learning rate 1; 0 before the first, and after a
+        step that was rejected.
+    - `info`: how the last update went.
+    """
 
     count: Int[Array, ""]
     velocity: PyTree
@@ -37,34 +42,30 @@ class MomentumState(NamedTuple):
 class AdaptedMomentum(AbstractTransformation):
     """See `adapted_momentum`."""
 
-    source: Source
+    solver: AbstractLiftSolver = eqx.field(converter=check_solver)
     learning_rate: Value
     momentum: Value
-    metric: AbstractMetric
-    solver: AbstractLiftSolver
     damping: Value
     norm_cap: float | Float[Array, ""]
     max_growth: float | Float[Array, ""]
 
-    @property
-    def problems(self) -> Source:
-        return self.source
+    def __check_init__(self):
+        check_value("learning_rate", self.learning_rate)
+        check_value("momentum", self.momentum, most=LARGEST_MOMENTUM)
+        check_value("damping", self.damping)
+        check_number("norm_cap", self.norm_cap, above=0)
+        check_number("max_growth", self.max_growth, above=0)
 
     def init(self, params: PyTree) -> MomentumState:
         velocity = jax.tree.map(jnp.zeros_like, eqx.filter(params, is_trainable_leaf))
-        return MomentumState(zero_count(), velocity, empty_step(self.source.dtype(params)))
+        return MomentumState(jnp.zeros((), jnp.int32), velocity, empty_step(dtype_of(self.problems.partition(params))))
 
-    @eqx.filter_jit
-    def step(
-        self, updates: PyTree, state: MomentumState, params: PyTree, problem: Problem
-    ) -> tuple[PyTree, MomentumState]:
+    def step(self, updates: PyTree, state: MomentumState, linear: Linearisation) -> tuple[PyTree, MomentumState]:
         del updates
-        dtype = state.info.cost.dtype
-        linear = Linearisation(problem, params, self.metric)
         work = linear.outputs.dtype
         momentum = jnp.clip(value_at(self.momentum, state.count, work), 0, LARGEST_MOMENTUM)
         damping = value_at(self.damping, state.count, work)
-        kept = jax.tree.map(lambda leaf: momentum.astype(leaf.dtype) * leaf, linear.restrict(state.velocity))
+        kept = scaled(momentum, linear.restrict(state.velocity))
         missing = -linear.residual - linear.jacobian.mv(kept)
         correction, lift = self.solver.solve(linear.jacobian, missing, linear.relative(damping))
         velocity = jax.tree.map(jnp.add, kept, correction)
@@ -72,22 +73,21 @@ class AdaptedMomentum(AbstractTransformation):
         length = rate * norm(velocity).astype(work)
         cap = jnp.asarray(self.norm_cap, work)
         capped = rate * jnp.where(length > cap, cap / jnp.where(length > cap, length, 1), 1)
-        step = jax.tree.map(lambda leaf: capped.astype(leaf.dtype) * leaf, velocity)
-        trial, fraction, accepted = shorten_growth(Attempt(linear, step), self.max_growth)
-        fraction = fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
+        tried = shorten_growth(Attempt(linear, scaled(capped, velocity)), self.max_growth)
+        fraction = tried.fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
         # A velocity that a cap or a halving had to hold back is not kept at its full length.
-        velocity = jax.tree.map(
-            lambda leaf: jnp.where(accepted, fraction.astype(leaf.dtype) * leaf, jnp.zeros_like(leaf)), velocity
+        held = jax.tree.map(
+            lambda leaf: jnp.where(tried.accepted, leaf, jnp.zeros_like(leaf)), scaled(fraction, velocity)
         )
-        info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
-        velocity = like(state.velocity, state.velocity, linear.embed(velocity))
-        return linear.embed(trial.step), MomentumState(next_count(state.count), velocity, info)
+        info = step_info(state.info, linear, tried._replace(fraction=fraction), damping, lift)
+        after = like(state.velocity, state.velocity, linear.embed(held))
+        return tried.trial.step, MomentumState(state.count, after, info)
 
 
 def adapted_momentum(
-    learning_rate: Value,
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
+    learning_rate: Value,
     momentum: Value = 0.9,
     cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
@@ -98,12 +98,14 @@ def adapted_momentum(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adapted steps that keep what earlier batches said wherever the present one says nothing (SPRING).
+    """Training by minibatches: adapted steps that keep what earlier batches said wherever the present one says nothing.
+
+    Use it where the samples do not fit one batch. An update costs one lift for the samples of its batch. On a full
+    batch the fixed points are those of the adapted flow.
 
     φ ← μφ + Dᵀ(DDᵀ + λ)⁻¹(v − μDφ), θ ← θ + ηφ, with v = −(x − y) for L2: the velocity closest to μφ that moves the
-    present outputs by v. The momentum is replaced, not added to, along the directions that this batch decides;
-    on a full batch the fixed points are those of the adapted flow. The incoming gradients only give the form of the
-    updates: chain what changes gradients after it.
+    present outputs by v (SPRING). The momentum is replaced, not added to, along the directions that this batch decides.
+    The incoming gradients only give the form of the updates: chain what changes gradients after it.
 
     Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
     neural network wavefunctions, 2024, arXiv 2401.10190
@@ -118,11 +120,11 @@ def adapted_momentum(
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
-    **Raises:** `ValueError` if `momentum` is a number outside [0, 0.99], or `norm_cap` is not positive.
+    **Raises:** `ValueError` unless `momentum` is a schedule or in [0, 0.99], and `norm_cap` is positive.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
-    >>> tx = jg.optim.adapted_momentum(0.5, lambda slope, x: slope * x, damping=0.0)
+    >>> tx = jg.optim.adapted_momentum(lambda slope, x: slope * x, learning_rate=0.5, damping=0.0)
     >>> slope = jnp.array(0.0)
     >>> updates, state = tx.update(slope, tx.init(slope), slope, inputs=jnp.array([2.0]), targets=jnp.array([2.0]))
     >>> float(updates)
@@ -130,19 +132,5 @@ def adapted_momentum(
 
     ```
     """
-    check_value("learning_rate", learning_rate)
-    check_value("momentum", momentum, most=LARGEST_MOMENTUM)
-    check_value("damping", damping)
-    check_number("norm_cap", norm_cap, above=0)
-    check_number("max_growth", max_growth, above=0)
-    transformation = AdaptedMomentum(
-        source(apply, cost, trainable, per_sample),
-        learning_rate,
-        momentum,
-        chosen_metric(metric),
-        check_solver(solver),
-        damping,
-        norm_cap,
-        max_growth,
-    )
-    return transformation.as_optax()
+    problems = ProblemMaker(apply, cost, trainable, per_sample)
+    return AdaptedMomentum(problems, metric, solver, learning_rate, momentum, damping, norm_cap, max_growth).as_optax()

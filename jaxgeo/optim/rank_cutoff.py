@@ -1,7 +1,6 @@
-"""Steps where D has lost numerical rank: which singular values count, from step to step."""
+"""Steps where D has lost numerical rank: through the singular values that count, from step to step."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -14,24 +13,28 @@ from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.singular import SingularValues
+from jaxgeo.linalg.solvers import LiftInfo
+from jaxgeo.linalg.solvers.base import DECOMPOSED, conclude
 from jaxgeo.linalg.spectra import reciprocal_condition
 from jaxgeo.linalg.tangents import norm
-from jaxgeo.optim.attempt import Attempt, shorten
+from jaxgeo.optim.attempt import Attempt, Tried, is_worth_taking
+from jaxgeo.optim.way import AbstractWay, Proposal
 
 
-class CutoffState(NamedTuple):
-    """Of the next step: the cut-off of the halved one; that of the whole one, and how far it goes beyond that.
+class CutState(NamedTuple):
+    """What a step through a cut-off takes over from the last; cut-offs are relative to the largest singular value.
 
-    - `rung`: which number of directions of `RankCutoff.ladder` to take; −1 where D is not of low rank.
+    - `fine`: cut-off of the next step, which is halved until it lowers the cost.
+    - `coarse`: cut-off of the one that is tried whole.
+    - `radius`: how far that one may go through the singular values below its cut-off; 0 before the first.
     """
 
     fine: Float[Array, ""]
     coarse: Float[Array, ""]
     radius: Float[Array, ""]
-    rung: Int[Array, ""]
 
 
-class RankCutoff(eqx.Module):
+class RankCutoff(AbstractWay):
     """A step through the singular values above a cut-off, corrected for the curvature of the network's outputs.
 
     Of a D with more than 1024 columns only the leading singular values are computed, as many as the fine cut-off
@@ -95,10 +98,10 @@ class RankCutoff(eqx.Module):
             else:
                 check_positive(name, value)
 
-    def init(self, dtype: jnp.dtype) -> CutoffState:
+    def init(self, dtype: jnp.dtype) -> CutState:
         """Before the first step; a radius of 0 stands for the length of the first whole step."""
         initial = jnp.asarray(self.initial, dtype)
-        return CutoffState(initial, initial, jnp.zeros((), dtype), jnp.zeros((), jnp.int32))
+        return CutState(initial, initial, jnp.zeros((), dtype))
 
     def is_deficient(self, triangle: Float[Array, "K K"], rows: int) -> Bool[Array, ""]:
         """Whether to step by the cut-off, from the triangular factor of D in scaled parameters."""
@@ -116,56 +119,53 @@ class RankCutoff(eqx.Module):
         return (*counts, most)
 
     def leading(
-        self, matrix: Float[Array, "rows K"], state: CutoffState, count: Int[Array, ""]
+        self, matrix: Float[Array, "rows K"], fine: Float[Array, ""], rung: Int[Array, ""], count: Int[Array, ""]
     ) -> tuple[SingularValues, Int[Array, ""]]:
-        """As many singular values of D as `state` says, drawn anew for each `count`, and the next rung."""
+        """The singular values of D of this rung of the ladder, drawn anew for each `count`, and the next rung.
+
+        That is −1 where D is not of low rank.
+        """
         ladder = self.ladder(*matrix.shape)
-        rung = jnp.clip(state.rung, 0, len(ladder) - 1)
+        rung = jnp.clip(rung, 0, len(ladder) - 1)
         svd, rest = leading_singular_values(matrix, ladder, rung, jax.random.fold_in(jax.random.key(0), count))
-        rest, fine = rest / svd.unit, state.fine.astype(rest.dtype)
+        rest, fine = rest / svd.unit, fine.astype(rest.dtype)
         half = svd.relative()[jnp.asarray(ladder)[rung] // 2 - 1]
         following = jnp.where(rest > fine, rung + 1, jnp.where(half < 0.1 * fine, jnp.maximum(rung - 1, 0), rung))
         slow = (rung == len(ladder) - 1) & (rest > self.slow)
         return svd, jnp.where(slow, -1, jnp.minimum(following, len(ladder) - 1)).astype(jnp.int32)
 
-    def step(
-        self,
-        linear: Linearisation,
-        svd: SingularValues,
-        state: CutoffState,
-        good: Callable[[Trial], Bool[Array, ""]],
-    ) -> tuple[Trial, Float[Array, ""], Bool[Array, ""], CutoffState, Int[Array, ""]]:
-        """**Returns:** trial, fraction and acceptance as `shorten`, the next state, and how many directions counted.
+    def propose(self, linear: Linearisation, by: SingularValues, state: CutState) -> Proposal:
+        """The step through the singular values above the fine cut-off.
 
-        **Arguments:**
-
-        - `svd`: of D itself: in scaled parameters small columns would count as much as large ones.
-        - `good`: whether a trial is to be taken.
+        They are those of D itself: in scaled parameters small columns would count as much as large ones.
         """
-        fine, coarse = svd.kept(state.fine), svd.kept(state.coarse)
-        trial, fraction, accepted = shorten(self._through(linear, svd, fine), good, self.halvings)
-        factor = jnp.where(fraction <= self.bad, self.increase, jnp.where(fraction >= self.good, 1 / self.decrease, 1))
+        fine, coarse = by.kept(state.fine), by.kept(state.coarse)
 
-        whole, beyond, radius = self._beyond(linear, svd, coarse, state.radius.astype(linear.cost.dtype))
-        lowers = whole.finite & (whole.cost <= linear.cost)
-        coarse_factor = jnp.where(lowers, 1 / self.coarse_decrease, self.coarse_increase)
+        def learn(tried: Tried) -> tuple[Tried, LiftInfo, CutState]:
+            """What is taken is one of the whole steps, where it is better by far."""
+            step, trial, fraction, accepted, _ = tried
+            whole, beyond, radius = self._beyond(linear, by, coarse, state.radius.astype(linear.cost.dtype))
+            lowers = whole.finite & (whole.cost <= linear.cost)
+            good, bad = fraction >= self.good, fraction <= self.bad
+            factor = jnp.where(bad, self.increase, jnp.where(good, 1 / self.decrease, 1))
+            coarse_factor = jnp.where(lowers, 1 / self.coarse_decrease, self.coarse_increase)
+            lowest, dtype = min(by.round_off, self.maximum), state.fine.dtype
+            following = CutState(
+                jnp.clip(state.fine * factor.astype(dtype), lowest, self.maximum),
+                jnp.clip(state.coarse * coarse_factor.astype(dtype), lowest, self.maximum),
+                jnp.where(lowers, radius.astype(dtype), state.radius),
+            )
 
-        slow = trial.cost > (1 - self.enough) * linear.cost
-        rank = jnp.sum(fine, dtype=jnp.int32)
-        for other in (whole, beyond):
-            better = slow & good(other) & (other.cost < trial.cost)
-            trial = jax.tree.map(functools.partial(jnp.where, better), other, trial)
-            fraction, accepted = jnp.where(better, 1, fraction), accepted | better
-            rank = jnp.where(better, jnp.sum(coarse, dtype=jnp.int32), rank)
+            slow, count = trial.cost > (1 - self.enough) * linear.cost, jnp.sum(fine, dtype=jnp.int32)
+            for other in (whole, beyond):
+                better = slow & is_worth_taking(other) & (other.cost < trial.cost)
+                trial = jax.tree.map(functools.partial(jnp.where, better), other, trial)
+                fraction, accepted = jnp.where(better, 1, fraction), accepted | better
+                count = jnp.where(better, jnp.sum(coarse, dtype=jnp.int32), count)
+            _, report = conclude(linear.jacobian, trial.step, -linear.residual, jnp.asarray(DECOMPOSED), count)
+            return Tried(step, trial, fraction, accepted, trial.gain_ratio), report, following
 
-        lowest, dtype = min(svd.round_off, self.maximum), state.fine.dtype
-        following = CutoffState(
-            jnp.clip(state.fine * factor.astype(dtype), lowest, self.maximum),
-            jnp.clip(state.coarse * coarse_factor.astype(dtype), lowest, self.maximum),
-            jnp.where(lowers, radius.astype(dtype), state.radius),
-            state.rung,
-        )
-        return trial, fraction, accepted, following, rank
+        return Proposal(self._through(linear, by, fine), self.halvings, jnp.zeros((), linear.outputs.dtype), learn)
 
     def _beyond(
         self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " r"], radius: Float[Array, ""]
@@ -195,12 +195,10 @@ class RankCutoff(eqx.Module):
         kept: Bool[Array, " r"],
         rest: Float[Array, " K"] | None = None,
     ) -> Attempt:
-        """Parts of a corrected step through the directions that are kept, with `rest` added."""
-        jacobian = linear.jacobian
+        """A step through the directions that are kept, corrected through the same ones, with `rest` added."""
         step = svd.lift(-linear.residual.reshape(-1), kept)
-
+        whole = linear.jacobian.unravel(step if rest is None else step + rest)
         through = _Through(linear.trainable, svd, kept)
-        whole = jacobian.unravel(step if rest is None else step + rest)
         return Attempt(linear, whole, through.lift, self.corrections, size=through.size)
 
 

@@ -14,44 +14,23 @@ from jaxgeo.linalg.lifting import check_solver, lift_gradient
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.attempt import Attempt, shorten_growth
-from jaxgeo.optim.base import AbstractTransformation, chosen_metric, next_count, zero_count
+from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import Value, check_value, value_at
-from jaxgeo.optim.info import DirectionInfo, StepInfo, empty_direction, empty_step, of_lift, step_info
-from jaxgeo.optim.source import CostOfTargets, Source, source
-from jaxgeo.problem import Problem
+from jaxgeo.optim.info import DirectionInfo, StepInfo, direction_info, empty_direction, empty_step, step_info
+from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 
 
-class DirectionState(NamedTuple):
-    """State of `scale_by_adapted_metric`."""
+class Direction(eqx.Module):
+    """How a gradient becomes a direction: by a solver, with a damping relative to trace(DDᵀ)/QN."""
 
-    count: Int[Array, ""]
-    info: DirectionInfo
-
-
-class StepState(NamedTuple):
-    """State of `adapted_gradient_descent`."""
-
-    count: Int[Array, ""]
-    info: StepInfo
-
-
-class AdaptedMetric(AbstractTransformation):
-    """See `scale_by_adapted_metric`."""
-
-    source: Source
-    metric: AbstractMetric
-    solver: AbstractLiftSolver
+    solver: AbstractLiftSolver = eqx.field(converter=check_solver)
     damping: Value | None
 
-    @property
-    def problems(self) -> Source:
-        return self.source
+    def __check_init__(self):
+        check_value("damping", self.damping)
 
-    def init(self, params: PyTree) -> DirectionState:
-        return DirectionState(zero_count(), empty_direction(self.source.dtype(params)))
-
-    def direction(
+    def __call__(
         self, gradient: PyTree, linear: Linearisation, count: Int[Array, ""]
     ) -> tuple[PyTree, Float[Array, ""], LiftInfo]:
         """w(DᵀgD + λ)⁻¹ of a gradient, g the metric and w what C divides by; the damping; and how it went.
@@ -63,7 +42,8 @@ class AdaptedMetric(AbstractTransformation):
         value = None if self.damping is None else value_at(self.damping, count, dtype)
         damping = None if value is None else linear.relative(value)
         own = linear.gradient
-        ours = jax.tree.map(lambda mine, given: mine if given is None else given.astype(mine.dtype), own, gradient)
+        given = linear.restrict(gradient)
+        ours = jax.tree.map(lambda mine, given: mine if given is None else given.astype(mine.dtype), own, given)
         rest = jax.tree.map(jnp.subtract, ours, own)
         main, lift = self.solver.solve(linear.jacobian, linear.residual, damping)
         weight = linear.total_weight
@@ -76,44 +56,62 @@ class AdaptedMetric(AbstractTransformation):
         direction = jax.lax.cond(differs, whole, lambda rest: main, rest)
         return direction, jnp.zeros((), dtype) if value is None else value, lift
 
-    @eqx.filter_jit
-    def step(
-        self, gradient: PyTree, state: DirectionState, params: PyTree, problem: Problem
-    ) -> tuple[PyTree, DirectionState]:
-        dtype = state.info.cost.dtype
-        linear = Linearisation(problem, params, self.metric)
-        direction, damping, lift = self.direction(linear.restrict(gradient), linear, state.count)
-        predicted = linear.predicted_decrease(-linear.jacobian.mv(direction))
-        info = DirectionInfo(
-            linear.cost.astype(dtype), predicted.astype(dtype), damping.astype(dtype), *of_lift(lift, dtype)
-        )
-        return linear.embed(direction), DirectionState(next_count(state.count), info)
+
+class DirectionState(NamedTuple):
+    """State of `scale_by_adapted_metric`.
+
+    - `count`: how many updates were made.
+    - `info`: how the last update went.
+    """
+
+    count: Int[Array, ""]
+    info: DirectionInfo
+
+
+class AdaptedMetric(AbstractTransformation):
+    """See `scale_by_adapted_metric`."""
+
+    direction: Direction
+
+    def init(self, params: PyTree) -> DirectionState:
+        return DirectionState(jnp.zeros((), jnp.int32), empty_direction(dtype_of(self.problems.partition(params))))
+
+    def step(self, updates: PyTree, state: DirectionState, linear: Linearisation) -> tuple[PyTree, DirectionState]:
+        direction, damping, lift = self.direction(updates, linear, state.count)
+        info = direction_info(state.info, linear, direction, damping, lift)
+        return direction, state._replace(info=info)
+
+
+class StepState(NamedTuple):
+    """State of `adapted_gradient_descent`.
+
+    - `count`: how many updates were made.
+    - `info`: how the last update went.
+    """
+
+    count: Int[Array, ""]
+    info: StepInfo
 
 
 class AdaptedGradientDescent(AbstractTransformation):
     """See `adapted_gradient_descent`."""
 
-    metric: AdaptedMetric
+    direction: Direction
     learning_rate: Value
     max_growth: float | Float[Array, ""]
 
-    @property
-    def problems(self) -> Source:
-        return self.metric.source
+    def __check_init__(self):
+        check_value("learning_rate", self.learning_rate)
+        check_number("max_growth", self.max_growth, above=0)
 
     def init(self, params: PyTree) -> StepState:
-        return StepState(zero_count(), empty_step(self.metric.source.dtype(params)))
+        return StepState(jnp.zeros((), jnp.int32), empty_step(dtype_of(self.problems.partition(params))))
 
-    @eqx.filter_jit
-    def step(self, gradient: PyTree, state: StepState, params: PyTree, problem: Problem) -> tuple[PyTree, StepState]:
-        dtype = state.info.cost.dtype
-        linear = Linearisation(problem, params, self.metric.metric)
-        direction, damping, lift = self.metric.direction(linear.restrict(gradient), linear, state.count)
+    def step(self, updates: PyTree, state: StepState, linear: Linearisation) -> tuple[PyTree, StepState]:
+        direction, damping, lift = self.direction(updates, linear, state.count)
         rate = value_at(self.learning_rate, state.count, linear.outputs.dtype)
-        step = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, direction)
-        trial, fraction, accepted = shorten_growth(Attempt(linear, step), self.max_growth)
-        info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
-        return linear.embed(trial.step), StepState(next_count(state.count), info)
+        tried = shorten_growth(Attempt(linear, scaled(-rate, direction)), self.max_growth)
+        return tried.trial.step, state._replace(info=step_info(state.info, linear, tried, damping, lift))
 
 
 def scale_by_adapted_metric(
@@ -126,13 +124,14 @@ def scale_by_adapted_metric(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradients in parameter space, made gradients in the metric of the outputs: N(DᵀD + λ)⁻¹∇C.
+    """A direction for a chain, schedule or line search of yours: the gradient in the metric of the outputs.
+
+    Use it in `optax.chain`; sign and step size are left to optax, as by `optax.scale_by_learning_rate`. For every batch
+    size learning rate 1 is a full Gauss–Newton step, and η lets the residuals of L2 shrink by 1 − η to first order.
+
+    N(DᵀD + λ)⁻¹∇C in place of ∇C; in the source's unit of flow time, a step is s = ηN.
 
     Paper: (2.4), (5.2), for ∇C = Dᵀ∇ₓC
-
-    Sign and step size are left to optax: chain with `optax.scale_by_learning_rate`. The factor N makes the
-    learning rate the same for every batch size: rate 1 is a full Gauss–Newton step, and rate η lets the residuals
-    of L2 shrink by 1 − η to first order. In the source's unit of flow time, a step is s = ηN.
 
     A gradient other than ∇C (clipped, averaged, decayed) is handled alike: in range(Dᵀ) it is lifted; what is left
     outside is dropped without damping, and divided by λ with it. So put weight decay and momentum after this
@@ -169,20 +168,14 @@ def scale_by_adapted_metric(
 
     ```
     """
-    check_value("damping", damping)
-    transformation = AdaptedMetric(
-        source(apply, cost, trainable, per_sample),
-        chosen_metric(metric),
-        check_solver(solver),
-        damping,
-    )
-    return transformation.as_optax()
+    problems = ProblemMaker(apply, cost, trainable, per_sample)
+    return AdaptedMetric(problems, metric, Direction(solver, damping)).as_optax()
 
 
 def adapted_gradient_descent(
-    learning_rate: Value,
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
+    learning_rate: Value,
     cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
@@ -191,13 +184,15 @@ def adapted_gradient_descent(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """The Euler step of the adapted flow, θ ← θ − ηN D⁺∇ₓC, from gradients as optax passes them.
+    """The adapted flow by Euler steps, at a rate that says beforehand how many steps a tolerance takes.
+
+    Use it to follow the flow step by step: residuals of L2 shrink by 1 − η a step to first order, so that
+    `theory.num_steps(cost0, tol, learning_rate)` steps do. A step that would leave the cost not finite, or more than
+    `max_growth` times as large, is halved until it does not, and dropped after 30 halvings; `info.fraction` says so.
+
+    θ ← θ − ηN D⁺∇ₓC, from gradients as optax passes them.
 
     Paper: (2.4), (5.2), by one explicit step of flow time ηN
-
-    Residuals of L2 shrink by 1 − η a step to first order, so `theory.num_steps(cost0, tol, learning_rate)` says
-    beforehand how many steps a tolerance takes. A step that would leave the cost not finite, or more than
-    `max_growth` times as large, is halved until it does not, and dropped after 30 halvings; `info.fraction` says so.
 
     **Arguments:**
 
@@ -212,7 +207,7 @@ def adapted_gradient_descent(
     >>> import jax, jax.numpy as jnp, jaxgeo as jg, optax
     >>> def line(slope, x):
     ...     return slope * x
-    >>> tx = jg.optim.adapted_gradient_descent(0.5, line)
+    >>> tx = jg.optim.adapted_gradient_descent(line, learning_rate=0.5)
     >>> slope = jnp.array(0.0)
     >>> updates, state = tx.update(jnp.array(-16.0), tx.init(slope), slope, inputs=jnp.array([2.0]),
     ...     targets=jnp.array([8.0]))
@@ -221,17 +216,5 @@ def adapted_gradient_descent(
 
     ```
     """
-    check_value("learning_rate", learning_rate)
-    check_value("damping", damping)
-    check_number("max_growth", max_growth, above=0)
-    transformation = AdaptedGradientDescent(
-        AdaptedMetric(
-            source(apply, cost, trainable, per_sample),
-            chosen_metric(metric),
-            check_solver(solver),
-            damping,
-        ),
-        learning_rate,
-        max_growth,
-    )
-    return transformation.as_optax()
+    problems = ProblemMaker(apply, cost, trainable, per_sample)
+    return AdaptedGradientDescent(problems, metric, Direction(solver, damping), learning_rate, max_growth).as_optax()

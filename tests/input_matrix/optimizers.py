@@ -31,9 +31,9 @@ def optimizers() -> list[Entry]:
     grads = jax.tree.map(jnp.zeros_like, PARAMS)
     transformations = {
         "adapted_levenberg_marquardt": jg.optim.adapted_levenberg_marquardt(apply),
-        "linear_interpolation": jg.optim.linear_interpolation(apply=apply),
-        "adapted_momentum": jg.optim.adapted_momentum(0.5, apply),
-        "adapted_gradient_descent": jg.optim.adapted_gradient_descent(0.5, apply),
+        "linear_interpolation": jg.optim.linear_interpolation(apply),
+        "adapted_momentum": jg.optim.adapted_momentum(apply, learning_rate=0.5),
+        "adapted_gradient_descent": jg.optim.adapted_gradient_descent(apply, learning_rate=0.5),
         "scale_by_adapted_metric": jg.optim.scale_by_adapted_metric(apply),
     }
     entries = []
@@ -89,7 +89,7 @@ def optimizers() -> list[Entry]:
         ),
         Entry(
             "adapted_gradient_descent",
-            lambda **a: jg.optim.adapted_gradient_descent(apply=apply, **a),
+            lambda **a: jg.optim.adapted_gradient_descent(apply, **a),
             {"learning_rate": 0.5},
             {
                 "learning_rate": rate | {"zero": Case(0.0, False)},
@@ -99,7 +99,7 @@ def optimizers() -> list[Entry]:
         ),
         Entry(
             "adapted_momentum",
-            lambda **a: jg.optim.adapted_momentum(apply=apply, **a),
+            lambda **a: jg.optim.adapted_momentum(apply, **a),
             {"learning_rate": 0.5},
             {
                 "learning_rate": rate | {"zero": Case(0.0, False)},
@@ -119,11 +119,11 @@ def optimizers() -> list[Entry]:
             "adapted_levenberg_marquardt",
             lambda **a: jg.optim.adapted_levenberg_marquardt(apply, **a),
             {},
-            {"acceleration": optional(number(zero=True)), "corrections": count(least=0)},
+            {"acceleration": optional(number(zero=True))},
         ),
         Entry(
             "linear_interpolation",
-            lambda **a: jg.optim.linear_interpolation(apply=apply, **a),
+            lambda **a: jg.optim.linear_interpolation(apply, **a),
             {},
             {"num_steps": count(), "max_growth": number(infinite=True), "corrections": count(least=0)},
         ),
@@ -131,7 +131,8 @@ def optimizers() -> list[Entry]:
             "GainRatioDamping",
             jg.optim.GainRatioDamping,
             {},
-            {name: number() for name in ("initial", "error", "decrease", "increase", "minimum", "maximum")},
+            {name: number() for name in ("initial", "error", "decrease", "increase", "minimum", "maximum")}
+            | {name: count(least=0) for name in ("corrections", "halvings")},
         ),
         Entry("TrustRegion", jg.optim.TrustRegion, {}, {"factor": number()}),
         Entry("ColumnScaling", jg.optim.ColumnScaling, {}, {"max_params": count(least=0)}),
@@ -147,8 +148,8 @@ def parts() -> list[Entry]:
     makers = {
         "adapted_levenberg_marquardt": jg.optim.adapted_levenberg_marquardt,
         "linear_interpolation": jg.optim.linear_interpolation,
-        "adapted_momentum": lambda **a: jg.optim.adapted_momentum(0.5, **a),
-        "adapted_gradient_descent": lambda **a: jg.optim.adapted_gradient_descent(0.5, **a),
+        "adapted_momentum": lambda **a: jg.optim.adapted_momentum(learning_rate=0.5, **a),
+        "adapted_gradient_descent": lambda **a: jg.optim.adapted_gradient_descent(learning_rate=0.5, **a),
         "scale_by_adapted_metric": jg.optim.scale_by_adapted_metric,
     }
     kinds = {

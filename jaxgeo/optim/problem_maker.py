@@ -5,9 +5,8 @@ from typing import Any, cast
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from jaxgeo._checks import check_flag, check_function, is_trainable_leaf
 from jaxgeo._trainable import selected, statistics_in
@@ -17,38 +16,31 @@ from jaxgeo.problem import Problem
 CostOfTargets = Callable[[Any], AbstractCost]
 
 
-class Batch(eqx.Module):
-    """The extra arguments of an `update` that say what is trained on."""
-
-    problem: Problem | None = None
-    inputs: PyTree = None
-    targets: PyTree = None
-    weights: PyTree = None
-    full_params: PyTree = None
-
-
-class Source(eqx.Module):
+class ProblemMaker(eqx.Module):
     """How a transformation makes problems from batches.
+
+    Its arguments are None by default also where another default is meant, because `optax.inject_hyperparams` takes
+    callables for schedules.
 
     **Arguments:**
 
     - `apply`: the network, `apply(params, x_j)` for one sample; None where every update is given `problem=`.
-    - `cost`: from targets to a cost: a class such as `jaxgeo.L2`, or a function of the targets.
+    - `cost`: from targets to a cost: a class such as `jaxgeo.L2` (the default), or a function of the targets.
     - `trainable`, `per_sample`: as for `jaxgeo.Problem`.
+
+    **Raises:** `ValueError` unless `apply` and `cost` are functions of this kind.
     """
 
-    apply: Callable[[PyTree, PyTree], Array] | None = None
-    cost: CostOfTargets = L2
-    trainable: PyTree = is_trainable_leaf
-    per_sample: bool = eqx.field(static=True, default=True)
+    apply: Callable[[PyTree, PyTree], Array] | None
+    cost: CostOfTargets = eqx.field(converter=lambda cost: L2 if cost is None else cost)
+    trainable: PyTree = eqx.field(converter=lambda trainable: is_trainable_leaf if trainable is None else trainable)
+    per_sample: bool = eqx.field(static=True)
 
-    def dtype(self, params: PyTree) -> jnp.dtype:
-        """The dtype of the trainable parameters, in which a state keeps its numbers."""
-        return jnp.result_type(*jax.tree.leaves(self.partition(params)))
-
-    def size(self, params: PyTree) -> int:
-        """K, the number of trainable numbers."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.partition(params)))
+    def __check_init__(self):
+        if self.apply is not None:
+            check_function("apply", self.apply)
+        check_maker(self.cost)
+        check_flag("per_sample", self.per_sample)
 
     def partition(self, params: PyTree) -> PyTree:
         """The trainable part of `params`, None elsewhere; `ValueError` if that is nothing."""
@@ -60,7 +52,15 @@ class Source(eqx.Module):
             )
         return trainable
 
-    def __call__(self, params: PyTree, batch: Batch) -> tuple[Problem, PyTree]:
+    def __call__(
+        self,
+        params: PyTree,
+        full_params: PyTree,
+        problem: Problem | None,
+        inputs: PyTree,
+        targets: PyTree,
+        weights: PyTree,
+    ) -> tuple[Problem, PyTree]:
         """The problem of this step, and params in full.
 
         **Raises:** `ValueError` if params, or what to train on, was not given.
@@ -69,61 +69,38 @@ class Source(eqx.Module):
             raise ValueError(
                 "`params` is missing: a lift depends on where it is made; call `tx.update(grads, state, params, …)`."
             )
-        full, trainable = fill(params, batch.full_params, self.trainable)
-        if batch.problem is not None:
-            problem = batch.problem
-            if batch.inputs is not None or batch.targets is not None:
+        full, trainable = fill(params, full_params, self.trainable)
+        if problem is not None:
+            if inputs is not None or targets is not None:
                 raise ValueError("pass either `problem=` or `inputs=` and `targets=`, not both.")
-            if batch.weights is not None:
-                weighted = SampleWeighted(problem.loss, batch.weights)
-                problem = eqx.tree_at(lambda problem: problem.loss, problem, weighted)
+            if weights is not None:
+                weighted = SampleWeighted(problem.loss, weights)
+                return eqx.tree_at(lambda problem: problem.loss, problem, weighted), full
             return problem, full
-        if batch.inputs is None or batch.targets is None:
-            missing = " and ".join(f"`{name}=`" for name in ("inputs", "targets") if _get(batch, name) is None)
+        missing = [f"`{name}=`" for name, value in (("inputs", inputs), ("targets", targets)) if value is None]
+        if missing:
             raise ValueError(
-                f"{missing} missing: this transformation differentiates the outputs of the network, so it needs the "
-                "batch: `tx.update(grads, state, params, inputs=xb, targets=yb)`, or `problem=problem`."
+                f"{' and '.join(missing)} missing: this transformation differentiates the outputs of the network, so "
+                "it needs the batch: `tx.update(grads, state, params, inputs=xb, targets=yb)`, or `problem=problem`."
             )
         if self.apply is None:
             raise ValueError(
                 "`inputs=` and `targets=` need the network: make the transformation with `apply`, a function "
                 "`apply(params, x_j)` of one sample; or pass `problem=problem` to `update`."
             )
-        cost = self.cost(batch.targets)
-        if batch.weights is not None:
-            cost = SampleWeighted(cost, batch.weights)
-        return Problem(self.apply, batch.inputs, cost, trainable=trainable, per_sample=self.per_sample), full
-
-
-def source(
-    apply: Callable[[PyTree, PyTree], Array] | None, cost: CostOfTargets | None, trainable: PyTree, per_sample: bool
-) -> Source:
-    """A source with defaults: L2, and every real floating-point array.
-
-    They are None in the signatures of the optimizers, because `optax.inject_hyperparams` takes callables for schedules.
-
-    **Raises:** `ValueError` on what is no network or makes no cost.
-    """
-    if apply is not None:
-        check_function("apply", apply)
-    if cost is not None:
-        check_maker(cost)
-    check_flag("per_sample", per_sample)
-    chosen = is_trainable_leaf if trainable is None else trainable
-    return Source(apply, L2 if cost is None else cost, chosen, bool(per_sample))
+        cost = self.cost(targets)
+        if weights is not None:
+            cost = SampleWeighted(cost, weights)
+        return Problem(self.apply, inputs, cost, trainable=trainable, per_sample=self.per_sample), full
 
 
 def check_maker(cost: Any) -> None:
-    """`ValueError` if `cost` makes no cost of targets."""
+    """Raise `ValueError` unless `cost` can make a cost of the targets."""
     if isinstance(cost, AbstractCost) or not callable(cost):
         raise ValueError(
             "`cost` must be a class such as `jaxgeo.L2`, or a function that makes a cost of the targets; got "
             f"{type(cost).__name__}."
         )
-
-
-def _get(batch: Batch, name: str) -> PyTree:
-    return {"inputs": batch.inputs, "targets": batch.targets}[name]
 
 
 def _is_masked(node: Any) -> bool:
@@ -166,8 +143,3 @@ def like(params: PyTree, updates: PyTree, velocity: PyTree) -> PyTree:
         return None if update is None else value
 
     return jax.tree.map(drop, updates, velocity, is_leaf=lambda node: node is None)
-
-
-def scalar(value: float | Float[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
-    """A strongly typed scalar, as a state needs it to keep its type from step to step."""
-    return jnp.asarray(value, dtype)

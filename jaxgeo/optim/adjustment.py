@@ -1,0 +1,77 @@
+"""What becomes of a step before it is tried: geodesic acceleration, and a line search of optax."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import MOST, check_kind, check_number
+from jaxgeo.linalg.tangents import forward_only
+from jaxgeo.optim.attempt import Attempt
+
+SEARCH_IN_REVERSE = (
+    "`adapted_levenberg_marquardt` with a `linesearch` has derivatives in forward mode only, as the search does not "
+    "say beforehand how long it goes on. Take them by `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps that "
+    "do not lower the cost are halved all the same, and that has both modes."
+)
+
+
+class Adjustment(eqx.Module):
+    """The geodesic acceleration and the line search that were asked for; its state is that of the line search.
+
+    - `acceleration`: half of it is added to the step v where 2|a/2| ≤ `acceleration` |v|; None for not.
+    - `linesearch`: a transformation of optax, through which the step goes then; None for not.
+    """
+
+    acceleration: float | Float[Array, ""] | None
+    linesearch: optax.GradientTransformationExtraArgs | None
+
+    def __check_init__(self):
+        if self.acceleration is not None:
+            check_number("acceleration", self.acceleration, least=0, most=MOST)
+        if self.linesearch is not None:
+            check_kind("linesearch", self.linesearch, optax.GradientTransformation, "a `GradientTransformation`")
+
+    def init(self, trainable: PyTree) -> PyTree:
+        """The state before the first step."""
+        return () if self.linesearch is None else self.linesearch.init(trainable)
+
+    def __call__(
+        self, attempt: Attempt, lift: Callable[[Float[Array, "rows R"]], PyTree] | None, state: PyTree
+    ) -> tuple[Attempt, PyTree]:
+        """The step to try in place of `attempt`, and the next state; the same without `lift`."""
+        if lift is None or (self.acceleration is None and self.linesearch is None):
+            return attempt, state
+        linear, step, correct = attempt.linear, attempt.step, attempt.correct
+        if self.acceleration is not None:
+            # Corrections would undo it.
+            step, correct = _accelerated(attempt, lift, self.acceleration), None
+        if self.linesearch is not None:
+
+            def cost(trainable: PyTree) -> Float[Array, ""]:
+                return linear.problem.cost(eqx.combine(trainable, linear.frozen))
+
+            found = self.linesearch.update(
+                step, state, linear.trainable, value=linear.cost, grad=linear.gradient, value_fn=cost
+            )
+            step, state = forward_only(found, SEARCH_IN_REVERSE)
+        return Attempt(linear, step, correct, attempt.most), state
+
+
+def _accelerated(
+    attempt: Attempt, lift: Callable[[Float[Array, "rows R"]], PyTree], most: float | Float[Array, ""]
+) -> PyTree:
+    """v + a/2, or v where the acceleration is not small beside it."""
+    velocity = attempt.step
+
+    def speed(step: PyTree) -> Array:
+        return jax.jvp(attempt.linear.rows_at, (step,), (velocity,))[1]
+
+    still = jax.tree.map(jnp.zeros_like, velocity)
+    _, curvature = jax.jvp(speed, (still,), (velocity,))
+    half = lift(-0.5 * curvature)
+    small = 2 * optax.tree.norm(half) <= most * optax.tree.norm(velocity)
+    return jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, half)
