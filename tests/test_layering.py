@@ -14,7 +14,7 @@ PACKAGE = ROOT / "jaxgeo"
 # A room imports from the lines above its own and from itself. Between the modules of a room there is no circle either.
 ARROWS = """
     theory _checks _names _dependence linalg.tangents
-    _trainable costs
+    _fields _trainable costs
     _training_mode metrics
     outputs
     linalg.memory linalg.precision linalg.refinement linalg.triangular linalg.jacobian linalg.shards

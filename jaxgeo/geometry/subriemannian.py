@@ -271,11 +271,11 @@ def _bends(
     problem: Problem, params: Params, basis: Float[Array, "rank K"], psi: Float[Array, "rank QN"]
 ) -> Float[Array, "rank rank K"]:
     """∂ᵢ(Dᵀψⱼ) for directions i of the basis."""
-    jacobian = problem.jacobian(params)
-    flat, unravel = ravel_pytree(jacobian.trainable)
+    problem, trainable = problem.restrict(params)
+    flat, unravel = ravel_pytree(trainable)
 
     def pulled(theta: Array, rows: Array) -> Array:
-        at = problem.jacobian(eqx.combine(unravel(theta), jacobian.frozen))
+        at = problem.jacobian(unravel(theta))
         return ravel_pytree(at.T.mv(rows.reshape(at.outputs.shape)))[0]
 
     def bend(direction: Array, rows: Array) -> Array:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxgeo._checks import check_count
 from jaxgeo.flows import OutputFlow
-from jaxgeo.integrate.times import check_times, check_tolerances
+from jaxgeo.integrate.times import check_save_at, check_tolerances
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
@@ -52,7 +52,7 @@ def solve_output_flow(
 
     ```
     """
-    check_times(0.0, None, 1.0, None, save_at)
+    check_save_at(save_at)
     check_tolerances(rtol, atol)
     check_count("max_steps", max_steps)
     problem.check(params)

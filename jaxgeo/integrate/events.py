@@ -102,7 +102,6 @@ class Crossed(eqx.Module):
     """A threshold as an event of diffrax."""
 
     threshold: Threshold
-    frozen: PyTree
 
     def __call__(self, t, y, args, **kwargs) -> Float[Array, ""] | Bool[Array, ""]:
         del kwargs
@@ -115,7 +114,7 @@ class Crossed(eqx.Module):
         return jnp.where(value, -jnp.ones((), default), jnp.ones((), default)) if is_narrow(t) else value
 
     def _value(self, s: Float[Array, ""], state: PyTree, problem: Problem) -> Float[Array, ""] | Bool[Array, ""]:
-        return self.threshold(s, eqx.combine(trainable_of(state), self.frozen), problem)
+        return self.threshold(s, trainable_of(state), problem)
 
     def holds(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Bool[Array, ""]:
         """Whether it is crossed already; diffrax sees only what changes along a step."""
@@ -151,7 +150,7 @@ class Stalled(eqx.Module):
     """
 
     flow: AbstractFlow
-    rate: float
+    rate: float | Float[Array, ""]
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Bool[Array, ""]:
         jacobian = problem.jacobian(params)
