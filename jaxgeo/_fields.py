@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import equinox as eqx
 
-from jaxgeo._checks import MOST, check_count, check_kind, check_number, check_positive
+from jaxgeo._checks import MOST, check_count, check_function, check_kind, check_number, check_positive
 
 
 class Checked(eqx.Module):
@@ -48,3 +48,4 @@ def kind(kind: type, wanted: str) -> dict[str, Any]:
 POSITIVE = by(check_positive)
 NOT_NEGATIVE = number(least=0)
 COUNT = count()
+FUNCTION = by(check_function)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_flag, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._checks import as_array, check_positive, is_trainable_leaf, leading_size
 from jaxgeo._trainable import Restricted, partition, tell_of_statistics
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
@@ -65,7 +65,6 @@ class Problem(AbstractProblem):
     ):
         block = Block(apply, inputs)
         check_cost(cost)
-        check_flag("per_sample", per_sample)
         if block.num_samples != cost.num_samples:
             raise ValueError(
                 f"`inputs` and `targets` must have the same number of samples; got {block.num_samples} inputs and "

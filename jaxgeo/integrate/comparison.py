@@ -8,9 +8,9 @@ import optimistix as optx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_count
+from jaxgeo._checks import MOST, check_count, check_number, check_positive
 from jaxgeo.flows import OutputFlow
-from jaxgeo.integrate.times import check_save_at, check_tolerances
+from jaxgeo.integrate.times import check_save_at
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
@@ -53,7 +53,8 @@ def solve_output_flow(
     ```
     """
     check_save_at(save_at)
-    check_tolerances(rtol, atol)
+    check_positive("rtol", rtol)
+    check_number("atol", atol, least=0, most=MOST)
     check_count("max_steps", max_steps)
     problem.check(params)
     outputs = problem.outputs(params)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._fields import NOT_NEGATIVE, POSITIVE, Checked
 from jaxgeo.integrate.field import trainable_of
-from jaxgeo.integrate.times import check_tolerances
 from jaxgeo.problem import Problem
 
 Scalar = Float[Array, ""] | float
@@ -21,7 +21,7 @@ def default_rtol(dtype: jnp.dtype) -> float:
     return 1e-6 if float(jnp.finfo(dtype).eps) < 1e-10 else 1e-3
 
 
-class OutputController(dfx.AbstractAdaptiveStepSizeController):
+class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
     """A PID controller that measures the error of a step where the flow lives: in the outputs.
 
     With θ̂ the error estimate of the ODE solver, the error of a step is D θ̂, and every output's must stay below
@@ -37,13 +37,12 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
     **Raises:** `ValueError` unless `rtol` > 0 and `atol` ≥ 0.
     """
 
-    rtol: Scalar
-    atol: Scalar
+    rtol: Scalar = eqx.field(metadata=POSITIVE)
+    atol: Scalar = eqx.field(metadata=NOT_NEGATIVE)
     norm: Callable[[PyTree], Scalar]
     pid: dfx.PIDController
 
     def __init__(self, rtol: Scalar, atol: Scalar, pid: dfx.PIDController | None = None):
-        check_tolerances(rtol, atol)
         self.rtol = rtol
         self.atol = atol
         self.norm = optx.rms_norm

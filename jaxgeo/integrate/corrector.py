@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo import theory
-from jaxgeo._checks import check_kind
+from jaxgeo._fields import Checked, by
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.integrate.field import Measured, trainable_of
-from jaxgeo.integrate.wrapped import AbstractSolverAround
+from jaxgeo.integrate.wrapped import SOLVER, AbstractSolverAround
 from jaxgeo.linalg.lifting import check_lift_solver
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.solvers import AbstractLiftSolver
@@ -29,7 +29,7 @@ class Start(eqx.Module):
     deviation: Float[Array, "N Q"]
 
 
-class OrbitCorrector(AbstractSolverAround):
+class OrbitCorrector(Checked, AbstractSolverAround):
     """A diffrax solver, each of whose steps is followed by one lift of x_exact(s) − x[θ].
 
     Paper: (2.7)
@@ -63,12 +63,8 @@ class OrbitCorrector(AbstractSolverAround):
     ```
     """
 
-    solver: dfx.AbstractSolver
-    lift_solver: AbstractLiftSolver = Auto()
-
-    def __check_init__(self):
-        check_kind("solver", self.solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
-        check_lift_solver("lift_solver", self.lift_solver)
+    solver: dfx.AbstractSolver = eqx.field(metadata=SOLVER)
+    lift_solver: AbstractLiftSolver = eqx.field(default=Auto(), metadata=by(check_lift_solver))
 
     @property
     def stepper(self) -> dfx.AbstractSolver:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count, check_flag, check_kind, is_concrete
+from jaxgeo._checks import check_count, check_kind, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
 from jaxgeo.linalg.lifting import check_solver
@@ -99,8 +99,6 @@ def solve_interpolation(
     """
     check_count("num_steps", num_steps)
     check_count("end_steps", end_steps)
-    for name, flag in (("open_loop", open_loop), ("rank_check", rank_check), ("throw", throw)):
-        check_flag(name, flag)
     if solver is not None:
         check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Euler()`")
     lift_solver = check_solver(lift_solver, "lift_solver")

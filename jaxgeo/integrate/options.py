@@ -12,12 +12,11 @@ from jaxgeo._fields import COUNT, NOT_NEGATIVE, POSITIVE, Checked, kind
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.events import Threshold
 from jaxgeo.integrate.times import Scalar
+from jaxgeo.integrate.wrapped import SOLVER
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
 Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
-
-SOLVER = kind(dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
 
 
 class Whole(eqx.Module):

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgeo import theory
-from jaxgeo._checks import MOST, as_real, check_number, check_positive, is_concrete
+from jaxgeo._checks import MOST, as_real, check_number, is_concrete
 from jaxgeo.problem import Problem
 
 Scalar = float | Float[Array, ""]
@@ -37,14 +37,6 @@ def check_save_at(save_at: ArrayLike, s0: Scalar = 0.0, s1: Scalar | None = None
         raise ValueError(f"`save_at` must not come before `s0`={s0}; got {times[0]}.")
     if s1 is not None and is_concrete(s1) and times[-1] > s1:
         raise ValueError(f"`save_at` must not go beyond `s1`={s1}; got {times[-1]}.")
-
-
-def check_tolerances(rtol: Scalar | None, atol: Scalar | None) -> None:
-    """Raise `ValueError` where tolerances of an integration are none: `rtol` > 0, `atol` ≥ 0."""
-    if rtol is not None:
-        check_positive("rtol", rtol)
-    if atol is not None:
-        check_number("atol", atol, least=0, most=MOST)
 
 
 def latest_end(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_flag, check_function, is_trainable_leaf
+from jaxgeo._checks import check_function, is_trainable_leaf
 from jaxgeo._trainable import selected, statistics_in
 from jaxgeo.costs import L2, AbstractCost, SampleWeighted
 from jaxgeo.problem import Problem
@@ -108,7 +108,6 @@ def source(
         check_function("apply", apply)
     if cost is not None:
         check_maker(cost)
-    check_flag("per_sample", per_sample)
     chosen = is_trainable_leaf if trainable is None else trainable
     return Source(apply, L2 if cost is None else cost, chosen, bool(per_sample))
 
