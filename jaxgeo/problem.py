@@ -115,6 +115,17 @@ class Problem(AbstractProblem):
         What is frozen becomes a constant of the network. Where nothing is, the problem stays as it is.
 
         **Raises:** as `partition`.
+
+        ```python
+        >>> import jax.numpy as jnp, jaxgeo as jg
+        >>> choice = {"w": True, "b": False}
+        >>> line = lambda params, x: params["w"] * x + params["b"]
+        >>> problem = jg.Problem(line, jnp.ones(1), jg.L2(jnp.zeros(1)), trainable=choice)
+        >>> restricted, trainable = problem.restrict({"w": jnp.array(2.0), "b": jnp.array(1.0)})
+        >>> float(restricted.cost(trainable)), restricted.extend(trainable)[1]["b"].tolist()
+        (4.5, 1.0)
+
+        ```
         """
         trainable, frozen = self.partition(params)
         if not jax.tree.leaves(frozen):

@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._fields import Checked, by
+from jaxgeo._fields import Checked, kind
 from jaxgeo.costs import AbstractRoot
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.measured import check_metric
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
 Time = float | Float[Array, ""]
+
+METRIC = kind(AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
 
 
 class AbstractFlow(eqx.Module):
@@ -56,7 +57,7 @@ class OutputFlow(Checked):
     - `metric`: g on output space; Euclidean by default.
     """
 
-    metric: AbstractMetric = eqx.field(default=Euclidean(), metadata=by(lambda _, metric: check_metric(metric)))
+    metric: AbstractMetric = eqx.field(default=Euclidean(), metadata=METRIC)
 
     @eqx.filter_jit
     def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:

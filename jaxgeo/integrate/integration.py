@@ -110,7 +110,9 @@ class Integration(eqx.Module):
             stepsize_controller=controller,
             event=self.stops.event(float(jnp.finfo(s0.dtype).eps)),
             throw=False,
-            **self.options.keywords,
+            max_steps=self.options.max_steps,
+            adjoint=self.options.adjoint or dfx.RecursiveCheckpointAdjoint(),
+            progress_meter=self.options.progress_meter or dfx.NoProgressMeter(),
         )
 
     def _seen(self, result: RESULTS, solution: dfx.Solution) -> tuple[RESULTS, dict[str, Any]]:

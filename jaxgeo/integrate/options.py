@@ -63,12 +63,3 @@ class Options(Checked):
     progress_meter: dfx.AbstractProgressMeter | None = eqx.field(
         metadata=kind(dfx.AbstractProgressMeter, "a progress meter of diffrax")
     )
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """What goes to `diffrax.diffeqsolve` as it is."""
-        return {
-            "max_steps": self.max_steps,
-            "adjoint": dfx.RecursiveCheckpointAdjoint() if self.adjoint is None else self.adjoint,
-            "progress_meter": dfx.NoProgressMeter() if self.progress_meter is None else self.progress_meter,
-        }

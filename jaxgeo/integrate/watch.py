@@ -268,13 +268,11 @@ class Watch(AbstractSolverAround):
         self, trainable: PyTree, step: PyTree, velocity: PyTree | None, problem: Problem
     ) -> tuple[Float[Array, "N Q"], Float[Array, "N Q"], Float[Array, ""], Float[Array, "N Q"] | None]:
         """x, DΔθ, the round-off of x in units of eps, and ∂ₛx; the third is |Dδ| for random δ as large as θ."""
-
-        def moved(tangent: PyTree) -> tuple[Array, Array]:
-            return jax.jvp(problem.outputs, (trainable,), (tangent,))
-
         probe = jax.tree.map(lambda leaf: _random(leaf) * leaf, trainable)
         tangents = [step, probe] if velocity is None else [step, probe, velocity]
-        value, moves = jax.vmap(moved, out_axes=(None, 0))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tangents))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tangents)
+        move = jax.vmap(lambda tangent: jax.jvp(problem.outputs, (trainable,), (tangent,)), out_axes=(None, 0))
+        value, moves = move(stacked)
         return value, moves[0], _norm(moves[1]), None if velocity is None else moves[2]
 
 
