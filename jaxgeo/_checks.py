@@ -122,15 +122,6 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.")
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raise if `value` is neither True nor False.
-
-    **Raises:** `ValueError` with the name.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"`{name}` must be True or False; got {value!r}.")
-
-
 def check_function(name: str, value: Any) -> None:
     """Raise if `value` cannot be called.
 
@@ -149,8 +140,10 @@ def check_kind(name: str, value: Any, kind: type, wanted: str) -> None:
         raise ValueError(f"`{name}` must be {wanted}; got {value!r}.")
 
 
-def as_real(name: str, value: ArrayLike) -> Array:
+def as_real(name: str, value: ArrayLike, *, finite: bool = True) -> Array:
     """`value` as an array of real numbers, of which concrete ones are finite; integers become floating point.
+
+    With `finite=False` they may be infinite, but not NaN.
 
     **Raises:** `ValueError` with the name.
     """
@@ -159,7 +152,10 @@ def as_real(name: str, value: ArrayLike) -> Array:
         raise ValueError(f"`{name}` must be real numbers; got dtype {array.dtype}.")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(float)
-    check_finite(name, array)
+    if finite:
+        check_finite(name, array)
+    elif is_concrete(array) and np.isnan(np.asarray(array, np.float64)).any():
+        raise ValueError(f"`{name}` must be numbers; got {value!r}.")
     return array
 
 

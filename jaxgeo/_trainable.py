@@ -1,12 +1,13 @@
 """Which leaves of a pytree are parameters to train: what was chosen, and by default no running statistics."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxgeo._checks import is_trainable_leaf
 
@@ -104,3 +105,19 @@ def partition(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
                 "imaginary parts, or freeze it on purpose through `trainable`."
             )
     return trainable, frozen
+
+
+class Restricted(eqx.Module):
+    """A network as a function of the trainable part of its parameters alone.
+
+    - `apply`: the network, of whole parameters.
+    - `frozen`: what it has beside the trainable part.
+    - `trainable`: the choice by which that was split off.
+    """
+
+    apply: Callable[[PyTree, PyTree], Array]
+    frozen: PyTree
+    trainable: PyTree
+
+    def __call__(self, params: PyTree, sample: PyTree) -> Array:
+        return self.apply(eqx.combine(params, self.frozen), sample)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_flag, check_positive, is_trainable_leaf, leading_size
-from jaxgeo._trainable import partition, tell_of_statistics
+from jaxgeo._checks import as_array, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._trainable import Restricted, partition, tell_of_statistics
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
 from jaxgeo.costs.samples import without_ignored
@@ -65,7 +65,6 @@ class Problem(AbstractProblem):
     ):
         block = Block(apply, inputs)
         check_cost(cost)
-        check_flag("per_sample", per_sample)
         if block.num_samples != cost.num_samples:
             raise ValueError(
                 f"`inputs` and `targets` must have the same number of samples; got {block.num_samples} inputs and "
@@ -110,6 +109,40 @@ class Problem(AbstractProblem):
         """
         return plan_lift(self, params, damping=damping, memory=memory)
 
+    def restrict(self, params: Params) -> tuple["Problem", PyTree]:
+        """This problem as one of the trainable part of `params` alone, and that part.
+
+        What is frozen becomes a constant of the network. Where nothing is, the problem stays as it is.
+
+        **Raises:** as `partition`.
+
+        ```python
+        >>> import jax.numpy as jnp, jaxgeo as jg
+        >>> choice = {"w": True, "b": False}
+        >>> line = lambda params, x: params["w"] * x + params["b"]
+        >>> problem = jg.Problem(line, jnp.ones(1), jg.L2(jnp.zeros(1)), trainable=choice)
+        >>> restricted, trainable = problem.restrict({"w": jnp.array(2.0), "b": jnp.array(1.0)})
+        >>> float(restricted.cost(trainable)), restricted.extend(trainable)[1]["b"].tolist()
+        (4.5, 1.0)
+
+        ```
+        """
+        trainable, frozen = self.partition(params)
+        if not jax.tree.leaves(frozen):
+            return self, trainable
+        networks = [Restricted(block.apply, frozen, self.trainable) for block in self.blocks]
+        # A choice has been made: whatever is left is trained.
+        return eqx.tree_at(_networks_and_choice, self, [*networks, eqx.is_array]), trainable
+
+    def extend(self, trainable: PyTree) -> tuple["Problem", Params]:
+        """The problem and whole parameters that `restrict` made this problem and its parameters of."""
+        network = self.blocks[0].apply
+        if not isinstance(network, Restricted):
+            return self, trainable
+        networks = [block.apply.apply for block in self.blocks if isinstance(block.apply, Restricted)]
+        problem = eqx.tree_at(_networks_and_choice, self, [*networks, network.trainable])
+        return problem, eqx.combine(trainable, network.frozen)
+
     def without_ignored(self) -> "Problem":
         """The same problem without the samples that have weight 0, where that is known and they can be left out.
 
@@ -122,6 +155,10 @@ class Problem(AbstractProblem):
         cost, kept = found
         inputs = jax.tree.map(lambda leaf: leaf[kept], block.inputs)
         return eqx.tree_at(lambda problem: (problem.blocks[0].inputs, problem.loss), self, (inputs, cost))
+
+
+def _networks_and_choice(problem: Problem) -> list[PyTree]:
+    return [*(block.apply for block in problem.blocks), problem.trainable]
 
 
 def supervised(

@@ -1,12 +1,10 @@
-"""Closed forms of the source. Imports nothing else of jaxgeo, so that they can judge it."""
+"""Closed forms of the source. They use nothing that jaxgeo computes, so that they can judge it."""
 
-import math
-
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+
+from jaxgeo._checks import MOST, as_real, check_count, check_number, check_positive, is_concrete
 
 
 def cost_at(s: Float[ArrayLike, "..."], cost0: Float[ArrayLike, ""], num_samples: int) -> Float[Array, "..."]:
@@ -27,10 +25,10 @@ def cost_at(s: Float[ArrayLike, "..."], cost0: Float[ArrayLike, ""], num_samples
 
     ```
     """
-    _check("s", s, infinite=True, scalar=False)
-    _check("cost0", cost0, least=0)
-    _check_count(num_samples)
-    return jnp.exp(-2 * jnp.asarray(s) / num_samples) * cost0
+    s = as_real("s", s, finite=False)
+    check_number("cost0", cost0, least=0, most=MOST)
+    _check_samples(num_samples)
+    return jnp.exp(-2 * s / num_samples) * cost0
 
 
 def outputs_at(
@@ -55,11 +53,9 @@ def outputs_at(
 
     ```
     """
-    _check("s", s, infinite=True)
-    _check("outputs0", outputs0, scalar=False)
-    _check("targets", targets, scalar=False)
-    _check_count(num_samples)
-    outputs0, targets = jnp.asarray(outputs0), jnp.asarray(targets)
+    check_number("s", s)
+    _check_samples(num_samples)
+    outputs0, targets = as_real("outputs0", outputs0), as_real("targets", targets)
     if outputs0.shape != targets.shape:
         raise ValueError(f"`outputs0` and `targets` must have one shape; got {outputs0.shape} and {targets.shape}.")
     return targets + jnp.exp(-jnp.asarray(s) / num_samples) * (outputs0 - targets)
@@ -84,9 +80,9 @@ def stopping_time(cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], num_sa
 
     ```
     """
-    _check("cost0", cost0, least=0)
-    _check("tol", tol, positive=True)
-    _check_count(num_samples)
+    check_number("cost0", cost0, least=0, most=MOST)
+    check_positive("tol", tol)
+    _check_samples(num_samples)
     return jnp.maximum(num_samples / 2 * jnp.log(cost0 / jnp.asarray(tol)), 0.0)
 
 
@@ -100,9 +96,8 @@ def critical_cost(orthogonal_gradient: Float[ArrayLike, "N Q"], num_samples: int
     - `orthogonal_gradient`: 𝒫⊥∇ₓC, the part of the output gradient outside range(D).
     - `num_samples`: N.
     """
-    _check("orthogonal_gradient", orthogonal_gradient, scalar=False)
-    _check_count(num_samples)
-    return num_samples / 2 * jnp.sum(jnp.asarray(orthogonal_gradient) ** 2)
+    _check_samples(num_samples)
+    return num_samples / 2 * jnp.sum(as_real("orthogonal_gradient", orthogonal_gradient) ** 2)
 
 
 def num_steps(
@@ -126,46 +121,18 @@ def num_steps(
 
     ```
     """
-    _check("cost0", cost0, least=0)
-    _check("tol", tol, positive=True)
-    _check("learning_rate", learning_rate, positive=True)
+    check_number("cost0", cost0, least=0, most=MOST)
+    check_positive("tol", tol)
+    check_positive("learning_rate", learning_rate)
     needed = jnp.log(cost0 / jnp.asarray(tol)) / (-2 * jnp.log1p(-jnp.asarray(learning_rate)))
     # A whole number of steps must not become one more by round-off.
     eps = jnp.finfo(needed.dtype).eps
     return jnp.maximum(jnp.ceil(needed * (1 - 8 * eps)), 0)
 
 
-def _check(
-    name: str,
-    value: ArrayLike,
-    *,
-    least: float = -math.inf,
-    positive: bool = False,
-    infinite: bool = False,
-    scalar: bool = True,
-) -> None:
-    """Raise `ValueError` unless `value` is what the formula is for; what is traced is let through."""
-    if isinstance(value, jax.core.Tracer):
-        return
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.array(None)
-    wanted = ("a number" if scalar else "numbers") + ", positive" * positive + f", at least {least:g}" * (least == 0)
-    fits = array.dtype.kind in "fiu" or jnp.issubdtype(array.dtype, jnp.floating)
-    if fits:
-        array = array.astype(np.float64)
-        fits = not np.isnan(array).any() and (infinite or bool(np.isfinite(array).all()))
-        fits = fits and bool((array >= least).all()) and not (positive and (array <= 0).any())
-    if not fits or (scalar and array.ndim):
-        raise ValueError(f"`{name}` must be {wanted}; got {value!r}.")
-
-
-def _check_count(num_samples: int) -> None:
-    if isinstance(num_samples, jax.core.Tracer):
-        return
-    if not isinstance(num_samples, int | np.integer) or num_samples < 1:
-        raise ValueError(f"`num_samples` must be a positive integer; got {num_samples!r}.")
+def _check_samples(num_samples: int) -> None:
+    if is_concrete(num_samples):
+        check_count("num_samples", num_samples)
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 import jaxgeo as jg
 from cases.problems import KINDS, Layer, cases
+from jaxgeo._checks import is_trainable_leaf
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -33,6 +34,20 @@ def test_number_of_parameters_of_a_network():
 @pytest.mark.parametrize(("name", "count"), [("dict", 20), ("flax", 22), ("frozen", 12), ("other leaves", 20)])
 def test_only_trainable_numbers_count(name, count):
     assert cases()[name].num_params == count
+
+
+@pytest.mark.parametrize("name", ["dict", "frozen", "other leaves", "two blocks"])
+def test_a_restricted_problem_is_of_the_trainable_part_alone(name):
+    case = cases()[name]
+    problem, trainable = case.problem.restrict(case.params)
+    assert all(is_trainable_leaf(leaf) for leaf in jax.tree.leaves(trainable))
+    assert problem.num_params(trainable) == case.num_params
+    np.testing.assert_array_equal(problem.outputs(trainable), case.problem.outputs(case.params))
+    np.testing.assert_allclose(problem.jacobian(trainable).as_matrix(), case.dense(), atol=1e-12)
+    again, params = problem.extend(trainable)
+    assert eqx.tree_equal(params, case.params)
+    assert jax.tree.structure(again) == jax.tree.structure(case.problem)
+    assert again.restrict(params)[0].num_params(trainable) == case.num_params
 
 
 def test_partition_and_combine_are_inverse():

@@ -9,7 +9,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Integer
 
-from jaxgeo._checks import as_array, check_count, check_finite, leading_size
+from jaxgeo._checks import as_array, check_finite, leading_size
+from jaxgeo._fields import COUNT, Checked
 from jaxgeo.costs.base import AbstractCost
 from jaxgeo.costs.labels import class_targets
 from jaxgeo.costs.samples import SampleWeighted
@@ -157,7 +158,7 @@ class L2(AbstractSquares):
             )
 
 
-class SumOfSquares(AbstractSquares):
+class SumOfSquares(Checked, AbstractSquares):
     """C = |x|² / 2N for rows that are residuals already, however many.
 
     Paper: (1.7) with y = 0
@@ -167,10 +168,7 @@ class SumOfSquares(AbstractSquares):
     - `num_samples`: N, the number of points the residuals belong to.
     """
 
-    num_samples: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        check_count("num_samples", self.num_samples)
+    num_samples: int = eqx.field(static=True, metadata=COUNT)
 
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return outputs

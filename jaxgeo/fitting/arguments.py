@@ -10,7 +10,7 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
-from jaxgeo._checks import check_count, check_flag, check_function, check_kind, check_number
+from jaxgeo._checks import check_count, check_function, check_kind, check_number
 from jaxgeo.costs import AbstractCost, SumOfSquares
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.methods import Method, method_named
@@ -28,7 +28,6 @@ def check_numbers(
     seed: Any,
     max_steps: Any,
     optional: dict[str, Any],
-    flags: dict[str, Any],
 ) -> None:
     """`ValueError` that names the argument if one is no such number, or out of range."""
     try:
@@ -43,8 +42,6 @@ def check_numbers(
     for name, count in optional.items():
         if count is not None:
             check_count(name, count)
-    for name, flag in flags.items():
-        check_flag(name, flag)
 
 
 def check_functions(

@@ -118,7 +118,6 @@ def fit(
         seed=seed,
         max_steps=max_steps,
         optional={"batch_size": batch_size, "record_every": record_every, "patience": patience},
-        flags={"resume": resume, "rank_check": rank_check},
     )
     callbacks = check_functions(record=record, progress=progress, callbacks=callbacks, interruptible=interruptible)
     tol, keep_every = float(tol), float(keep_every)

@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._fields import Checked, kind
 from jaxgeo.costs import AbstractRoot
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.measured import check_metric
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
 Time = float | Float[Array, ""]
+
+METRIC = kind(AbstractMetric, "a metric, such as `jaxgeo.metrics.Euclidean()`")
 
 
 class AbstractFlow(eqx.Module):
@@ -43,7 +45,7 @@ class AbstractFlow(eqx.Module):
         """Whether the L2 cost falls as e^{-2s/N} along this flow, so that its stopping time is known."""
 
 
-class OutputFlow(eqx.Module):
+class OutputFlow(Checked):
     """∂ₛx = −g⁻¹∇ₓC(x): the comparison flow, on the outputs themselves.
 
     Paper: (1.11), (1.12), and Section 2.3 for another metric
@@ -55,10 +57,7 @@ class OutputFlow(eqx.Module):
     - `metric`: g on output space; Euclidean by default.
     """
 
-    metric: AbstractMetric = Euclidean()
-
-    def __check_init__(self):
-        check_metric(self.metric)
+    metric: AbstractMetric = eqx.field(default=Euclidean(), metadata=METRIC)
 
     @eqx.filter_jit
     def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_real, check_number, is_concrete
+from jaxgeo._checks import as_real, is_concrete
+from jaxgeo._fields import Checked, number
 from jaxgeo.flows.base import AbstractFlow, StandardFlow, Time
 from jaxgeo.flows.lifted import lifted
 from jaxgeo.linalg.jacobian import Jacobian
@@ -67,7 +68,7 @@ class InterpolationFlow(AbstractFlow):
         return False
 
 
-class HomotopyFlow(AbstractFlow):
+class HomotopyFlow(Checked, AbstractFlow):
     """∂ₛθ = −(1 − α)∇θC − αD⁺∇ₓC, so ∂ₛx = −((1 − α)DDᵀ + α𝒫)∇ₓC: standard for α = 0, adapted for α = 1.
 
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
@@ -92,11 +93,8 @@ class HomotopyFlow(AbstractFlow):
     ```
     """
 
-    alpha: float | Float[Array, ""]
+    alpha: float | Float[Array, ""] = eqx.field(metadata=number(least=0, most=1))
     solver: AbstractLiftSolver = eqx.field(converter=check_solver, default=Auto())
-
-    def __check_init__(self):
-        check_number("alpha", self.alpha, least=0, most=1)
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         standard = StandardFlow().velocity(s, jacobian)

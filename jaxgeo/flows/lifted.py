@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.flows.base import AbstractFlow, Time
+from jaxgeo._fields import NOT_NEGATIVE, Checked, by
+from jaxgeo.flows.base import METRIC, AbstractFlow, Time
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.lifting import check_lift_solver
 from jaxgeo.linalg.linearisation import linearised
-from jaxgeo.linalg.measured import check_metric
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.linalg.solvers.base import FAILED, Damping, check_damping
+from jaxgeo.linalg.solvers.base import FAILED, Damping
 from jaxgeo.metrics import AbstractMetric, Euclidean
 
 
@@ -26,20 +26,15 @@ def lifted(
     return jax.tree.map(lambda leaf: jnp.where(info.outcome == FAILED, jnp.nan, leaf), velocity)
 
 
-class AbstractLiftedFlow(AbstractFlow):
+class AbstractLiftedFlow(Checked, AbstractFlow):
     """∂ₛθ = −(LD)⁺(Lᵀ)⁺∇ₓC: the gradient in the metric g = LᵀL on outputs, lifted; −D⁺∇ₓC for g = 1.
 
     Paper: Section 2.3 for the metric
     """
 
-    solver: eqx.AbstractVar[AbstractLiftSolver]
-    metric: eqx.AbstractVar[AbstractMetric]
-    damping: eqx.AbstractVar[Damping]
-
-    def __check_init__(self):
-        check_lift_solver("solver", self.solver)
-        check_metric(self.metric)
-        check_damping(self.damping)
+    solver: AbstractLiftSolver = eqx.field(default=Auto(), metadata=by(check_lift_solver))
+    metric: AbstractMetric = eqx.field(default=Euclidean(), metadata=METRIC)
+    damping: Damping = eqx.field(default=None, metadata=NOT_NEGATIVE)
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
         self.required_rank(jacobian.out_size(), jacobian.in_size())
@@ -62,10 +57,6 @@ class OverparametrizedFlow(AbstractLiftedFlow):
     **Raises:** `ValueError` where it is used with K < QN.
     """
 
-    solver: AbstractLiftSolver = Auto()
-    metric: AbstractMetric = Euclidean()
-    damping: Damping = None
-
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params < num_rows:
             raise ValueError(
@@ -86,10 +77,6 @@ class UnderparametrizedFlow(AbstractLiftedFlow):
 
     **Raises:** `ValueError` where it is used with K > QN.
     """
-
-    solver: AbstractLiftSolver = Auto()
-    metric: AbstractMetric = Euclidean()
-    damping: Damping = None
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
         if num_params > num_rows:
@@ -123,10 +110,6 @@ class AdaptedFlow(AbstractLiftedFlow):
     ```
     """
 
-    solver: AbstractLiftSolver = Auto()
-    metric: AbstractMetric = Euclidean()
-    damping: Damping = None
-
     def required_rank(self, num_rows: int, num_params: int) -> int:
         return min(num_rows, num_params)
 
@@ -147,10 +130,6 @@ class RankAdaptiveFlow(AbstractLiftedFlow):
     - `solver`: how to solve; `Auto()` by default. Its `cutoff` decides which singular values count.
     - `metric`, `damping`: as for `AdaptedFlow`.
     """
-
-    solver: AbstractLiftSolver = Auto()
-    metric: AbstractMetric = Euclidean()
-    damping: Damping = None
 
     def required_rank(self, num_rows: int, num_params: int) -> None:
         return None

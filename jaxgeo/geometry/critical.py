@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from numpy.typing import NDArray
 
 from jaxgeo._checks import MOST, check_count, check_number, check_rows, is_count
@@ -102,20 +102,19 @@ class _Frame(NamedTuple):
 
 
 class _Cost(eqx.Module):
-    """C as a function of the K trainable numbers."""
+    """C as a function of the K trainable numbers, of a problem that has no others."""
 
     problem: Problem
-    params: Params
+    params: PyTree
 
     def __call__(self, theta: Float[Array, " K"]) -> Float[Array, ""]:
         return self.problem.cost(self.at(theta))
 
     def flat(self) -> Float[Array, " K"]:
-        return ravel_pytree(self.problem.partition(self.params)[0])[0]
+        return ravel_pytree(self.params)[0]
 
-    def at(self, theta: Float[Array, " K"]) -> Params:
-        trainable, frozen = self.problem.partition(self.params)
-        return eqx.combine(ravel_pytree(trainable)[1](theta), frozen)
+    def at(self, theta: Float[Array, " K"]) -> PyTree:
+        return ravel_pytree(self.params)[1](theta)
 
     def hessian(self, theta: Float[Array, " K"], directions: Float[Array, "m K"]) -> Float[Array, "m K"]:
         """The Hessian of C times each direction."""
@@ -133,7 +132,7 @@ def _frame(cost: _Cost, theta: Float[Array, " K"], rank: int) -> _Frame:
 
 @eqx.filter_jit
 def _frame_at(problem: Problem, params: Params, rank: int) -> _Frame:
-    cost = _Cost(problem, params)
+    cost = _Cost(*problem.restrict(params))
     return _frame(cost, cost.flat(), rank)
 
 
@@ -206,7 +205,7 @@ def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> C
     _, values, basis = np.linalg.svd(gradients)
     count = count_above(values, rtol) if state.rank else 0
     span, tangent = basis[:count], basis[count:]
-    cost = _Cost(problem, params)
+    cost = _Cost(*problem.restrict(params))
     theta = cost.flat()
     curved = np.asarray(eqx.filter_jit(cost.hessian)(theta, jnp.asarray(span, theta.dtype)), np.float64)
     small = curved @ span.T
@@ -233,13 +232,13 @@ def nearest_critical(problem: Problem, params: Params, rank: int, num_steps: int
 
 @eqx.filter_jit
 def _nearest(problem: Problem, params: Params, rank: int, num_steps: int) -> Params:
-    cost = _Cost(problem, params)
+    cost = _Cost(*problem.restrict(params))
 
     def step(theta: Array, _: None) -> tuple[Array, None]:
         return _correct(cost, theta, rank), None
 
     theta, _ = jax.lax.scan(step, cost.flat(), length=num_steps)
-    return cost.at(theta)
+    return cost.problem.extend(cost.at(theta))[1]
 
 
 def _correct(cost: _Cost, theta: Float[Array, " K"], rank: int) -> Float[Array, " K"]:
@@ -306,7 +305,7 @@ def _checked_rank(problem: Problem, params: Params, rank: int) -> int:
 def _walk(
     problem: Problem, params: Params, direction: Float[Array, " K"], step: float, num_steps: int, rank: int
 ) -> Walk:
-    cost = _Cost(problem, params)
+    cost = _Cost(*problem.restrict(params))
 
     def look(theta: Array) -> tuple[Array, Array]:
         return cost(theta), jnp.linalg.norm(_frame(cost, theta, rank).components)

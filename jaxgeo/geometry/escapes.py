@@ -68,13 +68,13 @@ def find_escape(problem: Problem, params: Params, *, max_directions: int = 64) -
 
 @eqx.filter_jit
 def _find(problem: Problem, params: Params, max_directions: int) -> Escape:
-    trainable, frozen = problem.partition(params)
+    problem, trainable = problem.restrict(params)
     flat, unravel = ravel_pytree(trainable)
     if flat.size > MAX_PARAMS:
         raise ValueError(f"`escape` forms the Hessian of the cost, for K ≤ {MAX_PARAMS} parameters; got K={flat.size}.")
 
     def cost(theta: Float[Array, " K"]) -> Float[Array, ""]:
-        return problem.cost(eqx.combine(unravel(theta), frozen))
+        return problem.cost(unravel(theta))
 
     curvatures, normals = jnp.linalg.eigh(jax.hessian(cost)(flat))
     normals = normals[:, :max_directions].T
@@ -89,7 +89,7 @@ def _find(problem: Problem, params: Params, max_directions: int) -> Escape:
     costs = jax.lax.map(costs_along, normals)
     costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
     alpha, step = jnp.unravel_index(jnp.argmin(costs), costs.shape)
-    end = eqx.combine(unravel(flat + kappas[step] * normals[alpha]), frozen)
+    _, end = problem.extend(unravel(flat + kappas[step] * normals[alpha]))
     return Escape(end, cost(flat), costs[alpha, step], alpha, kappas[step], curvatures[alpha])
 
 

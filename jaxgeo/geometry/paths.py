@@ -112,12 +112,11 @@ def lift_path(
 
 @eqx.filter_jit
 def _follow(problem: Problem, params: Params, path: Path, num_steps: int, solver: AbstractLiftSolver) -> LiftedPath:
-    trainable, frozen = problem.partition(params)
-    field = _PathField(path, solver, frozen)
+    problem, trainable = problem.restrict(params)
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
     zero = jnp.zeros((), dtype)
     solution = dfx.diffeqsolve(
-        dfx.ODETerm(field),
+        dfx.ODETerm(_PathField(path, solver)),
         dfx.Dopri8(),
         t0=zero,
         t1=jnp.ones((), dtype),
@@ -129,7 +128,7 @@ def _follow(problem: Problem, params: Params, path: Path, num_steps: int, solver
     )
     assert solution.ys is not None
     displacement, length, output_length = jax.tree.map(lambda leaf: leaf[0], solution.ys)
-    end = eqx.combine(jax.tree.map(jnp.add, trainable, displacement), frozen)
+    _, end = problem.extend(jax.tree.map(jnp.add, trainable, displacement))
     return LiftedPath(end, displacement, length, optx.two_norm(displacement), output_length)
 
 
@@ -138,12 +137,10 @@ class _PathField(eqx.Module):
 
     path: Path
     solver: AbstractLiftSolver
-    frozen: PyTree
 
     def __call__(self, t: Any, state: tuple, args: tuple[Problem, PyTree]) -> tuple:
         problem, start = args
-        trainable = jax.tree.map(jnp.add, start, state[0])
-        jacobian = problem.jacobian(eqx.combine(trainable, self.frozen))
+        jacobian = problem.jacobian(jax.tree.map(jnp.add, start, state[0]))
         _, velocity = jax.jvp(self.path, (t,), (jnp.ones_like(t),))
         lifted, _ = self.solver.solve(jacobian, velocity)
         return lifted, optx.two_norm(lifted), jnp.linalg.norm(jacobian.mv(lifted))

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import as_real, check_function
+from jaxgeo._fields import FUNCTION, Checked
 from jaxgeo.geometry.dense import dense_jacobian
 from jaxgeo.linalg.lifting import check_output_velocity, check_solver, check_velocity, lift, lift_gradient
 from jaxgeo.linalg.solvers import AbstractLiftSolver
@@ -100,7 +101,7 @@ class ConstantField(eqx.Module):
         return self.value
 
 
-class HorizontalField(eqx.Module):
+class HorizontalField(Checked):
     """θ ↦ D⁺v(x[θ]), the horizontal lift of a vector field v on output space.
 
     Paper: (2.31)
@@ -115,12 +116,8 @@ class HorizontalField(eqx.Module):
     """
 
     problem: Problem
-    field: Callable[[Float[Array, "N Q"]], Float[Array, "N Q"]]
-    solver: AbstractLiftSolver | None = None
-
-    def __check_init__(self):
-        check_function("field", self.field)
-        check_solver(self.solver)
+    field: Callable[[Float[Array, "N Q"]], Float[Array, "N Q"]] = eqx.field(metadata=FUNCTION)
+    solver: AbstractLiftSolver | None = eqx.field(converter=check_solver, default=None)
 
     def __call__(self, params: Params) -> PyTree:
         return lift(self.problem, params, self.field(self.problem.outputs(params)), self.solver)
@@ -271,11 +268,11 @@ def _bends(
     problem: Problem, params: Params, basis: Float[Array, "rank K"], psi: Float[Array, "rank QN"]
 ) -> Float[Array, "rank rank K"]:
     """∂ᵢ(Dᵀψⱼ) for directions i of the basis."""
-    jacobian = problem.jacobian(params)
-    flat, unravel = ravel_pytree(jacobian.trainable)
+    problem, trainable = problem.restrict(params)
+    flat, unravel = ravel_pytree(trainable)
 
     def pulled(theta: Array, rows: Array) -> Array:
-        at = problem.jacobian(eqx.combine(unravel(theta), jacobian.frozen))
+        at = problem.jacobian(unravel(theta))
         return ravel_pytree(at.T.mv(rows.reshape(at.outputs.shape)))[0]
 
     def bend(direction: Array, rows: Array) -> Array:

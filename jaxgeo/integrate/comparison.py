@@ -8,9 +8,9 @@ import optimistix as optx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_count
+from jaxgeo._checks import MOST, check_count, check_number, check_positive
 from jaxgeo.flows import OutputFlow
-from jaxgeo.integrate.times import check_times, check_tolerances
+from jaxgeo.integrate.times import check_save_at
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
@@ -52,8 +52,9 @@ def solve_output_flow(
 
     ```
     """
-    check_times(0.0, None, 1.0, None, save_at)
-    check_tolerances(rtol, atol)
+    check_save_at(save_at)
+    check_positive("rtol", rtol)
+    check_number("atol", atol, least=0, most=MOST)
     check_count("max_steps", max_steps)
     problem.check(params)
     outputs = problem.outputs(params)

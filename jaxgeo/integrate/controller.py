@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._fields import NOT_NEGATIVE, POSITIVE, Checked
 from jaxgeo.integrate.field import trainable_of
-from jaxgeo.integrate.times import check_tolerances
 from jaxgeo.problem import Problem
 
 Scalar = Float[Array, ""] | float
@@ -21,7 +21,7 @@ def default_rtol(dtype: jnp.dtype) -> float:
     return 1e-6 if float(jnp.finfo(dtype).eps) < 1e-10 else 1e-3
 
 
-class OutputController(dfx.AbstractAdaptiveStepSizeController):
+class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
     """A PID controller that measures the error of a step where the flow lives: in the outputs.
 
     With θ̂ the error estimate of the ODE solver, the error of a step is D θ̂, and every output's must stay below
@@ -33,26 +33,22 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
 
     - `rtol`, `atol`: tolerances, relative to the deviation and in units of the outputs.
     - `pid`: the controller proper, whose own tolerances and norm are replaced.
-    - `frozen`: the leaves of params that are not integrated, None elsewhere, where there are any.
 
     **Raises:** `ValueError` unless `rtol` > 0 and `atol` ≥ 0.
     """
 
-    rtol: Scalar
-    atol: Scalar
+    rtol: Scalar = eqx.field(metadata=POSITIVE)
+    atol: Scalar = eqx.field(metadata=NOT_NEGATIVE)
     norm: Callable[[PyTree], Scalar]
     pid: dfx.PIDController
-    frozen: PyTree
 
-    def __init__(self, rtol: Scalar, atol: Scalar, pid: dfx.PIDController | None = None, frozen: PyTree = None):
-        check_tolerances(rtol, atol)
+    def __init__(self, rtol: Scalar, atol: Scalar, pid: dfx.PIDController | None = None):
         self.rtol = rtol
         self.atol = atol
         self.norm = optx.rms_norm
         if pid is None:
             pid = dfx.PIDController(rtol, atol)
         self.pid = eqx.tree_at(lambda pid: (pid.rtol, pid.atol), pid, (rtol, atol))
-        self.frozen = frozen
 
     def wrap(self, direction: int | Array) -> "OutputController":
         return eqx.tree_at(lambda self: self.pid, self, self.pid.wrap(direction))
@@ -63,7 +59,7 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
             # A hundredth of the time in which the deviation would vanish at its present speed; in output space that
             # time is N, which also serves where there is nothing to measure.
             velocity = func(terms, t0, y0, args)
-            outputs, speed = jax.jvp(self._outputs(problem), (trainable_of(y0),), (trainable_of(velocity),))
+            outputs, speed = jax.jvp(problem.outputs, (trainable_of(y0),), (trainable_of(velocity),))
             dt0 = 0.01 * self.norm(problem.loss.deviation(outputs)) / self.norm(speed)
             usable = jnp.isfinite(dt0) & (dt0 > 0)
             dt0 = jnp.minimum(jnp.where(usable, dt0, 0.01 * problem.num_samples), t1 - t0)
@@ -77,15 +73,10 @@ class OutputController(dfx.AbstractAdaptiveStepSizeController):
                 "`stepsize_controller=diffrax.ConstantStepSize()` with `dt0`, or a solver such as `diffrax.Tsit5()`."
             )
         problem: Problem = args
-        before = self.norm(problem.loss.deviation(self._outputs(problem)(trainable_of(y0))))
-        outputs, error = jax.jvp(self._outputs(problem), (trainable_of(y1_candidate),), (trainable_of(y_error),))
+        before = self.norm(problem.loss.deviation(problem.outputs(trainable_of(y0))))
+        outputs, error = jax.jvp(problem.outputs, (trainable_of(y1_candidate),), (trainable_of(y_error),))
         after = self.norm(problem.loss.deviation(outputs))
         size = jnp.max(jnp.abs(error))
         # A velocity that could not be solved for arrives as NaN or inf: infinite error, so the step is retried.
         size = jnp.where(jnp.isfinite(size) & jnp.isfinite(after), size, jnp.inf)
         return self.pid.adapt_step_size(t0, t1, before, after, args, size, error_order, controller_state)
-
-    def _outputs(self, problem: Problem) -> Callable[[PyTree], Float[Array, "N Q"]]:
-        if self.frozen is None:
-            return problem.outputs
-        return lambda trainable: problem.outputs(eqx.combine(trainable, self.frozen))

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo import theory
-from jaxgeo._checks import check_kind
+from jaxgeo._fields import Checked, by
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.integrate.field import Measured, trainable_of
-from jaxgeo.integrate.wrapped import AbstractSolverAround
+from jaxgeo.integrate.wrapped import SOLVER, AbstractSolverAround
 from jaxgeo.linalg.lifting import check_lift_solver
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.solvers import AbstractLiftSolver
@@ -29,7 +29,7 @@ class Start(eqx.Module):
     deviation: Float[Array, "N Q"]
 
 
-class OrbitCorrector(AbstractSolverAround):
+class OrbitCorrector(Checked, AbstractSolverAround):
     """A diffrax solver, each of whose steps is followed by one lift of x_exact(s) − x[θ].
 
     Paper: (2.7)
@@ -49,7 +49,6 @@ class OrbitCorrector(AbstractSolverAround):
 
     - `solver`: any diffrax solver, such as `diffrax.Tsit5()`.
     - `lift_solver`: how to lift; `jaxgeo.linalg.Auto()` by default.
-    - `frozen`: what is not integrated of params; `solve_flow` sets it.
 
     **Raises:** `ValueError` for what is no solver, and for a cost that is no L2 cost.
 
@@ -64,13 +63,8 @@ class OrbitCorrector(AbstractSolverAround):
     ```
     """
 
-    solver: dfx.AbstractSolver
-    lift_solver: AbstractLiftSolver = Auto()
-    frozen: PyTree = None
-
-    def __check_init__(self):
-        check_kind("solver", self.solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
-        check_lift_solver("lift_solver", self.lift_solver)
+    solver: dfx.AbstractSolver = eqx.field(metadata=SOLVER)
+    lift_solver: AbstractLiftSolver = eqx.field(default=Auto(), metadata=by(check_lift_solver))
 
     @property
     def stepper(self) -> dfx.AbstractSolver:
@@ -97,18 +91,17 @@ class OrbitCorrector(AbstractSolverAround):
                 f"`OrbitCorrector` needs an L2 cost, whose orbits are known in the outputs; got "
                 f"{type(problem.loss).__name__}. Integrate with the wrapped solver itself."
             )
-        outputs = problem.outputs(eqx.combine(trainable_of(state), self.frozen))
+        outputs = problem.outputs(trainable_of(state))
         return Start(jnp.asarray(s, outputs.dtype), problem.loss.deviation(outputs))
 
     def change(self, start: Start, s: Time, state: PyTree, problem: Problem) -> PyTree:
         """D⁺(x_exact(s) − x[θ]), to be added to `state`; path lengths stay."""
-        jacobian = problem.jacobian(eqx.combine(trainable_of(state), self.frozen))
+        jacobian = problem.jacobian(trainable_of(state))
         # Deviations from y, not outputs: near the end of an orbit they are small, and known to more digits.
         elapsed = jnp.asarray(s, start.s.dtype) - start.s
         wanted = theory.outputs_at(elapsed, start.deviation, jnp.zeros_like(start.deviation), problem.num_samples)
         change, _ = self.lift_solver.solve(jacobian, wanted - problem.loss.deviation(jacobian.outputs))
-        if self.frozen is None:
-            change = jacobian.embed(change)
+        change = jacobian.embed(change)
         return Measured(change, jax.tree.map(jnp.zeros_like, state.lengths)) if isinstance(state, Measured) else change
 
 

@@ -124,6 +124,8 @@ def explain_defect(
     check_count("num_times", num_times, least=2)
     check_number("tolerance", tolerance, least=0)
     problem = problem.without_ignored()
+    problem.check(params)
+    problem, params = problem.restrict(params)
     times = np.linspace(0.0, s1, num_times)
     constant = None if dt0 is None else dfx.ConstantStepSize()
 
@@ -157,8 +159,7 @@ def explain_defect(
     scale = np.linalg.norm(exact)
     solve, rank, gram = np.zeros(len(times)), np.zeros(len(times)), np.zeros(len(times))
     for index in range(len(found.s)):
-        trainable = jax.tree.map(lambda leaf, index=index: leaf[index], found.records)
-        point = eqx.combine(trainable, problem.partition(params)[1])
+        point = jax.tree.map(lambda leaf, index=index: leaf[index], found.records)
         solve[index], rank[index], gram[index] = _leaks(problem, flow, point, float(found.s[index]))
     outputs = np.asarray(problem.outputs(found.params), np.float64)
     round_off = eps * (np.linalg.norm(outputs) + np.linalg.norm(outputs.reshape(-1) - end))
@@ -177,7 +178,7 @@ def explain_defect(
 
 
 def _parameters(s: Float[Array, ""], params: Params, problem: Problem) -> PyTree:
-    return problem.partition(params)[0]
+    return params
 
 
 def _integral(values: NDArray[np.float64], times: NDArray[np.float64]) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo._checks import check_count, check_positive
+from jaxgeo._fields import COUNT, POSITIVE, Checked
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.field import trainable_of
 from jaxgeo.linalg.rank import rank_record
@@ -19,7 +19,7 @@ from jaxgeo.problem import Problem
 Threshold = Callable[[Float[Array, ""], Params, Problem], Float[Array, ""] | Bool[Array, ""]]
 
 
-class GradientBelow(eqx.Module):
+class GradientBelow(Checked):
     """log(|∇θC| / `tol`), with ∇θC = Dᵀ∇ₓC: one VJP, and no lift.
 
     Paper: (1.18)
@@ -35,10 +35,7 @@ class GradientBelow(eqx.Module):
     ```
     """
 
-    tol: float
-
-    def __check_init__(self):
-        check_positive("tol", self.tol)
+    tol: float = eqx.field(metadata=POSITIVE)
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
         del s
@@ -47,16 +44,13 @@ class GradientBelow(eqx.Module):
         return _log_ratio(optx.two_norm(gradient), self.tol)
 
 
-class TrappingBelow(eqx.Module):
+class TrappingBelow(Checked):
     """log of |Dᵀ∇ₓC| / |∇ₓC| over `ratio`: the standard flow is trapped where that is small.
 
     Paper: (3.4)
     """
 
-    ratio: float
-
-    def __check_init__(self):
-        check_positive("ratio", self.ratio)
+    ratio: float = eqx.field(metadata=POSITIVE)
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
         del s
@@ -68,31 +62,25 @@ class TrappingBelow(eqx.Module):
         return _log_ratio(optx.two_norm(jacobian.T.mv(aim / unit)), self.ratio)
 
 
-class RankBelow(eqx.Module):
+class RankBelow(Checked):
     """Whether rank(D) is below `rank`, at the end of a step: a rank has no moment at which it is crossed.
 
     Paper: (4.1)
     """
 
-    rank: int
-
-    def __check_init__(self):
-        check_count("rank", self.rank)
+    rank: int = eqx.field(metadata=COUNT)
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Bool[Array, ""]:
         return rank_record(s, params, problem).rank < self.rank
 
 
-class ConditionAbove(eqx.Module):
+class ConditionAbove(Checked):
     """log(`limit` / cond(D)), for the singular values that count towards the rank.
 
     `cond(D)` is the square root of cond(DDᵀ).
     """
 
-    limit: float
-
-    def __check_init__(self):
-        check_positive("limit", self.limit)
+    limit: float = eqx.field(metadata=POSITIVE)
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
         return _log_ratio(rank_record(s, params, problem).smallest, 1 / self.limit)
@@ -102,7 +90,6 @@ class Crossed(eqx.Module):
     """A threshold as an event of diffrax."""
 
     threshold: Threshold
-    frozen: PyTree
 
     def __call__(self, t, y, args, **kwargs) -> Float[Array, ""] | Bool[Array, ""]:
         del kwargs
@@ -115,7 +102,7 @@ class Crossed(eqx.Module):
         return jnp.where(value, -jnp.ones((), default), jnp.ones((), default)) if is_narrow(t) else value
 
     def _value(self, s: Float[Array, ""], state: PyTree, problem: Problem) -> Float[Array, ""] | Bool[Array, ""]:
-        return self.threshold(s, eqx.combine(trainable_of(state), self.frozen), problem)
+        return self.threshold(s, trainable_of(state), problem)
 
     def holds(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Bool[Array, ""]:
         """Whether it is crossed already; diffrax sees only what changes along a step."""
@@ -151,7 +138,7 @@ class Stalled(eqx.Module):
     """
 
     flow: AbstractFlow
-    rate: float
+    rate: float | Float[Array, ""]
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Bool[Array, ""]:
         jacobian = problem.jacobian(params)

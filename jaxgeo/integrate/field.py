@@ -35,13 +35,12 @@ def trainable_of(state: PyTree) -> PyTree:
 
 
 class Field(eqx.Module):
-    """A flow on the trainable part of params alone."""
+    """A flow on the trainable parameters of a problem that has no others."""
 
     flow: AbstractFlow
-    frozen: PyTree
 
     def __call__(self, s: Any, state: PyTree, problem: Problem) -> PyTree:
-        jacobian = problem.jacobian(eqx.combine(trainable_of(state), self.frozen))
+        jacobian = problem.jacobian(trainable_of(state))
         velocity = self.flow.velocity(s, jacobian)
         if not isinstance(state, Measured):
             return velocity

@@ -1,6 +1,5 @@
 """One integration of a flow with all its options, from a point and a time: as often as it is started anew."""
 
-from collections.abc import Callable
 from typing import Any
 
 import diffrax as dfx
@@ -12,9 +11,9 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import is_concrete
 from jaxgeo.costs.squares import AbstractSquares
-from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
+from jaxgeo.integrate.options import Options, Whole
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
 from jaxgeo.integrate.times import Scalar, latest_end, times_within
@@ -22,110 +21,61 @@ from jaxgeo.integrate.watch import Watch, Watched
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
-Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
-
 
 class Integration(eqx.Module):
-    """An ODE and how to integrate it.
+    """An ODE of the trainable parameters and how to integrate it, from wherever it is started.
 
+    - `options`: those of `solve_flow`.
+    - `solver`, `controller`: as chosen by the options or by default.
     - `watch`: the solver that compares each step with what the flow promises; None where there is nothing to compare.
+    - `stops`: what may end it early.
     - `law`: whether the cost falls as e^{-2s/N} while D has full rank.
-    - The others are those of `solve_flow`, with its defaults put in.
     """
 
-    flow: AbstractFlow
-    frozen: PyTree
+    options: Options
     solver: dfx.AbstractSolver
     watch: Watch | None
     controller: dfx.AbstractStepSizeController
     stops: Stops
     law: bool
-    s1: Scalar | None
-    cost_tol: Scalar | None
-    dt0: Scalar | None
-    record: Record | None
-    path_lengths: bool
-    max_steps: int | None
-    adjoint: dfx.AbstractAdjoint
-    progress_meter: dfx.AbstractProgressMeter
 
-    def integrate(self, problem: Problem, params: Params, s0: Scalar, save_at: ArrayLike | None) -> FlowSolution:
-        """From `params` at `s0`."""
-        trainable, _ = problem.partition(params)
+    def integrate(self, problem: Problem, trainable: PyTree, s0: Scalar, save_at: ArrayLike | None) -> FlowSolution:
+        """From `trainable` at `s0`, which are all parameters of the problem."""
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
-        cost0 = problem.cost(params)
+        cost0 = problem.cost(trainable)
         check_cost(cost0)
         # A float64 time would promote float32 parameters.
         s0 = jnp.asarray(s0, dtype)
-        end, stopping_time = latest_end(problem, cost0, s0, self.s1, self.cost_tol, self.law)
+        end, stopping_time = latest_end(problem, cost0, s0, self.options.s1, self.options.cost_tol, self.law)
         holding = self.stops.holding(s0, trainable, problem)
         end = jnp.where(holding >= 0, s0, end).astype(dtype)
-        controller, times = self.controller, None
-        if save_at is not None:
-            times = times_within(jnp.asarray(save_at, dtype), end)
-            if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
-                controller = dfx.ClipStepSizeController(controller, step_ts=times)
-        observe = _Observe(self.frozen, self.record)
-        zero = jnp.zeros((), dtype)
-        state = Measured(trainable, PathLengths(zero, zero)) if self.path_lengths else trainable
+        times = None if save_at is None else times_within(jnp.asarray(save_at, dtype), end)
 
-        solution = dfx.diffeqsolve(
-            dfx.ODETerm(Field(self.flow, self.frozen)),
-            self.solver if self.watch is None else self.watch,
-            t0=s0,
-            t1=end,
-            dt0=None if self.dt0 is None else jnp.asarray(self.dt0, dtype),
-            y0=state,
-            args=problem,
-            saveat=dfx.SaveAt(
-                subs=[
-                    dfx.SubSaveAt(t1=True),
-                    dfx.SubSaveAt(t0=True, steps=True, fn=observe)
-                    if times is None
-                    else dfx.SubSaveAt(ts=times, fn=observe),
-                ],
-                solver_state=self.watch is not None,
-            ),
-            stepsize_controller=controller,
-            adjoint=self.adjoint,
-            event=self.stops.event(float(jnp.finfo(dtype).eps)),
-            max_steps=self.max_steps,
-            throw=False,
-            progress_meter=self.progress_meter,
-        )
+        solution = self._solve(problem, trainable, s0, end, times)
         assert solution.ys is not None
         assert solution.ts is not None
-        final, recorded = solution.ys
         final_s, s = solution.ts
+        final_s = final_s[0]
+        final, recorded = solution.ys
         final = trainable_of(jax.tree.map(lambda leaf: leaf[0], final))
         if isinstance(self.solver, OrbitCorrector) and self.stops.thresholds:
             # An event ends between two steps, where the orbit is interpolated.
-            change = self.solver.change(self.solver.start(s0, trainable, problem), final_s[0], final, problem)
+            change = self.solver.change(self.solver.start(s0, trainable, problem), final_s, final, problem)
             final = jax.tree.map(jnp.add, final, change)
         result, fired = self.stops.outcome(solution, cost0, holding)
-        params = eqx.combine(final, self.frozen)
-        if self.cost_tol is not None:
-            result = _in_precision(result, problem, params, jnp.asarray(self.cost_tol, dtype))
-        seen = {}
-        if self.watch is not None:
-            assert solution.solver_state is not None
-            watched: Watched = solution.solver_state[1]
-            result = watched.judge(result, self.watch.strict)
-            seen = {
-                "left_law_at": watched.left_law_at,
-                "rank_lost_at": watched.rank_lost_at,
-                "continuation": watched.continuation,
-            }
+        if self.options.cost_tol is not None:
+            result = _in_precision(result, problem, final, jnp.asarray(self.options.cost_tol, dtype))
+        result, seen = self._seen(result, solution)
         s, (costs, records, lengths) = _trim(s, recorded)
         return FlowSolution(
-            params=params,
+            params=problem.extend(final)[1],
             s=s,
             costs=costs,
             num_samples=problem.num_samples,
             initial_s=s0,
             initial_cost=cost0,
-            final_s=final_s[0],
-            final_cost=problem.cost(params),
+            final_s=final_s,
+            final_cost=problem.cost(final),
             stopping_time=stopping_time,
             records=records,
             path_lengths=lengths,
@@ -136,10 +86,52 @@ class Integration(eqx.Module):
             **seen,
         )
 
+    def _solve(
+        self, problem: Problem, trainable: PyTree, s0: Array, end: Array, times: Float[Array, " times"] | None
+    ) -> dfx.Solution:
+        """diffrax's solution, which holds the end and the record."""
+        zero = jnp.zeros((), s0.dtype)
+        state = Measured(trainable, PathLengths(zero, zero)) if self.options.path_lengths else trainable
+        observe = _Observe(self.options.record)
+        controller, recorded = self.controller, dfx.SubSaveAt(t0=True, steps=True, fn=observe)
+        if times is not None:
+            recorded = dfx.SubSaveAt(ts=times, fn=observe)
+            if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
+                controller = dfx.ClipStepSizeController(controller, step_ts=times)
+        return dfx.diffeqsolve(
+            dfx.ODETerm(Field(self.options.flow)),
+            self.solver if self.watch is None else self.watch,
+            t0=s0,
+            t1=end,
+            dt0=None if self.options.dt0 is None else jnp.asarray(self.options.dt0, s0.dtype),
+            y0=state,
+            args=problem,
+            saveat=dfx.SaveAt(subs=[dfx.SubSaveAt(t1=True), recorded], solver_state=self.watch is not None),
+            stepsize_controller=controller,
+            event=self.stops.event(float(jnp.finfo(s0.dtype).eps)),
+            throw=False,
+            max_steps=self.options.max_steps,
+            adjoint=self.options.adjoint or dfx.RecursiveCheckpointAdjoint(),
+            progress_meter=self.options.progress_meter or dfx.NoProgressMeter(),
+        )
+
+    def _seen(self, result: RESULTS, solution: dfx.Solution) -> tuple[RESULTS, dict[str, Any]]:
+        """How it ended by what was seen on the way, and what that was."""
+        if self.watch is None:
+            return result, {}
+        assert solution.solver_state is not None
+        watched: Watched = solution.solver_state[1]
+        result = watched.judge(result, self.watch.strict)
+        return result, {
+            "left_law_at": watched.left_law_at,
+            "rank_lost_at": watched.rank_lost_at,
+            "continuation": watched.continuation,
+        }
+
     def stuck(self, found: FlowSolution) -> bool:
         """Whether it ended where the flow has nowhere to go."""
         where = [RESULTS.stalled, RESULTS.step_size_vanished, RESULTS.rank_lost]
-        if self.s1 is None:
+        if self.options.s1 is None:
             # By the law the cost should be down by now.
             where.append(RESULTS.cost_tol_not_reached)
         return any(found.result == result for result in where)
@@ -178,14 +170,13 @@ def _in_precision(result: RESULTS, problem: Problem, params: Params, cost_tol: F
 class _Observe(eqx.Module):
     """What is recorded at a moment of the flow."""
 
-    frozen: PyTree
-    record: Record | None
+    record: Whole | None
 
     def __call__(self, s: Any, state: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree, PathLengths | None]:
-        params = eqx.combine(trainable_of(state), self.frozen)
-        cost = problem.cost(params)
+        trainable = trainable_of(state)
+        cost = problem.cost(trainable)
         # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.
-        records = None if self.record is None else self.record(s, params, problem)
+        records = None if self.record is None else self.record(s, trainable, problem)
         records = jax.tree.map(
             lambda leaf: leaf if eqx.is_inexact_array(leaf) else jnp.asarray(leaf, cost.dtype), records
         )

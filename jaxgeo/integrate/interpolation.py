@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count, check_flag, check_kind, is_concrete
+from jaxgeo._checks import check_count, check_kind, is_concrete
 from jaxgeo.flows import InterpolationFlow
 from jaxgeo.integrate.field import Field
 from jaxgeo.linalg.lifting import check_solver
@@ -99,8 +99,6 @@ def solve_interpolation(
     """
     check_count("num_steps", num_steps)
     check_count("end_steps", end_steps)
-    for name, flag in (("open_loop", open_loop), ("rank_check", rank_check), ("throw", throw)):
-        check_flag(name, flag)
     if solver is not None:
         check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Euler()`")
     lift_solver = check_solver(lift_solver, "lift_solver")
@@ -133,16 +131,15 @@ def _walk(
     num_steps: int,
     end_steps: int,
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"], Params]:
-    trainable, frozen = problem.partition(params)
-    cost = _Cost(frozen)
+    problem, trainable = problem.restrict(params)
     open_loop = flow.initial_deviation is not None
     last = num_steps if open_loop else num_steps - 1
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
     times = jnp.arange(last + 1, dtype=dtype) / num_steps
-    costs = problem.cost(params)[None]
+    costs = problem.cost(trainable)[None]
     if last:
         walk = dfx.diffeqsolve(
-            dfx.ODETerm(Field(flow, frozen)),
+            dfx.ODETerm(Field(flow)),
             solver,
             t0=times[0],
             t1=times[-1],
@@ -150,7 +147,7 @@ def _walk(
             y0=trainable,
             args=problem,
             stepsize_controller=dfx.StepTo(times),
-            saveat=dfx.SaveAt(subs=[dfx.SubSaveAt(t1=True), dfx.SubSaveAt(steps=True, fn=cost)]),
+            saveat=dfx.SaveAt(subs=[dfx.SubSaveAt(t1=True), dfx.SubSaveAt(steps=True, fn=_cost)]),
             max_steps=last,
             throw=False,
         )
@@ -158,14 +155,14 @@ def _walk(
         trainable = jax.tree.map(lambda leaf: leaf[0], walk.ys[0])
         costs = jnp.concatenate([costs, walk.ys[1]])
     if open_loop:
-        return times, costs, eqx.combine(trainable, frozen)
+        return times, costs, problem.extend(trainable)[1]
 
     def newton(carry: tuple[PyTree, Array], step: None) -> tuple[tuple[PyTree, Array], Array]:
         trainable, before = carry
-        jacobian = problem.jacobian(eqx.combine(trainable, frozen))
+        jacobian = problem.jacobian(trainable)
         change, _ = flow.solver.solve(*counted(jacobian, -problem.loss.deviation(jacobian.outputs)))
         moved = jax.tree.map(jnp.add, trainable, change)
-        after = cost(1.0, moved, problem)
+        after = problem.cost(moved)
         better = after < before
         trainable = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, trainable)
         after = jnp.where(better, after, before)
@@ -173,11 +170,8 @@ def _walk(
 
     (trainable, _), ends = jax.lax.scan(newton, (trainable, costs[-1]), None, length=end_steps)
     times = jnp.concatenate([times, jnp.ones(end_steps, dtype)])
-    return times, jnp.concatenate([costs, ends]), eqx.combine(trainable, frozen)
+    return times, jnp.concatenate([costs, ends]), problem.extend(trainable)[1]
 
 
-class _Cost(eqx.Module):
-    frozen: PyTree
-
-    def __call__(self, t: float | Float[Array, ""], trainable: PyTree, problem: Problem) -> Float[Array, ""]:
-        return problem.cost(eqx.combine(trainable, self.frozen))
+def _cost(t: float | Float[Array, ""], trainable: PyTree, problem: Problem) -> Float[Array, ""]:
+    return problem.cost(trainable)

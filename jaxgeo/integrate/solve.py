@@ -1,27 +1,20 @@
 """`solve_flow`: train by integrating a flow with a diffrax solver."""
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import diffrax as dfx
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import PyTree
 
-from jaxgeo._checks import check_count, check_flag, check_function, check_kind, is_concrete
-from jaxgeo.costs.squares import AbstractSquares
-from jaxgeo.flows import AbstractFlow, AbstractLiftedFlow
-from jaxgeo.integrate.controller import OutputController, default_rtol
-from jaxgeo.integrate.corrector import OrbitCorrector
-from jaxgeo.integrate.events import CostReached, Stalled, Threshold
-from jaxgeo.integrate.integration import Integration, Record, check_cost, largest_output
+from jaxgeo._checks import check_count, check_function, check_kind, is_concrete
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.integrate.events import Threshold
+from jaxgeo.integrate.integration import Integration
+from jaxgeo.integrate.options import Options, Record
+from jaxgeo.integrate.preparation import prepare
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
-from jaxgeo.integrate.stops import Stops
-from jaxgeo.integrate.times import Scalar, check_times, check_tolerances, times_after
-from jaxgeo.integrate.watch import Watch
-from jaxgeo.linalg.rank import check_rank
+from jaxgeo.integrate.times import Scalar, check_save_at, check_times, times_after
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -106,127 +99,63 @@ def solve_flow(
     ```
     """
     check_kind("problem", problem, Problem, "a `jaxgeo.Problem`")
-    check_kind("flow", flow, AbstractFlow, "a flow, such as `jaxgeo.AdaptedFlow()`")
-    if not isinstance(events, Sequence) or not all(callable(event) for event in events):
-        raise ValueError(f"`events` must be a list of functions (s, params, problem); got {events!r}.")
-    if solver is not None:
-        check_kind("solver", solver, dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
-    if stepsize_controller is not None:
-        controllers = dfx.AbstractStepSizeController
-        check_kind("stepsize_controller", stepsize_controller, controllers, "a step-size controller of diffrax")
-    if adjoint is not None:
-        check_kind("adjoint", adjoint, dfx.AbstractAdjoint, "an adjoint of diffrax")
-    if progress_meter is not None:
-        check_kind("progress_meter", progress_meter, dfx.AbstractProgressMeter, "a progress meter of diffrax")
-    for name, function in (("record", record), ("restart", restart)):
-        if function is not None:
-            check_function(name, function)
-    for name, flag in (("path_lengths", path_lengths), ("rank_check", rank_check), ("throw", throw)):
-        check_flag(name, flag)
-    check_count("max_restarts", max_restarts, least=0)
-    check_times(s0, s1, cost_tol, dt0, save_at)
-    check_tolerances(rtol, atol)
-    if max_steps is not None:
-        check_count("max_steps", max_steps)
-        max_steps = int(max_steps)
-    problem = problem.without_ignored()
-    problem.check(params)
-    trainable, frozen = problem.partition(params)
-    dtype = jnp.result_type(*jax.tree.leaves(trainable))
-    eps = float(jnp.finfo(dtype).eps)
-    rows, size = problem.num_rows(params), problem.num_params(params)
-    required = flow.required_rank(rows, size)
-    check_cost(problem.cost(params))
-    if rank_check and required is not None and is_concrete((params, problem)):
-        check_rank(problem, params, required)
-    law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
-    if rtol is None:
-        rtol = default_rtol(dtype)
-    if stepsize_controller is None:
-        # Steps this short mean that no step at all is good enough: the velocity is not finite or jumps.
-        pid = dfx.PIDController(rtol, 0.0, dtmin=1e-10 * problem.num_samples, force_dtmin=False)
-        stepsize_controller = OutputController(
-            rtol, eps * jnp.maximum(largest_output(problem, params), rtol) if atol is None else atol, pid, frozen=frozen
-        )
-    elif isinstance(stepsize_controller, OutputController) and stepsize_controller.frozen is None:
-        given = stepsize_controller
-        stepsize_controller = OutputController(given.rtol, given.atol, given.pid, frozen)
-    solver = dfx.Tsit5() if solver is None else solver
-    if isinstance(solver, OrbitCorrector):
-        solver = _prepare(solver, frozen, exact=law and required == rows)
-    watch = _watch(flow, solver, stepsize_controller, frozen, law, required)
-    stops = Stops(frozen, tuple(events))
-    if cost_tol is not None:
-        # What the tolerance of a step leaves of a velocity that should be zero counts as zero. A flow that bears
-        # rank loss follows its law only while there is none.
-        stalled = None if law and required == rows else Stalled(flow, (10 * rtol) ** 2)
-        stops = Stops(frozen, stops.events, CostReached(jnp.asarray(cost_tol, dtype)), stalled)
-
-    integration = Integration(
+    options = Options(
         flow=flow,
-        frozen=frozen,
-        solver=solver,
-        watch=watch,
-        controller=stepsize_controller,
-        stops=stops,
-        law=law,
         s1=s1,
         cost_tol=cost_tol,
+        events=events,
+        solver=solver,
+        rtol=rtol,
+        atol=atol,
+        stepsize_controller=stepsize_controller,
         dt0=dt0,
         record=record,
         path_lengths=path_lengths,
         max_steps=max_steps,
-        adjoint=dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        progress_meter=dfx.NoProgressMeter() if progress_meter is None else progress_meter,
+        adjoint=adjoint,
+        progress_meter=progress_meter,
     )
-    found = integration.integrate(problem, params, s0, save_at)
-    for _ in range(int(max_restarts)):
-        if restart is None or not integration.stuck(found):
+    if restart is not None:
+        check_function("restart", restart)
+    check_count("max_restarts", max_restarts, least=0)
+    check_times(s0, s1, cost_tol)
+    if save_at is not None:
+        check_save_at(save_at, s0, s1)
+    problem = problem.without_ignored()
+    problem.check(params)
+    restricted, trainable = problem.restrict(params)
+    integration = prepare(options, restricted, trainable, rank_check)
+    found = integration.integrate(restricted, trainable, s0, save_at)
+    if restart is not None:
+        found = _restarted(integration, found, problem, restart, int(max_restarts), save_at)
+    return _raise_unless_accepted(found, options) if throw else found
+
+
+def _restarted(
+    integration: Integration,
+    found: FlowSolution,
+    problem: Problem,
+    restart: Restart,
+    max_restarts: int,
+    save_at: ArrayLike | None,
+) -> FlowSolution:
+    """`found`, gone on with from other parameters as often as it has nowhere to go."""
+    for _ in range(max_restarts):
+        if not integration.stuck(found):
             break
-        left = None if save_at is None else times_after(jnp.asarray(save_at, dtype), found.final_s)
-        again = integration.integrate(problem, restart(problem, found.params), found.final_s, left)
-        found = found.followed_by(again)
-    return _raise_unless_accepted(found, s1, len(events)) if throw else found
+        left = None if save_at is None else times_after(jnp.asarray(save_at, found.s.dtype), found.final_s)
+        restricted, trainable = problem.restrict(restart(problem, found.params))
+        found = found.followed_by(integration.integrate(restricted, trainable, found.final_s, left))
+    return found
 
 
-def _prepare(solver: OrbitCorrector, frozen: PyTree, exact: bool) -> OrbitCorrector:
-    if not exact:
-        warnings.warn(
-            "`OrbitCorrector` corrects only what lies in range(D) along a flow that makes no demand of rank(D) = QN. "
-            "That is right where range(D) does not change along the orbit; where it turns, the corrected orbit is "
-            "another curve to the same critical points.",
-            stacklevel=3,
-        )
-    return eqx.tree_at(lambda solver: solver.frozen, solver, frozen, is_leaf=lambda leaf: leaf is None)
-
-
-def _watch(
-    flow: AbstractFlow,
-    solver: dfx.AbstractSolver,
-    controller: dfx.AbstractStepSizeController,
-    frozen: PyTree,
-    law: bool,
-    required: int | None,
-) -> Watch | None:
-    """The solver, watched; None for a flow that goes through no lift, and bears any D."""
-    strict = required is not None
-    if not (strict or law or isinstance(flow, AbstractLiftedFlow)):
-        return None
-    adaptive = isinstance(controller, dfx.AbstractAdaptiveStepSizeController)
-    while isinstance(controller, dfx.ClipStepSizeController):
-        controller = controller.controller
-    known = (controller.rtol, controller.atol) if isinstance(controller, OutputController) else None
-    # Once rank is lost, a flow that goes on is not on the law.
-    return Watch(solver, frozen, law and strict, strict, adaptive, known)
-
-
-def _raise_unless_accepted(found: FlowSolution, s1: Scalar | None, num_events: int) -> FlowSolution:
+def _raise_unless_accepted(found: FlowSolution, options: Options) -> FlowSolution:
     # Coming to the end of an `s1` that was asked for is no failure, although the result tells; nor is an event.
     accepted = found.result == RESULTS.successful
-    if s1 is not None:
+    if options.s1 is not None:
         accepted = accepted | (found.result == RESULTS.cost_tol_not_reached)
         accepted = accepted | (found.result == RESULTS.precision_reached)
-    if num_events:
+    if options.events:
         accepted = accepted | (found.result == RESULTS.event_occurred)
     if is_concrete(accepted):
         if not accepted:

@@ -15,7 +15,6 @@ from jaxgeo.problem import Problem
 class Stops(eqx.Module):
     """The thresholds of an integration: events of the user, the cost, and where that ceases to fall."""
 
-    frozen: PyTree
     events: tuple[Threshold, ...]
     cost: CostReached | None = None
     stalled: Stalled | None = None
@@ -29,14 +28,14 @@ class Stops(eqx.Module):
         """All of them as one event of diffrax, with the moment found by bisection."""
         if not self.thresholds:
             return None
-        crossed = [Crossed(threshold, self.frozen) for threshold in self.thresholds]
+        crossed = [Crossed(threshold) for threshold in self.thresholds]
         return dfx.Event(crossed, DownwardCrossing(rtol=4 * eps), direction=False)
 
     def holding(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Int[Array, ""]:
         """Which of the user's events holds at the start already, −1 for none; one past the last for a stalled cost."""
         # diffrax looks at a boolean event by itself before the first step.
         looked_at = (*self.events, self.stalled) if self.stalled is not None and is_narrow(s) else self.events
-        return _first([Crossed(event, self.frozen).holds(s, trainable, problem) for event in looked_at])
+        return _first([Crossed(event).holds(s, trainable, problem) for event in looked_at])
 
     def outcome(
         self, solution: dfx.Solution, cost0: Float[Array, ""], holding: Int[Array, ""]

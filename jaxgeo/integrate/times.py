@@ -7,25 +7,24 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxgeo import theory
-from jaxgeo._checks import MOST, as_real, check_number, check_positive, is_concrete
+from jaxgeo._checks import MOST, as_real, check_number, is_concrete
 from jaxgeo.problem import Problem
 
 Scalar = float | Float[Array, ""]
 
 
-def check_times(
-    s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None, dt0: Scalar | None, save_at: ArrayLike | None
-) -> None:
-    """Raise `ValueError` unless `s1` or `cost_tol` gives an end to integrate to, and the other times are usable."""
+def check_times(s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None) -> None:
+    """Raise `ValueError` unless `s1` or `cost_tol` gives an end to integrate to, and that is not before `s0`."""
     if s1 is None and cost_tol is None:
         raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
-    for name, value in (("s1", s1), ("cost_tol", cost_tol), ("dt0", dt0)):
-        if value is not None:
-            check_positive(name, value)
     check_number("s0", s0, least=0, most=MOST)
     if s1 is not None and is_concrete((s0, s1)) and s1 < s0:
         raise ValueError(f"`s1` must not come before `s0`; got s0={s0} and s1={s1}.")
-    if save_at is None or not is_concrete(save_at):
+
+
+def check_save_at(save_at: ArrayLike, s0: Scalar = 0.0, s1: Scalar | None = None) -> None:
+    """Raise `ValueError` unless `save_at` are increasing times from `s0` to `s1`; traced ones are let through."""
+    if not is_concrete(save_at):
         return
     # Under `jit` too, where arrays made of numbers would be traced.
     with jax.ensure_compile_time_eval():
@@ -38,14 +37,6 @@ def check_times(
         raise ValueError(f"`save_at` must not come before `s0`={s0}; got {times[0]}.")
     if s1 is not None and is_concrete(s1) and times[-1] > s1:
         raise ValueError(f"`save_at` must not go beyond `s1`={s1}; got {times[-1]}.")
-
-
-def check_tolerances(rtol: Scalar | None, atol: Scalar | None) -> None:
-    """Raise `ValueError` where tolerances of an integration are none: `rtol` > 0, `atol` ≥ 0."""
-    if rtol is not None:
-        check_positive("rtol", rtol)
-    if atol is not None:
-        check_number("atol", atol, least=0, most=MOST)
 
 
 def latest_end(

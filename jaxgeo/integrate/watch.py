@@ -104,7 +104,6 @@ class Watch(AbstractSolverAround):
     **Arguments:**
 
     - `stepper`: the ODE solver.
-    - `frozen`: the leaves of params that are not integrated, None elsewhere.
     - `law`: whether the outputs follow (2.7) to the end: not along a flow that goes on where D loses rank.
     - `strict`: whether the orbit ends where D loses rank. A flow that makes no demand of the rank goes on.
     - `adaptive`: whether a step is made again where its error estimate is too large.
@@ -112,7 +111,6 @@ class Watch(AbstractSolverAround):
     """
 
     stepper: dfx.AbstractSolver
-    frozen: PyTree
     law: bool = eqx.field(static=True)
     strict: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
@@ -135,7 +133,7 @@ class Watch(AbstractSolverAround):
     def begin(self, s: Time, state: PyTree, problem: Problem) -> Watched:
         """Nothing seen yet."""
         trainable, problem = freeze((trainable_of(state), problem))
-        outputs = problem.outputs(eqx.combine(trainable, self.frozen))
+        outputs = problem.outputs(trainable)
         s, zero = jnp.asarray(s), jnp.zeros((), outputs.dtype)
         never = jnp.full((), jnp.inf, s.dtype)
         return Watched(
@@ -270,15 +268,11 @@ class Watch(AbstractSolverAround):
         self, trainable: PyTree, step: PyTree, velocity: PyTree | None, problem: Problem
     ) -> tuple[Float[Array, "N Q"], Float[Array, "N Q"], Float[Array, ""], Float[Array, "N Q"] | None]:
         """x, DΔθ, the round-off of x in units of eps, and ∂ₛx; the third is |Dδ| for random δ as large as θ."""
-
-        def moved(tangent: PyTree) -> tuple[Array, Array]:
-            return jax.jvp(
-                lambda trainable: problem.outputs(eqx.combine(trainable, self.frozen)), (trainable,), (tangent,)
-            )
-
         probe = jax.tree.map(lambda leaf: _random(leaf) * leaf, trainable)
         tangents = [step, probe] if velocity is None else [step, probe, velocity]
-        value, moves = jax.vmap(moved, out_axes=(None, 0))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *tangents))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tangents)
+        move = jax.vmap(lambda tangent: jax.jvp(problem.outputs, (trainable,), (tangent,)), out_axes=(None, 0))
+        value, moves = move(stacked)
         return value, moves[0], _norm(moves[1]), None if velocity is None else moves[2]
 
 

@@ -4,6 +4,11 @@ import diffrax as dfx
 import equinox as eqx
 from jaxtyping import PyTree
 
+from jaxgeo._fields import kind
+
+# Metadata of a field for a solver of diffrax.
+SOLVER = kind(dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
+
 
 class AbstractSolverAround(dfx.AbstractWrappedSolver):
     """A diffrax solver that makes the steps of `stepper`, and does something with them.

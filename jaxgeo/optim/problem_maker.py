@@ -8,7 +8,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxgeo._checks import check_flag, check_function, is_trainable_leaf
+from jaxgeo._checks import check_function, is_trainable_leaf
 from jaxgeo._trainable import selected, statistics_in
 from jaxgeo.costs import L2, AbstractCost, SampleWeighted
 from jaxgeo.problem import Problem

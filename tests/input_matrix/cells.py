@@ -29,6 +29,39 @@ class Entry(NamedTuple):
     names: Mapping[str, tuple[str, ...]] = {}
 
 
+def entry(
+    name: str,
+    call: Callable[..., Any],
+    good: Mapping[str, Any] | None = None,
+    /,
+    *,
+    named: Mapping[str, tuple[str, ...]] | None = None,
+    **cases: Mapping[str, Case],
+) -> Entry:
+    """An `Entry`: which kinds of values go in place of which argument; `named` is its `names`."""
+    return Entry(name, call, good or {}, cases, named or {})
+
+
+def refused(**values: Any) -> dict[str, Case]:
+    """Cases that have to be refused, by their kinds with _ for a space."""
+    return {kind.rstrip("_").replace("_", " "): Case(value, True) for kind, value in values.items()}
+
+
+def works(**values: Any) -> dict[str, Case]:
+    """Cases that may work, by their kinds with _ for a space."""
+    return {kind.rstrip("_").replace("_", " "): Case(value, False) for kind, value in values.items()}
+
+
+def without(cases: Mapping[str, Case], *kinds: str) -> dict[str, Case]:
+    """All but those kinds."""
+    return {kind: case for kind, case in cases.items() if kind not in kinds}
+
+
+def only(cases: Mapping[str, Case], *kinds: str) -> dict[str, Case]:
+    """None but those kinds."""
+    return {kind: case for kind, case in cases.items() if kind in kinds}
+
+
 class Unusual(Exception):
     """Raised by a function of the user's."""
 

@@ -4,61 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from input_matrix.cells import Case, Entry
-from input_matrix.values import LABELS, X, Y, count, floats, number
+from input_matrix.cells import Entry, entry, refused, without, works
+from input_matrix.values import COUNT, LABELS, POSITIVE, X, Y, floats
 
 
 def estimators() -> list[Entry]:
     from jaxgeo.estimators import JaxgeoClassifier, JaxgeoRegressor
 
     small: dict[str, Any] = {"hidden_layer_sizes": (2,), "max_iter": 2, "random_state": 0}
-    fitted = JaxgeoRegressor(**small).fit(X, Y[:, 0])
-    # scikit-learn reads text that spells numbers, and dates as numbers.
-    reads = {"dates": Case(np.full(X.shape, np.datetime64("2026-01-01")), False)}
-    targets = {k: v for k, v in floats(Y[:, 0]).items() if k not in ("strings", "dates")}
-    rows = floats(X) | reads | {"strings of text": Case(np.full(X.shape, "a"), True)}
-    del rows["strings"]
-    more = {"more axes": Case(np.ones((4, 2, 3)), True)}
-    predicted = {k: v for k, v in rows.items() if k not in ("another length",)} | {
-        "one sample": Case(X[:1], False),
-        "other columns": Case(np.ones((2, 3)), True),
-    }
-    classes = {
-        "strings": Case(np.array(["a", "b", "a", "b"]), False),
-        "bool": Case(np.array([True, False, True, False]), False),
-        "floats": Case(np.array([0.0, 1.0, 0.0, 1.0]), False),
-        "continuous": Case(Y[:, 0], True),
-        "NaN": Case(np.array([0.0, 1.0, np.nan, 1.0]), True),
-        "one class": Case(np.ones(4), True),
-        "None": Case(None, True),
-        "object": Case(np.array([0, "a", None, 1], object), True),
-        "another length": Case(np.arange(5) % 2, True),
-        "one-hot": Case(np.eye(4), True),
-        "list": Case([0, 1, 0, 1], False),
-    }
-    options = {
-        "hidden_layer_sizes": {
-            "zero": Case((0,), True),
-            "number": Case(3, True),
-            "text": Case("3", True),
-            "None": Case(None, True),
-            "empty": Case((), False),
-            "list": Case([2], False),
-        },
-        "damping": number(),
-        "max_iter": count(),
-        "tol": number(),
-        "validation_fraction": {k: v for k, v in number().items() if k != "inf"},
-        "n_iter_no_change": count(),
-        "early_stopping": {"None": Case(None, True), "text": Case("yes", True)},
-        "precision": {"None": Case(None, True), "float16": Case("float16", True), "vector": Case(np.ones(2), True)},
-        "random_state": {
-            "text": Case("seed", True),
-            "negative": Case(-1, True),
-            "None": Case(None, False),
-            "RandomState": Case(np.random.RandomState(0), False),
-        },
-    }
+    y = Y[:, 0]
     # What scikit-learn and NumPy say of data that are no real numbers, without a name.
     conversion = ("Complex data not supported", "could not convert string to float", "a real number")
     says = {
@@ -66,30 +20,65 @@ def estimators() -> list[Entry]:
         "y": ("y", "label", "samples", "target", *conversion),
         "random_state": ("random_state", "seed", "Seed"),
     }
+    # scikit-learn reads text that spells numbers, and dates as numbers.
+    rows = without(floats(X), "strings") | works(dates=np.full(X.shape, np.datetime64("2026-01-01")))
+    rows |= refused(strings_of_text=np.full(X.shape, "a"), more_axes=np.ones((4, 2, 3)))
+    other = works(one_sample=X[:1]) | refused(other_columns=np.ones((2, 3)))
+    classes = works(
+        strings=np.array(["a", "b", "a", "b"]),
+        bool=np.array([True, False, True, False]),
+        floats=np.array([0.0, 1.0, 0.0, 1.0]),
+        list=[0, 1, 0, 1],
+    ) | refused(
+        continuous=y,
+        NaN=np.array([0.0, 1.0, np.nan, 1.0]),
+        one_class=np.ones(4),
+        None_=None,
+        object=np.array([0, "a", None, 1], object),
+        another_length=np.arange(5) % 2,
+    )
+    classes |= {"one-hot": refused(x=np.eye(4))["x"]}
+
+    def regress(X: Any = X, y: Any = y, at: Any = X, **options: Any) -> Any:
+        return JaxgeoRegressor(**(small | options)).fit(X, y).predict(at)
+
+    def classify(y: Any = LABELS, **options: Any) -> Any:
+        return JaxgeoClassifier(**(small | options)).fit(X, y).predict_proba(X)
+
     return [
-        Entry(
+        entry(
             "JaxgeoRegressor.fit",
-            lambda X, y: JaxgeoRegressor(**small).fit(X, y).predict(np.ones((1, 2))),
-            {"X": X, "y": Y[:, 0]},
-            {"X": rows | more, "y": targets | more},
-            says,
+            regress,
+            {"at": np.ones((1, 2))},
+            named=says,
+            X=rows,
+            y=without(floats(y), "strings", "dates") | refused(more_axes=np.ones((4, 2, 3))),
         ),
-        Entry("JaxgeoRegressor.predict", fitted.predict, {"X": X}, {"X": predicted | more}, says),
-        Entry(
-            "JaxgeoClassifier.fit",
-            lambda y: JaxgeoClassifier(**small).fit(X, y).predict_proba(X),
-            {"y": LABELS},
-            {"y": classes},
-            says,
+        entry(
+            "JaxgeoRegressor.predict",
+            JaxgeoRegressor(**small).fit(X, y).predict,
+            named=says,
+            X=without(rows, "another length") | other,
         ),
-        Entry(
-            "JaxgeoRegressor", lambda **a: JaxgeoRegressor(**(small | a)).fit(X, Y[:, 0]).predict(X), {}, options, says
+        entry("JaxgeoClassifier.fit", classify, named=says, y=classes),
+        entry(
+            "JaxgeoRegressor",
+            regress,
+            named=says,
+            hidden_layer_sizes=refused(zero=(0,), number=3, text="3", None_=None) | works(empty=(), list=[2]),
+            damping=POSITIVE,
+            max_iter=COUNT,
+            tol=POSITIVE,
+            validation_fraction=without(POSITIVE, "inf"),
+            n_iter_no_change=COUNT,
+            early_stopping=refused(None_=None, text="yes"),
+            precision=refused(None_=None, float16="float16", vector=np.ones(2)),
+            random_state=refused(text="seed", negative=-1) | works(None_=None, RandomState=np.random.RandomState(0)),
         ),
-        Entry(
+        entry(
             "JaxgeoClassifier",
-            lambda **a: JaxgeoClassifier(**(small | a)).fit(X, LABELS).predict(X),
-            {},
-            {"loss": {"None": Case(None, True), "text": Case("hinge", True), "vector": Case(np.ones(2), True)}},
-            says,
+            classify,
+            named=says,
+            loss=refused(None_=None, text="hinge", vector=np.ones(2)),
         ),
     ]

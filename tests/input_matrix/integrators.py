@@ -9,23 +9,51 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from input_matrix.cells import Case, Entry
+from input_matrix.cells import Case, Entry, entry, only, refused, without, works
 from input_matrix.values import (
+    BY_PARAMS,
+    COUNT,
+    INDEX,
+    NOT_NEGATIVE,
+    OPTIONAL_FUNCTION,
     PARAMS,
+    POSITIVE,
     PROBLEM,
+    SOLVERS,
+    UNREAD,
     X,
     Y,
     apply,
-    called,
     count,
     floats,
     networks,
     number,
     params,
-    solvers,
-    switch,
 )
 from jaxgeo.integrate import LineDeviation, explain_defect, load_point, save_point, spectrum_record
+
+TIMES = refused(
+    decreasing=np.array([0.5, 0.2]),
+    beyond=np.array([0.5, 2.0]),
+    NaN=np.array([0.5, np.nan]),
+    negative=np.array([-0.5, 0.2]),
+    empty=np.array([]),
+    matrix=np.ones((2, 2)),
+    scalar=0.5,
+    text="0.5",
+    strings=np.array(["0.1", "0.5"]),
+) | works(list=[0.5, 0.7], integers=np.array([0, 1]))
+SOME = without(POSITIVE, "NumPy scalar")
+DEVIATIONS = only(floats(Y), "NaN", "inf", "complex", "strings", "another length", "JAX")
+METRICS = {"class": Case(jg.metrics.CostHessian, True)} | refused(
+    None_=None, matrix=np.eye(1), text="euclidean", of_other_outputs=jg.metrics.Weighted(np.ones(2))
+)
+METRICS |= works(weighted=jg.metrics.Weighted(np.ones(1)))
+
+
+def ode_solvers(kind: type) -> dict[str, Case]:
+    """In place of a solver of diffrax."""
+    return {"class": Case(kind, True)} | refused(text=kind.__name__) | works(None_=None)
 
 
 def integrators() -> list[Entry]:
@@ -33,204 +61,107 @@ def integrators() -> list[Entry]:
         solution = jg.solve_flow(**arguments)
         return solution.params, solution.s, solution.costs
 
-    start = {"problem": PROBLEM, "flow": jg.AdaptedFlow(), "params": PARAMS, "s1": 1.0}
-    by_params = {"params": ("params", "apply", "dot_general")}
-    times = {
-        "decreasing": Case(np.array([0.5, 0.2]), True),
-        "beyond": Case(np.array([0.5, 2.0]), True),
-        "NaN": Case(np.array([0.5, np.nan]), True),
-        "negative": Case(np.array([-0.5, 0.2]), True),
-        "empty": Case(np.array([]), True),
-        "matrix": Case(np.ones((2, 2)), True),
-        "scalar": Case(0.5, True),
-        "list": Case([0.5, 0.7], False),
-        "integers": Case(np.array([0, 1]), False),
-        "text": Case("0.5", True),
-        "strings": Case(np.array(["0.1", "0.5"]), True),
+    def walk(**arguments: Any) -> Any:
+        return jg.solve_interpolation(PROBLEM, **({"params": PARAMS, "num_steps": 2, "end_steps": 1} | arguments)).costs
+
+    def compare(**arguments: Any) -> Any:
+        return jg.solve_output_flow(PROBLEM, **({"params": PARAMS, "save_at": np.array([0.5, 1.0])} | arguments))
+
+    def network(apply: Any) -> Any:
+        return flow(problem=jg.Problem(apply, X, jg.L2(Y)), flow=jg.StandardFlow(), params=PARAMS, s1=1.0)
+
+    start = {"problem": PROBLEM, "flow": jg.AdaptedFlow(), "params": PARAMS}
+    to_time, to_cost = start | {"s1": 1.0}, start | {"cost_tol": 1e-2}
+    by_diffrax = {
+        "stepsize_controller": dfx.ConstantStepSize,
+        "adjoint": dfx.ForwardMode,
+        "progress_meter": dfx.NoProgressMeter,
     }
-    some = {name: case for name, case in number().items() if name not in ("NumPy scalar",)}
     return [
-        Entry(
+        entry(
             "solve_flow",
             flow,
-            start,
-            {
-                "params": params(),
-                "s1": some,
-                "dt0": some | {"inf": Case(float("inf"), True)},
-                "save_at": times,
-                "rtol": some,
-                "max_steps": count(),
-            },
-            by_params,
-        ),
-        Entry(
-            "solve_flow of a network",
-            lambda apply: flow(**(start | {"problem": jg.Problem(apply, X, jg.L2(Y)), "flow": jg.StandardFlow()})),
-            {"apply": apply},
-            {"apply": networks()},
-            {"apply": ("apply", "targets")},
-        ),
-        Entry(
-            "solve_flow to a cost",
-            flow,
-            {"problem": PROBLEM, "flow": jg.AdaptedFlow(), "params": PARAMS, "cost_tol": 1e-2},
-            {"cost_tol": some, "s0": number(zero=True)},
-        ),
-        Entry("solve_flow with atol", flow, start, {"atol": number(zero=True)}),
-        Entry(
-            "solve_flow of a flow",
-            flow,
-            start,
-            {
-                "flow": {"None": Case(None, True), "class": Case(jg.AdaptedFlow, True), "text": Case("adapted", True)},
-                "problem": {"None": Case(None, True), "function": Case(apply, True)},
-                "events": {"number": Case([1.0], True), "None": Case(None, True), "not a list": Case(1.0, True)},
+            to_time,
+            named=BY_PARAMS,
+            problem=refused(None_=None, function=apply),
+            flow=refused(None_=None, text="adapted") | {"class": Case(jg.AdaptedFlow, True)},
+            params=params(),
+            s1=SOME,
+            dt0=SOME,
+            save_at=TIMES,
+            rtol=SOME,
+            atol=NOT_NEGATIVE,
+            events=refused(number=[1.0], None_=None, not_a_list=1.0),
+            solver=ode_solvers(dfx.Tsit5),
+            record=OPTIONAL_FUNCTION,
+            restart=OPTIONAL_FUNCTION,
+            max_steps=COUNT,
+            max_restarts=INDEX,
+            **{
+                name: refused(text="diffrax", number=1.0) | {"class": Case(kind, True)}
+                for name, kind in by_diffrax.items()
             },
         ),
-        Entry(
+        entry("solve_flow of a network", network, named={"apply": ("apply", "targets")}, apply=networks()),
+        entry("solve_flow to a cost", flow, to_cost, cost_tol=SOME, s0=NOT_NEGATIVE),
+        entry(
             "solve_interpolation",
-            lambda **a: jg.solve_interpolation(PROBLEM, **a).costs,
-            {"params": PARAMS, "num_steps": 2, "end_steps": 1},
-            {"params": params(), "num_steps": count(), "end_steps": count()},
-            by_params,
+            walk,
+            named=BY_PARAMS,
+            params=params(),
+            num_steps=COUNT,
+            end_steps=COUNT,
+            solver=ode_solvers(dfx.Euler),
+            lift_solver=SOLVERS,
         ),
-        Entry(
+        entry(
             "solve_output_flow",
-            lambda **a: jg.solve_output_flow(PROBLEM, **a),
-            {"params": PARAMS, "save_at": np.array([0.5, 1.0])},
-            {
-                "params": params(),
-                "save_at": times | {"beyond": Case(np.array([0.5, 2.0]), False)},
-                "rtol": some,
-                "atol": some | {"zero": Case(0.0, False)},
-                "max_steps": count(),
-            },
-            by_params,
+            compare,
+            named=BY_PARAMS,
+            params=params(),
+            save_at=TIMES | works(beyond=np.array([0.5, 2.0])),
+            rtol=SOME,
+            atol=SOME | works(zero=0.0),
+            max_steps=COUNT,
+            metric={"class": Case(jg.metrics.CostHessian, True), "1": Case(1, True)} | works(None_=None),
         ),
-        Entry(
-            "HomotopyFlow",
-            lambda alpha: jg.HomotopyFlow(alpha)(0.0, PARAMS, PROBLEM),
-            {"alpha": 0.5},
-            {"alpha": number(zero=True)},
+        entry("GradientBelow", jg.GradientBelow, tol=SOME),
+        entry("TrappingBelow", jg.TrappingBelow, ratio=SOME),
+        entry("ConditionAbove", jg.ConditionAbove, limit=SOME),
+        entry("RankBelow", jg.RankBelow, rank=COUNT),
+        entry("OutputController", jg.OutputController, {"rtol": 1e-3, "atol": 1e-6}, rtol=SOME, atol=NOT_NEGATIVE),
+        entry(
+            "OrbitCorrector",
+            jg.OrbitCorrector,
+            {"solver": dfx.Tsit5()},
+            solver=ode_solvers(dfx.Tsit5) | refused(None_=None),
+            lift_solver=SOLVERS | refused(None_=None),
         ),
-        Entry("GradientBelow", jg.GradientBelow, {"tol": 1e-3}, {"tol": some}),
-        Entry("TrappingBelow", jg.TrappingBelow, {"ratio": 1e-3}, {"ratio": some}),
-        Entry("ConditionAbove", jg.ConditionAbove, {"limit": 1e3}, {"limit": some}),
-        Entry("RankBelow", jg.RankBelow, {"rank": 2}, {"rank": count()}),
-        Entry(
-            "OutputController",
-            jg.OutputController,
-            {"rtol": 1e-3, "atol": 1e-6},
-            {"rtol": some, "atol": number(zero=True)},
-        ),
-        Entry(
-            "solve_flow otherwise",
-            flow,
-            start,
-            {
-                "solver": {"None": Case(None, False), "class": Case(dfx.Tsit5, True), "text": Case("Tsit5", True)},
-                "record": called() | {"None": Case(None, False)},
-                "restart": called() | {"None": Case(None, False)},
-                "max_restarts": count(least=0),
-                "path_lengths": switch(),
-                "rank_check": switch(),
-                "throw": switch(),
-            },
-        ),
-        Entry(
-            "solve_flow by diffrax",
-            flow,
-            start,
-            {
-                name: {"text": Case("diffrax", True), "number": Case(1.0, True), "class": Case(kind, True)}
-                for name, kind in {
-                    "stepsize_controller": dfx.ConstantStepSize,
-                    "adjoint": dfx.ForwardMode,
-                    "progress_meter": dfx.NoProgressMeter,
-                }.items()
-            },
-        ),
-        Entry(
-            "solve_interpolation otherwise",
-            lambda **a: jg.solve_interpolation(PROBLEM, PARAMS, num_steps=2, end_steps=1, **a).costs,
-            {},
-            {
-                "solver": {"None": Case(None, False), "class": Case(dfx.Euler, True), "text": Case("Euler", True)},
-                "lift_solver": solvers(),
-                "open_loop": switch(),
-                "rank_check": switch(),
-                "throw": switch(),
-            },
-        ),
-        Entry(
-            "solve_output_flow otherwise",
-            lambda metric: jg.solve_output_flow(PROBLEM, PARAMS, np.array([0.5]), metric=metric),
-            {},
-            {"metric": {"None": Case(None, False), "class": Case(jg.metrics.CostHessian, True), "1": Case(1, True)}},
-        ),
-        *fields(),
+        *flows(),
         *reports(),
     ]
 
 
-def fields() -> list[Entry]:
-    """Of flows."""
-    metrics = {
-        "class": Case(jg.metrics.CostHessian, True),
-        "None": Case(None, True),
-        "matrix": Case(np.eye(1), True),
-        "text": Case("euclidean", True),
-        "of other outputs": Case(jg.metrics.Weighted(np.ones(2)), True),
-        "weighted": Case(jg.metrics.Weighted(np.ones(1)), False),
-    }
-    solver = solvers()
-    lift_solver = solvers() | {"None": Case(None, True)}
+def flows() -> list[Entry]:
     longer = jg.Problem(apply, np.vstack([X, -X]), jg.L2(np.vstack([Y, Y])))
-    kinds = {
-        "AdaptedFlow": (jg.AdaptedFlow, PROBLEM),
-        "OverparametrizedFlow": (jg.OverparametrizedFlow, PROBLEM),
-        "UnderparametrizedFlow": (jg.UnderparametrizedFlow, longer),
-        "RankAdaptiveFlow": (jg.RankAdaptiveFlow, PROBLEM),
-    }
-    entries = [
-        Entry(
-            name,
-            lambda kind=kind, problem=problem, **a: kind(**a)(0.0, PARAMS, problem),
-            {},
-            {"solver": solver, "metric": metrics, "damping": number(zero=True)},
-            {"metric": ("`metric", "the metric")},
-        )
-        for name, (kind, problem) in kinds.items()
-    ]
-    starts = {k: v for k, v in floats(Y).items() if k in ("NaN", "inf", "complex", "strings", "another length", "JAX")}
+    kinds = [jg.AdaptedFlow, jg.OverparametrizedFlow, jg.UnderparametrizedFlow, jg.RankAdaptiveFlow]
+    named = {"metric": ("`metric", "the metric")}
+
+    def velocity(kind: Any, **fields: Any) -> Any:
+        return kind(**fields)(0.0, PARAMS, longer if kind is jg.UnderparametrizedFlow else PROBLEM)
+
+    def comparison(metric: Any) -> Any:
+        return jg.OutputFlow(metric)(0.0, jnp.asarray(Y), PROBLEM)
+
+    fields = {"solver": SOLVERS, "metric": METRICS, "damping": NOT_NEGATIVE}
+    between = {"kind": jg.HomotopyFlow, "alpha": 0.5}
     return [
-        *entries,
-        Entry(
-            "HomotopyFlow by", lambda solver: jg.HomotopyFlow(0.5, solver)(0.0, PARAMS, PROBLEM), {}, {"solver": solver}
+        *(entry(kind.__name__, velocity, {"kind": kind}, named=named, **fields) for kind in kinds),
+        entry("HomotopyFlow", velocity, between, alpha=NOT_NEGATIVE, solver=SOLVERS),
+        entry(
+            "InterpolationFlow", velocity, {"kind": jg.InterpolationFlow}, initial_deviation=DEVIATIONS, solver=SOLVERS
         ),
-        Entry(
-            "InterpolationFlow",
-            lambda **a: jg.InterpolationFlow(**a)(0.5, PARAMS, PROBLEM),
-            {},
-            {"initial_deviation": starts, "solver": solver},
-        ),
-        Entry(
-            "OutputFlow",
-            lambda metric: jg.OutputFlow(metric)(0.0, jnp.asarray(Y), PROBLEM),
-            {},
-            {"metric": metrics},
-            {"metric": ("`metric", "the metric")},
-        ),
-        Entry(
-            "OrbitCorrector",
-            lambda **a: jg.OrbitCorrector(**a),
-            {"solver": dfx.Tsit5()},
-            {
-                "solver": {"class": Case(dfx.Tsit5, True), "None": Case(None, True), "text": Case("Tsit5", True)},
-                "lift_solver": lift_solver,
-            },
-        ),
+        entry("OutputFlow", comparison, named=named, metric=METRICS),
     ]
 
 
@@ -241,65 +172,48 @@ def reports() -> list[Entry]:
     (place / "text.eqx").write_text("no point")
     (place / "short.eqx").write_bytes((place / "point.eqx").read_bytes()[:-20])
     (place / "folder.eqx").mkdir()
-    unread = {k: v for k, v in params().items() if k not in ("NaN", "inf", "text leaf")}
-    by_network = {"params": ("`params", "`apply", "dot_general")}
-    paths = {"None": Case(None, True), "number": Case(1.5, True), "folder": Case(place / "folder.eqx", True)}
-    starts = {k: v for k, v in floats(Y).items() if k in ("NaN", "inf", "complex", "strings", "another length", "JAX")}
+    paths = refused(None_=None, number=1.5, folder=place / "folder.eqx")
+
+    def explain(**arguments: Any) -> Any:
+        start = {"flow": jg.AdaptedFlow(), "params": PARAMS, "s1": 1.0, "num_times": 2}
+        return explain_defect(PROBLEM, **(start | arguments)).total
+
+    def deviate(initial_deviation: Any) -> Any:
+        return LineDeviation(initial_deviation)(0.0, PARAMS, PROBLEM)
+
+    point = {"path": place / "new.eqx", "s": jnp.array(1.0), "params": PARAMS}
     return [
-        Entry(
+        entry(
             "explain_defect",
-            lambda **a: explain_defect(PROBLEM, **a).total,
-            {"flow": jg.AdaptedFlow(), "params": PARAMS, "s1": 1.0, "num_times": 2},
-            {
-                "flow": {"None": Case(None, True), "class": Case(jg.AdaptedFlow, True)},
-                "params": {k: v for k, v in params().items() if k in ("NaN", "None", "no arrays", "wrong shape")},
-                "s1": {k: v for k, v in number().items() if "scalar" not in k},
-                "num_times": count(least=2) | {"one": Case(1, True), "NumPy integer": Case(np.int64(2), False)},
-                "tolerance": number(zero=True, infinite=True),
-            },
-            by_network,
+            explain,
+            named=BY_PARAMS,
+            flow=refused(None_=None) | {"class": Case(jg.AdaptedFlow, True)},
+            params=only(params(), "NaN", "None", "no arrays", "wrong shape"),
+            s1=without(POSITIVE, "NumPy scalar", "JAX scalar"),
+            num_times=count(least=2) | refused(one=1) | works(NumPy_integer=np.int64(2)),
+            tolerance=number(zero=True, infinite=True),
         ),
-        Entry(
-            "spectrum_record",
-            lambda params: spectrum_record(0.0, params, PROBLEM),
-            {"params": PARAMS},
-            {"params": unread},
-            by_network,
-        ),
-        Entry(
-            "LineDeviation",
-            lambda initial_deviation: LineDeviation(initial_deviation)(0.0, PARAMS, PROBLEM),
-            {"initial_deviation": jnp.asarray(Y)},
-            {"initial_deviation": starts},
-        ),
-        Entry(
+        entry("spectrum_record", lambda params: spectrum_record(0.0, params, PROBLEM), named=BY_PARAMS, params=UNREAD),
+        entry("LineDeviation", deviate, initial_deviation=DEVIATIONS),
+        entry(
             "save_point",
             save_point,
-            {"path": place / "new.eqx", "s": jnp.array(1.0), "params": PARAMS},
-            {
-                "path": paths | {"in no folder": Case(place / "none" / "new", True)},
-                "s": {k: v for k, v in number(zero=True).items() if k not in ("negative", "tiny negative")},
-            },
+            point,
+            path=paths | refused(in_no_folder=place / "none" / "new"),
+            s=without(NOT_NEGATIVE, "negative", "tiny negative"),
         ),
-        Entry(
+        entry(
             "load_point",
             load_point,
             {"path": place / "point.eqx", "like": PARAMS},
-            {
-                "path": paths
-                | {
-                    "missing": Case(place / "none", True),
-                    "text": Case(place / "text", True),
-                    "cut short": Case(place / "short", True),
-                },
-                "like": {
-                    "None": Case(None, True),
-                    "float32": params()["float32"]._replace(refused=True),
-                    "wrong shape": params()["wrong shape"],
-                    "no arrays": Case({}, True),
-                    "a leaf more": Case(PARAMS | {"z": jnp.ones(2)}, True),
-                    "a leaf less": Case({"b": PARAMS["b"]}, True),
-                },
-            },
+            path=paths | refused(missing=place / "none", text=place / "text", cut_short=place / "short"),
+            like=only(params(), "wrong shape")
+            | refused(
+                None_=None,
+                float32=params()["float32"].value,
+                no_arrays={},
+                a_leaf_more=PARAMS | {"z": jnp.ones(2)},
+                a_leaf_less={"b": PARAMS["b"]},
+            ),
         ),
     ]

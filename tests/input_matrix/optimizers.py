@@ -8,174 +8,110 @@ import numpy as np
 import optax
 
 import jaxgeo as jg
-from input_matrix.cells import Case, Entry
+from input_matrix.cells import Case, Entry, entry, only, refused, without, works
 from input_matrix.values import (
+    COUNT,
+    DAMPING,
+    FUNCTION,
+    INDEX,
+    NOT_NEGATIVE,
     PARAMS,
+    POSITIVE,
+    RATE,
+    SOLVERS,
     X,
     Y,
     apply,
-    callable_rate,
-    called,
-    count,
     floats,
     networks,
     number,
-    optional,
     params,
-    solvers,
-    switch,
 )
+from jaxgeo import optim
+
+GRADS = jax.tree.map(jnp.zeros_like, PARAMS)
+GROWTH = number(infinite=True)
+MAKERS = {
+    "adapted_levenberg_marquardt": optim.adapted_levenberg_marquardt,
+    "linear_interpolation": optim.linear_interpolation,
+    "adapted_momentum": lambda learning_rate=0.5, **a: optim.adapted_momentum(learning_rate=learning_rate, **a),
+    "adapted_gradient_descent": lambda learning_rate=0.5, **a: optim.adapted_gradient_descent(
+        learning_rate=learning_rate, **a
+    ),
+    "scale_by_adapted_metric": optim.scale_by_adapted_metric,
+}
+# The arguments that each has besides those that all have.
+RATES = {"learning_rate": RATE | works(zero=0.0), "damping": DAMPING, "max_growth": GROWTH}
+OWN: dict[str, dict[str, dict[str, Case]]] = {
+    "adapted_levenberg_marquardt": {"acceleration": NOT_NEGATIVE},
+    "linear_interpolation": {"num_steps": COUNT, "max_growth": GROWTH, "corrections": INDEX},
+    "adapted_momentum": RATES | {"momentum": DAMPING, "norm_cap": GROWTH},
+    "adapted_gradient_descent": RATES,
+    "scale_by_adapted_metric": {"damping": DAMPING},
+}
+PARTS = {
+    "damping": optim.GainRatioDamping,
+    "trust_region": optim.TrustRegion,
+    "scaling": optim.ColumnScaling,
+    "cutoff": optim.RankCutoff,
+}
 
 
 def optimizers() -> list[Entry]:
-    grads = jax.tree.map(jnp.zeros_like, PARAMS)
-    transformations = {
-        "adapted_levenberg_marquardt": jg.optim.adapted_levenberg_marquardt(apply),
-        "linear_interpolation": jg.optim.linear_interpolation(apply),
-        "adapted_momentum": jg.optim.adapted_momentum(apply, learning_rate=0.5),
-        "adapted_gradient_descent": jg.optim.adapted_gradient_descent(apply, learning_rate=0.5),
-        "scale_by_adapted_metric": jg.optim.scale_by_adapted_metric(apply),
-    }
-    entries = []
-    for name, tx in transformations.items():
-        state = tx.init(PARAMS)
-
-        def update(tx: Any = tx, state: Any = state, **arguments: Any) -> Any:
-            updates, _ = tx.update(grads, state, arguments.pop("params"), **arguments)
-            return updates
-
-        unusual = {key: params()[key] for key in ("None", "text", "no arrays", "integers")}
-        fed = {"params": PARAMS, "inputs": X, "targets": Y}
-        cases: dict[str, Any] = {
-            "params": unusual,
-            "inputs": {k: v for k, v in floats(X).items() if k not in ("float32", "integers", "bool", "read-only")},
-            "targets": {k: v for k, v in floats(Y).items() if k not in ("float32", "bool")},
-            "weights": optional(floats(np.ones(4))),
-        }
-        entries.append(
-            Entry(
-                f"{name}.update",
-                update,
-                fed,
-                cases,
-                {"inputs": ("inputs", "targets", "apply"), "params": ("params", "inputs")},
-            )
-        )
-        entries.append(
-            Entry(
-                f"{name}.init",
-                lambda params, tx=tx: tx.init(params),
-                {"params": PARAMS},
-                {
-                    "params": {
-                        k: v
-                        for k, v in params().items()
-                        if k not in ("wrong shape", "NaN", "inf", "complex", "text leaf")
-                    }
-                },
-            )
-        )
-    rate = callable_rate(number())
+    def made(name: str, **arguments: Any) -> Any:
+        return MAKERS[name](**({"apply": apply} | arguments))
 
     def step(apply: Any) -> Any:
-        tx = jg.optim.adapted_levenberg_marquardt(apply)
-        return tx.update(grads, tx.init(PARAMS), PARAMS, inputs=X, targets=Y)[0]
+        tx = optim.adapted_levenberg_marquardt(apply)
+        return tx.update(GRADS, tx.init(PARAMS), PARAMS, inputs=X, targets=Y)[0]
 
+    every = {
+        "solver": SOLVERS,
+        "metric": {"class": Case(jg.metrics.CostHessian, True), "1": Case(1, True)} | refused(text="euclidean"),
+        "cost": refused(instance=jg.L2(Y), text="l2") | {"class": Case(jg.L2, False)},
+        "apply": FUNCTION,
+    }
+    parts = {
+        name: works(own=kind()) | refused(number=1.0) | {"class": Case(kind, True)} for name, kind in PARTS.items()
+    }
+    linesearch = FUNCTION | works(of_optax=optax.scale_by_backtracking_linesearch(5))
     # A function that cannot be called as it should has Python's own error here, which names the function.
-    unusual_networks = {k: v for k, v in networks().items() if k not in ("takes one argument", "branches on values")}
-    entries += [
-        Entry(
-            "a network in update", step, {"apply": apply}, {"apply": unusual_networks}, {"apply": ("apply", "targets")}
-        ),
-        Entry(
-            "adapted_gradient_descent",
-            lambda **a: jg.optim.adapted_gradient_descent(apply, **a),
-            {"learning_rate": 0.5},
-            {
-                "learning_rate": rate | {"zero": Case(0.0, False)},
-                "damping": callable_rate(number(zero=True)),
-                "max_growth": number(infinite=True),
-            },
-        ),
-        Entry(
-            "adapted_momentum",
-            lambda **a: jg.optim.adapted_momentum(apply, **a),
-            {"learning_rate": 0.5},
-            {
-                "learning_rate": rate | {"zero": Case(0.0, False)},
-                "momentum": callable_rate(number(zero=True)),
-                "damping": callable_rate(number(zero=True)),
-                "norm_cap": number(infinite=True),
-                "max_growth": number(infinite=True),
-            },
-        ),
-        Entry(
-            "scale_by_adapted_metric",
-            lambda **a: jg.optim.scale_by_adapted_metric(apply, **a),
-            {},
-            {"damping": callable_rate(number(zero=True))},
-        ),
-        Entry(
-            "adapted_levenberg_marquardt",
-            lambda **a: jg.optim.adapted_levenberg_marquardt(apply, **a),
-            {},
-            {"acceleration": optional(number(zero=True))},
-        ),
-        Entry(
-            "linear_interpolation",
-            lambda **a: jg.optim.linear_interpolation(apply, **a),
-            {},
-            {"num_steps": count(), "max_growth": number(infinite=True), "corrections": count(least=0)},
-        ),
-        Entry(
-            "GainRatioDamping",
-            jg.optim.GainRatioDamping,
-            {},
-            {name: number() for name in ("initial", "error", "decrease", "increase", "minimum", "maximum")}
-            | {name: count(least=0) for name in ("corrections", "halvings")},
-        ),
-        Entry("TrustRegion", jg.optim.TrustRegion, {}, {"factor": number()}),
-        Entry("ColumnScaling", jg.optim.ColumnScaling, {}, {"max_params": count(least=0)}),
-        Entry("RankCutoff", jg.optim.RankCutoff, {}, {"initial": number()}),
-    ]
-    return entries + parts()
-
-
-def parts() -> list[Entry]:
-    """What an optimizer is put together of."""
-    metrics = {"class": Case(jg.metrics.CostHessian, True), "text": Case("euclidean", True), "1": Case(1, True)}
-    costs = {"instance": Case(jg.L2(Y), True), "text": Case("l2", True), "class": Case(jg.L2, False)}
-    makers = {
-        "adapted_levenberg_marquardt": jg.optim.adapted_levenberg_marquardt,
-        "linear_interpolation": jg.optim.linear_interpolation,
-        "adapted_momentum": lambda **a: jg.optim.adapted_momentum(learning_rate=0.5, **a),
-        "adapted_gradient_descent": lambda **a: jg.optim.adapted_gradient_descent(learning_rate=0.5, **a),
-        "scale_by_adapted_metric": jg.optim.scale_by_adapted_metric,
-    }
-    kinds = {
-        "damping": jg.optim.GainRatioDamping,
-        "trust_region": jg.optim.TrustRegion,
-        "scaling": jg.optim.ColumnScaling,
-        "cutoff": jg.optim.RankCutoff,
-    }
+    unusual = without(networks(), "takes one argument", "branches on values")
+    damping = dict.fromkeys(("initial", "error", "decrease", "increase", "minimum", "maximum"), POSITIVE)
+    damping |= dict.fromkeys(("corrections", "halvings"), INDEX)
     return [
-        Entry(
-            "adapted_levenberg_marquardt of",
-            jg.optim.adapted_levenberg_marquardt,
-            {},
-            {
-                name: {"own": Case(kind(), False), "class": Case(kind, True), "number": Case(1.0, True)}
-                for name, kind in kinds.items()
-            }
-            | {"linesearch": called() | {"of optax": Case(optax.scale_by_backtracking_linesearch(5), False)}},
+        *(each for name in MAKERS for each in updates(name)),
+        entry("a network in update", step, named={"apply": ("apply", "targets")}, apply=unusual),
+        *(entry(name, made, {"name": name}, **cases) for name, cases in OWN.items()),
+        *(entry(f"{name} of", maker, **every) for name, maker in MAKERS.items()),
+        entry("adapted_levenberg_marquardt of", optim.adapted_levenberg_marquardt, linesearch=linesearch, **parts),
+        entry("GainRatioDamping", optim.GainRatioDamping, **damping),
+        entry("TrustRegion", optim.TrustRegion, factor=POSITIVE),
+        entry("ColumnScaling", optim.ColumnScaling, max_params=INDEX),
+        entry("RankCutoff", optim.RankCutoff, initial=POSITIVE),
+    ]
+
+
+def updates(name: str) -> list[Entry]:
+    tx = MAKERS[name](apply=apply)
+    state = tx.init(PARAMS)
+
+    def update(params: Any = PARAMS, **data: Any) -> Any:
+        return tx.update(GRADS, state, params, **({"inputs": X, "targets": Y} | data))[0]
+
+    return [
+        entry(
+            f"{name}.update",
+            update,
+            named={"inputs": ("inputs", "targets", "apply"), "params": ("params", "inputs")},
+            params=only(params(), "None", "text", "no arrays", "integers"),
+            inputs=without(floats(X), "float32", "integers", "bool", "read-only"),
+            targets=without(floats(Y), "float32", "bool"),
+            weights=without(floats(np.ones(4)), "None"),
         ),
-        *(
-            Entry(
-                f"{name} of",
-                lambda maker=maker, **a: maker(**a),
-                {},
-                {"solver": solvers(), "metric": metrics, "cost": costs, "apply": called(), "per_sample": switch()},
-            )
-            for name, maker in makers.items()
+        entry(
+            f"{name}.init",
+            lambda params: tx.init(params),
+            params=without(params(), "wrong shape", "NaN", "inf", "complex", "text leaf"),
         ),
     ]

@@ -2,28 +2,27 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jax.sharding import AxisType
 
 import jaxgeo as jg
-from input_matrix.cells import Case, Entry
+from input_matrix.cells import Case, Entry, entry, refused, without, works
 from input_matrix.values import (
+    BY_PARAMS,
     MODEL,
+    NOT_NEGATIVE,
+    OPTIONAL_COUNT,
     PARAMS,
+    POSITIVE,
     PROBLEM,
     X,
     Y,
     apply,
-    count,
     floats,
     models,
     networks,
-    number,
-    optional,
     params,
-    switch,
 )
 
 
@@ -37,156 +36,95 @@ def problems() -> list[Entry]:
         problem.check(PARAMS)
         return problem.cost(PARAMS)
 
-    def blocks(**arguments: Any) -> Any:
-        problem = jg.residual_problem([(apply, arguments["points"], arguments["weight"])])
+    def blocks(points: Any = X, weight: Any = 1.0) -> Any:
+        problem = jg.residual_problem([(apply, points, weight)])
         problem.check(PARAMS)
         return problem.cost(PARAMS)
 
-    no_network = {"model": ("model", "params", "apply")}
-    both = {
+    either = {
         "inputs": ("inputs", "targets", "apply", "model"),
         "targets": ("targets", "inputs"),
         "apply": ("apply", "targets"),
-        **no_network,
+        "model": ("model", "params", "apply", "targets"),
+        "trainable": ("trainable", "params"),
+        "points": ("points", "inputs", "apply"),
+        "weight": ("blocks[0][2]",),
     }
-    inputs = floats(X) | {"bool": Case(X > 0, True), "integers": Case(np.round(X).astype(int), False)}
-    cost_cases = {
-        "None": Case(None, True),
-        "array": Case(Y, True),
-        "class": Case(jg.L2, True),
-        "text": Case("l2", True),
-    }
-    one = {"one sample": Case(X[:1], False)}
+    inputs = floats(X) | works(bool=X > 0, integers=np.round(X).astype(int))
+    points = works(one_sample=X[:1], another_length=np.concatenate([X, X]), more_axes=np.ones((4, 2, 2, 3)))
+    data = {"inputs": X, "targets": Y}
     return [
-        Entry(
+        entry(
             "supervised",
             supervised,
-            {"model": MODEL, "inputs": X, "targets": Y},
-            {"model": models(), "inputs": inputs | {"bool": Case(X > 0, False)}, "targets": floats(Y)},
-            both | {"model": ("model", "params", "apply", "targets")},
+            {"model": MODEL, **data},
+            named=either,
+            model=models(),
+            inputs=inputs,
+            targets=floats(Y),
         ),
-        Entry(
+        entry(
             "supervised of one sample",
             supervised,
-            {"model": MODEL, "inputs": X[:1], "targets": Y[:1]},
-            {"targets": {"one output": Case(Y[0], False), "float32": Case(Y[:1].astype(np.float32), False)}},
+            {"model": MODEL, "inputs": X[:1]},
+            targets=works(one_output=Y[0], float32=Y[:1].astype(np.float32)),
         ),
-        Entry(
+        entry(
             "supervised with trainable",
             supervised,
-            {"model": MODEL, "inputs": X, "targets": Y, "trainable": eqx.is_inexact_array},
-            {
-                "trainable": {
-                    "None": Case(None, True),
-                    "False": Case(False, True),
-                    "text": Case("all", True),
-                    "number": Case(1.0, True),
-                }
-            },
-            {"trainable": ("trainable", "params")},
+            {"model": MODEL, **data},
+            named=either,
+            trainable=refused(None_=None, False_=False, text="all", number=1.0),
         ),
-        *(
-            Entry(
-                f"{name} with per_sample",
-                call,
-                arguments,
-                {"per_sample": switch()},
-                {"per_sample": ("per_sample", "apply")},
-            )
-            for name, call, arguments in (
-                ("supervised", supervised, {"model": MODEL, "inputs": X, "targets": Y}),
-                ("Problem", problem, {"apply": apply, "inputs": X, "cost": jg.L2(Y)}),
-            )
-        ),
-        Entry(
+        entry(
             "Problem",
             problem,
             {"apply": apply, "inputs": X, "cost": jg.L2(Y)},
-            {"apply": networks(), "inputs": inputs | {"bool": Case(X > 0, False)}, "cost": cost_cases},
-            both,
+            named=either,
+            apply=networks(),
+            inputs=inputs,
+            cost=refused(None_=None, array=Y, text="l2") | {"class": Case(jg.L2, True)},
         ),
-        Entry(
-            "residual_problem",
-            blocks,
-            {"points": X, "weight": 1.0},
-            {
-                "points": inputs
-                | one
-                | {"bool": Case(X > 0, False), "another length": Case(np.concatenate([X, X]), False)}
-                | {"more axes": Case(np.ones((4, 2, 2, 3)), False)},
-                "weight": number(),
-            },
-            {"points": ("points", "inputs", "apply"), "weight": ("blocks[0][2]",)},
-        ),
-        Entry(
+        entry("residual_problem", blocks, named=either, points=inputs | points, weight=POSITIVE),
+        entry(
             "residual_problem of blocks",
             jg.residual_problem,
-            {"blocks": [(apply, X, 1.0)]},
-            {
-                "blocks": {
-                    "none": Case([], True),
-                    "None": Case(None, True),
-                    "pairs": Case([(apply, X)], True),
-                    "text": Case("blocks", True),
-                    "no function": Case([(None, X, 1.0)], True),
-                }
-            },
+            blocks=refused(none=[], None_=None, pairs=[(apply, X)], text="blocks", no_function=[(None, X, 1.0)]),
         ),
-        Entry(
-            "Problem.check",
-            PROBLEM.check,
-            {"params": PARAMS},
-            {"params": params()},
-            {"params": ("params", "apply", "dot_general")},
-        ),
-        Entry(
+        entry("Problem.check", PROBLEM.check, named=BY_PARAMS, params=params()),
+        entry("Problem.restrict", lambda params: PROBLEM.restrict(params)[1], params=without(params(), *CHECKED)),
+        entry(
             "Problem.plan",
             lambda **a: PROBLEM.plan(**a).choice.reason,
             {"params": PARAMS},
-            {
-                "params": {k: v for k, v in params().items() if k not in ("NaN", "inf")},
-                "damping": number(zero=True),
-                "memory": optional(count()),
-            },
-            {"params": ("`params", "`apply")},
+            named={"params": ("`params", "`apply")},
+            params=without(params(), "NaN", "inf"),
+            damping=NOT_NEGATIVE,
+            memory=OPTIONAL_COUNT,
         ),
-        *sharding(),
+        sharding(),
     ]
 
 
-def sharding() -> list[Entry]:
+# What `Problem.check` finds and a partition does not.
+CHECKED = ("NaN", "inf", "text leaf", "wrong shape")
+
+
+def sharding() -> Entry:
     def mesh(kind: AxisType, *names: str) -> Any:
         return jax.make_mesh((1,) * len(names), names, axis_types=(kind,) * len(names))
 
+    usual = mesh(AxisType.Auto, "samples")
     coupled = jg.Problem(lambda params, x: x @ params, X, jg.L2(Y[:, 0]), per_sample=False)
-    return [
-        Entry(
-            "shard_samples",
-            lambda **a: jg.shard_samples(**a).cost(PARAMS),
-            {"problem": PROBLEM, "mesh": mesh(AxisType.Auto, "samples")},
-            {
-                "problem": {
-                    "None": Case(None, True),
-                    "function": Case(apply, True),
-                    "coupled": Case(coupled, True),
-                    "sharded": Case(jg.shard_samples(PROBLEM, mesh(AxisType.Auto, "samples")), False),
-                },
-                "mesh": {
-                    "two axes": Case(mesh(AxisType.Auto, "wide", "samples"), False),
-                    "no such axis": Case(mesh(AxisType.Auto, "wide"), True),
-                    "explicit": Case(mesh(AxisType.Explicit, "samples"), True),
-                    "None": Case(None, True),
-                    "devices": Case(jax.devices(), True),
-                    "number": Case(1, True),
-                    "text": Case("samples", True),
-                },
-                "axis": {
-                    "unknown": Case("wide", True),
-                    "None": Case(None, True),
-                    "number": Case(0, True),
-                    "list": Case(["samples"], True),
-                },
-            },
-            {"problem": ("`problem", "per_sample"), "mesh": ("`mesh`", "`axis`")},
-        )
-    ]
+    none = refused(None_=None, number=1, text="samples", devices=jax.devices())
+    return entry(
+        "shard_samples",
+        lambda **a: jg.shard_samples(**a).cost(PARAMS),
+        {"problem": PROBLEM, "mesh": usual},
+        named={"problem": ("`problem", "per_sample"), "mesh": ("`mesh`", "`axis`")},
+        problem=refused(None_=None, function=apply, coupled=coupled) | works(sharded=jg.shard_samples(PROBLEM, usual)),
+        mesh=none
+        | works(two_axes=mesh(AxisType.Auto, "wide", "samples"))
+        | refused(no_such_axis=mesh(AxisType.Auto, "wide"), explicit=mesh(AxisType.Explicit, "samples")),
+        axis=refused(unknown="wide", None_=None, number=0, list=["samples"]),
+    )

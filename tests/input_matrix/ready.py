@@ -8,15 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from input_matrix.cells import Case, Entry
-from input_matrix.values import (
-    X,
-    called,
-    count,
-    floats,
-    number,
-    optional,
-)
+from input_matrix.cells import Entry, entry, refused, without, works
+from input_matrix.values import A_FUNCTION, COUNT, OPTIONAL_COUNT, POSITIVE, X, floats
 from jaxgeo.app.data import digits, read_table, table_task
 from jaxgeo.equations import (
     Network,
@@ -44,133 +37,86 @@ def ready() -> list[Entry]:
         return table_task(read_table(path), "y").train_inputs
 
     rows = "".join(f"{i},{i * i % 7},{np.sin(i)}\n" for i in range(12))
-    texts = {
-        "empty": Case("", True),
-        "only a header": Case("a,b,y\n", True),
-        "NaN": Case("a,b,y\n" + rows + "nan,1,1.5\n", True),
-        "inf": Case("a,b,y\n" + rows + "inf,1,1.5\n", True),
-        "text": Case("a,b,y\n" + rows + "=A1+1,1,1.5\n", True),
-        "ragged": Case("a,b,y\n" + rows + "1,1.5\n", True),
-        "no target": Case("a,b,c\n" + rows, True),
-        "binary": Case(b"\xff\xfe\x00a,b,y\n", True),
-        "NUL": Case("a,b,y\n" + rows + "1\x00,2,3.5\n", True),
-        "windows": Case("\ufeffa,b,y\r\n" + rows.replace("\n", "\r\n"), False),
-        "huge field": Case("a,b,y\n" + rows + "1" * 200_000 + ",1,1.5\n", True),
-    }
-    widths = {
-        "zero": Case((2, 0, 1), True),
-        "negative": Case((2, -3, 1), True),
-        "one": Case((2,), True),
-        "empty": Case((), True),
-        "fraction": Case((2, 1.5, 1), True),
-        "text": Case("2-3-1", True),
-        "None": Case(None, True),
-        "list": Case([2, 3, 1], False),
-    }
+    header = "a,b,y\n"
+    texts = refused(
+        empty="",
+        only_a_header=header,
+        NaN=header + rows + "nan,1,1.5\n",
+        inf=header + rows + "inf,1,1.5\n",
+        text=header + rows + "=A1+1,1,1.5\n",
+        ragged=header + rows + "1,1.5\n",
+        no_target="a,b,c\n" + rows,
+        binary=b"\xff\xfe\x00a,b,y\n",
+        NUL=header + rows + "1\x00,2,3.5\n",
+        huge_field=header + rows + "1" * 200_000 + ",1,1.5\n",
+    ) | works(windows="\ufeffa,b,y\r\n" + rows.replace("\n", "\r\n"))
+    sizes = refused(
+        zero=(2, 0, 1), negative=(2, -3, 1), one=(2,), empty=(), fraction=(2, 1.5, 1), text="2-3-1", None_=None
+    ) | works(list=[2, 3, 1])
+    widths = refused(zero=(0,), text="64", number=64)
+    equations = (harmonic_10d, heat_1d, heat_4d, log_fokker_planck_9d, poisson_5d, poisson_100d)
+    values = without(floats(X, fixed_length=False), "more axes")
+
+    def split(**arguments: Any) -> Any:
+        table(header + rows)
+        return table_task(read_table(folder / "table.csv"), "y", **arguments).train_inputs
+
+    def equation(make: Any, widths: Any) -> Any:
+        return make(widths).init(jax.random.key(0))
+
+    shaped = {"widths": ("widths", "sizes")}
     scaling = Scaling.fit(("a", "b"), X)
-    named = {"text": ("table.csv", "CSV", "column", "csv")}
     return [
-        Entry("read_table", table, {"text": "a,b,y\n" + rows}, {"text": texts}, named),
-        Entry(
+        entry("read_table", table, named={"text": ("table.csv", "CSV", "column", "csv")}, text=texts),
+        entry(
             "read_table of a path",
             read_table,
-            {"path": __file__},
-            {
-                "path": {
-                    "missing": Case(folder / "none.csv", True),
-                    "folder": Case(folder, True),
-                    "None": Case(None, True),
-                    "number": Case(1, True),
-                }
-            },
-            {"path": ("none.csv", folder.name, "path")},
+            named={"path": ("none.csv", folder.name, "path")},
+            path=refused(missing=folder / "none.csv", folder=folder, None_=None, number=1),
         ),
-        Entry(
+        entry(
             "table_task",
-            lambda **a: (
-                table(a and "a,b,y\n" + rows) is not None
-                and table_task(read_table(folder / "table.csv"), "y", **a).train_inputs
-            ),
+            split,
             {"num_samples": 5, "test_fraction": 0.2},
-            {"num_samples": optional(count()), "test_fraction": {k: v for k, v in number().items() if k != "function"}},
-            {"num_samples": ("num_samples", "train", "samples")},
+            named={"num_samples": ("num_samples", "train", "samples")},
+            num_samples=OPTIONAL_COUNT,
+            test_fraction=without(POSITIVE, "function"),
         ),
-        Entry(
+        entry(
             "digits",
             lambda num_samples: digits(num_samples).train_inputs,
-            {"num_samples": 20},
-            {"num_samples": count() | {"NumPy integer": Case(np.int64(20), False)}},
-            {"num_samples": ("num_samples", "number of samples")},
+            named={"num_samples": ("num_samples", "number of samples")},
+            num_samples=COUNT | works(NumPy_integer=np.int64(20)),
         ),
-        Entry(
-            "Network",
-            lambda sizes: Network(sizes, jnp.float64, key=jax.random.key(0))(jnp.ones(2)),
-            {"sizes": (2, 3, 1)},
-            {"sizes": widths},
-        ),
-        Entry(
+        entry("Network", lambda sizes: Network(sizes, jnp.float64, key=jax.random.key(0))(jnp.ones(2)), sizes=sizes),
+        entry(
             "choose_hidden",
             choose_hidden,
             {"num_inputs": 2, "num_outputs": 1, "num_rows": 5},
-            {name: count() for name in ("num_inputs", "num_outputs", "num_rows")},
+            num_inputs=COUNT,
+            num_outputs=COUNT,
+            num_rows=COUNT,
         ),
-        Entry(
-            "Scaling.fit",
-            lambda values: Scaling.fit(("a", "b"), values).apply(X),
-            {"values": X},
-            {"values": {k: v for k, v in floats(X, fixed_length=False).items() if k not in ("more axes",)}},
-        ),
-        Entry(
+        entry("Scaling.fit", lambda values: Scaling.fit(("a", "b"), values).apply(X), values=values),
+        entry(
             "Scaling.apply",
             scaling.apply,
-            {"values": X},
-            {
-                "values": {
-                    k: v for k, v in floats(X, fixed_length=False).items() if k not in ("more axes", "empty", "scalar")
-                }
-                | {"other columns": Case(np.ones((2, 3)), True)}
-            },
+            values=without(values, "empty", "scalar") | refused(other_columns=np.ones((2, 3))),
         ),
-        *(
-            Entry(each.__name__, each, {}, {name: called() | {"None": Case(None, True)}})
-            for each, name in ((gradient, "u"), (divergence, "f"), (laplacian, "u"))
-        ),
-        *(
-            Entry(
-                each.__name__,
-                lambda widths, each=each: each(widths).init(jax.random.key(0)),
-                {},
-                {"widths": {"zero": Case((0,), True), "text": Case("64", True), "number": Case(64, True)}},
-                {"widths": ("widths", "sizes")},
-            )
-            for each in (harmonic_10d, heat_1d, heat_4d, log_fokker_planck_9d, poisson_5d, poisson_100d)
-        ),
-        Entry(
+        entry("gradient", gradient, u=A_FUNCTION),
+        entry("divergence", divergence, f=A_FUNCTION),
+        entry("laplacian", laplacian, u=A_FUNCTION),
+        *(entry(make.__name__, equation, {"make": make}, named=shaped, widths=widths) for make in equations),
+        entry(
             "poisson_2d",
-            lambda widths: poisson_2d(widths).init(jax.random.key(0)),
-            {"widths": (4,)},
-            {
-                "widths": {
-                    "zero": Case((0,), True),
-                    "negative": Case((-1,), True),
-                    "text": Case("64", True),
-                    "fraction": Case((1.5,), True),
-                    "number": Case(64, True),
-                }
-            },
-            {"widths": ("widths", "sizes")},
+            equation,
+            {"make": poisson_2d},
+            named=shaped,
+            widths=widths | refused(negative=(-1,), fraction=(1.5,)),
         ),
-        Entry(
+        entry(
             "Equation.points",
             lambda counts: poisson_2d((4,)).points(jax.random.key(0), counts),
-            {"counts": (9, 8)},
-            {
-                "counts": {
-                    "zero": Case((0, 0), True),
-                    "negative": Case((-1, 4), True),
-                    "number": Case(9, True),
-                    "fraction": Case((9.5, 8), True),
-                }
-            },
+            counts=refused(zero=(0, 0), negative=(-1, 4), number=9, fraction=(9.5, 8)),
         ),
     ]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgeo as jg
-from input_matrix.cells import Case, Unusual
+from input_matrix.cells import Case, Unusual, refused, without, works
 from jaxgeo.linalg import SVD
 
 X = np.array([[0.5, -1.0], [1.5, 0.3], [-0.7, 0.8], [0.2, 0.1]])
@@ -101,62 +101,30 @@ def labels(good: np.ndarray) -> dict[str, Case]:
 
 def number(*, zero: bool = False, negative: bool = False, infinite: bool = False) -> dict[str, Case]:
     """In place of a real number: which of the special ones make sense."""
-    return {
-        "NaN": Case(float("nan"), True),
-        "inf": Case(float("inf"), not infinite),
-        "zero": Case(0.0, not zero),
-        "negative": Case(-1.0, not negative),
-        "tiny negative": Case(-1e-300, not negative),
-        "NumPy scalar": Case(np.float64(0.5), False),
-        "JAX scalar": Case(jnp.asarray(0.5), False),
-        "text": Case("0.5", True),
-        "vector": Case(np.array([0.5, 0.5]), True),
-        "list": Case([0.5], True),
-        "complex": Case(0.5j, True),
-        "function": Case(np.array, True),
-    }
+    special = {"inf": Case(float("inf"), not infinite), "zero": Case(0.0, not zero)}
+    below = {"negative": Case(-1.0, not negative), "tiny negative": Case(-1e-300, not negative)}
+    none = refused(
+        NaN=float("nan"), text="0.5", vector=np.array([0.5, 0.5]), list=[0.5], complex=0.5j, function=np.array
+    )
+    return none | special | below | works(NumPy_scalar=np.float64(0.5), JAX_scalar=jnp.asarray(0.5))
 
 
 def count(*, least: int = 1) -> dict[str, Case]:
-    return {
-        "zero": Case(0, least > 0),
-        "negative": Case(-1, True),
-        "fraction": Case(1.5, True),
-        "NaN": Case(float("nan"), True),
-        "text": Case("3", True),
-        "NumPy integer": Case(np.int64(12), False),
-        "vector": Case(np.array([1, 2]), True),
-        "None": Case(None, True),
-    }
+    """In place of an integer."""
+    none = refused(negative=-1, fraction=1.5, NaN=float("nan"), text="3", vector=np.array([1, 2]), None_=None)
+    return none | {"zero": Case(0, least > 0)} | works(NumPy_integer=np.int64(12))
 
 
-def optional(cases: dict[str, Case]) -> dict[str, Case]:
-    return {name: case for name, case in cases.items() if name != "None"}
-
-
-def switch() -> dict[str, Case]:
-    """In place of True or False."""
-    return {
-        "NumPy": Case(np.bool_(False), False),
-        "None": Case(None, True),
-        "number": Case(1, True),
-        "text": Case("no", True),
-        "array": Case(np.array([True, False]), True),
-    }
-
-
-def solvers() -> dict[str, Case]:
-    """In place of a solver of the lift."""
-    return {"None": Case(None, False), "class": Case(SVD, True), "text": Case("cholesky", True), "1": Case(1, True)}
-
-
-def called() -> dict[str, Case]:
-    """In place of a function."""
-    return {"text": Case("function", True), "number": Case(1.0, True), "list": Case([len], True)}
-
-
-def callable_rate(cases: dict[str, Case]) -> dict[str, Case]:
-    return {name: case for name, case in cases.items() if name != "function"}
+POSITIVE, NOT_NEGATIVE = number(), number(zero=True)
+COUNT, INDEX = count(), count(least=0)
+# Where a function is one of those that make sense, or None.
+RATE, DAMPING = without(POSITIVE, "function"), without(NOT_NEGATIVE, "function")
+OPTIONAL_COUNT = without(COUNT, "None")
+# In place of a solver of the lift, a function, one that may be left out.
+SOLVERS = works(None_=None) | {"class": Case(SVD, True), "text": Case("cholesky", True), "1": Case(1, True)}
+FUNCTION = refused(text="function", number=1.0, list=[len])
+OPTIONAL_FUNCTION = FUNCTION | works(None_=None)
+A_FUNCTION = FUNCTION | refused(None_=None)
 
 
 def params() -> dict[str, Case]:
@@ -165,7 +133,7 @@ def params() -> dict[str, Case]:
         "NaN": Case(PARAMS | {"b": jnp.array([jnp.nan])}, True),
         "inf": Case(PARAMS | {"w": jnp.array([[jnp.inf, 0.0]])}, True),
         "integers": Case(jax.tree.map(lambda leaf: leaf.astype(int), PARAMS), True),
-        "complex": Case(jax.tree.map(lambda leaf: leaf + 1j, PARAMS), True),
+        "complex": Case(jax.tree.map(lambda leaf: leaf.astype(complex), PARAMS), True),
         "no arrays": Case({}, True),
         "None": Case(None, True),
         "text": Case("params", True),
@@ -176,6 +144,11 @@ def params() -> dict[str, Case]:
         "float32": Case(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS), False),
         "wrong shape": Case(PARAMS | {"w": jnp.ones((1, 5))}, True),
     }
+
+
+# What is compiled reads no values.
+UNREAD = without(params(), "NaN", "inf", "text leaf")
+BY_PARAMS = {"params": ("`params", "params", "apply", "dot_general")}
 
 
 def models() -> dict[str, Case]:

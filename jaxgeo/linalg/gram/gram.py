@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_flag
 from jaxgeo.linalg.gram.assembly import Assemble, Samples, data_of, kronecker_factors
 from jaxgeo.linalg.gram.certificate import certified
 from jaxgeo.linalg.gram.layout import make_layout
@@ -46,7 +45,6 @@ class Gram(lx.AbstractLinearOperator):
 
     def __init__(self, jacobian: Jacobian, *, memory: int | None = None, structured: bool = True):
         check_memory(memory)
-        check_flag("structured", structured)
         self.jacobian = jacobian
         self.memory = memory
         self.structured = structured

@@ -7,7 +7,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo._checks import check_count, check_flag, check_kind, check_positive
+from jaxgeo._checks import check_count, check_kind, check_positive
 from jaxgeo.linalg.gram.gram import Gram, mean_eigenvalue
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
@@ -44,7 +44,6 @@ class CG(AbstractLiftSolver):
     def __check_init__(self):
         check_positive("rtol", self.rtol)
         check_count("max_steps", self.max_steps)
-        check_flag("hold_gram", self.hold_gram)
         if self.preconditioner is not None:
             check_kind("preconditioner", self.preconditioner, Nystrom, "a `jaxgeo.linalg.Nystrom()` or None")
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count, check_flag
+from jaxgeo._checks import check_count
 from jaxgeo.linalg.gram.certificate import is_noise
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
@@ -65,8 +65,6 @@ class GramCholesky(AbstractLiftSolver):
     def __check_init__(self):
         check_count("refinements", self.refinements, least=0)
         check_count("max_decomposition", self.max_decomposition, least=0)
-        check_flag("dense_fallback", self.dense_fallback)
-        check_flag("certify", self.certify)
         check_factoring(self.cutoff, "dtype", self.dtype)
 
     def solve(

@@ -1,0 +1,89 @@
+"""From the options of an integration to the integration: the defaults put in, and what the flow promises found out."""
+
+import warnings
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from jaxgeo._checks import is_concrete
+from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.flows import AbstractLiftedFlow
+from jaxgeo.integrate.controller import OutputController, default_rtol
+from jaxgeo.integrate.corrector import OrbitCorrector
+from jaxgeo.integrate.events import CostReached, Stalled
+from jaxgeo.integrate.integration import Integration, check_cost, largest_output
+from jaxgeo.integrate.options import Options
+from jaxgeo.integrate.stops import Stops
+from jaxgeo.integrate.times import Scalar
+from jaxgeo.integrate.watch import Watch
+from jaxgeo.linalg.rank import check_rank
+from jaxgeo.problem import Problem
+
+
+def prepare(options: Options, problem: Problem, trainable: PyTree, rank_check: bool) -> Integration:
+    """The integration of a restricted problem.
+
+    **Raises:** `ValueError` if the cost is not finite at the start, or if D has not the rank there that the flow needs.
+    """
+    flow = options.flow
+    rows, size = problem.num_rows(trainable), problem.num_params(trainable)
+    required = flow.required_rank(rows, size)
+    check_cost(problem.cost(trainable))
+    if rank_check and required is not None and is_concrete((trainable, problem)):
+        check_rank(problem, trainable, required)
+    law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
+    # A flow that bears rank loss follows its law only while there is none.
+    exact = law and required == rows
+    solver = dfx.Tsit5() if options.solver is None else options.solver
+    if isinstance(solver, OrbitCorrector) and not exact:
+        warnings.warn(
+            "`OrbitCorrector` corrects only what lies in range(D) along a flow that makes no demand of rank(D) = QN. "
+            "That is right where range(D) does not change along the orbit; where it turns, the corrected orbit is "
+            "another curve to the same critical points.",
+            stacklevel=3,
+        )
+    dtype = jnp.result_type(*jax.tree.leaves(trainable))
+    rtol = default_rtol(dtype) if options.rtol is None else options.rtol
+    controller = options.stepsize_controller
+    if controller is None:
+        controller = _output_controller(rtol, options.atol, problem, trainable)
+    watch = _watch(options, solver, controller, law, required)
+    return Integration(options, solver, watch, controller, _stops(options, rtol, dtype, exact), law)
+
+
+def _output_controller(rtol: Scalar, atol: Scalar | None, problem: Problem, trainable: PyTree) -> OutputController:
+    if atol is None:
+        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(trainable))).eps)
+        atol = eps * jnp.maximum(largest_output(problem, trainable), rtol)
+    # Steps this short mean that no step at all is good enough: the velocity is not finite or jumps.
+    pid = dfx.PIDController(rtol, 0.0, dtmin=1e-10 * problem.num_samples, force_dtmin=False)
+    return OutputController(rtol, atol, pid)
+
+
+def _stops(options: Options, rtol: Scalar, dtype: jnp.dtype, exact: bool) -> Stops:
+    if options.cost_tol is None:
+        return Stops(options.events)
+    # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
+    stalled = None if exact else Stalled(options.flow, (10 * rtol) ** 2)
+    return Stops(options.events, CostReached(jnp.asarray(options.cost_tol, dtype)), stalled)
+
+
+def _watch(
+    options: Options,
+    solver: dfx.AbstractSolver,
+    controller: dfx.AbstractStepSizeController,
+    law: bool,
+    required: int | None,
+) -> Watch | None:
+    """The solver, watched; None for a flow that goes through no lift, and bears any D."""
+    strict = required is not None
+    if not (strict or law or isinstance(options.flow, AbstractLiftedFlow)):
+        return None
+    adaptive = isinstance(controller, dfx.AbstractAdaptiveStepSizeController)
+    while isinstance(controller, dfx.ClipStepSizeController):
+        controller = controller.controller
+    known = (controller.rtol, controller.atol) if isinstance(controller, OutputController) else None
+    # Once rank is lost, a flow that goes on is not on the law.
+    return Watch(solver, law and strict, strict, adaptive, known)
