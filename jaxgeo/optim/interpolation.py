@@ -56,12 +56,12 @@ class LinearInterpolation(AbstractTransformation):
         dtype = state.remaining.dtype
         linear = Linearisation(problem, params, self.metric)
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
-        prepared = self.solver.prepare(linear.jacobian)
-        velocity, lift = prepared.solve(-linear.residual)
+        factorised = self.solver.factorise(linear.jacobian)
+        velocity, lift = factorised.lift(-linear.residual)
         step = jax.tree.map(lambda leaf: fraction.astype(leaf.dtype) * leaf, velocity)
         # A factor that could not be trusted is none to correct by.
         solved = linear.is_trusted(lift)
-        attempt = Attempt(linear, step, prepared.correct, self.corrections, allowed=solved)
+        attempt = Attempt(linear, step, factorised.correct, self.corrections, allowed=solved)
         trial, _, accepted = shorten_growth(attempt, self.max_growth, halvings=0)
         fraction = jnp.where(accepted, fraction, 0)
         zero = jnp.zeros((), linear.outputs.dtype)

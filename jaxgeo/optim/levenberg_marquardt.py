@@ -103,11 +103,11 @@ class LevenbergMarquardt(AbstractTransformation):
         dtype, damping = state.damping.dtype, state.damping.astype(linear.outputs.dtype)
         solver = _default_solver(linear) if self.solver is None else self.solver
         shift = linear.relative(damping)
-        prepared = solver.prepare(linear.jacobian, shift)
-        velocity, lift = prepared.solve(-linear.residual)
-        step, search = self._bend(linear, velocity, lambda rows: prepared.solve(rows)[0], state.linesearch)
+        factorised = solver.factorise(linear.jacobian, shift)
+        velocity, lift = factorised.lift(-linear.residual)
+        step, search = self._bend(linear, velocity, lambda rows: factorised.lift(rows)[0], state.linesearch)
         # Corrections would undo the acceleration.
-        correct = prepared.correct if self.acceleration is None else None
+        correct = factorised.correct if self.acceleration is None else None
         attempt = Attempt(linear, step, correct, self.corrections)
         trial, fraction, accepted = shorten(attempt, self._good, self.halvings)
         info = step_info(linear, trial, fraction, accepted, damping, lift, dtype)
