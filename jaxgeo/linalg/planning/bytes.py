@@ -53,7 +53,7 @@ def _bytes(tree: object) -> int:
 
 
 def gram_matrices(sizes: Sizes, dtype: jnp.dtype, damped: bool) -> int:
-    """DDᵀ, its factorisation, and what answers a failure: whole on one device, else block rows, brought together to factor."""
+    """DDᵀ, its factorisation, and what answers a failure: whole; over devices by block rows until factorised."""
     alone = 5 if damped else 4
     copies = alone if sizes.shards == 1 else 2 + 2 / sizes.shards
     return int(copies * sizes.rows**2 * dtype.itemsize)

@@ -81,7 +81,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
             parts.append(solve(tangent_gram(_left_out(side, found, rhs))))
             others.append(_left_out(side, found, tangent_gram(solve(z))))
     if t_damping is not None:
-        parts.append(jax.tree.map(lambda leaf: -t_damping * leaf, z))
+        parts.append(_times(-t_damping, z))
     if not parts:
         return z, jax.tree.map(jnp.zeros_like, z)
     return z, _sum(solve(_sum(*parts)), *others)
@@ -120,7 +120,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
         z = invert(_sum(side.push(rows), *beside))
         x = side.pull(z)
         defect = _sum(side.push(rows - side.mv(x)), *beside)
-        defect = defect if damping is None else jax.tree.map(lambda left, z: left - damping * z, defect, z)
+        defect = defect if damping is None else _sum(defect, _times(-damping, z))
         more = invert(_only_if(refined, defect))
         return _sum(z, more), _sum(x, side.pull(more))
 
@@ -128,7 +128,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     total = jnp.zeros_like(rows) if t_rows is None else t_rows
     beside, outside = [], []
     if t_damping is not None:
-        beside.append(jax.tree.map(lambda leaf: -t_damping * leaf, z))
+        beside.append(_times(-t_damping, z))
     if _is_perturbed(t_side):
         total = total - tangent(lambda side: side.mv(x))
         if isinstance(side, Rows):
@@ -168,6 +168,10 @@ def _linear(function: Callable[[PyTree], PyTree], rhs: PyTree) -> PyTree:
 
 def _only_if(condition: Bool[Array, ""], tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(condition, leaf, jnp.zeros_like(leaf)), tree)
+
+
+def _times(scale: Float[Array, ""], tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: scale.astype(leaf.dtype) * leaf, tree)
 
 
 def _sum(*trees: PyTree) -> PyTree:
