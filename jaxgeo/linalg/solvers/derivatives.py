@@ -93,7 +93,7 @@ def lift_through(
 ) -> PyTree:
     """√t D⁺v, damped with μ, once through a factorisation of A/t + μ: x = pull(z), z = (A + μ)⁻¹push(v).
 
-    Through v − Bx each solve of its derivative is refined once, so that this has an error of cond(D)·eps, like the
+    Through v − Bx each L in its derivative is refined once, so that this has an error of cond(D)·eps, like the
     lift, and not of cond(D)²·eps, like a factorisation. Not where a filter keeps directions in part: it would be
     another filter. With L the lift, the derivative is
 
@@ -115,20 +115,20 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     def tangent(function: Callable[[AbstractSide], PyTree]) -> PyTree:
         return tangent_of(function, side, t_side)
 
-    def solve(rows: Array, *beside: PyTree) -> tuple[PyTree, PyTree]:
-        """z = H(push(rows) + beside), and pull(z)."""
-        z = invert(_sum(side.push(rows), *beside))
+    def solve(rows: Array) -> tuple[PyTree, PyTree]:
+        """z = H push(rows), and pull(z)."""
+        z = invert(side.push(rows))
         x = side.pull(z)
-        defect = _sum(side.push(rows - side.mv(x)), *beside)
+        defect = side.push(rows - side.mv(x))
         defect = defect if damping is None else _sum(defect, _times(-damping, z))
         more = invert(_only_if(refined, defect))
         return _sum(z, more), _sum(x, side.pull(more))
 
     z, x = solve(rows)
     total = jnp.zeros_like(rows) if t_rows is None else t_rows
-    beside, outside = [], []
-    if t_damping is not None:
-        beside.append(_times(-t_damping, z))
+    # What is added to the argument of H, and to the result.
+    inside = [] if t_damping is None else [_times(-t_damping, z)]
+    outside = []
     if _is_perturbed(t_side):
         total = total - tangent(lambda side: side.mv(x))
         if isinstance(side, Rows):
@@ -139,11 +139,16 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
                 total = total + invert(side.mv(tangent(lambda side: side.pull(lost))))
         else:
             missed = rows - side.mv(x)
-            beside.append(tangent(lambda side: side.push(missed)))
+            inside.append(tangent(lambda side: side.push(missed)))
             if damping is None:
                 twice = side.mv(invert(x))
                 outside.append(_left_out(side, found, tangent(lambda side: side.push(twice))))
-    return lift_through(*primals), _sum(solve(total, *beside)[1], *outside)
+    if isinstance(side, Rows):
+        total = _sum(total, *inside)
+    elif inside:
+        # Unrefined: the argument is as exact as products with D are, and to refine it takes more of them.
+        outside.append(invert(_sum(*inside)))
+    return lift_through(*primals), _sum(solve(total)[1], *outside)
 
 
 def _left_out(side: AbstractSide, found: AbstractInverse, vector: PyTree) -> PyTree:
