@@ -30,7 +30,8 @@ def measure_lift(problem: jg.Problem, params: Any, solver: Any, damping: float) 
         problem, params, velocity = eqx.combine(arrays, static)
         jacobian = problem.jacobian(params)
         if isinstance(solver, CG):
-            solution, _, steps = solver.iterate(jacobian, velocity, damping)
+            psi, steps = solver.factorise(jacobian, damping).iterations.iterate(velocity)
+            solution = jacobian.T.mv(psi)
         else:
             solution, _ = solver.solve(jacobian, velocity, damping)
             steps = jnp.zeros((), jnp.int32)

@@ -110,15 +110,20 @@ def test_damping_and_what_it_is_relative_to(solver):
 
 
 @pytest.mark.parametrize("damping", [None, pytest.param(0.1, marks=pytest.mark.slow)])
-def test_corrections_by_a_factor(damping):
+@pytest.mark.parametrize(
+    "solver",
+    [GramCholesky(), *(pytest.param(solver, marks=pytest.mark.slow) for solver in (QR(), DenseCholesky(), GramEigh()))],
+    ids=name,
+)
+def test_corrections_by_a_factorisation(solver, damping):
     curved = Curved(4, 4)
 
     @jax.jit
     def function(step):
         jacobian = curved.problem.jacobian(curved.unravel(curved.flat + step * curved.direction))
         scale = None if damping is None else damping * (1 + step)
-        prepared = GramCholesky().prepare(jacobian, scale)
-        return ravel_pytree(prepared.correct(curved.velocity + step * curved.turn))[0]
+        factorised = solver.factorise(jacobian, scale)
+        return ravel_pytree(factorised.correct(curved.velocity + step * curved.turn))[0]
 
     check(function, 1e-6)
 

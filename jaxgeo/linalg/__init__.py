@@ -11,6 +11,7 @@ from jaxgeo.linalg.solvers import (
     LSMR as LSMR,
     QR as QR,
     SVD as SVD,
+    AbstractFactorised as AbstractFactorised,
     AbstractLiftSolver as AbstractLiftSolver,
     DenseCholesky as DenseCholesky,
     GramCholesky as GramCholesky,

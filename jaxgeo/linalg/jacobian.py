@@ -1,5 +1,6 @@
 """D = ∂x/∂θ as a linear operator: products by one linearisation, the matrix by per-sample Jacobians."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
@@ -103,11 +104,6 @@ def sample_rows(
     return rows[: block.num_samples].reshape(-1, flat.size)
 
 
-@lx.linearise.register
-def _(operator: Jacobian) -> Jacobian:
-    return operator
-
-
 @lx.materialise.register
 def _(operator: Jacobian) -> lx.PyTreeLinearOperator:
     rows = jax.vmap(operator.unravel)(operator.as_matrix())
@@ -117,23 +113,21 @@ def _(operator: Jacobian) -> lx.PyTreeLinearOperator:
     )
 
 
-@lx.conj.register
-def _(operator: Jacobian) -> Jacobian:
-    return operator
+def register(operator: type[lx.AbstractLinearOperator], *holding: Callable) -> None:
+    """Tell lineax that a real operator is its own linearisation, and which of its properties hold."""
+    for same in (lx.linearise, lx.conj):
+        same.register(operator)(lambda operator: operator)
+    for question in (
+        lx.is_symmetric,
+        lx.is_diagonal,
+        lx.is_tridiagonal,
+        lx.has_unit_diagonal,
+        lx.is_lower_triangular,
+        lx.is_upper_triangular,
+        lx.is_positive_semidefinite,
+        lx.is_negative_semidefinite,
+    ):
+        question.register(operator)(lambda _, holds=question in holding: holds)
 
 
-def _never(operator: Jacobian) -> bool:
-    return False
-
-
-for _property in (
-    lx.is_symmetric,
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.has_unit_diagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_positive_semidefinite,
-    lx.is_negative_semidefinite,
-):
-    _property.register(Jacobian)(_never)
+register(Jacobian)

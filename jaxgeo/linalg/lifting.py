@@ -158,8 +158,8 @@ def _lift_gradient(
     # Once more, for what the condition number left of Dᵀw in it.
     rest = jax.tree.map(jnp.subtract, rest, jacobian.T.mv(pull_back(rest)[0]))
     # What round-off leaves there must not be divided by λ, and nothing by 0, which λ is for D = 0.
-    shift = jnp.asarray(damping, rows.dtype) * mean_eigenvalue(jacobian)
+    absolute = jnp.asarray(damping, rows.dtype) * mean_eigenvalue(jacobian)
     floor = 64 * float(jnp.finfo(rows.dtype).eps) * norm(gradient)
-    outside = (norm(rest) > floor) & (shift > 0)
-    scale = jnp.where(outside, 1 / jnp.where(outside, shift, 1), 0)
+    outside = (norm(rest) > floor) & (absolute > 0)
+    scale = jnp.where(outside, 1 / jnp.where(outside, absolute, 1), 0)
     return jax.tree.map(lambda leaf, rest: leaf + scale * rest, solution, rest), info

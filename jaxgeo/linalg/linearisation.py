@@ -91,7 +91,7 @@ class Linearisation(eqx.Module):
         return damping / jnp.mean((loss.weights > 0).astype(damping.dtype))
 
     def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
-        """Whether a lift went through factors that are sound for every row.
+        """Whether a lift went through a factorisation that is sound for every row.
 
         Samples of weight 0 have rows of 0, for which a Cholesky factorisation fails. By eigenvalues the lift is as good
         where no other row is lost.

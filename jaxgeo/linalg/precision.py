@@ -21,7 +21,7 @@ def in_dtype(fun: Callable[..., Any], dtype: jnp.dtype) -> Callable[..., Any]:
     `jax.enable_x64` acts while a function is traced. `vmap` of something traced before (a jitted function, the body
     of a scan) applies batching rules afterwards, outside the context, and some of them make float32 of what was
     float64, which XLA then refuses. So the function's own batching rule enters the context again. Derivatives do
-    not pass through: take them by a rule of their own, as `jaxgeo.linalg.solvers.inverse` does.
+    not pass through: take them by a rule of their own, as `jaxgeo.linalg.solvers.derivatives` does.
 
     Code of users should not run inside: an array that it makes in the default dtype would be float64 there.
 
@@ -61,6 +61,15 @@ def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[...
     branches that are modules, may hold what is no array. What a branch only closes over has no derivative.
     """
     return _cond_any(predicate, true, false, operands)
+
+
+def rescue_if(predicate: jax.Array, rescue: Callable[..., Any], usual: Any, *operands: Any) -> Any:
+    """`usual`, or `rescue(usual, *operands)` where the predicate holds: `cond_any` for what has been tried already."""
+    return cond_any(predicate, rescue, _as_usual, usual, *operands)
+
+
+def _as_usual(usual: Any, *operands: Any) -> Any:
+    return usual
 
 
 @eqx.filter_custom_jvp

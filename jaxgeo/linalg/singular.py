@@ -13,7 +13,7 @@ class SingularValues(eqx.Module):
     """D = QUΣVᵀ for K ≤ QN, or QUΣVᵀ ≈ D of r directions, of which both kinds of lift are made.
 
     What is made of them has the derivative in D, and in what else it is given, by rules that divide by no difference of
-    singular values on the same side of a cut-off. These factors themselves have none.
+    singular values on the same side of a cut-off. Q, U, Σ and V themselves have none.
 
     What is made of the leading r has the derivative that it would have if D had no others.
 
@@ -64,13 +64,16 @@ class SingularValues(eqx.Module):
         return _lift(self, velocity, jnp.zeros((), self.values.dtype), kept)
 
     def damped_lift(
-        self, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " r"] | None = None
+        self,
+        velocity: Float[Array, " rows"],
+        relative_damping: Float[Array, ""],
+        among: Bool[Array, " r"] | None = None,
     ) -> Float[Array, " K"]:
-        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `shift` · σ₁², through all directions or those of `among`.
+        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `relative_damping` · σ₁², through all directions or those of `among`.
 
         Those of `among` must be above or below all others.
         """
-        return _lift(self, velocity, shift, jnp.ones(self.values.shape, bool) if among is None else among)
+        return _lift(self, velocity, relative_damping, jnp.ones(self.values.shape, bool) if among is None else among)
 
     def damping_for_length(
         self, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " r"] | None = None
@@ -96,7 +99,7 @@ def svd_of_triangle(
     triangle: Float[Array, "K K"],
     scale: Float[Array, " K"] | None = None,
 ) -> SingularValues:
-    """Of `matrix` = QR, from the factors: for many rows that takes less than a decomposition at once.
+    """Of `matrix` = QR, from Q and R: for many rows that takes less than a decomposition at once.
 
     With `scale`, of `matrix` with its columns times that.
     """
@@ -105,21 +108,22 @@ def svd_of_triangle(
     return SingularValues(matrix, scale, freeze(orthogonal), left, values, right)
 
 
+# From here on singular values are in units of σ₁, and λ in those of its square.
 def _solve(
-    svd: SingularValues, shift: Float[Array, ""], among: Bool[Array, " r"]
+    svd: SingularValues, damping: Float[Array, ""], among: Bool[Array, " r"]
 ) -> tuple[Float[Array, " r"], Float[Array, " r"]]:
-    """φ(ρ) = ρ/(ρ² + s) for ρ = σ/σ₁ and s = `shift`, and φ/ρ; 0 for the singular values that are not `among`."""
+    """φ(ρ) = ρ/(ρ² + s) for ρ = σ/σ₁ and s = λ/σ₁², and φ/ρ; 0 for the singular values that are not `among`."""
     relative = svd.relative()
-    squared = jnp.where(among, relative**2 + shift, 1)
+    squared = jnp.where(among, relative**2 + damping, 1)
     return jnp.where(among, relative / squared, 0), jnp.where(among, 1 / squared, 0)
 
 
 @eqx.filter_custom_jvp
 def _lift(
-    svd: SingularValues, velocity: Float[Array, " rows"], shift: Float[Array, ""], among: Bool[Array, " r"]
+    svd: SingularValues, velocity: Float[Array, " rows"], damping: Float[Array, ""], among: Bool[Array, " r"]
 ) -> Float[Array, " K"]:
     """V φ(Σ/σ₁) Uᵀ v / σ₁."""
-    gain, _ = _solve(svd, shift, among)
+    gain, _ = _solve(svd, damping, among)
     return (gain * svd.coefficients(velocity) / svd.unit) @ svd.right
 
 
@@ -138,11 +142,11 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     Reference: V. Noferini, A formula for the Fréchet derivative of a generalized matrix function, SIAM J. Matrix Anal.
         Appl. 38, 2017
     """
-    svd, velocity, shift, among = primals
-    t_svd, t_velocity, t_shift, _ = tangents
-    value = _lift(svd, velocity, shift, among)
+    svd, velocity, damping, among = primals
+    t_svd, t_velocity, t_damping, _ = tangents
+    value = _lift(svd, velocity, damping, among)
     svd = _differentiable_again(svd)
-    gain, ratio = _solve(svd, shift, among)
+    gain, ratio = _solve(svd, damping, among)
     slope = -gain * ratio
     found = jnp.zeros_like(value)
     if t_velocity is not None:
@@ -157,8 +161,8 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         sums, gaps = relative[:, None] + relative[None], relative[:, None] - relative[None]
         minus = (gain[:, None] - gain[None]) / jnp.where(one, gaps, 1)
         plus = (gain[:, None] + gain[None]) / jnp.where(one, sums, 1)
-        minus = jnp.where(both, shift * ratios - products, jnp.where(one, minus, 0))
-        plus = jnp.where(both, shift * ratios + products, jnp.where(one, plus, 0))
+        minus = jnp.where(both, damping * ratios - products, jnp.where(one, minus, 0))
+        plus = jnp.where(both, damping * ratios + products, jnp.where(one, plus, 0))
         turned = (minus * (inner + inner.T) - plus * (inner - inner.T)) / 2
         rest = velocity - svd.orthogonal @ (velocity @ svd.orthogonal)
         found = found + (turned @ coefficients) @ svd.right
@@ -167,9 +171,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
             turned_out = ((svd.orthogonal @ (svd.left @ (ratio * coefficients))) @ t_matrix) / svd.unit
             found = found + turned_out - (svd.right @ turned_out) @ svd.right
         # λ follows σ₁².
-        found = found + 2 * shift * inner[0, 0] * (slope * coefficients) @ svd.right
-    if t_shift is not None:
-        found = found + t_shift * (slope * coefficients) @ svd.right
+        found = found + 2 * damping * inner[0, 0] * (slope * coefficients) @ svd.right
+    if t_damping is not None:
+        found = found + t_damping * (slope * coefficients) @ svd.right
     return value, found / svd.unit
 
 
@@ -180,21 +184,21 @@ def _damping_for_length(
     coefficients, relative = jnp.where(among, svd.coefficients(velocity), 0), svd.relative()
     wanted = length * svd.unit
 
-    def measure(shift: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        lift = relative * coefficients / (relative**2 + shift)
+    def measure(damping: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        lift = relative * coefficients / (relative**2 + damping)
         size = jnp.linalg.norm(lift)
-        slope = -jnp.sum(lift**2 / (relative**2 + shift)) / jnp.where(size > 0, size, 1)
+        slope = -jnp.sum(lift**2 / (relative**2 + damping)) / jnp.where(size > 0, size, 1)
         return size, slope
 
-    def newton(_: Int[ArrayLike, ""], shift: Float[Array, ""]) -> Float[Array, ""]:
-        size, slope = measure(shift)
+    def newton(_: Int[ArrayLike, ""], damping: Float[Array, ""]) -> Float[Array, ""]:
+        size, slope = measure(damping)
         step = (wanted - size) / slope * size / wanted
-        return jnp.where((size > wanted) & jnp.isfinite(step), shift + step, shift)
+        return jnp.where((size > wanted) & jnp.isfinite(step), damping + step, damping)
 
-    return jax.lax.fori_loop(0, 40, newton, _least_shift(svd))
+    return jax.lax.fori_loop(0, 40, newton, _least_damping(svd))
 
 
-def _least_shift(svd: SingularValues) -> Float[Array, ""]:
+def _least_damping(svd: SingularValues) -> Float[Array, ""]:
     dtype = svd.values.dtype
     return jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype)
 
@@ -204,24 +208,24 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """Where the length holds, that of the lift stays equal to it: x·(dx + ∂x/∂s ds) = |x| d|x|."""
     svd, velocity, length, among = primals
     t_svd, t_velocity, t_length, _ = tangents
-    shift = _damping_for_length(*primals)
-    held = shift > _least_shift(svd)
+    damping = _damping_for_length(*primals)
+    held = damping > _least_damping(svd)
 
     def lift(parts: tuple) -> Array:
-        svd, velocity, shift = parts
+        svd, velocity, damping = parts
         # In units in which no square overflows.
-        return _lift(svd, velocity, shift, among) * jax.lax.stop_gradient(svd.unit)
+        return _lift(svd, velocity, damping, among) * jax.lax.stop_gradient(svd.unit)
 
-    parts, unit = (svd, velocity, shift), svd.unit
+    parts, unit = (svd, velocity, damping), svd.unit
     value = lift(parts)
     moved = tangent_of(lift, parts, (t_svd, t_velocity, None))
-    along = tangent_of(lambda shift: lift((svd, velocity, shift)), shift, jnp.ones_like(shift))
+    along = tangent_of(lambda damping: lift((svd, velocity, damping)), damping, jnp.ones_like(damping))
     grown = -jnp.sum(value * moved)
     if t_length is not None:
         grown = grown + (length * unit) * (t_length * unit)
     slope = jnp.sum(value * along)
     usable = held & (slope < 0)
-    return shift, jnp.where(usable, grown / jnp.where(usable, slope, 1), 0)
+    return damping, jnp.where(usable, grown / jnp.where(usable, slope, 1), 0)
 
 
 @eqx.filter_custom_jvp
@@ -255,11 +259,11 @@ def _tangent_of_matrix(svd: SingularValues, tangent: SingularValues) -> Float[Ar
 
 
 @eqx.filter_custom_jvp
-def _factors(svd: SingularValues) -> tuple[Array, Array, Array, Array]:
+def _decomposed(svd: SingularValues) -> tuple[Array, Array, Array, Array]:
     return svd.orthogonal, svd.left, svd.values, svd.right
 
 
-@_factors.def_jvp
+@_decomposed.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (svd,), (t_svd,) = primals, tangents
 
@@ -276,9 +280,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         scaled = triangle if scale is None else triangle * scale[None]
         return orthogonal, *jnp.linalg.svd(scaled, full_matrices=False)
 
-    return _factors(svd), tangent_of(decomposed, (svd.matrix, svd.scale), (t_svd.matrix, t_svd.scale))
+    return _decomposed(svd), tangent_of(decomposed, (svd.matrix, svd.scale), (t_svd.matrix, t_svd.scale))
 
 
 def _differentiable_again(svd: SingularValues) -> SingularValues:
-    """For second derivatives: the factors with those derivatives that a decomposition has at distinct values."""
-    return SingularValues(svd.matrix, svd.scale, *_factors(svd))
+    """For second derivatives: Q, U, Σ and V with those derivatives that a decomposition has at distinct values."""
+    return SingularValues(svd.matrix, svd.scale, *_decomposed(svd))

@@ -17,7 +17,7 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers import CG, NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping, check_damping
-from jaxgeo.linalg.solvers.normal_cholesky import Plus, normal_equations
+from jaxgeo.linalg.solvers.normal_cholesky import add_trees, normal_equations
 from jaxgeo.linalg.solvers.nystrom import NystromInverse
 from jaxgeo.linalg.solvers.sides import gram_dtype
 from jaxgeo.outputs import AbstractProblem, Params
@@ -141,7 +141,7 @@ def _normal_equations(
 
 @eqx.filter_jit
 def _plus(total: tuple[Array, Array], found: tuple[Array, Array]) -> tuple[Array, Array]:
-    return in_dtype(Plus(), total[0].dtype)(total, found)
+    return in_dtype(add_trees, total[0].dtype)(total, found)
 
 
 @eqx.filter_jit
@@ -155,10 +155,10 @@ def _solve(
 ) -> PyTree:
     jacobian = Jacobian(problem, params)
     # λ in units of the mean eigenvalue of DᵀD: its trace is that of DDᵀ, over K in place of QN.
-    shift = None
+    relative_damping = None
     if damping is not None:
-        shift = jnp.asarray(damping, jacobian.outputs.dtype) * (jacobian.in_size() / count)
-    return jacobian.embed(solver.solve_normal(jacobian, normal, shift)[1])
+        relative_damping = jnp.asarray(damping, jacobian.outputs.dtype) * (jacobian.in_size() / count)
+    return jacobian.embed(solver.solve_normal(jacobian, normal, relative_damping)[1])
 
 
 def _by_conjugate_gradients(
@@ -181,11 +181,11 @@ def _by_conjugate_gradients(
             total = _add_products(total, problem, params, vectors)
         return total
 
-    shift = jnp.zeros((), image.dtype) if damping is None else jnp.asarray(damping, image.dtype) * trace / count
+    absolute = jnp.zeros((), image.dtype) if damping is None else jnp.asarray(damping, image.dtype) * trace / count
     preconditioner = None
     if solver.preconditioner is not None:
         test = solver.preconditioner.test(image.size, image.dtype)
-        preconditioner = solver.preconditioner.from_sketch(test, product(test.T).T, shift)
+        preconditioner = solver.preconditioner.from_sketch(test, product(test.T).T, absolute)
     state = _start(image, preconditioner)
     steps, size = 0, jnp.linalg.norm(image)
     while (left := jnp.linalg.norm(state.residual)) > solver.rtol * size:
@@ -196,7 +196,7 @@ def _by_conjugate_gradients(
                 stacklevel=3,
             )
             break
-        state = _step(state, product(state.direction[None])[0], shift, preconditioner)
+        state = _step(state, product(state.direction[None])[0], absolute, preconditioner)
         steps += 1
     return _embed(problem, params, state.value)
 
@@ -219,9 +219,9 @@ def _start(image: Float[Array, " K"], preconditioner: NystromInverse | None) -> 
 
 @eqx.filter_jit
 def _step(
-    state: _State, product: Float[Array, " K"], shift: Float[Array, ""], preconditioner: NystromInverse | None
+    state: _State, product: Float[Array, " K"], damping: Float[Array, ""], preconditioner: NystromInverse | None
 ) -> _State:
-    product = product + shift * state.direction
+    product = product + damping * state.direction
     length = state.alignment / (state.direction @ product)
     residual = state.residual - length * product
     turned = residual if preconditioner is None else preconditioner(residual)

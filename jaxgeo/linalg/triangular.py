@@ -1,4 +1,4 @@
-"""Cholesky factorisation, solving with the factor, and its extreme eigenvalues."""
+"""Cholesky factorisation UᵀU, solving with U, and the extreme eigenvalues of UᵀU."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ NUM_BLOCKS = 8
 def upper_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """U with `matrix` = UᵀU; what lies below the diagonal of `matrix` is not read.
 
-    The upper factor by rows is the lower one by columns, which is how LAPACK works: nothing is transposed in memory.
+    The upper triangle by rows is the lower one by columns, which is how LAPACK works: nothing is transposed in memory.
     """
     return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False).T
 
@@ -60,7 +60,7 @@ def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], F
 
 
 def _solve(upper: Float[Array, "m m"], rhs: Float[Array, " m"], *, transpose: bool) -> Float[Array, " m"]:
-    """U⁻¹ or U⁻ᵀ times a vector, as LAPACK sees it: by columns of the lower factor."""
+    """U⁻¹ or U⁻ᵀ times a vector, as LAPACK sees it: by columns of the lower triangle."""
     return jax.lax.linalg.triangular_solve(
         upper.T, rhs[:, None], left_side=True, lower=True, transpose_a=not transpose
     )[:, 0]

@@ -67,8 +67,8 @@ class GainRatioDamping(AbstractWay):
     def propose(self, linear: Linearisation, by: AbstractLiftSolver, state: Float[Array, ""]) -> Proposal:
         """The lift by a solver, damped by `state`."""
         damping = state.astype(linear.outputs.dtype)
-        prepared = by.prepare(linear.jacobian, linear.relative(damping))
-        step, report = prepared.solve(-linear.residual)
+        factorised = by.factorise(linear.jacobian, linear.relative(damping))
+        step, report = factorised.lift(-linear.residual)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:
             ratio = tried.gain_ratio.astype(state.dtype)
@@ -79,5 +79,5 @@ class GainRatioDamping(AbstractWay):
             factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
             return tried, report, jnp.clip(state * factor, self.minimum, self.maximum)
 
-        attempt = Attempt(linear, step, prepared.correct, self.corrections)
-        return Proposal(attempt, self.halvings, damping, learn, lambda rows: prepared.solve(rows)[0])
+        attempt = Attempt(linear, step, factorised.correct, self.corrections)
+        return Proposal(attempt, self.halvings, damping, learn, lambda rows: factorised.lift(rows)[0])

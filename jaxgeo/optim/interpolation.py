@@ -54,11 +54,11 @@ class LinearInterpolation(AbstractTransformation):
     ) -> tuple[PyTree, InterpolationState]:
         del updates
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
-        prepared = self.solver.prepare(linear.jacobian)
-        velocity, lift = prepared.solve(-linear.residual)
-        # Corrections go through the factor, unless it could not be trusted.
+        factorised = self.solver.factorise(linear.jacobian)
+        velocity, lift = factorised.lift(-linear.residual)
+        # Corrections go through the factorisation, unless it could not be trusted.
         step, allowed = scaled(fraction, velocity), linear.is_trusted(lift)
-        attempt = Attempt(linear, step, prepared.correct, self.corrections, allowed=allowed)
+        attempt = Attempt(linear, step, factorised.correct, self.corrections, allowed=allowed)
         tried = shorten_growth(attempt, self.max_growth, halvings=0)
         tried = tried._replace(fraction=jnp.where(tried.accepted, fraction, 0))
         info = step_info(state.info, linear, tried, jnp.zeros_like(fraction), lift)

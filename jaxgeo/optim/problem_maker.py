@@ -40,7 +40,6 @@ class ProblemMaker(eqx.Module):
         if self.apply is not None:
             check_function("apply", self.apply)
         check_maker(self.cost)
-        check_flag("per_sample", self.per_sample)
 
     def partition(self, params: PyTree) -> PyTree:
         """The trainable part of `params`, None elsewhere; `ValueError` if that is nothing."""

@@ -42,10 +42,10 @@ class TrustRegion(AbstractWay):
         first = jnp.where(start > 0, self.factor * start, jnp.asarray(self.factor, dtype))
         radius = jnp.where(state > 0, state.astype(dtype), first)
         aim = -linear.residual.reshape(-1)
-        shift = by.damping_for_length(aim, radius)
+        relative = by.damping_for_length(aim, radius)
 
         def lift(rows: Float[Array, "rows R"]) -> PyTree:
-            return jacobian.unravel(scale * by.damped_lift(rows.reshape(-1), shift))
+            return jacobian.unravel(scale * by.damped_lift(rows.reshape(-1), relative))
 
         outcome, rank = jnp.asarray(SOLVED), jnp.asarray(by.values.size)
         step, report = conclude(jacobian, lift(-linear.residual), -linear.residual, outcome, rank)
@@ -62,5 +62,5 @@ class TrustRegion(AbstractWay):
             larger = jnp.where((tried.gain_ratio >= 0.75) | ~held, 2 * length, radius)
             return tried, report, jnp.where(tried.gain_ratio <= 0.25, smaller, larger).astype(state.dtype)
 
-        damping = shift * len(aim) / (by.values.size * by.mean_square())
+        damping = relative * len(aim) / (by.values.size * by.mean_square())
         return Proposal(Attempt(linear, step), 0, damping, learn, lift)

@@ -11,7 +11,7 @@ from jaxgeo.linalg.gram.certificate import certified
 from jaxgeo.linalg.gram.layout import make_layout
 from jaxgeo.linalg.gram.plan import GramPlan, plan_assembly
 from jaxgeo.linalg.gram.ring import block_rows, squares
-from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.jacobian import Jacobian, register
 from jaxgeo.linalg.memory import check_memory
 from jaxgeo.linalg.precision import in_dtype
 
@@ -123,11 +123,6 @@ def mean_eigenvalue(jacobian: Jacobian) -> Float[Array, ""]:
     return Gram(jacobian).trace() / jacobian.out_size()
 
 
-@lx.linearise.register
-def _(operator: Gram) -> Gram:
-    return operator
-
-
 @lx.materialise.register
 def _(operator: Gram) -> lx.AbstractLinearOperator:
     shape = operator.jacobian.outputs.shape
@@ -137,27 +132,4 @@ def _(operator: Gram) -> lx.AbstractLinearOperator:
     )
 
 
-@lx.conj.register
-def _(operator: Gram) -> Gram:
-    return operator
-
-
-def _always(operator: Gram) -> bool:
-    return True
-
-
-def _never(operator: Gram) -> bool:
-    return False
-
-
-for _property, _answer in (
-    (lx.is_symmetric, _always),
-    (lx.is_positive_semidefinite, _always),
-    (lx.is_diagonal, _never),
-    (lx.is_tridiagonal, _never),
-    (lx.has_unit_diagonal, _never),
-    (lx.is_lower_triangular, _never),
-    (lx.is_upper_triangular, _never),
-    (lx.is_negative_semidefinite, _never),
-):
-    _property.register(Gram)(_answer)
+register(Gram, lx.is_symmetric, lx.is_positive_semidefinite)

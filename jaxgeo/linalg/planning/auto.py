@@ -5,14 +5,13 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import check_count
 from jaxgeo.linalg.gram.layout import FLOPS_PER_BYTE
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import check_memory, total_memory
 from jaxgeo.linalg.planning.bytes import dense_matrices, gram_matrices, held_gram, normal_matrices, sizes_of
-from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo, Prepared
+from jaxgeo.linalg.solvers.base import AbstractFactorised, AbstractLiftSolver, Damping
 from jaxgeo.linalg.solvers.cg import CG
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.dense_cholesky import DenseCholesky
@@ -36,7 +35,7 @@ class Auto(AbstractLiftSolver):
     conditioning it measures.
 
     `choose` says which and why. While D is small it is held as a matrix: products with it can then be in float64
-    though the parameters are float32. Beyond that, and with damping for K ≥ QN, DDᵀ or DᵀD is factored in float64,
+    though the parameters are float32. Beyond that, and with damping for K ≥ QN, DDᵀ or DᵀD is factorised in float64,
     whichever is smaller, and beyond that products with D alone are used. In each but the last, where D has lost
     rank or is too ill-conditioned, singular values or eigenvalues with a smooth cut-off take over;
     `LiftInfo.outcome` says so.
@@ -80,11 +79,11 @@ class Auto(AbstractLiftSolver):
         def needed(dtype: jnp.dtype) -> int:
             return gram_matrices(sizes, dtype, damped) if wide else normal_matrices(sizes, dtype)
 
-        dense, factored = dense_matrices(sizes, double), needed(double)
+        dense, square = dense_matrices(sizes, double), needed(double)
         name = "DDᵀ" if wide else "DᵀD"
-        if wide and (own == double or damped) and factored <= memory:
+        if wide and (own == double or damped) and square <= memory:
             # Products with D are in this dtype already, or damping bounds their error, so holding D would gain nothing.
-            reason = f"{name}, {side} × {side}, takes {show_bytes(factored)} to factor, and is formed without D"
+            reason = f"{name}, {side} × {side}, takes {show_bytes(square)} to factor, and is formed without D"
             # D is whole on every device.
             fallback = sizes.shards == 1 and not damped and dense <= memory
             return Choice(GramCholesky(dtype=double, cutoff=self.cutoff, dense_fallback=fallback), reason)
@@ -93,27 +92,22 @@ class Auto(AbstractLiftSolver):
             reason = f"{few}D, {rows} × {columns}, takes {show_bytes(dense)} to factor in {double}"
             return Choice(DenseCholesky(self.cutoff, double), reason)
         for dtype in (double, own) if damped else (double,):
-            factored = needed(dtype)
-            if factored > memory:
+            square = needed(dtype)
+            if square > memory:
                 continue
-            reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {show_bytes(factored)} to factor"
+            reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {show_bytes(square)} to factor"
             if wide:
                 return Choice(GramCholesky(dtype=dtype, cutoff=self.cutoff), reason)
             return Choice(NormalCholesky(dtype=dtype, cutoff=self.cutoff), reason)
-        reason = f"{name}, {side} × {side}, would take {show_bytes(factored)} of {show_bytes(memory)} to factor"
+        reason = f"{name}, {side} × {side}, would take {show_bytes(square)} of {show_bytes(memory)} to factor"
         # A step through the network against reading G; without damping a held G would cost the accuracy of the former.
         dearer = 6 * jacobian.problem.num_samples * columns > FLOPS_PER_BYTE * own.itemsize * rows**2
         if wide and damped and dearer and held_gram(sizes) <= memory:
             return Choice(CG(hold_gram=True), f"{reason}, and {show_bytes(held_gram(sizes))} to hold")
         return Choice(CG() if wide else LSMR(), reason)
 
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
-        return self.choose(jacobian, damping).solver.solve(jacobian, velocity, damping)
-
-    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared:
-        return self.choose(jacobian, damping).solver.prepare(jacobian, damping)
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> AbstractFactorised:
+        return self.choose(jacobian, damping).solver.factorise(jacobian, damping)
 
 
 def default_memory() -> int:

@@ -1,6 +1,6 @@
 """Bytes that one device holds for a lift, by the route: what `Auto` chooses by and `Problem.plan` prints.
 
-Counted in what XLA allocates for the compiled lift; factors n = 4, 2.5, … are of buffers that live at the same time.
+Counted in what XLA allocates for the compiled lift; the numbers 4, 2.5, … are of buffers that live at the same time.
 """
 
 from typing import NamedTuple
@@ -53,7 +53,7 @@ def _bytes(tree: object) -> int:
 
 
 def gram_matrices(sizes: Sizes, dtype: jnp.dtype, damped: bool) -> int:
-    """DDᵀ, its factor, and what answers a failure: whole on one device, else block rows, brought together to factor."""
+    """DDᵀ, its factorisation, and what answers a failure: whole; over devices by block rows until factorised."""
     alone = 5 if damped else 4
     copies = alone if sizes.shards == 1 else 2 + 2 / sizes.shards
     return int(copies * sizes.rows**2 * dtype.itemsize)
@@ -65,12 +65,12 @@ def held_gram(sizes: Sizes) -> int:
 
 
 def dense_matrices(sizes: Sizes, dtype: jnp.dtype) -> int:
-    """D and a factor of the smaller Gram matrix, whole on every device."""
+    """D and a factorisation of the smaller Gram matrix, whole on every device."""
     return int(2.5 * sizes.rows * sizes.columns + 4 * min(sizes.rows, sizes.columns) ** 2) * dtype.itemsize
 
 
 def normal_matrices(sizes: Sizes, dtype: jnp.dtype) -> int:
-    """DᵀD, its factor, and what answers a failure, whole on every device."""
+    """DᵀD, its factorisation, and what answers a failure, whole on every device."""
     return int(3.5 * sizes.columns**2) * dtype.itemsize
 
 

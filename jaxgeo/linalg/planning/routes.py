@@ -28,8 +28,8 @@ class RoutePlan:
     """What one route holds on each device at its peak, in bytes.
 
     - `solver`: the route; `label`: its name in the table.
-    - `matrices`: Gram matrices or D, and what factors them.
-    - `assembly`: factors of D and blocks of DDᵀ while that is formed, which is over before it is factored.
+    - `matrices`: Gram matrices or D, and what factorises them.
+    - `assembly`: Kronecker factors of D and blocks of DDᵀ while that is formed, before it is factorised.
     - `linearisation`: parameters, samples, and what the products with D keep; `lifts`: θ̇ while it is made.
     """
 
@@ -66,7 +66,7 @@ class LiftPlan:
     @property
     def chosen(self) -> RoutePlan:
         """The plan of what `Auto` takes."""
-        return next(route for route in self.routes if _same(route.solver, self.choice.solver))
+        return next(route for route in self.routes if route.solver == self.choice.solver)
 
     def __str__(self) -> str:
         width = max(len(route.label) for route in self.routes)
@@ -121,7 +121,7 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
         chunk = int(share * sizes.rows * sizes.columns) * dtype.itemsize
         label = f"NormalCholesky, {dtype}"
         add(NormalCholesky(dtype=dtype), label, normal_matrices(sizes, dtype) + chunk)
-    add(DenseCholesky(), "DenseCholesky", dense)
+    add(DenseCholesky(dtype=double), "DenseCholesky", dense)
     nystrom = CG().preconditioner
     assert nystrom is not None
     basis = sketch(sizes, nystrom.rank)
@@ -139,14 +139,3 @@ def _assembly(gram: Gram, dtype: jnp.dtype) -> int:
     except MemoryError:
         # Not even G and one sample fit, which the matrices of this route say already.
         return 0
-
-
-def _same(planned: AbstractLiftSolver, chosen: AbstractLiftSolver) -> bool:
-    """Whether two solvers take the same route, whatever their cut-offs are."""
-    if isinstance(planned, GramCholesky) and isinstance(chosen, GramCholesky):
-        return (planned.dtype, planned.dense_fallback) == (chosen.dtype, chosen.dense_fallback)
-    if isinstance(planned, NormalCholesky) and isinstance(chosen, NormalCholesky):
-        return planned.dtype == chosen.dtype
-    if isinstance(planned, CG) and isinstance(chosen, CG):
-        return planned.hold_gram == chosen.hold_gram
-    return type(planned) is type(chosen)

@@ -1,6 +1,10 @@
 """How the lift D⁺v is solved, one algorithm a file: each is an object, passed to the flow that uses it."""
 
-from jaxgeo.linalg.solvers.base import AbstractLiftSolver as AbstractLiftSolver, LiftInfo as LiftInfo
+from jaxgeo.linalg.solvers.base import (
+    AbstractFactorised as AbstractFactorised,
+    AbstractLiftSolver as AbstractLiftSolver,
+    LiftInfo as LiftInfo,
+)
 from jaxgeo.linalg.solvers.cg import CG as CG
 from jaxgeo.linalg.solvers.cutoff import (
     AbstractCutoff as AbstractCutoff,

@@ -33,7 +33,7 @@ class LiftInfo(NamedTuple):
 
     - `outcome`: 0 solved; 1 solved again with damping; 2 by an eigendecomposition or singular values after a
         factorisation failed; 3 not solved, as D or the velocity is not finite: the lift is then 0; 4 solved with rows
-        of D in place of the factors of each leaf, as DDᵀ from those contradicted products with D.
+        of D in place of the Kronecker factors of each leaf, as DDᵀ from those contradicted products with D.
     - `rank`: numerical rank of D where the solver knows it, else −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
     - `mismatch`: how far DDᵀ, as it was assembled, is off products with D: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift,
@@ -50,31 +50,35 @@ class AbstractLiftSolver(eqx.Module):
     """θ̇ = D⁺v: of the θ̇ for which |Dθ̇ − v| is smallest, the one of smallest norm."""
 
     @abc.abstractmethod
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "AbstractFactorised":
+        """What all lifts through this D share: θ̇ = Dᵀ(DDᵀ + λ)⁻¹v, λ = damping · trace(DDᵀ)/QN; D⁺v without damping."""
+
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
     ) -> tuple[PyTree, LiftInfo]:
-        """θ̇ = Dᵀ(DDᵀ + λ)⁻¹v with λ = damping · trace(DDᵀ)/QN, and D⁺v without damping.
+        """One lift: `factorise`, then `AbstractFactorised.lift`."""
+        return self.factorise(jacobian, damping).lift(velocity)
+
+
+class AbstractFactorised(eqx.Module):
+    """D, made ready for lifts."""
+
+    @abc.abstractmethod
+    def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
+        """The lift of an output velocity.
 
         **Returns:** θ̇ as a pytree like the trainable parameters, and how it went. θ̇ is finite always: where
         D or v is not, it is 0 and the outcome 3.
         """
 
-    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> "Prepared":
-        """`solve`, and corrections by what it has factored where there is such a thing."""
-        return Prepared(lambda velocity: self.solve(jacobian, velocity, damping), None)
+    @property
+    @abc.abstractmethod
+    def correct(self) -> Callable[[Float[Array, "N Q"]], PyTree] | None:
+        """Lifts what is missing somewhere, once through the factorisation: without refinement and report, and with the
+        derivative of the lift. A module, so that rules for derivatives can see what it holds.
 
-
-class Prepared(NamedTuple):
-    """Lifts that share a factorisation.
-
-    - `solve`: of a velocity, as `AbstractLiftSolver.solve`.
-    - `correct`: of what is missing somewhere, once through the factors: without refinement and report, and with the
-        derivative of the lift. A module, so that rules for derivatives can see what it holds. None for a solver that
-        would start anew for each.
-    """
-
-    solve: Callable[[Float[Array, "N Q"]], tuple[PyTree, LiftInfo]]
-    correct: Callable[[Float[Array, "N Q"]], PyTree] | None
+        None where each lift starts anew, by iterations or a pass over the samples.
+        """
 
 
 def conclude(

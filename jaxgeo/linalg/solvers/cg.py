@@ -5,15 +5,15 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import optimistix as optx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import check_count, check_kind, check_positive
-from jaxgeo.linalg.gram.gram import Gram, mean_eigenvalue
+from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
-from jaxgeo.linalg.solvers.inverse import AbstractInverse, RowOperator, inverse
+from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping
+from jaxgeo.linalg.solvers.iterations import AbstractIterations, Iterated, absolute_damping
 from jaxgeo.linalg.solvers.nystrom import Nystrom, NystromInverse
-from jaxgeo.linalg.tangents import attach, freeze
+from jaxgeo.linalg.tangents import freeze
 
 
 class CG(AbstractLiftSolver):
@@ -47,26 +47,15 @@ class CG(AbstractLiftSolver):
         if self.preconditioner is not None:
             check_kind("preconditioner", self.preconditioner, Nystrom, "a `jaxgeo.linalg.Nystrom()` or None")
 
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
-        solution, outcome, _ = self.iterate(jacobian, velocity, damping)
-        return conclude(jacobian, solution, velocity, outcome, jnp.full_like(outcome, -1))
-
-    def iterate(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, Array, Array]:
-        """The lift, its outcome, and the number of steps."""
-        shift = None if damping is None else jnp.asarray(damping, velocity.dtype) * mean_eigenvalue(jacobian)
-        still, constant = freeze((jacobian, jnp.zeros((), velocity.dtype) if shift is None else shift))
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> Iterated:
+        absolute = absolute_damping(jacobian, damping)
+        still, constant = freeze((jacobian, jnp.zeros((), jacobian.outputs.dtype) if absolute is None else absolute))
         gram = Gram(still)
         if self.hold_gram:
             gram = lx.FunctionLinearOperator(_HeldGram(gram.as_matrix()), gram.in_structure())
-        prepared = None if self.preconditioner is None else self.preconditioner(gram, constant)
-        inner = _ConjugateGradients(gram, constant, freeze(prepared), self.rtol, self.max_steps)
-        psi, steps = inner.iterate(freeze(velocity))
-        carrier = inverse(RowOperator(jacobian, jnp.ones((), velocity.dtype)), inner, shift, velocity)
-        return jacobian.T.mv(attach(psi, carrier)), jnp.asarray(SOLVED, jnp.int32), steps
+        preconditioner = None if self.preconditioner is None else freeze(self.preconditioner(gram, constant))
+        steps = ConjugateGradients(still, gram, constant, preconditioner, self.rtol, self.max_steps)
+        return Iterated(jacobian, absolute, steps)
 
 
 class _HeldGram(eqx.Module):
@@ -79,24 +68,27 @@ class _HeldGram(eqx.Module):
         return product.reshape(rows.shape)
 
 
-class _ConjugateGradients(AbstractInverse):
-    """(G + λ)⁻¹."""
+class ConjugateGradients(AbstractIterations):
+    """By products with G."""
 
+    jacobian: Jacobian
     gram: lx.AbstractLinearOperator
-    shift: Float[Array, ""]
+    damping: Float[Array, ""]
     preconditioner: NystromInverse | None
     rtol: float
     max_steps: int = eqx.field(static=True)
 
-    @property
-    def spectral(self) -> Bool[Array, ""]:
+    def is_filtered(self) -> Bool[Array, ""]:
         return jnp.zeros((), bool)
 
-    def iterate(self, rows: Float[Array, "N Q"]) -> tuple[Float[Array, "N Q"], Array]:
-        """The solution, and the number of steps."""
+    def lift(self, rows: Float[Array, "N Q"]) -> PyTree:
+        return self.jacobian.T.mv(self.apply(rows))
+
+    def iterate(self, rows: Float[Array, "N Q"]) -> tuple[Float[Array, "N Q"], Int[Array, ""]]:
+        """ψ with (G + λ)ψ = v, and the number of steps."""
         structure = self.gram.out_structure()
-        operator = self.gram + self.shift * lx.IdentityLinearOperator(structure)
-        # A shift by a traced number loses the tag.
+        operator = self.gram + self.damping * lx.IdentityLinearOperator(structure)
+        # Adding a traced number loses the tag.
         operator = lx.TaggedLinearOperator(operator, lx.positive_semidefinite_tag)
         options = {}
         if self.preconditioner is not None:

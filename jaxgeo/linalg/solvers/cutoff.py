@@ -17,11 +17,11 @@ class AbstractCutoff(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
-        """Factors in [0, 1] on 1/σ, for `ratios` σ/σ_max; `floor` is the round-off in them, used without `rcond`."""
+        """Shares in [0, 1] of 1/σ, for `ratios` σ/σ_max; `floor` is the round-off in them, used without `rcond`."""
 
     @abc.abstractmethod
     def full(self, floor: float) -> float:
-        """The ratio from which the factor is 1."""
+        """The ratio from which the share is 1."""
 
 
 class HardCutoff(AbstractCutoff):

@@ -1,150 +1,177 @@
 """What the solvers by the dense D have in common: D in units of its size, singular values where all else fails."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import abc
+import dataclasses
+import functools
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.precision import cond_any, in_dtype
-from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, Damping, LiftInfo
-from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
-from jaxgeo.linalg.solvers.factorisation import Factorisation, spectral_factor
-from jaxgeo.linalg.solvers.sides import finish_columns, finish_rows, gram_dtype, relative_shift
+from jaxgeo.linalg.precision import in_dtype, rescue_if
+from jaxgeo.linalg.solvers.base import DECOMPOSED, AbstractFactorised, AbstractLiftSolver, Damping, LiftInfo
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, check_factoring
+from jaxgeo.linalg.solvers.derivatives import FactorisedSide
+from jaxgeo.linalg.solvers.factorisation import Factorisation, from_spectrum
+from jaxgeo.linalg.solvers.sides import gram_dtype, relative_damping, smaller_side
 from jaxgeo.linalg.spectra import data_floor
 from jaxgeo.linalg.tangents import freeze
 
 
-class DenseParts(NamedTuple):
-    """The taller of D and Dᵀ over √t, v, μ, √t, and √t in the dtype of the result."""
+class DenseMatrix(eqx.Module):
+    """The taller of D and Dᵀ over √t, for t the mean eigenvalue of the smaller Gram matrix.
+
+    - `relative_damping`: μ, None without.
+    - `sqrt_mean`: √t; `own_sqrt_mean`: the same in the parameters' dtype.
+    - `sound`: whether D is finite.
+    - `wide`: whether it is Dᵀ.
+    """
 
     tall: Float[Array, "length side"]
-    rhs: Float[Array, " n"]
-    shift: Float[Array, ""]
+    relative_damping: Float[Array, ""] | None
     sqrt_mean: Float[Array, ""]
     own_sqrt_mean: Float[Array, ""]
+    sound: Bool[Array, ""]
+    wide: bool = eqx.field(static=True)
 
-    def qr(self, damped: bool) -> tuple[Float[Array, "length side"], Float[Array, "side side"]]:
+    def __init__(self, matrix: Float[Array, "QN K"], relative_damping: Float[Array, ""] | None, dtype: jnp.dtype):
+        self.wide = matrix.shape[1] >= matrix.shape[0]
+        tall = (matrix.T if self.wide else matrix).astype(dtype)
+        # In units of the largest entry, so that squares neither overflow nor underflow.
+        largest = jnp.max(jnp.abs(tall))
+        self.sound = jnp.isfinite(largest)
+        unit = jnp.where(self.sound & (largest > 0), largest, 1)
+        tall = jnp.where(self.sound, tall / unit, 0)
+        mean = jnp.sum(tall**2) / tall.shape[1]
+        sqrt_mean = jnp.where(mean > 0, jnp.sqrt(mean), 1)
+        self.tall, self.sqrt_mean = tall / sqrt_mean, sqrt_mean * unit
+        self.own_sqrt_mean = self.sqrt_mean.astype(matrix.dtype)
+        self.relative_damping = None if relative_damping is None else relative_damping.astype(dtype)
+
+    def qr(self) -> tuple[Float[Array, "length side"], Float[Array, "side side"]]:
         """Q and R of the tall matrix, with √μ below it where there is damping."""
         length, side = self.tall.shape
-        if not damped:
+        if self.relative_damping is None:
             return jnp.linalg.qr(self.tall)
-        corner = jnp.sqrt(self.shift) * jnp.eye(side, dtype=self.tall.dtype)
+        corner = jnp.sqrt(self.relative_damping) * jnp.eye(side, dtype=self.tall.dtype)
         q, r = jnp.linalg.qr(jnp.concatenate([self.tall, corner]))
         return q[:length], r
 
 
-# (parts, cut-off, floor, whether D is wide, whether it is damped) → the factor, and the lift through it.
-Factoring = Callable[[DenseParts, AbstractCutoff, float, bool, bool], tuple[Factorisation, Float[Array, " K"]]]
+class AbstractDecomposition(eqx.Module):
+    """Of a dense matrix; `factorisation` is that of its Gram matrix which comes with it."""
+
+    factorisation: eqx.AbstractVar[Factorisation]
+
+    @abc.abstractmethod
+    def solve(self, matrix: DenseMatrix, rhs: Float[Array, " QN"]) -> Float[Array, " K"]:
+        """The lift through D/√t."""
 
 
-def solve_dense(
-    jacobian: Jacobian,
-    velocity: Float[Array, "N Q"],
-    damping: Damping,
-    cutoff: AbstractCutoff,
-    choice: jnp.dtype | None,
-    factoring: Factoring | None = None,
-) -> tuple[PyTree, LiftInfo]:
-    """The lift by the dense D with its report, on the smaller side.
+class SingularDecomposition(AbstractDecomposition):
+    """QUΣVᵀ, filtered; V is in the factorisation."""
 
-    **Arguments:**
+    q: Float[Array, "length side"]
+    left: Float[Array, "side side"]
+    values: Float[Array, " side"]
+    factorisation: Factorisation
 
-    - `choice`: the dtype to factor in, where the user chose one.
-    - `factoring`: what to try before singular values.
-    """
-    rows = jacobian.in_size() >= jacobian.out_size()
-    still, aim, shift = freeze((jacobian, velocity, relative_shift(jacobian, damping, rows)))
-    factor, value = dense_lift(still, aim, shift, cutoff, gram_dtype(jacobian, damping, choice), factoring)
-    finish = finish_rows if rows else finish_columns
-    return finish(jacobian, velocity, damping, factor, value)
-
-
-def dense_lift(
-    jacobian: Jacobian,
-    velocity: Float[Array, "N Q"],
-    shift: Float[Array, ""] | None,
-    cutoff: AbstractCutoff,
-    dtype: jnp.dtype,
-    factoring: Factoring | None = None,
-) -> tuple[Factorisation, PyTree]:
-    """The lift by the dense D, and the factor of the Gram matrix on the smaller side that comes with it.
-
-    **Arguments:**
-
-    - `shift`: μ in units of the mean eigenvalue on that side; None for D⁺v.
-    - `factoring`: what to try before singular values.
-    """
-    # The network is traced outside: its constants must not turn into float64.
-    matrix = jacobian.as_matrix()
-    factorise = _Factorise(cutoff, data_floor(jacobian), dtype, factoring)
-    factor, flat = in_dtype(factorise, dtype)(matrix, velocity.reshape(-1), shift)
-    return factor, jacobian.unravel(flat)
-
-
-class _Factorise(eqx.Module):
-    cutoff: AbstractCutoff
-    floor: float = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
-    factoring: Factoring | None = eqx.field(static=True)
-
-    def __call__(
-        self, matrix: Float[Array, "n K"], rhs: Float[Array, " n"], shift: Float[Array, ""] | None
-    ) -> tuple[Factorisation, Float[Array, " K"]]:
-        wide = matrix.shape[1] >= matrix.shape[0]
-        tall = (matrix.T if wide else matrix).astype(self.dtype)
-        length, side = tall.shape
-        # In units of the largest entry, so that squares neither overflow nor underflow.
-        largest = jnp.max(jnp.abs(tall))
-        sound = jnp.isfinite(largest)
-        unit = jnp.where(sound & (largest > 0), largest, 1)
-        tall = jnp.where(sound, tall / unit, 0)
-        mean = jnp.sum(tall**2) / side
-        sqrt_mean = jnp.where(mean > 0, jnp.sqrt(mean), 1)
-        tall, sqrt_mean = tall / sqrt_mean, sqrt_mean * unit
-        damped = shift is not None
-        shift = jnp.zeros((), self.dtype) if shift is None else shift.astype(self.dtype)
-        parts = DenseParts(tall, rhs.astype(self.dtype), shift, sqrt_mean, sqrt_mean.astype(rhs.dtype))
-        outcome = SOLVED if self.factoring is None else DECOMPOSED
-        decomposed = _SingularValues(self.cutoff, self.floor, wide, damped, outcome)
-        if self.factoring is None:
-            factor, solution = decomposed((), parts)
-        else:
-            usual = self.factoring(parts, self.cutoff, self.floor, wide, damped)
-            factor, solution = cond_any(~usual[0].trusted, decomposed, _keep, usual, parts)
-        return factor, jnp.where(sound, solution, jnp.nan).astype(rhs.dtype)
-
-
-def _keep(usual: tuple[Factorisation, Array], parts: DenseParts) -> tuple[Factorisation, Array]:
-    return usual
-
-
-class _SingularValues(eqx.Module):
-    """The lift and the factor from the singular values of R, filtered."""
-
-    cutoff: AbstractCutoff
-    floor: float = eqx.field(static=True)
-    wide: bool = eqx.field(static=True)
-    damped: bool = eqx.field(static=True)
-    outcome: int = eqx.field(static=True)
-
-    def __call__(self, usual: PyTree, parts: DenseParts) -> tuple[Factorisation, Float[Array, " K"]]:
-        q, r = parts.qr(self.damped)
-        rhs, sqrt_mean, own_sqrt_mean = parts.rhs, parts.sqrt_mean, parts.own_sqrt_mean
+    def __init__(self, matrix: DenseMatrix, cutoff: AbstractCutoff, floor: float, outcome: int):
+        self.q, r = matrix.qr()
         left, values, right = jnp.linalg.svd(r)
         sound = jnp.isfinite(jnp.sum(values)) & jnp.isfinite(jnp.sum(right)) & jnp.isfinite(jnp.sum(left))
-        left, values, right = (jnp.where(sound, array, 0) for array in (left, values, right))
-        outcome = jnp.asarray(self.outcome, jnp.int32)
-        factor = spectral_factor(
-            right.T, values, jnp.zeros_like(sqrt_mean), own_sqrt_mean, self.cutoff, self.floor, outcome
-        )
-        if self.damped:
+        self.left, self.values, right = (jnp.where(sound, array, 0) for array in (left, values, right))
+        none = jnp.zeros_like(matrix.sqrt_mean)
+        found = from_spectrum(right.T, self.values, matrix.own_sqrt_mean, none, cutoff, floor, outcome)
+        if matrix.relative_damping is not None:
             # Damping is part of these values already; they must only not be divided by as 0.
-            least = (self.floor * values[0]) ** 2
-            weights = 1 / jnp.maximum(values**2, jnp.where(least > 0, least, 1))
-            factor = factor._replace(weights=weights, share=jnp.ones_like(weights), rank=jnp.full_like(outcome, -1))
-        gain = factor.weights * values
-        solution = q @ (left @ (gain * (right @ rhs))) if self.wide else right.T @ (gain * (left.T @ (q.T @ rhs)))
-        return factor, solution / sqrt_mean
+            least = (floor * self.values[0]) ** 2
+            weights = 1 / jnp.maximum(self.values**2, jnp.where(least > 0, least, 1))
+            unknown = jnp.full_like(found.rank, -1)
+            found = dataclasses.replace(found, weights=weights, share=jnp.ones_like(weights), rank=unknown)
+        self.factorisation = found
+
+    def solve(self, matrix: DenseMatrix, rhs: Float[Array, " QN"]) -> Float[Array, " K"]:
+        right, gain = self.factorisation.matrix, self.factorisation.weights * self.values
+        if matrix.wide:
+            return self.q @ (self.left @ (gain * (right.T @ rhs)))
+        return right @ (gain * (self.left.T @ (self.q.T @ rhs)))
+
+
+class AbstractDenseSolver(AbstractLiftSolver):
+    """A solver by a decomposition of the dense D, on the smaller side."""
+
+    cutoff: eqx.AbstractVar[AbstractCutoff]
+    dtype: eqx.AbstractVar[jnp.dtype | None]
+
+    def __check_init__(self):
+        check_factoring(self.cutoff, "dtype", self.dtype)
+
+    @abc.abstractmethod
+    def decompose(self, matrix: DenseMatrix, floor: float) -> AbstractDecomposition:
+        """Decompose the matrix, of whose singular values `floor` is the round-off."""
+
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "FactorisedDense":
+        still = freeze(jacobian)
+        damped = freeze(relative_damping(smaller_side(jacobian), jacobian, damping))
+        dtype = gram_dtype(jacobian, damping, self.dtype)
+
+        def run(
+            entries: Float[Array, "QN K"], damped: Float[Array, ""] | None
+        ) -> tuple[DenseMatrix, AbstractDecomposition]:
+            matrix = DenseMatrix(entries, damped, dtype)
+            return matrix, self.decompose(matrix, data_floor(jacobian))
+
+        # The network is traced outside: its constants must not turn into float64.
+        return FactorisedDense(self.cutoff, jacobian, damping, *in_dtype(run, dtype)(still.as_matrix(), damped))
+
+
+class FactorisedDense(AbstractFactorised):
+    """The dense D and a decomposition of it. Where that is not to be trusted each lift takes singular values."""
+
+    cutoff: AbstractCutoff
+    jacobian: Jacobian
+    damping: Damping
+    matrix: DenseMatrix
+    decomposition: AbstractDecomposition
+
+    def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
+        found, value = self.solve(freeze(velocity))
+        return self._through(found).finish(velocity, value)
+
+    @property
+    def correct(self) -> FactorisedSide | None:
+        # Of rows that fewer parameters miss, most cannot be reached.
+        return self._through(self.decomposition.factorisation) if self.matrix.wide else None
+
+    def solve(self, velocity: Float[Array, "N Q"]) -> tuple[Factorisation, PyTree]:
+        """The lift without derivative, and the factorisation that it went by."""
+        solve = functools.partial(_solve, self.cutoff, data_floor(self.jacobian))
+        operands = self.matrix, self.decomposition, velocity.reshape(-1)
+        found, flat = in_dtype(solve, self.matrix.tall.dtype)(*operands)
+        return found, self.jacobian.unravel(flat)
+
+    def _through(self, found: Factorisation) -> FactorisedSide:
+        return FactorisedSide(smaller_side(self.jacobian), self.jacobian, found, self.damping)
+
+
+def _solve(
+    cutoff: AbstractCutoff,
+    floor: float,
+    matrix: DenseMatrix,
+    decomposition: AbstractDecomposition,
+    velocity: Float[Array, " QN"],
+) -> tuple[Factorisation, Float[Array, " K"]]:
+    rhs = velocity.astype(matrix.tall.dtype)
+
+    def by_singular_values(
+        usual: tuple[Factorisation, Array], matrix: DenseMatrix, rhs: Array
+    ) -> tuple[Factorisation, Array]:
+        decomposition = SingularDecomposition(matrix, cutoff, floor, DECOMPOSED)
+        return decomposition.factorisation, decomposition.solve(matrix, rhs)
+
+    found, solution = decomposition.factorisation, decomposition.solve(matrix, rhs)
+    if not isinstance(decomposition, SingularDecomposition):
+        found, solution = rescue_if(~found.trusted, by_singular_values, (found, solution), matrix, rhs)
+    return found, jnp.where(matrix.sound, solution / matrix.sqrt_mean, jnp.nan).astype(velocity.dtype)

@@ -1,5 +1,7 @@
-"""A symmetric positive semidefinite matrix, factored so that a failure is noticed and answered in the program."""
+"""A symmetric positive semidefinite matrix, factorised so that a failure is noticed and answered in the program."""
 
+import abc
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -9,25 +11,43 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo.linalg.precision import cond_any, in_dtype
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.precision import in_dtype, rescue_if
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
+from jaxgeo.linalg.spectra import gram_floor
 from jaxgeo.linalg.triangular import cholesky_solve, extreme_eigenvalues, upper_cholesky
 
 
-class Factorisation(NamedTuple):
+class AbstractInverse(eqx.Module):
+    """(A + μ)⁻¹ or a filtered pseudo-inverse of A, by a factorisation or by iterations. Takes part in no derivative."""
+
+    @abc.abstractmethod
+    def is_filtered(self) -> Bool[Array, ""]:
+        """Whether directions may be left out."""
+
+    @abc.abstractmethod
+    def apply(self, rhs: PyTree) -> PyTree:
+        """The inverse times `rhs`."""
+
+    @abc.abstractmethod
+    def complement(self, rhs: PyTree) -> PyTree:
+        """The part of `rhs` in the directions left out."""
+
+
+class Factorisation(AbstractInverse):
     """(A/t + μ)⁻¹, or the filtered pseudo-inverse of A/t, with t = trace(A)/n: what it takes to apply it.
 
-    - `matrix`: the upper Cholesky factor of A/t + μ, or eigenvectors of A as columns.
+    - `matrix`: U with A/t + μ = UᵀU, or eigenvectors of A as columns.
     - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept, and
-        with a Cholesky factor 0 for rows of A that are 0, which it leaves out.
+        with U 0 for rows of A that are 0, which it leaves out.
     - `spectral`: which of the two it is.
     - `sqrt_mean`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
         after a product with D: XLA makes one division of two that follow one another.
     - `outcome`, `rank`: as in `LiftInfo`.
-    - `trusted`: whether A/t + μ is well enough conditioned for this factor.
-    - `shift`: μ, with what was added to it after a failure.
+    - `trusted`: whether A/t + μ is well enough conditioned for this factorisation.
+    - `relative_damping`: μ, with what was added to it after a failure.
     """
 
     matrix: Float[Array, "n n"]
@@ -38,15 +58,16 @@ class Factorisation(NamedTuple):
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
     trusted: Bool[Array, ""]
-    shift: Float[Array, ""]
+    relative_damping: Float[Array, ""]
+
+    def is_filtered(self) -> Bool[Array, ""]:
+        return self.spectral
 
     def apply(self, rhs: PyTree) -> PyTree:
-        """The inverse times `rhs`, a pytree of n numbers."""
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_apply, self.matrix.dtype)(self, flat))
 
     def complement(self, rhs: PyTree) -> PyTree:
-        """The part of `rhs` in the directions left out."""
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
 
@@ -54,198 +75,205 @@ class Factorisation(NamedTuple):
         """Whether each direction is kept or left out in full, so that a defect can be solved for."""
         return in_dtype(_is_sharp, self.matrix.dtype)(self)
 
-
-def _is_sharp(factor: Factorisation) -> Bool[Array, ""]:
-    return jnp.all((factor.share == 0) | (factor.share == 1))
-
-
-def _apply(factor: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
-    def spectral(factor: Factorisation, rhs: Array) -> Array:
-        return factor.matrix @ (factor.weights * (factor.matrix.T @ rhs))
-
-    def triangular(factor: Factorisation, rhs: Array) -> Array:
-        return factor.share * cholesky_solve(factor.matrix, factor.share * rhs)
-
-    vector = rhs.astype(factor.matrix.dtype)
-    return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
+    def with_outcome(self, outcome: int | Int[Array, ""]) -> "Factorisation":
+        """The same, reported otherwise."""
+        return dataclasses.replace(self, outcome=jnp.asarray(outcome, jnp.int32))
 
 
-def _complement(factor: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
-    def spectral(factor: Factorisation, rest: Array) -> Array:
+def _is_sharp(found: Factorisation) -> Bool[Array, ""]:
+    return jnp.all((found.share == 0) | (found.share == 1))
+
+
+def _apply(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def spectral(found: Factorisation, rhs: Array) -> Array:
+        return found.matrix @ (found.weights * (found.matrix.T @ rhs))
+
+    def triangular(found: Factorisation, rhs: Array) -> Array:
+        return found.share * cholesky_solve(found.matrix, found.share * rhs)
+
+    vector = rhs.astype(found.matrix.dtype)
+    return jax.lax.cond(found.spectral, spectral, triangular, found, vector).astype(rhs.dtype)
+
+
+def _complement(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def spectral(found: Factorisation, rest: Array) -> Array:
         for _ in range(2):
             # Once more, for the round-off along what is kept, which the inverse would blow up again.
-            rest = rest - factor.matrix @ (factor.share * (factor.matrix.T @ rest))
+            rest = rest - found.matrix @ (found.share * (found.matrix.T @ rest))
         return rest
 
-    def triangular(factor: Factorisation, rest: Array) -> Array:
-        return rest - factor.share * rest
+    def triangular(found: Factorisation, rest: Array) -> Array:
+        return rest - found.share * rest
 
-    vector = rhs.astype(factor.matrix.dtype)
-    return jax.lax.cond(factor.spectral, spectral, triangular, factor, vector).astype(rhs.dtype)
+    vector = rhs.astype(found.matrix.dtype)
+    return jax.lax.cond(found.spectral, spectral, triangular, found, vector).astype(rhs.dtype)
 
 
-class Scaled(NamedTuple):
-    """A and t kept apart, so that the division fuses into the next read of A; 0 where A is not finite."""
+class _Scaled(NamedTuple):
+    """A/t and μ. A and t are kept apart, so that the division fuses into the next read of A; 0 unless A is finite."""
 
     gram: Float[Array, "n n"]
     scale: Float[Array, ""]
     finite: Bool[Array, ""]
+    sqrt_mean: Float[Array, ""]
+    relative_damping: Float[Array, ""]
 
     def matrix(self) -> Float[Array, "n n"]:
         return jnp.where(self.finite, self.gram / self.scale, 0)
 
 
 class Factorise(eqx.Module):
-    """Cholesky factorisation of A/t + μ, its condition number bounded or measured, and what answers a failure.
+    """Factorisations of A/t + μ, which know how they went.
 
-    With damping (μ given), a factorisation that fails is done once more with more of it, and if that fails too
-    by eigenvalues. Without, eigenvalues and the cut-off answer at once: damping under-solves directions
-    that can be reached and amplifies those that cannot. Only where n exceeds `max_decomposition`, so that
-    eigenvalues take too long, is the answer a little damping.
+    Of that by Cholesky the condition number is bounded or measured. With damping (μ given), one that fails is done
+    once more with more of it, and if that fails too by eigenvalues. Without, eigenvalues and the cut-off answer at
+    once: damping under-solves directions that can be reached and amplifies those that cannot. Only where n exceeds
+    `max_decomposition`, so that eigenvalues take too long, is the answer a little damping.
 
     **Arguments:**
 
     - `cutoff`: which singular values √λ count when eigenvalues are used.
-    - `floor`: the round-off in √(λ/λ_max).
+    - `dtype`: in which to factorise.
     - `rescue`: whether to answer failures here; if not, see `Factorisation.trusted`.
     """
 
     cutoff: AbstractCutoff
-    floor: float = eqx.field(static=True)
+    dtype: jnp.dtype = eqx.field(static=True)
     max_decomposition: int = eqx.field(static=True)
-    rescue: bool = eqx.field(static=True, default=True)
+    rescue: bool = eqx.field(static=True)
+    # Of the parameters, and the round-off in √(λ/λ_max).
+    own: jnp.dtype = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
 
-    def __call__(
-        self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
-    ) -> tuple[Factorisation, Bool[Array, ""]]:
-        """The factor, and whether A is finite; `out` has the dtype of the results."""
-        damped = shift is not None
-        scaled, shift, sqrt_mean = normalise(gram, shift, out)
-        factor = self.cholesky(scaled, shift, sqrt_mean, SOLVED, damped)
-        if self.rescue:
-            factor = cond_any(
-                ~factor.trusted, self.second if damped else self.last, _keep, factor, scaled, shift, sqrt_mean
-            )
-        return factor, scaled.finite
+    def __init__(
+        self,
+        jacobian: Jacobian,
+        cutoff: AbstractCutoff,
+        dtype: jnp.dtype,
+        max_decomposition: int = 0,
+        *,
+        rescue: bool = True,
+    ):
+        self.cutoff, self.dtype, self.max_decomposition, self.rescue = cutoff, dtype, max_decomposition, rescue
+        self.own, self.floor = jacobian.outputs.dtype, gram_floor(jacobian, dtype)
 
-    def cholesky(self, scaled: Scaled, shift: Array, sqrt_mean: Array, outcome: int, damped: bool) -> Factorisation:
+    def cholesky(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
+        """By Cholesky, or by what answers a failure of that."""
+        return in_dtype(self._cholesky, self.dtype)(gram, relative_damping)
+
+    def eigh(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
+        """By eigenvalues at once."""
+        return in_dtype(self._eigh, self.dtype)(gram, relative_damping)
+
+    def _cholesky(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
+        damped = relative_damping is not None
+        scaled = self._scaled(gram, relative_damping)
+        usual = self._triangle(scaled, scaled.relative_damping, SOLVED, damped)
+        if not self.rescue:
+            return usual
+        return rescue_if(~usual.trusted, self._second if damped else self._last, usual, scaled)
+
+    def _eigh(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
+        return self._decomposed(self._scaled(gram, relative_damping), SOLVED)
+
+    def _scaled(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> _Scaled:
+        mean = jnp.mean(jnp.diagonal(gram))
+        finite = jnp.isfinite(jnp.sum(gram))
+        scale = jnp.where((mean > 0) & finite, mean, 1)
+        damping = jnp.zeros((), gram.dtype) if relative_damping is None else relative_damping.astype(gram.dtype)
+        return _Scaled(gram, scale, finite, jnp.sqrt(scale).astype(self.own), damping)
+
+    def _triangle(self, scaled: _Scaled, damping: Float[Array, ""], outcome: int, damped: bool) -> Factorisation:
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
         # Where the diagonal of A is 0 so are row and column, as of a sample of weight 0. Any pivot does there.
-        vanished = jnp.diagonal(matrix) + shift == 0
-        diagonal = jnp.where(vanished[None], 1, matrix + shift)
+        vanished = jnp.diagonal(matrix) + damping == 0
+        diagonal = jnp.where(vanished[None], 1, matrix + damping)
         upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), diagonal, matrix))
         # With damping the bound n·eps would refuse what refinement answers. Without, the estimate of the smallest
         # eigenvalue lies above it, hence the 4.
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
-        factor = triangular_factor(upper, least, sqrt_mean, outcome, shift if damped else None)
+        found = from_triangle(upper, least, scaled.sqrt_mean, damping if damped else None, outcome)
         lost = jnp.sum(vanished, dtype=jnp.int32)
         # It is still a D that has lost rank.
-        told = jnp.where((lost > 0) & (outcome == SOLVED), DECOMPOSED, factor.outcome)
-        rank, share = factor.rank if damped else factor.rank - lost, jnp.where(vanished, 0, factor.share)
-        return factor._replace(outcome=told, rank=rank, share=share)
+        told = jnp.where((lost > 0) & (outcome == SOLVED), DECOMPOSED, found.outcome)
+        rank, share = found.rank if damped else found.rank - lost, jnp.where(vanished, 0, found.share)
+        return dataclasses.replace(found, outcome=told, rank=rank, share=share)
 
-    def second(self, factor: Factorisation, scaled: Scaled, shift: Array, sqrt_mean: Array) -> Factorisation:
+    def _second(self, usual: Factorisation, scaled: _Scaled) -> Factorisation:
         """More damping, by a little more than the round-off of a Cholesky factorisation."""
         matrix = scaled.matrix()
-        more = shift + accumulated_eps(len(matrix), matrix.dtype) * jnp.linalg.norm(matrix)
-        retried = self.cholesky(scaled, jnp.where(more > 0, more, 1), sqrt_mean, DAMPED, True)
-        return cond_any(~jnp.isfinite(jnp.sum(retried.matrix)), self.last, _keep, retried, scaled, shift, sqrt_mean)
+        more = scaled.relative_damping + accumulated_eps(len(matrix), matrix.dtype) * jnp.linalg.norm(matrix)
+        retried = self._triangle(scaled, jnp.where(more > 0, more, 1), DAMPED, True)
+        return rescue_if(~jnp.isfinite(jnp.sum(retried.matrix)), self._last, retried, scaled)
 
-    def last(self, factor: Factorisation, scaled: Scaled, shift: Array, sqrt_mean: Array) -> Factorisation:
-        matrix = scaled.matrix()
-        n, dtype = len(matrix), matrix.dtype
-        if n > self.max_decomposition:
-            more = shift + 100 * n**0.5 * float(jnp.finfo(dtype).eps) * jnp.linalg.norm(matrix)
-            return self.cholesky(scaled, jnp.where(more > 0, more, 1), sqrt_mean, DAMPED, True)
-        return decompose(matrix, shift, sqrt_mean, self.cutoff, self.floor, jnp.asarray(DECOMPOSED, jnp.int32))
+    def _last(self, usual: Factorisation, scaled: _Scaled) -> Factorisation:
+        n, eps = len(scaled.gram), float(jnp.finfo(scaled.gram.dtype).eps)
+        if n <= self.max_decomposition:
+            return self._decomposed(scaled, DECOMPOSED)
+        more = scaled.relative_damping + 100 * n**0.5 * eps * jnp.linalg.norm(scaled.matrix())
+        return self._triangle(scaled, jnp.where(more > 0, more, 1), DAMPED, True)
+
+    def _decomposed(self, scaled: _Scaled, outcome: int) -> Factorisation:
+        """The filtered (pseudo-)inverse of A/t + μ by the eigenvalues of A/t.
+
+        Paper: (4.1)–(4.3)
+        """
+        # By columns for LAPACK, as in `upper_cholesky`.
+        values, vectors = jnp.linalg.eigh(scaled.matrix().T, symmetrize_input=False)
+        sound = jnp.isfinite(jnp.sum(vectors)) & jnp.isfinite(jnp.sum(values))
+        values = jnp.where(sound, jnp.maximum(values, 0), 0)
+        vectors = jnp.where(sound, vectors, 0)
+        damping, sqrt_mean = scaled.relative_damping, scaled.sqrt_mean
+        return from_spectrum(vectors, jnp.sqrt(values), sqrt_mean, damping, self.cutoff, self.floor, outcome)
 
 
-def normalise(
-    gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
-) -> tuple[Scaled, Float[Array, ""], Float[Array, ""]]:
-    """A/t, μ (0 for None), and √t in the dtype of `out`."""
-    mean = jnp.mean(jnp.diagonal(gram))
-    finite = jnp.isfinite(jnp.sum(gram))
-    scale = jnp.where((mean > 0) & finite, mean, 1)
-    shift = jnp.zeros((), gram.dtype) if shift is None else shift.astype(gram.dtype)
-    return Scaled(gram, scale, finite), shift, jnp.sqrt(scale).astype(out.dtype)
-
-
-def triangular_factor(
-    upper: Float[Array, "n n"], least: float, sqrt_mean: Float[Array, ""], outcome: int, shift: Float[Array, ""] | None
+def from_triangle(
+    upper: Float[Array, "n n"],
+    least: float,
+    sqrt_mean: Float[Array, ""],
+    relative_damping: Float[Array, ""] | None,
+    outcome: int = SOLVED,
 ) -> Factorisation:
-    """The factor UᵀU of A/t + μ, trusted if the ratio of its extreme eigenvalues is above `least`.
-
-    - `shift`: μ, None without damping.
-    """
-    n = len(upper)
-    if shift is None:
+    """A/t + μ = UᵀU, trusted if the ratio of its extreme eigenvalues is above `least`; μ is None without damping."""
+    n, damping = len(upper), relative_damping
+    if damping is None:
         trusted = _is_sound(jnp.zeros((), bool), upper, least)
     else:
         # λ_min ≥ μ and λ_max ≤ trace(A/t) + μ: mostly there is nothing to measure. A failure leaves NaN.
-        bounded = jnp.isfinite(upper[-1, -1]) & (shift > least * (n + shift))
-        trusted = cond_any(
-            ~bounded, functools.partial(_is_sound, least=least), lambda known, upper: known, bounded, upper
-        )
+        bounded = jnp.isfinite(upper[-1, -1]) & (damping > least * (n + damping))
+        trusted = rescue_if(~bounded, functools.partial(_is_sound, least=least), bounded, upper)
     ones = jnp.ones(n, upper.dtype)
-    rank = jnp.asarray(n if shift is None else -1, jnp.int32)
-    shift = jnp.zeros((), upper.dtype) if shift is None else shift
-    return Factorisation(
-        upper, ones, ones, jnp.zeros((), bool), sqrt_mean, jnp.asarray(outcome, jnp.int32), rank, trusted, shift
-    )
+    rank = jnp.asarray(n if damping is None else -1, jnp.int32)
+    damping = jnp.zeros((), upper.dtype) if damping is None else damping
+    told, spectral = jnp.asarray(outcome, jnp.int32), jnp.zeros((), bool)
+    return Factorisation(upper, ones, ones, spectral, sqrt_mean, told, rank, trusted, damping)
 
 
-def _is_sound(known: Bool[Array, ""], upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
-    del known
+def _is_sound(bounded: Bool[Array, ""], upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
     smallest, largest = extreme_eigenvalues(upper)
     return jnp.isfinite(smallest) & (smallest > least * largest)
 
 
-def _keep(factor: Factorisation, scaled: Scaled, shift: Array, sqrt_mean: Array) -> Factorisation:
-    return factor
-
-
-def decompose(
-    gram: Float[Array, "n n"],
-    shift: Float[Array, ""],
-    sqrt_mean: Float[Array, ""],
-    cutoff: AbstractCutoff,
-    floor: float,
-    outcome: Int[Array, ""],
-) -> Factorisation:
-    """The filtered (pseudo-)inverse of A/t + μ by the eigenvalues of A/t.
-
-    Paper: (4.1)–(4.3)
-    """
-    # By columns for LAPACK, as in `upper_cholesky`.
-    values, vectors = jnp.linalg.eigh(gram.T, symmetrize_input=False)
-    sound = jnp.isfinite(jnp.sum(vectors)) & jnp.isfinite(jnp.sum(values))
-    values = jnp.where(sound, jnp.maximum(values, 0), 0)
-    vectors = jnp.where(sound, vectors, 0)
-    return spectral_factor(vectors, jnp.sqrt(values), shift, sqrt_mean, cutoff, floor, outcome)
-
-
-def spectral_factor(
+def from_spectrum(
     vectors: Float[Array, "n n"],
     singular: Float[Array, " n"],
-    shift: Float[Array, ""],
     sqrt_mean: Float[Array, ""],
+    relative_damping: Float[Array, ""],
     cutoff: AbstractCutoff,
     floor: float,
-    outcome: Int[Array, ""],
+    outcome: int,
 ) -> Factorisation:
-    """The factor from eigenvectors and the square roots of the eigenvalues of A/t.
+    """Of A/t + μ, from eigenvectors and the square roots of the eigenvalues of A/t; μ is 0 without damping.
 
     With damping the cut-off is left to it: 1/(λ + μ), with μ at least at round-off.
     """
     largest = jnp.max(singular)
     share = cutoff(singular / jnp.where(largest > 0, largest, 1), floor)
     least = jnp.where(largest > 0, (floor * largest) ** 2, 1)
-    shift = jnp.where(shift > 0, jnp.maximum(shift, least), 0)
+    damping = jnp.where(relative_damping > 0, jnp.maximum(relative_damping, least), 0)
     kept = share / jnp.where(share > 0, singular**2, 1)
-    weights = jnp.where(shift > 0, 1 / (singular**2 + shift), kept)
+    weights = jnp.where(damping > 0, 1 / (singular**2 + damping), kept)
     rank = jnp.sum(share > 0.5, dtype=jnp.int32)
-    return Factorisation(
-        vectors, weights, share, jnp.ones((), bool), sqrt_mean, outcome, rank, jnp.ones((), bool), shift
-    )
+    one = jnp.ones((), bool)
+    return Factorisation(vectors, weights, share, one, sqrt_mean, jnp.asarray(outcome, jnp.int32), rank, one, damping)

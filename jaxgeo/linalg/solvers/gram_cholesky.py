@@ -9,23 +9,24 @@ from jaxgeo._checks import check_count
 from jaxgeo.linalg.gram.certificate import is_noise
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.precision import cond_any, in_dtype
+from jaxgeo.linalg.precision import rescue_if
 from jaxgeo.linalg.solvers.base import (
     CONTRADICTED,
     DAMPED,
     DECOMPOSED,
+    AbstractFactorised,
     AbstractLiftSolver,
     Damping,
     LiftInfo,
-    Prepared,
     conclude,
     relative_norm,
 )
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
-from jaxgeo.linalg.solvers.dense import dense_lift
+from jaxgeo.linalg.solvers.derivatives import FactorisedSide
 from jaxgeo.linalg.solvers.factorisation import Factorisation, Factorise
-from jaxgeo.linalg.solvers.sides import RowLift, contradicts, finish_rows, gram_dtype, refined_lift, relative_shift
-from jaxgeo.linalg.spectra import gram_floor
+from jaxgeo.linalg.solvers.refined import contradicts, refined_lift
+from jaxgeo.linalg.solvers.sides import Rows, gram_dtype, relative_damping
+from jaxgeo.linalg.solvers.svd import SVD
 from jaxgeo.linalg.tangents import freeze
 
 
@@ -34,21 +35,21 @@ class GramCholesky(AbstractLiftSolver):
 
     Paper: (1.23), (2.2)
 
-    cond(G) = cond(D)². Three things answer that. Without damping G is formed and factored in float64, where
-    the products of float32 factors are exact, without x64 being switched on globally. The solution is refined
+    cond(G) = cond(D)². Three things answer that. Without damping G is formed and factorised in float64, where
+    products of float32 numbers are exact, without x64 being switched on globally. The solution is refined
     against v − Dθ̇, by products with D, until that is round-off or no longer halves, which takes the error from
-    cond(D)²·eps towards cond(D)·eps. And the condition number is measured from the factor: where D has lost rank,
-    or lies beyond what G resolves (cond(D) about 1e6), eigenvalues of G and a smooth cut-off take over.
+    cond(D)²·eps towards cond(D)·eps. And the condition number is measured from the factorisation: where D has lost
+    rank, or lies beyond what G resolves (cond(D) about 1e6), eigenvalues of G and a smooth cut-off take over.
 
     Each lift also certifies G: what it says of the solution is compared with what products with D say, which the first
     refinement computes anyway. Where round-off cannot explain the difference (`LiftInfo.mismatch`), the lift is made
-    once more with a G from rows of D in place of the factors of each leaf, without refinement. That costs as much as
-    a dense D, and the outcome says so.
+    once more with a G from rows of D in place of the Kronecker factors of each leaf, without refinement. That costs as
+    much as a dense D, and the outcome says so.
 
     **Arguments:**
 
     - `refinements`: at most how often to refine, each one JVP, one VJP and two triangular solves.
-    - `dtype`: in which to form and factor G; by default float64, and with damping the parameters' dtype.
+    - `dtype`: in which to form and factorise G; by default float64, and with damping the parameters' dtype.
     - `cutoff`: of the eigenvalues, where they are needed.
     - `dense_fallback`: answer a failure by QR and singular values of the dense D in place of eigenvalues of G.
     - `max_decomposition`: QN up to which eigenvalues are affordable; above, a failure is answered by damping.
@@ -67,79 +68,102 @@ class GramCholesky(AbstractLiftSolver):
         check_count("max_decomposition", self.max_decomposition, least=0)
         check_factoring(self.cutoff, "dtype", self.dtype)
 
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
-        return self.prepare(jacobian, damping).solve(velocity)
-
-    def prepare(self, jacobian: Jacobian, damping: Damping = None) -> Prepared:
-        dtype, own = gram_dtype(jacobian, damping, self.dtype), jacobian.outputs.dtype
-        still = freeze(jacobian)
-        shift = freeze(relative_shift(jacobian, damping, rows=True))
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "FactorisedGram":
+        dtype = gram_dtype(jacobian, damping, self.dtype)
+        still, damped = freeze((jacobian, relative_damping(Rows, jacobian, damping)))
+        # A failure is answered here, or by each lift.
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
-        factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition, rescue=not dense)
-        one = jnp.ones((), own)
-        factor, _ = in_dtype(factorise, dtype)(Gram(still).as_matrix(dtype, certify=False), shift, one)
+        matrix = Gram(still).as_matrix(dtype, certify=False)
+        return FactorisedGram(self, dense, jacobian, damping, self._factorise(still, matrix, damped, not dense))
 
-        def rescue(
-            factor: Factorisation, value: PyTree, jacobian: Jacobian, aim: Array, shift: None
-        ) -> tuple[Factorisation, PyTree]:
-            found, value = dense_lift(jacobian, aim, shift, self.cutoff, jnp.dtype(jnp.float64))
-            return found._replace(outcome=jnp.full_like(found.outcome, DECOMPOSED)), value
+    def _factorise(
+        self, jacobian: Jacobian, matrix: Float[Array, "QN QN"], damped: Float[Array, ""] | None, rescue: bool = True
+    ) -> Factorisation:
+        factorise = Factorise(jacobian, self.cutoff, matrix.dtype, self.max_decomposition, rescue=rescue)
+        return factorise.cholesky(matrix, damped)
 
-        def again(
-            factor: Factorisation, value: PyTree, jacobian: Jacobian, aim: Array, shift: Array
-        ) -> tuple[Factorisation, PyTree]:
-            # As much more damping as the refinement needs, λ_max being QN mean eigenvalues at most.
-            more = shift + 4 * float(jnp.finfo(own).eps) * aim.size
-            found, _ = in_dtype(factorise, dtype)(Gram(jacobian).as_matrix(dtype, certify=False), more, one)
-            found = found._replace(outcome=jnp.maximum(found.outcome, DAMPED))
-            return found, refined_lift(jacobian, found, more, aim, self.refinements)[0]
+    def by_singular_values(
+        self, usual: tuple[Factorisation, PyTree], jacobian: Jacobian, aim: Float[Array, "N Q"]
+    ) -> tuple[Factorisation, PyTree]:
+        """In place of a lift through a G that failed."""
+        found, value = SVD(self.cutoff, jnp.dtype(jnp.float64)).factorise(jacobian).solve(aim)
+        return found.with_outcome(DECOMPOSED), value
 
-        def keep(factor: Factorisation, value: PyTree, *operands: PyTree) -> tuple[Factorisation, PyTree]:
-            return factor, value
+    def with_more_damping(
+        self,
+        usual: tuple[Factorisation, PyTree],
+        jacobian: Jacobian,
+        aim: Float[Array, "N Q"],
+        damped: Float[Array, ""],
+    ) -> tuple[Factorisation, PyTree]:
+        """In place of a lift in which products with D have lost the damping."""
+        # As much more as the refinement needs, λ_max being QN mean eigenvalues at most.
+        more = damped + 4 * float(jnp.finfo(aim.dtype).eps) * aim.size
+        matrix = Gram(jacobian).as_matrix(usual[0].matrix.dtype, certify=False)
+        found = self._factorise(jacobian, matrix, more)
+        found = found.with_outcome(jnp.maximum(found.outcome, DAMPED))
+        return found, refined_lift(jacobian, found, more, aim, self.refinements)[0]
 
-        def solve(velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
-            aim = freeze(velocity)
-            found = factor
-            value, mismatch = refined_lift(still, factor, shift, aim, self.refinements)
-            contradicted = jnp.zeros((), bool)
-            if self.certify:
-                contradicted = contradicts(mismatch, aim.size, dtype) & ~is_noise(factor.sqrt_mean)
-            if dense:
-                found, value = cond_any(~found.trusted | contradicted, rescue, keep, found, value, still, aim, shift)
-                found = found._replace(outcome=jnp.where(contradicted, CONTRADICTED, found.outcome))
-            if shift is not None and dtype != own:
-                # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
-                lost = (relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3) & ~contradicted
-                found, value = cond_any(lost, again, keep, found, value, still, aim, shift)
-            usual = finish_rows(jacobian, velocity, damping, found, value, mismatch)
-            if dense or not self.certify:
-                return usual
-            # Last of all, so that the usual way is not cut in two.
-            return cond_any(contradicted, without_factors, _as_usual, usual, jacobian, velocity, damping)
+    def by_rows(
+        self,
+        usual: tuple[PyTree, LiftInfo],
+        jacobian: Jacobian,
+        velocity: Float[Array, "N Q"],
+        damping: Damping,
+    ) -> tuple[PyTree, LiftInfo]:
+        """In place of a lift through a G that products with D contradict."""
+        value, info = usual
+        still, aim, damped = freeze((jacobian, velocity, relative_damping(Rows, jacobian, damping)))
+        matrix = _from_rows(still, gram_dtype(jacobian, damping, self.dtype))
+        if matrix is None:
+            nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), value)
+            return conclude(jacobian, nothing, velocity, info.outcome, info.rank, info.mismatch)
+        # As little program as will do for what never happens: with damping Cholesky's factorisation does.
+        found = self._factorise(still, matrix, damped, damped is None).with_outcome(CONTRADICTED)
+        value, _ = refined_lift(still, found, damped, aim, 0)
+        return FactorisedSide(Rows, jacobian, found, damping).finish(velocity, value, info.mismatch)
 
-        def without_factors(
-            usual: tuple[PyTree, LiftInfo], jacobian: Jacobian, velocity: Array, damping: Damping
-        ) -> tuple[PyTree, LiftInfo]:
-            still, aim = freeze((jacobian, velocity))
-            shift = freeze(relative_shift(jacobian, damping, rows=True))
-            matrix = _from_rows(still, dtype)
-            if matrix is None:
-                nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), usual[0])
-                return conclude(jacobian, nothing, velocity, usual[1].outcome, usual[1].rank, usual[1].mismatch)
-            # As little program as will do for what never happens: with damping Cholesky's factorisation does.
-            plain = Factorise(self.cutoff, factorise.floor, self.max_decomposition, rescue=shift is None)
-            found, _ = in_dtype(plain, dtype)(matrix, shift, one)
-            found = found._replace(outcome=jnp.full_like(found.outcome, CONTRADICTED))
-            value, _ = refined_lift(still, found, shift, aim, 0)
-            return finish_rows(jacobian, velocity, damping, found, value, usual[1].mismatch)
 
-        return Prepared(solve, RowLift(jacobian, factor, damping))
+class FactorisedGram(AbstractFactorised):
+    """A Cholesky factorisation of G, or what answered its failure. Each lift is refined, and certifies G.
+
+    - `dense`: whether singular values of D answer a failure, in each lift anew.
+    """
+
+    solver: GramCholesky
+    dense: bool = eqx.field(static=True)
+    jacobian: Jacobian
+    damping: Damping
+    factorisation: Factorisation
+
+    @property
+    def correct(self) -> FactorisedSide:
+        return FactorisedSide(Rows, self.jacobian, self.factorisation, self.damping)
+
+    def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
+        solver, jacobian, found = self.solver, self.jacobian, self.factorisation
+        still, aim, damped = freeze((jacobian, velocity, relative_damping(Rows, jacobian, self.damping)))
+        value, mismatch = refined_lift(still, found, damped, aim, solver.refinements)
+        dtype, contradicted = found.matrix.dtype, jnp.zeros((), bool)
+        if solver.certify:
+            contradicted = contradicts(mismatch, aim.size, dtype) & ~is_noise(found.sqrt_mean)
+        if self.dense:
+            unsound = ~found.trusted | contradicted
+            found, value = rescue_if(unsound, solver.by_singular_values, (found, value), still, aim)
+            found = found.with_outcome(jnp.where(contradicted, CONTRADICTED, found.outcome))
+        if damped is not None and dtype != aim.dtype:
+            # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
+            lost = (relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3) & ~contradicted
+            found, value = rescue_if(lost, solver.with_more_damping, (found, value), still, aim, damped)
+        usual = FactorisedSide(Rows, jacobian, found, self.damping).finish(velocity, value, mismatch)
+        if self.dense or not solver.certify:
+            return usual
+        # Last of all, so that the usual way is not cut in two.
+        return rescue_if(contradicted, solver.by_rows, usual, jacobian, velocity, self.damping)
 
 
 def _from_rows(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"] | None:
-    """G without the factors; None if it fits in no memory."""
+    """G from rows of D; None if that fits in no memory."""
     # XLA reserves at each call what its rarest branch may hold, and fresh pages are expensive: so little at first.
     small = 2 * jacobian.out_size() ** 2 * dtype.itemsize + 2**24
     for memory in (small, None):
@@ -148,7 +172,3 @@ def _from_rows(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"] | 
         except MemoryError:
             continue
     return None
-
-
-def _as_usual(usual: tuple[PyTree, LiftInfo], *operands: PyTree) -> tuple[PyTree, LiftInfo]:
-    return usual

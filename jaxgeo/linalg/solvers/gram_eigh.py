@@ -6,12 +6,12 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.precision import in_dtype
-from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo
+from jaxgeo.linalg.solvers.base import AbstractFactorised, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
-from jaxgeo.linalg.solvers.factorisation import Factorisation, decompose, normalise
-from jaxgeo.linalg.solvers.sides import finish_rows, gram_dtype, refined_lift, relative_shift
-from jaxgeo.linalg.spectra import gram_floor
+from jaxgeo.linalg.solvers.derivatives import FactorisedSide
+from jaxgeo.linalg.solvers.factorisation import Factorisation, Factorise
+from jaxgeo.linalg.solvers.refined import refined_lift
+from jaxgeo.linalg.solvers.sides import Rows, gram_dtype, relative_damping
 from jaxgeo.linalg.tangents import freeze
 
 
@@ -34,26 +34,24 @@ class GramEigh(AbstractLiftSolver):
     def __check_init__(self):
         check_factoring(self.cutoff, "dtype", self.dtype)
 
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "_Eigenvalues":
         dtype = gram_dtype(jacobian, damping, self.dtype)
-        still, aim = freeze((jacobian, velocity))
-        shift = freeze(relative_shift(jacobian, damping, rows=True))
-        decompose_gram = _Decompose(self.cutoff, gram_floor(jacobian, dtype))
-        one = jnp.ones((), aim.dtype)
+        still, damped = freeze((jacobian, relative_damping(Rows, jacobian, damping)))
         # Beside eigenvalues the certificate of G itself costs nothing.
-        factor = in_dtype(decompose_gram, dtype)(Gram(still).as_matrix(dtype), shift, one)
-        value, mismatch = refined_lift(still, factor, shift, aim, 1)
-        return finish_rows(jacobian, velocity, damping, factor, value, mismatch)
+        found = Factorise(jacobian, self.cutoff, dtype).eigh(Gram(still).as_matrix(dtype), damped)
+        return _Eigenvalues(jacobian, damping, found)
 
 
-class _Decompose(eqx.Module):
-    cutoff: AbstractCutoff
-    floor: float = eqx.field(static=True)
+class _Eigenvalues(AbstractFactorised):
+    jacobian: Jacobian
+    damping: Damping
+    factorisation: Factorisation
 
-    def __call__(
-        self, gram: Float[Array, "n n"], shift: Float[Array, ""] | None, out: Float[Array, ""]
-    ) -> Factorisation:
-        scaled, shift, sqrt_mean = normalise(gram, shift, out)
-        return decompose(scaled.matrix(), shift, sqrt_mean, self.cutoff, self.floor, jnp.asarray(SOLVED, jnp.int32))
+    def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
+        still, aim, damped = freeze((self.jacobian, velocity, relative_damping(Rows, self.jacobian, self.damping)))
+        value, mismatch = refined_lift(still, self.factorisation, damped, aim, 1)
+        return self.correct.finish(velocity, value, mismatch)
+
+    @property
+    def correct(self) -> FactorisedSide:
+        return FactorisedSide(Rows, self.jacobian, self.factorisation, self.damping)

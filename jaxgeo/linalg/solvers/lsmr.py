@@ -7,11 +7,10 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo._checks import check_count, check_positive, plain
-from jaxgeo.linalg.gram.gram import mean_eigenvalue
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo, conclude
-from jaxgeo.linalg.solvers.inverse import AbstractInverse, RowOperator, inverse
-from jaxgeo.linalg.tangents import attach, freeze
+from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping
+from jaxgeo.linalg.solvers.iterations import AbstractIterations, Iterated, absolute_damping
+from jaxgeo.linalg.tangents import freeze
 
 
 class LSMR(AbstractLiftSolver):
@@ -36,36 +35,29 @@ class LSMR(AbstractLiftSolver):
         if self.max_steps is not None:
             check_count("max_steps", self.max_steps)
 
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
-        shift = None if damping is None else jnp.asarray(damping, velocity.dtype) * mean_eigenvalue(jacobian)
-        still, constant = freeze((jacobian, shift))
-        inner = _LeastSquares(still, constant, self.rtol, self.max_steps)
-        value = inner.lift(freeze(velocity))
-        psi = inverse(RowOperator(jacobian, jnp.ones((), velocity.dtype)), inner, shift, velocity)
-        outcome = jnp.asarray(SOLVED, jnp.int32)
-        solution = attach(value, jacobian.T.mv(psi))
-        return conclude(jacobian, solution, velocity, outcome, jnp.full_like(outcome, -1))
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> Iterated:
+        absolute = absolute_damping(jacobian, damping)
+        still, constant = freeze((jacobian, absolute))
+        return Iterated(jacobian, absolute, _LeastSquares(still, constant, self.rtol, self.max_steps))
 
 
-class _LeastSquares(AbstractInverse):
-    """The pseudo-inverse of G, or (G + λ)⁻¹, by least squares with D."""
+class _LeastSquares(AbstractIterations):
+    """By least squares with D."""
 
     jacobian: Jacobian
-    shift: Float[Array, ""] | None
+    damping: Float[Array, ""] | None
     rtol: float
     max_steps: int | None = eqx.field(static=True)
 
-    @property
-    def spectral(self) -> Bool[Array, ""]:
+    def is_filtered(self) -> Bool[Array, ""]:
         return jnp.ones((), bool)
 
     def lift(self, rows: Float[Array, "N Q"]) -> PyTree:
-        """D⁺v, damped or not."""
-        if self.shift is None:
+        if self.damping is None:
             return self._solve(self.jacobian, rows)
-        operator = lx.FunctionLinearOperator(_Damped(self.jacobian, jnp.sqrt(self.shift)), self.jacobian.in_structure())
+        operator = lx.FunctionLinearOperator(
+            _Damped(self.jacobian, jnp.sqrt(self.damping)), self.jacobian.in_structure()
+        )
         return self._solve(operator, (rows, jax.tree.map(jnp.zeros_like, self.jacobian.trainable)))
 
     def _solve(self, operator: lx.AbstractLinearOperator, rhs: PyTree) -> PyTree:
@@ -75,9 +67,9 @@ class _LeastSquares(AbstractInverse):
         return lx.linear_solve(operator, rhs, solver, throw=False).value
 
     def apply(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        if self.shift is None:
+        if self.damping is None:
             return self._solve(self.jacobian.T, self.lift(rhs))
-        return (rhs - self.jacobian.mv(self.lift(rhs))) / self.shift
+        return (rhs - self.jacobian.mv(self.lift(rhs))) / self.damping
 
     def complement(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return rhs - self.jacobian.mv(self.lift(rhs))

@@ -1,5 +1,7 @@
 """The lift on the side of the columns: by a factorisation of DᵀD, of size K, whatever QN is."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,11 @@ from jaxgeo._checks import check_count
 from jaxgeo.linalg.jacobian import Jacobian, sample_rows
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.shards import on_shards, replicated, sharded
-from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
+from jaxgeo.linalg.solvers.base import AbstractFactorised, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
+from jaxgeo.linalg.solvers.derivatives import FactorisedSide
 from jaxgeo.linalg.solvers.factorisation import Factorisation, Factorise
-from jaxgeo.linalg.solvers.sides import finish_columns, gram_dtype, relative_shift
-from jaxgeo.linalg.spectra import gram_floor
+from jaxgeo.linalg.solvers.sides import Columns, gram_dtype, over, relative_damping
 from jaxgeo.linalg.tangents import freeze
 from jaxgeo.outputs import Block
 
@@ -43,47 +45,60 @@ class NormalCholesky(AbstractLiftSolver):
         check_count("max_decomposition", self.max_decomposition, least=0)
         check_factoring(self.cutoff, "dtype", self.dtype)
 
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
-        dtype = gram_dtype(jacobian, damping, self.dtype)
-        still, aim, shift = freeze((jacobian, velocity, relative_shift(jacobian, damping, rows=False)))
-        normal = normal_equations(still, aim, dtype, self.chunk_size)
-        factor, value = self.solve_normal(still, normal, shift)
-        if shift is None:
-            # Through v − Dθ̇ the correction has an error of cond(D)·eps; from DᵀD alone it would be cond(D)².
-            correction = factor.apply(still.T.mv((aim - still.mv(value)) / factor.sqrt_mean))
-            refined = jax.tree.map(lambda leaf, step: leaf + step / factor.sqrt_mean, value, correction)
-            eps = float(jnp.finfo(aim.dtype).eps)
-            # In float32 the products are less exact than the first solution, which came from float64.
-            value = refined if eps < 1e-10 else value
-        return finish_columns(jacobian, velocity, damping, factor, value)
+    def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "_Summed":
+        return _Summed(self, jacobian, damping)
 
     def solve_normal(
-        self, jacobian: Jacobian, normal: tuple[Float[Array, "K K"], Float[Array, " K"]], shift: Float[Array, ""] | None
+        self,
+        jacobian: Jacobian,
+        normal: tuple[Float[Array, "K K"], Float[Array, " K"]],
+        relative_damping: Float[Array, ""] | None,
     ) -> tuple[Factorisation, PyTree]:
-        """A factor of DᵀD, and (DᵀD/t + μ)⁻¹Dᵀv/t, from DᵀD and Dᵀv.
+        """A factorisation of DᵀD, and (DᵀD/t + μ)⁻¹Dᵀv/t, from DᵀD and Dᵀv.
 
         `jacobian` may be that of a part of the samples.
         """
         gram, image = normal
-        dtype, one = gram.dtype, jnp.ones((), jacobian.outputs.dtype)
-        factorise = Factorise(self.cutoff, gram_floor(jacobian, dtype), self.max_decomposition)
-        factor, _ = in_dtype(factorise, dtype)(gram, shift, one)
-        return factor, jacobian.unravel(in_dtype(_first, dtype)(factor, image, one))
+        factorise = Factorise(jacobian, self.cutoff, gram.dtype, self.max_decomposition)
+        found = factorise.cholesky(gram, relative_damping)
+        first = in_dtype(functools.partial(_first, factorise.own), gram.dtype)(found, image)
+        return found, jacobian.unravel(first)
 
 
-def _first(factor: Factorisation, image: Float[Array, " K"], out: Float[Array, ""]) -> Float[Array, " K"]:
-    sqrt_mean = factor.sqrt_mean.astype(image.dtype)
-    return (factor.apply(image) / sqrt_mean / sqrt_mean).astype(out.dtype)
+class _Summed(AbstractFactorised):
+    """D, of which nothing is made before v is there: DᵀD and Dᵀv are summed in one pass over the samples."""
+
+    solver: NormalCholesky
+    jacobian: Jacobian
+    damping: Damping
+
+    @property
+    def correct(self) -> None:
+        return None
+
+    def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
+        solver, jacobian, damping = self.solver, self.jacobian, self.damping
+        still, aim, damped = freeze((jacobian, velocity, relative_damping(Columns, jacobian, damping)))
+        normal = normal_equations(still, aim, gram_dtype(jacobian, damping, solver.dtype), solver.chunk_size)
+        found, value = solver.solve_normal(still, normal, damped)
+        # In float32 the products are less exact than the first solution, which came from float64.
+        if damping is None and float(jnp.finfo(aim.dtype).eps) < 1e-10:
+            # Through v − Dθ̇ the correction has an error of cond(D)·eps; from DᵀD alone it would be cond(D)².
+            correction = found.apply(still.T.mv((aim - still.mv(value)) / found.sqrt_mean))
+            value = jax.tree.map(jnp.add, value, over(correction, found.sqrt_mean))
+        return FactorisedSide(Columns, jacobian, found, damping).finish(velocity, value)
+
+
+def _first(own: jnp.dtype, found: Factorisation, image: Float[Array, " K"]) -> Float[Array, " K"]:
+    sqrt_mean = found.sqrt_mean.astype(image.dtype)
+    return (found.apply(image) / sqrt_mean / sqrt_mean).astype(own)
 
 
 def normal_equations(
     jacobian: Jacobian, velocity: Float[Array, "N Q"], dtype: jnp.dtype, chunk_size: int
 ) -> tuple[Float[Array, "K K"], Float[Array, " K"]]:
     """DᵀD and Dᵀv, summed in `dtype` over chunks of samples; on a mesh each device sums over its own."""
-    total = in_dtype(_Zeros(jacobian.in_size(), dtype), dtype)()
-    start = 0
+    total, start = None, 0
     flat = velocity.reshape(-1)
     params = (jacobian.trainable, jacobian.frozen)
     for block in jacobian.problem.blocks:
@@ -99,7 +114,8 @@ def normal_equations(
             samples = (block.inputs, block.pad(part), counted)
             specs = (replicated(params), replicated(function), sharded(samples, block))
             found = on_shards(add, block, (params, function, samples), specs, summed=True)
-        total = in_dtype(Plus(), dtype)(total, found)
+        total = found if total is None else in_dtype(add_trees, dtype)(total, found)
+    assert total is not None
     return total
 
 
@@ -122,7 +138,7 @@ class _SumOverChunks(eqx.Module):
                 matrix = jnp.where(jnp.repeat(counted, velocity.shape[1])[:, None], matrix, 0)
             return in_dtype(_add, self.dtype)(*carry, matrix, velocity.reshape(-1)), None
 
-        total = in_dtype(_Zeros(self.size, self.dtype), self.dtype)()
+        total = in_dtype(self._zeros, self.dtype)()
         if whole:
             chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, self.chunk_size, *leaf.shape[1:]), samples)
             total, _ = jax.lax.scan(add, total, chunks)
@@ -130,20 +146,12 @@ class _SumOverChunks(eqx.Module):
             total, _ = add(total, jax.tree.map(lambda leaf: leaf[whole:], samples))
         return total
 
-
-class Plus(eqx.Module):
-    """The sum of two pytrees, for `in_dtype`."""
-
-    def __call__(self, left: PyTree, right: PyTree) -> PyTree:
-        return jax.tree.map(jnp.add, left, right)
-
-
-class _Zeros(eqx.Module):
-    size: int = eqx.field(static=True)
-    dtype: jnp.dtype = eqx.field(static=True)
-
-    def __call__(self) -> tuple[Float[Array, "K K"], Float[Array, " K"]]:
+    def _zeros(self) -> tuple[Float[Array, "K K"], Float[Array, " K"]]:
         return jnp.zeros((self.size, self.size), self.dtype), jnp.zeros(self.size, self.dtype)
+
+
+# The sum of two pytrees.
+add_trees = functools.partial(jax.tree.map, jnp.add)
 
 
 def _add(

@@ -28,8 +28,8 @@ class Nystrom(eqx.Module):
         check_count("seed", self.seed, least=0)
         check_count("batch_size", self.batch_size)
 
-    def __call__(self, gram: lx.AbstractLinearOperator, shift: Float[Array, ""]) -> "NystromInverse":
-        """The preconditioner for G + `shift`."""
+    def __call__(self, gram: lx.AbstractLinearOperator, damping: Float[Array, ""]) -> "NystromInverse":
+        """The preconditioner for G + `damping`."""
         shape, dtype = gram.out_structure().shape, gram.out_structure().dtype
         test = self.test(gram.out_size(), dtype)
         sketch = jax.lax.map(
@@ -37,7 +37,7 @@ class Nystrom(eqx.Module):
             test.T,
             batch_size=min(self.batch_size, test.shape[1]),
         ).T
-        return self.from_sketch(test, sketch, shift)
+        return self.from_sketch(test, sketch, damping)
 
     def test(self, size: int, dtype: jnp.dtype) -> Float[Array, "n rank"]:
         """Random orthonormal columns."""
@@ -45,10 +45,10 @@ class Nystrom(eqx.Module):
         return jnp.linalg.qr(jax.random.normal(jax.random.key(self.seed), shape, dtype))[0]
 
     def from_sketch(
-        self, test: Float[Array, "n rank"], sketch: Float[Array, "n rank"], shift: Float[Array, ""]
+        self, test: Float[Array, "n rank"], sketch: Float[Array, "n rank"], damping: Float[Array, ""]
     ) -> "NystromInverse":
-        """The preconditioner for G + `shift`, from `sketch`, the products of G with `test`."""
-        # A shift by round-off makes the core positive definite; it is taken off the eigenvalues again.
+        """The preconditioner for G + `damping`, from `sketch`, the products of G with `test`."""
+        # Adding round-off makes the core positive definite; it is taken off the eigenvalues again.
         noise = float(jnp.finfo(sketch.dtype).eps) * len(sketch) ** 0.5 * jnp.linalg.norm(sketch)
         noise = jnp.where(noise > 0, noise, jnp.ones_like(noise))
         sketch = sketch + noise * test
@@ -57,8 +57,8 @@ class Nystrom(eqx.Module):
         root = vectors / jnp.sqrt(jnp.maximum(values, noise / 2))[None, :]
         basis, singular, _ = jnp.linalg.svd(sketch @ root, full_matrices=False)
         values = jnp.maximum(singular**2 - noise, 0)
-        shift = jnp.maximum(shift, noise)
-        return NystromInverse(basis, (values[-1] + shift) / (values + shift))
+        damping = jnp.maximum(damping, noise)
+        return NystromInverse(basis, (values[-1] + damping) / (values + damping))
 
 
 class NystromInverse(eqx.Module):

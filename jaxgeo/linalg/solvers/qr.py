@@ -3,16 +3,14 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.base import SOLVED, AbstractLiftSolver, Damping, LiftInfo
-from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
-from jaxgeo.linalg.solvers.dense import DenseParts, solve_dense
-from jaxgeo.linalg.solvers.factorisation import Factorisation, triangular_factor
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
+from jaxgeo.linalg.solvers.dense import AbstractDecomposition, AbstractDenseSolver, DenseMatrix
+from jaxgeo.linalg.solvers.factorisation import Factorisation, from_triangle
 
 
-class QR(AbstractLiftSolver):
+class QR(AbstractDenseSolver):
     """D⁺v = (DᵀD)⁻¹Dᵀv by a QR factorisation of D (of Dᵀ where K > QN). For D of full rank.
 
     Paper: (5.2)
@@ -23,30 +21,27 @@ class QR(AbstractLiftSolver):
     **Arguments:**
 
     - `cutoff`: of the singular values, where they are needed.
-    - `dtype`: in which to factor; by default float64, and with damping the parameters' dtype.
+    - `dtype`: in which to factorise; by default float64, and with damping the parameters' dtype.
     """
 
     cutoff: AbstractCutoff = SmoothCutoff()
     dtype: jnp.dtype | None = eqx.field(static=True, default=None)
 
-    def __check_init__(self):
-        check_factoring(self.cutoff, "dtype", self.dtype)
-
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
-        return solve_dense(jacobian, velocity, damping, self.cutoff, self.dtype, _triangle)
+    def decompose(self, matrix: DenseMatrix, floor: float) -> "_Orthogonal":
+        q, r = matrix.qr()
+        eps = float(jnp.finfo(r.dtype).eps)
+        least = (2 * self.cutoff.full(floor) if matrix.relative_damping is None else len(r) * eps) ** 2
+        return _Orthogonal(from_triangle(r, least, matrix.own_sqrt_mean, matrix.relative_damping), q)
 
 
-def _triangle(
-    parts: DenseParts, cutoff: AbstractCutoff, floor: float, wide: bool, damped: bool
-) -> tuple[Factorisation, Float[Array, " K"]]:
-    q, r = parts.qr(damped)
-    eps = float(jnp.finfo(r.dtype).eps)
-    least = (len(r) * eps if damped else 2 * cutoff.full(floor)) ** 2
-    factor = triangular_factor(r, least, parts.own_sqrt_mean, SOLVED, parts.shift if damped else None)
-    if wide:
-        solution = q @ jax.scipy.linalg.solve_triangular(r, parts.rhs, trans="T")
-    else:
-        solution = jax.scipy.linalg.solve_triangular(r, q.T @ parts.rhs)
-    return factor, solution / parts.sqrt_mean
+class _Orthogonal(AbstractDecomposition):
+    """QR, with R in the factorisation."""
+
+    factorisation: Factorisation
+    q: Float[Array, "length side"]
+
+    def solve(self, matrix: DenseMatrix, rhs: Float[Array, " QN"]) -> Float[Array, " K"]:
+        r = self.factorisation.matrix
+        if matrix.wide:
+            return self.q @ jax.scipy.linalg.solve_triangular(r, rhs, trans="T")
+        return jax.scipy.linalg.solve_triangular(r, self.q.T @ rhs)

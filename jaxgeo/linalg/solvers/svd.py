@@ -2,15 +2,13 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.base import AbstractLiftSolver, Damping, LiftInfo
-from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff, check_factoring
-from jaxgeo.linalg.solvers.dense import solve_dense
+from jaxgeo.linalg.solvers.base import SOLVED
+from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, HardCutoff
+from jaxgeo.linalg.solvers.dense import AbstractDenseSolver, DenseMatrix, SingularDecomposition
 
 
-class SVD(AbstractLiftSolver):
+class SVD(AbstractDenseSolver):
     """D⁺v by a singular value decomposition of D. For D of any rank.
 
     Paper: (4.1)–(4.3)
@@ -24,10 +22,5 @@ class SVD(AbstractLiftSolver):
     cutoff: AbstractCutoff = HardCutoff()
     dtype: jnp.dtype | None = eqx.field(static=True, default=None)
 
-    def __check_init__(self):
-        check_factoring(self.cutoff, "dtype", self.dtype)
-
-    def solve(
-        self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
-    ) -> tuple[PyTree, LiftInfo]:
-        return solve_dense(jacobian, velocity, damping, self.cutoff, self.dtype)
+    def decompose(self, matrix: DenseMatrix, floor: float) -> SingularDecomposition:
+        return SingularDecomposition(matrix, self.cutoff, floor, SOLVED)

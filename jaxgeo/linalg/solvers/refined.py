@@ -1,0 +1,74 @@
+"""The lift through a factorisation of G, refined against v − Dθ̇, and what it says of G."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxgeo.linalg.gram.certificate import half_the_digits
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.refinement import accumulated_eps, refined
+from jaxgeo.linalg.solvers.base import relative_norm
+from jaxgeo.linalg.solvers.factorisation import Factorisation
+from jaxgeo.linalg.solvers.sides import over
+
+
+def refined_lift(
+    jacobian: Jacobian,
+    found: Factorisation,
+    relative_damping: Float[Array, ""] | None,
+    velocity: Float[Array, "N Q"],
+    refinements: int,
+) -> tuple[PyTree, Float[Array, ""]]:
+    """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves; and the mismatch of G.
+
+    Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
+    """
+
+    def correct(rows: Array) -> tuple[Array, PyTree]:
+        psi = found.apply(rows)
+        return psi, over(jacobian.T.mv(psi / found.sqrt_mean), found.sqrt_mean)
+
+    def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
+        psi, solution = value
+        defect = velocity - jacobian.mv(solution)
+        defect = defect if relative_damping is None else defect - relative_damping * psi
+        return defect, relative_norm(defect, velocity)
+
+    first = correct(velocity)
+    mismatch = _mismatch(found, relative_damping, velocity, first[0], measure(first)[0])
+    round_off = accumulated_eps(velocity.size, velocity.dtype)
+    (_, solution), _ = refined(first, correct, measure, refinements, round_off)
+    return solution, mismatch
+
+
+def _mismatch(
+    found: Factorisation,
+    relative_damping: Float[Array, ""] | None,
+    velocity: Float[Array, "N Q"],
+    psi: Float[Array, "N Q"],
+    defect: Float[Array, "N Q"],
+) -> Float[Array, ""]:
+    """|Gψ − D(Dᵀψ)| / (√n·t·|ψ|) for the ψ of a lift, G the factorised matrix and t its mean eigenvalue.
+
+    However ill-conditioned G is, ψ has a small backward error: (G + λ)ψ = v up to c·eps·|G|·|ψ|, or what is left of
+    v after a cut-off. Products with D add errors of that size in their own dtype. Since |G| is n·t at most, a right
+    G leaves no more than c·eps·√n, and one with an error E leaves |Eψ|/(√n·t·|ψ|). Whether v can be reached does
+    not matter here, which it does to the residual of the lift.
+
+    Reference: J. L. Rigal and J. Gaches, On the compatibility of a given solution with the data of a linear system,
+    J. ACM 14 (1967), 543–548
+
+    - `defect`: v − D(Dᵀψ) − λψ.
+    """
+    # What the solution leaves of v on purpose: directions cut off, and damping that was added after a failure.
+    left = found.complement(velocity) if relative_damping is None else jnp.zeros_like(velocity)
+    added = found.relative_damping.astype(psi.dtype) - (0 if relative_damping is None else relative_damping)
+    return relative_norm(left + added * psi - defect, psi) / psi.size**0.5
+
+
+def contradicts(mismatch: Float[Array, ""], size: int, dtype: jnp.dtype) -> Bool[Array, ""]:
+    """Whether a mismatch is more than G of that size, formed in `dtype`, and products with D can leave.
+
+    A hundred times eps·√n, since products may cancel within the network; at least 1e-9, at most half of the digits.
+    """
+    half = half_the_digits(dtype, mismatch.dtype)
+    return mismatch > min(half, max(1e-9, 100 * half**2 * size**0.5))
