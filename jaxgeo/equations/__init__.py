@@ -1,8 +1,16 @@
 """Differential equations with known solutions, the derivatives in their residuals, and the network for them."""
 
 from jaxgeo._names import show_public_names as _show_public_names
-from jaxgeo.equations.derivatives import divergence as divergence, gradient as gradient, laplacian as laplacian
+from jaxgeo.equations.box import Box as Box
+from jaxgeo.equations.condition import Condition as Condition
+from jaxgeo.equations.derivatives import (
+    divergence as divergence,
+    gradient as gradient,
+    laplacian as laplacian,
+    partials as partials,
+)
 from jaxgeo.equations.equation import Equation as Equation
+from jaxgeo.equations.features import Fourier as Fourier, Periodic as Periodic
 from jaxgeo.equations.network import Network as Network, choose_hidden as choose_hidden
 from jaxgeo.equations.ready import (
     burgers_1d as burgers_1d,

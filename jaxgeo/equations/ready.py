@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgeo._checks import check_number
+from jaxgeo.equations.box import Box
 from jaxgeo.equations.derivatives import Field, gradient, laplacian
 from jaxgeo.equations.equation import Equation
 from jaxgeo.equations.points import Points, in_box, in_cube, on_faces, on_grid
@@ -73,7 +74,7 @@ def helmholtz_2d(
     def features(x: Array) -> Array:
         return jnp.concatenate([jnp.cos(jnp.pi * x), jnp.sin(jnp.pi * x)])
 
-    domain = ((-1.0, 1.0),) * 2
+    domain = Box(x=(-1, 1), y=(-1, 1))
     return Equation(residual, solution, in_box(domain), 2, widths, (3500, 0), domain, features)
 
 
@@ -112,7 +113,7 @@ def burgers_1d(widths: tuple[int, ...] = (20, 20, 20), viscosity: float = 0.01 /
     def output(value: Array, x: Array) -> Array:
         return x[0] * (1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
 
-    domain = ((0.0, 1.0), (-1.0, 1.0))
+    domain = Box(t=(0, 1), x=(-1, 1))
     return Equation(residual, solution, in_box(domain), 2, widths, (3000, 0), domain, output=output)
 
 
@@ -214,7 +215,7 @@ def log_fokker_planck_9d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equa
         points = points.at[:, 1:].set(10 * points[:, 1:] - 5)
         return points[:interior], points[interior:].at[:, 0].set(0)
 
-    domain = ((0.0, 1.0), *((-5.0, 5.0),) * dim)
+    domain = Box(t=(0, 1), **{f"x{i}": (-5, 5) for i in range(1, dim + 1)})
     return Equation(residual, solution, draw, dim + 1, widths, (3000, 1000), domain)
 
 
