@@ -152,8 +152,9 @@ class Condition(eqx.Module):
             if outside.any():
                 first = int(np.argmax(outside))
                 raise ValueError(
-                    f"{int(outside.sum())} of the {len(found)} `points` of {self.name} lie outside of "
-                    f"{' and '.join(map(repr, self.places))}, the first at index {first}: {self.describe(found[first])}."
+                    f"{int(outside.sum())} of the {len(found)} `points` of {self.name} lie outside "
+                    f"of {' and '.join(map(repr, self.places))}, the first at index {first}: "
+                    f"{self.describe(found[first])}."
                 )
         return found
 
@@ -171,6 +172,6 @@ def _read_place(where: Any, has_points: bool) -> tuple[tuple[Box, ...], Draw | N
     if where is None and has_points:
         return (), None
     raise ValueError(
-        "`where` must be a `jaxgeo.equations.Box`, several of them, or a function `(key, count)` that draws points; got "
-        f"{where!r}."
+        "`where` must be a `jaxgeo.equations.Box`, several of them, or a function `(key, count)` that draws points; "
+        f"got {where!r}."
     )

@@ -139,7 +139,9 @@ def _below(word: tuple[int, ...]) -> set[tuple[int, ...]]:
     return {part for length in range(len(word) + 1) for part in combinations(word, length)}
 
 
-def _sweep(u: Callable[[Array], Array], word: tuple[int, ...], point: Float[Array, " d"]) -> dict[tuple[int, ...], Array]:
+def _sweep(
+    u: Callable[[Array], Array], word: tuple[int, ...], point: Float[Array, " d"]
+) -> dict[tuple[int, ...], Array]:
     """All derivatives at or below a word."""
 
     def level(depth: int) -> Callable[[Array], dict[tuple[int, ...], Array]]:
