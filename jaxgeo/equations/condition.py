@@ -5,14 +5,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import as_real, check_count, check_function, check_positive, is_concrete
 from jaxgeo.equations.box import Box
-from jaxgeo.equations.points import Draw
+from jaxgeo.equations.points import Draw, on_boxes
 
 Where = Box | Sequence[Box] | Draw
 
@@ -31,8 +30,8 @@ class Condition(eqx.Module):
     - `values`: what the residual is to be in place of 0: one number; a function of the point; or measured data, an
         array with one entry for each of `points`.
     - `count`: how many points to draw; by default by the number of parameters.
-    - `weight`: of the condition in the cost. Of data with noise of standard deviation σ it is 1/σ² beside an equation
-        whose residual is to be of size 1 at most.
+    - `weight`: of the condition in the cost. Noisy data should weigh less than the equation, such as 0.01: a network leaves
+        an equation that is cheap to leave for the noise.
     - `name`: by default that of the function.
 
     **Raises:** `ValueError` if there is neither a place nor points, if points are not finite or lie outside of the
@@ -127,9 +126,7 @@ class Condition(eqx.Module):
             return points
         if not self.places:
             raise ValueError(f"{self.name} has points, and no place to draw others from.")
-        shares = [count // len(self.places) + (i < count % len(self.places)) for i in range(len(self.places))]
-        keys = jax.random.split(key, len(shares))
-        return jnp.concatenate([p.uniform(k, n) for p, k, n in zip(self.places, keys, shares, strict=True)])
+        return on_boxes(list(jax.random.split(key, len(self.places))), count, self.places)
 
     def describe(self, point: Array) -> str:
         """A point by the names of its coordinates: "(t, x) = (0, 0.3)"."""

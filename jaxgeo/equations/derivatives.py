@@ -46,14 +46,14 @@ def divergence(f: VectorField) -> Field:
     return of
 
 
-def laplacian(u: Field) -> Field:
+def laplacian(u: Callable[[Float[Array, " d"]], Array]) -> Callable[[Float[Array, " d"]], Array]:
     """Δu, a JVP of a JVP for each of the d directions; never the Hessian.
 
     **Arguments:**
 
-    - `u`: from a point of shape (d,) to a number.
+    - `u`: from a point of shape (d,) to a number, or to a vector, of which it is taken entry by entry.
 
-    **Returns:** a function from a point to a number.
+    **Returns:** a function from a point to what `u` gives.
 
     ```python
     >>> import jax.numpy as jnp
@@ -65,14 +65,14 @@ def laplacian(u: Field) -> Field:
     """
     check_function("u", u)
 
-    def of(x: Float[Array, " d"]) -> Float[Array, ""]:
-        def twice(direction: Float[Array, " d"]) -> Float[Array, ""]:
-            def slope(x: Float[Array, " d"]) -> Float[Array, ""]:
+    def of(x: Float[Array, " d"]) -> Array:
+        def twice(direction: Float[Array, " d"]) -> Array:
+            def slope(x: Float[Array, " d"]) -> Array:
                 return jax.jvp(u, (x,), (direction,))[1]
 
             return jax.jvp(slope, (x,), (direction,))[1]
 
-        return jnp.sum(jax.vmap(twice)(jnp.eye(x.size, dtype=x.dtype)))
+        return jnp.sum(jax.vmap(twice)(jnp.eye(x.size, dtype=x.dtype)), axis=0)
 
     return of
 

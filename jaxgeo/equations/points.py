@@ -1,7 +1,7 @@
 """Points in boxes and on their faces, drawn or on a grid."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,22 @@ def in_box(box: Box) -> Callable[[Array, int, int], Points]:
         return box.uniform(key, interior), jnp.zeros((0, box.dim))
 
     return draw
+
+
+def in_box_and_faces(box: Box) -> Callable[[Array, int, int], Points]:
+    """Uniform in a box and on its faces, on each of them as many."""
+
+    def draw(key: Array, interior: int, boundary: int) -> Points:
+        first, *keys = jax.random.split(key, 1 + len(box.faces()))
+        return box.uniform(first, interior), on_boxes(keys, boundary, box.faces())
+
+    return draw
+
+
+def on_boxes(keys: Sequence[Array], count: int, boxes: Sequence[Box]) -> Float[Array, "count d"]:
+    """Uniform in several boxes, in each of them as many, but for what is left over."""
+    shares = [count // len(boxes) + (i < count % len(boxes)) for i in range(len(boxes))]
+    return jnp.concatenate([box.uniform(key, share) for box, key, share in zip(boxes, keys, shares, strict=True)])
 
 
 def in_cube(dim: int) -> Callable[[Array, int, int], Points]:

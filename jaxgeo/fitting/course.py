@@ -107,9 +107,11 @@ class CourseDriver:
             count = min(PART - step % PART, self.warmup - step)
             order = jnp.arange(step, step + PART, dtype=jnp.int32)
             fresh = _Fresh(self.collocation, self.key)
-            params, first = run_updates(
-                self.adam, fresh, state.params, course.first, order, jnp.asarray(count, jnp.int32)
-            )
+            # optax's Adam mixes dtypes, whatever promotion was asked for.
+            with jax.numpy_dtype_promotion("standard"):
+                params, first = run_updates(
+                    self.adam, fresh, state.params, course.first, order, jnp.asarray(count, jnp.int32)
+                )
             course = course._replace(first=first)
         else:
             past = step - self.warmup

@@ -101,9 +101,8 @@ class Fit:
             lines += [f"points drawn anew {self.rows[-1]['drawn']} times"]
         if self.validation_cost > APART * row["cost"]:
             lines += [
-                f"The cost of what was held out is {self.validation_cost / max(row['cost'], 1e-300):.1e} times that of "
-                "what was trained on, which the network interpolates: the former is what counts. More points, or more "
-                "data, bring them together."
+                f"the cost of what was held out is {self.validation_cost / max(row['cost'], 1e-300):.1e} times that of "
+                "what was trained on, which the network interpolates; more points, or more data, bring them together"
             ]
         return "\n".join(lines)
 
