@@ -30,8 +30,8 @@ class Condition(eqx.Module):
     - `values`: what the residual is to be in place of 0: one number; a function of the point; or measured data, an
         array with one entry for each of `points`.
     - `count`: how many points to draw; by default by the number of parameters.
-    - `weight`: of the condition in the cost. Noisy data should weigh less than the equation, such as 0.01: a network leaves
-        an equation that is cheap to leave for the noise.
+    - `weight`: of the condition in the cost. Let noisy data weigh less than the equation, such as 0.01: the network
+        leaves the equation for the noise where that costs little.
     - `name`: by default that of the function.
 
     **Raises:** `ValueError` if there is neither a place nor points, if points are not finite or lie outside of the

@@ -178,7 +178,7 @@ def fit(
     if conditions is None or is_flow:
         where = "of conditions" if conditions is None else "of an optimizer; along a flow they are fixed"
         for name, value in given.items():
-            if value not in (None, "fixed") or (value is not None and conditions is None):
+            if value not in (None, "fixed", 0) or (value is not None and conditions is None):
                 raise ValueError(f"`{name}` is an option for the points {where}; leave it out.")
     if not simple:
         refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size,
