@@ -1,7 +1,7 @@
 """What a network has to meet, and where: an equation, boundary values, measured data."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -165,7 +165,7 @@ def _read_place(where: Any, has_points: bool) -> tuple[tuple[Box, ...], Draw | N
             raise ValueError(f"the boxes of `where` must have the same coordinates; got {where!r}.")
         return tuple(where), None
     if callable(where):
-        return (), where
+        return (), cast(Draw, where)
     if where is None and has_points:
         return (), None
     raise ValueError(

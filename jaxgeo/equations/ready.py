@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxgeo._checks import check_number, check_positive
 from jaxgeo.equations.box import Box
@@ -79,7 +79,9 @@ def helmholtz_2d(
     return Equation(residual, solution, in_box(domain), 2, widths, (3500, 0), domain, features)
 
 
-def burgers_1d(widths: tuple[int, ...] = (20, 20, 20), viscosity: float = 0.01 / math.pi) -> Equation:
+def burgers_1d(
+    widths: tuple[int, ...] = (20, 20, 20), viscosity: float | Float[Array, ""] = 0.01 / math.pi
+) -> Equation:
     """u_t + u u_x = ν u_xx for t in [0, 1] and x in [−1, 1], u = −sin πx at t = 0, 0 at both ends.
 
     A network v makes u = −sin πx + t(1 − x²)v, which meets all conditions, so there are no points for them. At
