@@ -1,5 +1,6 @@
 """`jaxgeo.fit` on differential equations and problems: points, what is held out, how it ends, and what is refused."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -228,8 +229,8 @@ def test_a_flow_follows_the_residuals_at_fixed_points():
 
 def test_a_ready_equation_has_the_cost_of_its_problem():
     equation = jg.equations.heat_1d((4,))
-    params = equation.init(jr.key(0))
-    trained, held = collocate(equation.conditions(), params, None, 0)
+    params, static = eqx.partition(equation.init(jr.key(0)), eqx.is_array)
+    trained, held = collocate(equation.conditions(), params, static, 0)
     assert [len(points) for points in held.draw(jr.key(0))] == [900, 120]
     points = equation.points(jr.key(0), (9, 6))
     np.testing.assert_allclose(trained.problem(points).cost(params), equation.problem(points).cost(params), rtol=1e-12)

@@ -3,10 +3,9 @@
 import shutil
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-if TYPE_CHECKING:
-    from jaxgeo.fitting.loop import Progress
+from jaxgeo.fitting.loop import Progress
 
 WIDTH = 20
 
@@ -18,7 +17,7 @@ class Bar:
         self.stream = sys.stderr if stream is None else stream
         self.length = 0
 
-    def __call__(self, progress: "Progress") -> None:
+    def __call__(self, progress: Progress) -> None:
         done = round(WIDTH * progress.fraction)
         elsewhere = progress.row.get("validation_cost")
         text = f"[{'█' * done}{'·' * (WIDTH - done)}] step {progress.step}, cost {progress.cost:.2e}"
