@@ -232,12 +232,14 @@ def test_a_ready_equation_has_the_cost_of_its_problem():
     params, static = eqx.partition(equation.init(jr.key(0)), eqx.is_array)
     trained, held = collocate(equation.conditions(), params, static, 0)
     assert [len(points) for points in held.draw(jr.key(0))] == [900, 120]
+    # Also of numbers that are no grid's.
+    assert [len(points) for points in trained.draw(jr.key(0), (10, 7))] == [10, 7]
     points = equation.points(jr.key(0), (9, 6))
     np.testing.assert_allclose(trained.problem(points).cost(params), equation.problem(points).cost(params), rtol=1e-12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["poisson_2d", "heat_1d", "kovasznay_2d"])
+@pytest.mark.parametrize("name", ["poisson_2d", "heat_1d"])
 def test_a_ready_equation_is_solved_in_one_call(name):
     equation = getattr(jg.equations, name)((12,))
     found = jg.fit(equation.init(jr.key(0)), equation, warmup=200, max_steps=60)

@@ -33,6 +33,7 @@ class Equation(eqx.Module):
     - `features`: what the network sees of a point; periodic ones make u periodic. By default the point.
     - `output`: u from the network's value and the point, so that it meets conditions exactly. By default the value.
     - `outputs`: how many functions are sought; u is a number for one, and a vector for more.
+    - `edge`: faces on which `conditions` draws points of the boundary; by default they are as `draw` has them.
 
     ```python
     >>> import jax, jaxgeo as jg
@@ -55,6 +56,7 @@ class Equation(eqx.Module):
     features: Callable[[Float[Array, " d"]], Float[Array, " f"]] | None = eqx.field(static=True, default=None)
     output: Callable[[Array, Float[Array, " d"]], Array] | None = eqx.field(static=True, default=None)
     outputs: int = eqx.field(static=True, default=1)
+    edge: tuple[Box, ...] = eqx.field(static=True, default=())
 
     def __check_init__(self):
         check_sizes("widths", self.widths)
@@ -85,8 +87,9 @@ class Equation(eqx.Module):
         """The equation and, if there are points on the boundary, the values there, for `jaxgeo.fit`."""
         inside, edge = self.counts
         equation = Condition(self._inside, self.box, count=inside, name="equation")
-        boundary = [Condition(self._miss, _Boundary(self), count=edge, name="boundary")] if edge else []
-        return [equation, *boundary]
+        if not edge:
+            return [equation]
+        return [equation, Condition(self._miss, self.edge or _Boundary(self), count=edge, name="boundary")]
 
     def points(self, key: Array, counts: tuple[int, int] | None = None) -> Points:
         """Points of the interior and the boundary: for a fixed set, or a fresh one at every step."""

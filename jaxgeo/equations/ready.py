@@ -32,7 +32,8 @@ def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
     def residual(u: Field, x: Array) -> Array:
         return laplacian(u)(x) + 2 * jnp.pi**2 * solution(x)
 
-    return Equation(residual, solution, on_grid(4), 2, widths, (900, 120))
+    box = Box(x=(0, 1), y=(0, 1))
+    return Equation(residual, solution, on_grid(4), 2, widths, (900, 120), box, edge=box.faces())
 
 
 def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
@@ -46,7 +47,9 @@ def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
     def solution(x: Array) -> Array:
         return jnp.exp(-(jnp.pi**2) / 4 * x[0]) * jnp.sin(jnp.pi * x[1])
 
-    return Equation(_heat, solution, on_grid(3), 2, widths, (900, 120))
+    box = Box(t=(0, 1), x=(0, 1))
+    edge = (box.face(t=0), *box.faces("x"))
+    return Equation(_heat, solution, on_grid(3), 2, widths, (900, 120), box, edge=edge)
 
 
 def helmholtz_2d(
