@@ -239,10 +239,10 @@ def test_a_ready_equation_has_the_cost_of_its_problem():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["poisson_2d", "heat_1d"])
-def test_a_ready_equation_is_solved_in_one_call(name):
-    equation = getattr(jg.equations, name)((12,))
-    found = jg.fit(equation.init(jr.key(0)), equation, warmup=200, max_steps=60)
+@pytest.mark.parametrize(("name", "widths"), [("poisson_2d", (16,)), ("heat_1d", (16,)), ("kovasznay_2d", (12, 12))])
+def test_a_ready_equation_is_solved_in_one_call(name, widths):
+    equation = getattr(jg.equations, name)(widths)
+    found = jg.fit(equation.init(jr.key(0)), equation, warmup=1000, max_steps=100)
     assert equation.error(found.model, equation.elsewhere(jr.key(1), 500)) < 1e-2
     assert found.validation_cost < 1e-3
 
