@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import check_count, is_count
+from jaxgeo.equations.box import Box
+from jaxgeo.equations.condition import Condition
 from jaxgeo.equations.derivatives import Field
 from jaxgeo.equations.network import Network, check_sizes
-from jaxgeo.equations.points import Points, uniform
+from jaxgeo.equations.points import Points, choose_by_residual
 from jaxgeo.problem import Problem, residual_problem
 
 
@@ -27,9 +29,11 @@ class Equation(eqx.Module):
     - `widths`: of the hidden layers, with tanh.
     - `counts`: by default how many points inside and on the boundary.
     - `dim`: of a point.
-    - `domain`: from where to where each coordinate goes; by default from 0 to 1.
+    - `domain`: a `Box`; by default each coordinate goes from 0 to 1.
     - `features`: what the network sees of a point; periodic ones make u periodic. By default the point.
     - `output`: u from the network's value and the point, so that it meets conditions exactly. By default the value.
+    - `outputs`: how many functions are sought; u is a number for one, and a vector for more.
+    - `edge`: faces on which `conditions` draws points of the boundary; by default they are as `draw` has them.
 
     ```python
     >>> import jax, jaxgeo as jg
@@ -48,11 +52,11 @@ class Equation(eqx.Module):
     dim: int = eqx.field(static=True)
     widths: tuple[int, ...] = eqx.field(static=True)
     counts: tuple[int, int] = eqx.field(static=True)
-    domain: tuple[tuple[float, float], ...] | None = eqx.field(static=True, default=None)
+    domain: Box | None = eqx.field(static=True, default=None)
     features: Callable[[Float[Array, " d"]], Float[Array, " f"]] | None = eqx.field(static=True, default=None)
-    output: Callable[[Float[Array, ""], Float[Array, " d"]], Float[Array, ""]] | None = eqx.field(
-        static=True, default=None
-    )
+    output: Callable[[Array, Float[Array, " d"]], Array] | None = eqx.field(static=True, default=None)
+    outputs: int = eqx.field(static=True, default=1)
+    edge: tuple[Box, ...] = eqx.field(static=True, default=())
 
     def __check_init__(self):
         check_sizes("widths", self.widths)
@@ -62,16 +66,30 @@ class Equation(eqx.Module):
         dtype = jnp.result_type(float)
         point = jax.ShapeDtypeStruct((self.dim,), dtype)
         seen = self.dim if self.features is None else jax.eval_shape(self.features, point).size
-        return Network((seen, *self.widths, 1), dtype, key=key)
+        return Network((seen, *self.widths, self.outputs), dtype, key=key)
 
     def field(self, params: PyTree) -> Field:
         """u of a point."""
 
-        def u(x: Float[Array, " d"]) -> Float[Array, ""]:
-            value = params(x if self.features is None else self.features(x))[0]
+        def u(x: Float[Array, " d"]) -> Array:
+            values = params(x if self.features is None else self.features(x))
+            value = values[0] if self.outputs == 1 else values
             return value if self.output is None else self.output(value, x)
 
         return u
+
+    @property
+    def box(self) -> Box:
+        """The domain, with coordinates x1, x2, … if it has no names of its own."""
+        return Box(**{f"x{i}": (0, 1) for i in range(1, self.dim + 1)}) if self.domain is None else self.domain
+
+    def conditions(self) -> list[Condition]:
+        """The equation and, if there are points on the boundary, the values there, for `jaxgeo.fit`."""
+        inside, edge = self.counts
+        equation = Condition(self._inside, self.box, count=inside, name="equation")
+        if not edge:
+            return [equation]
+        return [equation, Condition(self._miss, self.edge or _Boundary(self), count=edge, name="boundary")]
 
     def points(self, key: Array, counts: tuple[int, int] | None = None) -> Points:
         """Points of the interior and the boundary: for a fixed set, or a fresh one at every step."""
@@ -103,11 +121,9 @@ class Equation(eqx.Module):
         inside, edge = self.counts if counts is None else counts
         drawing, choosing = jax.random.split(key)
         wide, boundary = self.points(drawing, (candidates * inside, edge))
-        sizes = jnp.abs(jax.vmap(functools.partial(self._inside, params))(wide))
-        mean = jnp.mean(sizes)
-        density = sizes / jnp.where(mean > 0, mean, 1) + 1
-        # The largest of these are a draw without replacement in proportion to the density.
-        _, chosen = jax.lax.top_k(jnp.log(density) + jax.random.gumbel(choosing, sizes.shape, sizes.dtype), inside)
+        residuals = jax.vmap(functools.partial(self._inside, params))(wide)
+        sizes = jnp.linalg.norm(residuals.reshape(len(wide), -1), axis=1)
+        chosen = choose_by_residual(choosing, sizes, inside)
         return wide[chosen], boundary
 
     def problem(self, points: Points) -> Problem:
@@ -118,15 +134,24 @@ class Equation(eqx.Module):
 
     def elsewhere(self, key: Array, count: int) -> Float[Array, "count d"]:
         """Uniform points of the domain, at which to measure the error of what was trained on others."""
-        return uniform(key, count, ((0.0, 1.0),) * self.dim if self.domain is None else self.domain)
+        return self.box.uniform(key, count)
 
     def error(self, params: PyTree, points: Float[Array, "m d"]) -> Float[Array, ""]:
         """|u − u*|/|u*| at the points, the relative L2 error."""
         miss = jax.vmap(functools.partial(self._miss, params))(points)
-        return jnp.linalg.norm(miss) / jnp.linalg.norm(jax.vmap(self.solution)(points))
+        return jnp.linalg.norm(miss.ravel()) / jnp.linalg.norm(jax.vmap(self.solution)(points).ravel())
 
-    def _inside(self, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:
+    def _inside(self, params: PyTree, x: Float[Array, " d"]) -> Array:
         return self.residual(self.field(params), x)
 
-    def _miss(self, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:
+    def _miss(self, params: PyTree, x: Float[Array, " d"]) -> Array:
         return self.field(params)(x) - self.solution(x)
+
+
+class _Boundary(eqx.Module):
+    """Draws points on the boundary of an equation."""
+
+    equation: Equation
+
+    def __call__(self, key: Array, count: int) -> Float[Array, "count d"]:
+        return self.equation.points(key, (1, count))[1]

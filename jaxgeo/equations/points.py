@@ -1,30 +1,60 @@
 """Points in boxes and on their faces, drawn or on a grid."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from jaxgeo.equations.box import Box
+
+# Points of a place, from a key and their number.
+Draw = Callable[[Array, int], Float[Array, "count d"]]
 # Of the interior and of the boundary.
 Points = tuple[Float[Array, "interior d"], Float[Array, "boundary d"]]
 
 
-def uniform(key: Array, count: int, domain: tuple[tuple[float, float], ...]) -> Float[Array, "count d"]:
-    low, high = jnp.asarray(domain).T
-    return low[None] + (high - low)[None] * jax.random.uniform(key, (count, len(domain)))
+def choose_by_residual(key: Array, sizes: Float[Array, " m"], count: int) -> Int[Array, " count"]:
+    """Which of m candidates to take, of each at most one, with the density |r|/mean |r| + 1.
+
+    No place is left without points.
+
+    Reference: C. Wu, M. Zhu, Q. Tan, Y. Kartha, L. Lu, A comprehensive study of non-adaptive and residual-based
+        adaptive sampling for physics-informed neural networks, Computer Methods in Applied Mechanics and Engineering
+        403, 2023
+    """
+    mean = jnp.mean(sizes)
+    density = sizes / jnp.where(mean > 0, mean, 1) + 1
+    # The largest of these are a draw without replacement in proportion to the density.
+    return jax.lax.top_k(jnp.log(density) + jax.random.gumbel(key, sizes.shape, sizes.dtype), count)[1]
 
 
-def in_box(domain: tuple[tuple[float, float], ...]) -> Callable[[Array, int, int], Points]:
+def in_box(box: Box) -> Callable[[Array, int, int], Points]:
     """Uniform in a box, where conditions are met by the output."""
 
     def draw(key: Array, interior: int, boundary: int) -> Points:
         if boundary:
             raise ValueError(f"this equation has no boundary to put points on; got {boundary} where 0 are needed.")
-        return uniform(key, interior, domain), jnp.zeros((0, len(domain)))
+        return box.uniform(key, interior), jnp.zeros((0, box.dim))
 
     return draw
+
+
+def in_box_and_faces(box: Box) -> Callable[[Array, int, int], Points]:
+    """Uniform in a box and on its faces, on each of them as many."""
+
+    def draw(key: Array, interior: int, boundary: int) -> Points:
+        first, *keys = jax.random.split(key, 1 + len(box.faces()))
+        return box.uniform(first, interior), on_boxes(keys, boundary, box.faces())
+
+    return draw
+
+
+def on_boxes(keys: Sequence[Array], count: int, boxes: Sequence[Box]) -> Float[Array, "count d"]:
+    """Uniform in several boxes, in each of them as many, but for what is left over."""
+    shares = [count // len(boxes) + (i < count % len(boxes)) for i in range(len(boxes))]
+    return jnp.concatenate([box.uniform(key, share) for box, key, share in zip(boxes, keys, shares, strict=True)])
 
 
 def in_cube(dim: int) -> Callable[[Array, int, int], Points]:

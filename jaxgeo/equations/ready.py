@@ -4,16 +4,18 @@ Problems and sizes of arXiv 2405.15603, 2505.12149 and 2604.05230, so that error
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_number
+from jaxgeo._checks import check_number, check_positive
+from jaxgeo.equations.box import Box
 from jaxgeo.equations.derivatives import Field, gradient, laplacian
 from jaxgeo.equations.equation import Equation
-from jaxgeo.equations.points import Points, in_box, in_cube, on_faces, on_grid
+from jaxgeo.equations.points import Points, in_box, in_box_and_faces, in_cube, on_faces, on_grid
 
 
 def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
@@ -30,7 +32,8 @@ def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
     def residual(u: Field, x: Array) -> Array:
         return laplacian(u)(x) + 2 * jnp.pi**2 * solution(x)
 
-    return Equation(residual, solution, on_grid(4), 2, widths, (900, 120))
+    box = Box(x=(0, 1), y=(0, 1))
+    return Equation(residual, solution, on_grid(4), 2, widths, (900, 120), box, edge=box.faces())
 
 
 def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
@@ -44,7 +47,9 @@ def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
     def solution(x: Array) -> Array:
         return jnp.exp(-(jnp.pi**2) / 4 * x[0]) * jnp.sin(jnp.pi * x[1])
 
-    return Equation(_heat, solution, on_grid(3), 2, widths, (900, 120))
+    box = Box(t=(0, 1), x=(0, 1))
+    edge = (box.face(t=0), *box.faces("x"))
+    return Equation(_heat, solution, on_grid(3), 2, widths, (900, 120), box, edge=edge)
 
 
 def helmholtz_2d(
@@ -73,11 +78,13 @@ def helmholtz_2d(
     def features(x: Array) -> Array:
         return jnp.concatenate([jnp.cos(jnp.pi * x), jnp.sin(jnp.pi * x)])
 
-    domain = ((-1.0, 1.0),) * 2
+    domain = Box(x=(-1, 1), y=(-1, 1))
     return Equation(residual, solution, in_box(domain), 2, widths, (3500, 0), domain, features)
 
 
-def burgers_1d(widths: tuple[int, ...] = (20, 20, 20), viscosity: float = 0.01 / math.pi) -> Equation:
+def burgers_1d(
+    widths: tuple[int, ...] = (20, 20, 20), viscosity: float | Float[Array, ""] = 0.01 / math.pi
+) -> Equation:
     """u_t + u u_x = ν u_xx for t in [0, 1] and x in [−1, 1], u = −sin πx at t = 0, 0 at both ends.
 
     A network v makes u = −sin πx + t(1 − x²)v, which meets all conditions, so there are no points for them. At
@@ -112,8 +119,42 @@ def burgers_1d(widths: tuple[int, ...] = (20, 20, 20), viscosity: float = 0.01 /
     def output(value: Array, x: Array) -> Array:
         return x[0] * (1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
 
-    domain = ((0.0, 1.0), (-1.0, 1.0))
+    domain = Box(t=(0, 1), x=(-1, 1))
     return Equation(residual, solution, in_box(domain), 2, widths, (3000, 0), domain, output=output)
+
+
+def kovasznay_2d(widths: tuple[int, ...] = (20, 20, 20), reynolds: float = 20.0) -> Equation:
+    """The steady flow behind a grid: three functions, both velocities and the pressure, from their boundary values.
+
+    u·∇u + ∇p = Δu/Re and ∇·u = 0 on x in [−1/2, 1] and y in [−1/2, 3/2].
+
+    Reference: L. Kovasznay, Laminar flow behind a two-dimensional grid, Mathematical Proceedings of the Cambridge
+        Philosophical Society 44, 1948
+
+    **Arguments:**
+
+    - `widths`: of the hidden layers.
+    - `reynolds`: Re.
+
+    **Raises:** `ValueError` unless Re is positive.
+    """
+    check_positive("reynolds", reynolds)
+    rate = reynolds / 2 - math.sqrt(reynolds**2 / 4 + 4 * math.pi**2)
+
+    def solution(x: Array) -> Array:
+        decay, turn = jnp.exp(rate * x[0]), 2 * jnp.pi * x[1]
+        across = rate / (2 * jnp.pi) * decay * jnp.sin(turn)
+        return jnp.stack([1 - decay * jnp.cos(turn), across, (1 - decay**2) / 2])
+
+    def residual(u: Callable[[Array], Array], x: Array) -> Array:
+        by_x, by_y, by_xx, by_yy = box.partials(u, "x y xx yy")(x)
+        along, across, _ = u(x)
+        pressure = jnp.stack([by_x[2], by_y[2]])
+        momentum = along * by_x[:2] + across * by_y[:2] + pressure - (by_xx + by_yy)[:2] / reynolds
+        return jnp.append(momentum, by_x[0] + by_y[1])
+
+    box = Box(x=(-0.5, 1), y=(-0.5, 1.5))
+    return Equation(residual, solution, in_box_and_faces(box), 2, widths, (2000, 400), box, outputs=3)
 
 
 def poisson_5d(widths: tuple[int, ...] = (64, 64, 48, 48)) -> Equation:
@@ -214,7 +255,7 @@ def log_fokker_planck_9d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equa
         points = points.at[:, 1:].set(10 * points[:, 1:] - 5)
         return points[:interior], points[interior:].at[:, 0].set(0)
 
-    domain = ((0.0, 1.0), *((-5.0, 5.0),) * dim)
+    domain = Box(t=(0, 1), **{f"x{i}": (-5, 5) for i in range(1, dim + 1)})
     return Equation(residual, solution, draw, dim + 1, widths, (3000, 1000), domain)
 
 

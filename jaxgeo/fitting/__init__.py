@@ -1,10 +1,10 @@
-"""`jaxgeo.fit`: a network trained on arrays by any flow or optimizer, and what a part, an epoch and a checkpoint are.
+"""`jaxgeo.fit`: a network trained by any flow or optimizer, on arrays, a problem or a differential equation.
 
 The package has not the name of its function, so that `jaxgeo.fit` is that function and nothing else.
 """
 
 from jaxgeo._names import show_public_names as _show_public_names
-from jaxgeo.fitting.arrays import fit as fit
+from jaxgeo.fitting.call import fit as fit
 from jaxgeo.fitting.drivers import Outcome as Outcome
 from jaxgeo.fitting.interrupt import Interruptible as Interruptible
 from jaxgeo.fitting.loop import Fit as Fit, Progress as Progress

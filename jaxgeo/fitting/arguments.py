@@ -10,8 +10,9 @@ from typing import Any
 import optax
 from jaxtyping import Array
 
-from jaxgeo._checks import check_count, check_function, check_kind, check_number
+from jaxgeo._checks import check_count, check_function, check_kind, check_number, check_positive
 from jaxgeo.costs import AbstractCost, SumOfSquares
+from jaxgeo.fitting.course import Renewal
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.methods import Method, method_named
 from jaxgeo.flows import AbstractFlow
@@ -27,6 +28,7 @@ def check_numbers(
     keep_every: Any,
     seed: Any,
     max_steps: Any,
+    max_seconds: Any,
     optional: dict[str, Any],
 ) -> None:
     """`ValueError` that names the argument if one is no such number, or out of range."""
@@ -39,6 +41,8 @@ def check_numbers(
     check_number("keep_every", keep_every, least=0)
     check_count("seed", seed, least=0)
     check_count("max_steps", max_steps)
+    if max_seconds is not None:
+        check_positive("max_seconds", max_seconds)
     for name, count in optional.items():
         if count is not None:
             check_count(name, count)
@@ -91,6 +95,21 @@ def make_cost(cost: Any, targets: Array) -> AbstractCost:
     if not isinstance(made, AbstractCost):
         raise ValueError(f"`cost` must make a cost of the targets, such as `jaxgeo.L2(targets)`; got {made!r}.")
     return made
+
+
+def read_renewal(points: Any, renew_every: int | None, record_every: int | None) -> Renewal:
+    """How points are drawn, and when; `ValueError` if that is not possible."""
+    kinds = ("residual", "uniform", "fixed")
+    if points is not None and points not in kinds:
+        raise ValueError(f"`points` must be one of {', '.join(map(repr, kinds))}; got {points!r}.")
+    if points == "fixed" and renew_every is not None:
+        raise ValueError(f"`renew_every` is {renew_every}, but fixed `points` are never drawn anew; leave one out.")
+    if renew_every is not None and record_every is not None and renew_every % record_every:
+        raise ValueError(
+            "points are drawn anew at the end of a part, so `renew_every` must be a multiple of `record_every`; got "
+            f"{renew_every} and {record_every}."
+        )
+    return Renewal("residual" if points is None else points, renew_every)
 
 
 def read_pair(validation: Any) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """A flow or an optimizer, advanced part by part, so that a run can be watched, kept and left between two parts."""
 
+import abc
 import enum
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from jaxgeo.problem import Problem
 # Attempted steps of a part. Starting anew costs one velocity of the six that a step of Tsit5 costs.
 STEPS = 6
 # What a row has of itself, which is not for `record` to give.
-COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost")
+COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost", "drawn")
 
 Record = Callable[[Float[Array, ""], Params, Problem], dict[str, Array]]
 Row = dict[str, float | int]
@@ -36,6 +37,7 @@ class Outcome(enum.Enum):
     REACHED = "reached"
     STALLED = "stalled"
     MAX_STEPS = "max_steps"
+    MAX_SECONDS = "max_seconds"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     EARLY = "early"
@@ -177,7 +179,15 @@ def _scores(record: Record | None, s: Float[Array, ""], params: Params, problem:
     return found
 
 
-class Batches(eqx.Module):
+class AbstractBatches(eqx.Module):
+    """Where the problem of an update is from."""
+
+    @abc.abstractmethod
+    def take(self, index: Any) -> Problem:
+        """That of an entry of an order, or of None where all updates are on one problem."""
+
+
+class Batches(AbstractBatches):
     """The samples of a run, of which a batch is a problem of its own.
 
     The batches of an epoch are the samples in an order drawn by `seed` and the number of the epoch alone, so that no
@@ -233,9 +243,7 @@ class OptimizerDriver:
 
     def start(self, params: Params) -> State:
         """The state before the first part."""
-        # A weak type would not outlive being kept, and would have a resumed run compiled as another program.
-        strong = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), self.optimizer.init(params))
-        return State(params, np.zeros((), np.int64), np.zeros(()), strong)
+        return State(params, np.zeros((), np.int64), np.zeros(()), strong(self.optimizer.init(params)))
 
     def advance(self, state: State, most: int) -> Part:
         """`every` updates, fewer up to the next multiple of `every` or to `most`."""
@@ -246,12 +254,12 @@ class OptimizerDriver:
         if order is not None:
             # Always of one shape, so that a short part runs the same program.
             order = jnp.asarray(np.concatenate([order, np.zeros((self.every - count, order.shape[1]), np.int32)]))
-        params, inner = _updates(
+        params, inner = run_updates(
             self.optimizer, self.batches, state.params, state.method, order, jnp.asarray(count, jnp.int32)
         )
         after = State(params, np.asarray(first + count), state.s, inner)
         row = self._row(after)
-        self._warn_of_contradictions(inner)
+        warn_of_contradictions(inner)
         outcome, message = None, ""
         if not np.isfinite(row["cost"]):
             outcome, message = Outcome.FAILED, "the cost is no longer finite; a smaller learning rate may help"
@@ -261,46 +269,57 @@ class OptimizerDriver:
             outcome = Outcome.MAX_STEPS
         return Part(after, [*rows, row], outcome, message)
 
-    @staticmethod
-    def _warn_of_contradictions(state: PyTree) -> None:
-        outcomes = [value for _, value in optax.tree.get_all_with_path(state, "outcome") if eqx.is_array(value)]
-        if any(int(value) == CONTRADICTED for value in outcomes):
-            warnings.warn(f"{FAULT} Lifts go on by rows of D, which is right, but slow.", stacklevel=2)
-
     def _row(self, state: State) -> Row:
-        cost, scores = _measure(self.record, self.batches.problem, state.params)
+        cost, scores = measure(self.record, self.batches.problem, state.params)
         found = {name: float(value) for name, value in scores.items()}
-        return {"step": int(state.steps), "cost": float(cost), **found, **_lift_facts(state)}
+        facts = lift_facts(state.method) if int(state.steps) else {}
+        return {"step": int(state.steps), "cost": float(cost), **found, **facts}
 
 
-def _lift_facts(state: State) -> Row:
-    """Damping and rank estimate of the last step, of an optimizer that has them."""
-    if int(state.steps) == 0:
-        return {}
+def warn_of_contradictions(method: PyTree) -> None:
+    """Warn where the last lift of an optimizer found DDᵀ to be wrong, by the state of the optimizer."""
+    outcomes = [value for _, value in optax.tree.get_all_with_path(method, "outcome") if eqx.is_array(value)]
+    if any(int(value) == CONTRADICTED for value in outcomes):
+        warnings.warn(f"{FAULT} Lifts go on by rows of D, which is right, but slow.", stacklevel=2)
+
+
+def lift_facts(method: PyTree) -> Row:
+    """Damping and rank estimate of the last step, of the state of an optimizer that has them."""
     found: Row = {}
     for name, kind in (("damping", float), ("rank", int)):
-        values = [value for _, value in optax.tree.get_all_with_path(state.method, name) if eqx.is_array(value)]
+        values = [value for _, value in optax.tree.get_all_with_path(method, name) if eqx.is_array(value)]
         # −1 says that the solver did not estimate the rank.
         if values and values[0] >= 0:
             found[name] = kind(values[0])
     return found
 
 
+def strong(state: PyTree) -> PyTree:
+    """The state of an optimizer without weak types, which would not outlive being kept.
+
+    A resumed run would be compiled as another program.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state)
+
+
 @eqx.filter_jit
-def _measure(record: Record | None, problem: Problem, params: Params) -> tuple[Array, dict[str, Array]]:
+def measure(record: Record | None, problem: Problem, params: Params) -> tuple[Array, dict[str, Array]]:
+    """The cost, and what `record` gives beside it."""
     scores = _scores(record, jnp.zeros((), problem.outputs(params).dtype), params, problem)
     return problem.cost(params), scores
 
 
 @eqx.filter_jit
-def _updates(
+def run_updates(
     optimizer: Any,
-    batches: Batches,
+    batches: AbstractBatches,
     params: Params,
     state: PyTree,
-    order: Int[Array, "every size"] | None,
+    order: Int[Array, "every ..."] | None,
     count: Int[Array, ""],
 ) -> tuple[Params, PyTree]:
+    """`count` updates, each on the problem that `batches` takes for its entry of `order`, or for None."""
+
     def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
         params, state = carry
         batch = batches.take(None if order is None else order[i])

@@ -12,14 +12,28 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgeo._checks import plain
+from jaxgeo.fitting.course import CourseDriver
 from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Outcome, Part, Row
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Carry, Keeper
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
+# Where the cost of what is held out is so many times the trained one, the latter says little.
+APART = 10.0
 # Outcomes that `resume=True` continues.
-OPEN = (None, Outcome.INTERRUPTED, Outcome.STOPPED, Outcome.MAX_STEPS)
+OPEN = (None, Outcome.INTERRUPTED, Outcome.STOPPED, Outcome.MAX_STEPS, Outcome.MAX_SECONDS)
+# How a run ended, in words.
+ENDINGS = {
+    Outcome.REACHED: "the cost is at the tolerance",
+    Outcome.STALLED: "the cost does not fall any more",
+    Outcome.MAX_STEPS: "the allowed steps are used up",
+    Outcome.MAX_SECONDS: "the allowed time is used up",
+    Outcome.FAILED: "the run failed",
+    Outcome.INTERRUPTED: "the run was interrupted",
+    Outcome.EARLY: "the cost of what is held out has no new minimum any more",
+    Outcome.STOPPED: "a callback ended the run",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class Fit:
     - `outcome`: how the run ended; `message` says why it failed, or where the orbit of a flow left its law.
     - `steps`: attempted steps of a flow, or updates. `s`: flow time at the end, None for an optimizer.
     - `initial_cost`, `cost`: C before the run, and in the last row.
+    - `validation_cost`: C of `model` on what is held out, None if that is nothing.
     - `stopping_time`: s_ε of (2.18), known before the run; None where the cost follows no law.
     - `rows`: what was recorded: a dictionary for each accepted step of a flow or each part of an optimizer.
     - `seconds`: for which the run was going.
@@ -65,6 +80,31 @@ class Fit:
     stopping_time: float | None
     rows: list[Row]
     seconds: float
+    validation_cost: float | None = None
+
+    def __str__(self) -> str:
+        """How the run ended, the cost at what it was trained on, and that at what it was not."""
+        reason = f"{ENDINGS[self.outcome]}{f' ({self.message})' if self.message else ''}"
+        lines = [f"{self.outcome.value}: {reason}, after {self.steps} steps and {self.seconds:.1f} s"]
+        lines += [f"cost {self.cost:.2e}, from {self.initial_cost:.2e}"]
+        if self.validation_cost is None:
+            return "\n".join(lines)
+        rows = [row for row in self.rows if row.get("validation_cost") == self.validation_cost]
+        # Without it where the rows of a resumed run were lost.
+        row = rows[-1] if rows else self.rows[-1]
+        at = f"step {row['step']}" if "step" in row else f"s = {row['s']:.6g}"
+        lines += [
+            f"cost of what was held out {self.validation_cost:.2e}, a root mean square of "
+            f"{math.sqrt(2 * self.validation_cost):.1e}; the model is that of {at}"
+        ]
+        if self.rows[-1].get("drawn"):
+            lines += [f"points drawn anew {self.rows[-1]['drawn']} times"]
+        if self.validation_cost > APART * row["cost"]:
+            lines += [
+                f"the cost of what was held out is {self.validation_cost / max(row['cost'], 1e-300):.1e} times that of "
+                "what was trained on, which the network interpolates; more points, or more data, bring them together"
+            ]
+        return "\n".join(lines)
 
 
 Callback = Callable[[Progress, PyTree], bool | None]
@@ -98,7 +138,11 @@ class Aim:
 
 
 class Loop:
-    """Advances a driver until its end, or that of patience, or until someone ends it."""
+    """Advances a driver until its end, or that of patience or time, or until someone ends it.
+
+    - `judged_from`: the step from which patience counts.
+    - `least_gain`: by which part the validation cost has to fall for patience to count anew.
+    """
 
     def __init__(
         self,
@@ -111,10 +155,14 @@ class Loop:
         rebuild: Callable[[Params], PyTree],
         keeper: Keeper | None,
         interruptible: Interruptible | None,
+        max_seconds: float | None = None,
+        judged_from: int = 0,
+        least_gain: float = 0.0,
     ):
         self.aim, self.held_out, self.patience = aim, held_out, patience
         self.progress, self.callbacks, self.rebuild = progress, callbacks, rebuild
-        self.keeper, self.interruptible = keeper, interruptible
+        self.keeper, self.interruptible, self.max_seconds = keeper, interruptible, max_seconds
+        self.judged_from, self.least_gain = judged_from, least_gain
         self.began, self.before, self.steps = time.monotonic(), 0.0, 0
         self.unheard: Exception | None = None
 
@@ -131,7 +179,7 @@ class Loop:
         except Exception as error:
             self.unheard = self.unheard or error
 
-    def run(self, driver: FlowDriver | OptimizerDriver, params: Params) -> Fit:
+    def run(self, driver: FlowDriver | OptimizerDriver | CourseDriver, params: Params) -> Fit:
         """From `params`, or from what the keeper has, to the end."""
         carry = Carry(
             driver.start(params), params, np.asarray(math.inf), np.zeros((), np.int64), np.zeros((), np.int64)
@@ -156,6 +204,8 @@ class Loop:
                 outcome = outcome or early or stopped
                 if outcome is None and self.interruptible is not None and self.interruptible.interrupted:
                     outcome = Outcome.INTERRUPTED
+                if outcome is None and self.max_seconds is not None and self.seconds >= self.max_seconds:
+                    outcome = Outcome.MAX_SECONDS
                 if self.keeper is not None and outcome is None and self.keeper.is_due():
                     self.keeper.save(carry, rows, None, message, self.seconds)
         except KeyboardInterrupt:
@@ -178,12 +228,21 @@ class Loop:
             stopping_time=self.aim.stopping_time,
             rows=rows,
             seconds=seconds,
+            validation_cost=self._validation_cost(carry, rows),
         )
+
+    def _validation_cost(self, carry: Carry, rows: list[Row]) -> float | None:
+        """That of the parameters that are returned."""
+        if self.patience is not None:
+            return float(carry.least) if np.isfinite(carry.least) else None
+        return None if not rows or "validation_cost" not in rows[-1] else float(rows[-1]["validation_cost"])
 
     def _reopened(self, outcome: Outcome | None, rows: list[Row]) -> Outcome | None:
         """How a kept run stands: what it ended with, or None if there is more to do."""
         lowered = outcome is Outcome.REACHED and rows and rows[-1]["cost"] > 1.01 * self.aim.tol * self.aim.initial_cost
         if outcome is Outcome.MAX_STEPS and self.steps >= self.aim.max_steps:
+            return outcome
+        if outcome is Outcome.MAX_SECONDS and self.max_seconds is not None and self.before >= self.max_seconds:
             return outcome
         return None if outcome in OPEN or lowered else outcome
 
@@ -211,11 +270,13 @@ class Loop:
         """The state after a part, with the best one by validation; and whether patience is at its end."""
         best, least, waited = carry.best, carry.least, int(carry.waited)
         if self.held_out is not None and new:
-            cost = float(self.held_out.cost(part.state.params))
-            new[-1]["validation_cost"] = cost
-            better = cost < float(least)
-            best, least = (part.state.params, np.asarray(cost)) if better else (best, least)
-            waited = 0 if better else waited + 1
+            if "validation_cost" not in new[-1]:
+                new[-1]["validation_cost"] = float(self.held_out.cost(part.state.params))
+            cost = new[-1]["validation_cost"]
+            enough = cost < (1 - self.least_gain) * float(least) or int(part.state.steps) <= self.judged_from
+            waited = 0 if enough else waited + 1
+            if cost < float(least):
+                best, least = part.state.params, np.asarray(cost)
         count = int(carry.rows) + len(new)
         after = Carry(part.state, best, least, np.asarray(waited), np.asarray(count))
         return after, Outcome.EARLY if self.patience is not None and waited >= self.patience else None

@@ -8,6 +8,7 @@ ENDINGS = {
     "reached": "the cost came down to the tolerance",
     "stalled": "the cost ceased to fall above the tolerance",
     "max_steps": "the allowed steps were used up before the tolerance",
+    "max_seconds": "the allowed time was used up before the tolerance",
     "failed": "the integration failed",
     "interrupted": "the run was interrupted",
     "early": "the validation cost had no new minimum any more",

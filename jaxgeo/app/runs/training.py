@@ -12,7 +12,7 @@ from jaxgeo.app.runs.monitor import Monitor
 from jaxgeo.app.runs.setup import Setup
 from jaxgeo.app.runs.summary import summary_of
 from jaxgeo.equations import Network
-from jaxgeo.fitting.arrays import fit
+from jaxgeo.fitting.call import fit
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.loop import Progress
 from jaxgeo.flows import AbstractFlow

@@ -1,0 +1,38 @@
+"""A line on the terminal that says how far a run is."""
+
+import shutil
+import sys
+from types import TracebackType
+from typing import TextIO
+
+from jaxgeo.fitting.loop import Progress
+
+WIDTH = 20
+
+
+class Bar:
+    """Writes one line, which each progress replaces, and ends it."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = sys.stderr if stream is None else stream
+        self.length = 0
+
+    def __call__(self, progress: Progress) -> None:
+        done = round(WIDTH * progress.fraction)
+        elsewhere = progress.row.get("validation_cost")
+        text = f"[{'█' * done}{'·' * (WIDTH - done)}] step {progress.step}, cost {progress.cost:.2e}"
+        text += "" if elsewhere is None else f", held out {elsewhere:.2e}"
+        text = f"{text}, {progress.seconds:.0f} s"[: shutil.get_terminal_size().columns - 1]
+        self.stream.write(f"\r{text.ljust(self.length)}")
+        self.stream.flush()
+        self.length = len(text)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.length:
+            self.stream.write("\n")
+            self.stream.flush()

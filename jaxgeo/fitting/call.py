@@ -1,0 +1,272 @@
+"""`fit`: a network trained by any flow or optimizer, watched, saved, and resumed."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
+
+from jaxgeo import theory
+from jaxgeo._checks import check_count, is_trainable_leaf
+from jaxgeo.costs import L2
+from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.fitting.arguments import check_functions, check_numbers, read_folder, read_method, read_renewal
+from jaxgeo.fitting.bar import Bar
+from jaxgeo.fitting.course import CourseDriver
+from jaxgeo.fitting.drivers import Batches, FlowDriver, OptimizerDriver, Record
+from jaxgeo.fitting.interrupt import Interruptible
+from jaxgeo.fitting.keeper import Keeper
+from jaxgeo.fitting.loop import Aim, Callback, Fit, Loop, Progress
+from jaxgeo.fitting.methods import Method
+from jaxgeo.fitting.tasks import arrays_task, conditions_task, problem_task, read_conditions, refuse_data
+from jaxgeo.flows import AbstractFlow
+from jaxgeo.optim.problem_maker import CostOfTargets
+from jaxgeo.problem import Problem
+
+# For conditions: parts of so many updates, so many of them without a fall of the cost by this part, and first updates.
+EVERY, PATIENCE, LEAST_GAIN, WARMUP = 20, 10, 1e-3, 2000
+
+
+def fit(
+    model: PyTree,
+    inputs: PyTree,
+    targets: ArrayLike | None = None,
+    *,
+    method: str | Method | None = None,
+    cost: CostOfTargets = L2,
+    apply: Callable[[PyTree, PyTree], Array] | None = None,
+    trainable: PyTree = is_trainable_leaf,
+    per_sample: bool = True,
+    tol: float | None = None,
+    rtol: float | None = None,
+    max_steps: int = 1000,
+    max_seconds: float | None = None,
+    batch_size: int | None = None,
+    record_every: int | None = None,
+    seed: int = 0,
+    validation: tuple[PyTree, ArrayLike] | Problem | None = None,
+    patience: int | None = None,
+    points: str | None = None,
+    renew_every: int | None = None,
+    warmup: int | None = None,
+    record: Record | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    folder: str | Path | None = None,
+    resume: bool = False,
+    keep_every: float = 5.0,
+    rank_check: bool = True,
+    interruptible: Interruptible | None = None,
+) -> Fit:
+    """Train `model` on arrays, a problem or a differential equation, along a flow or by an optimizer.
+
+    The run ends when C is `tol` of C(0), or for another of the reasons of `jaxgeo.fitting.Outcome`. Ctrl-C ends it
+    after the part at hand and returns what it came to. With a folder the run is kept as it goes, and after any end,
+    power cuts included, the same call with `resume=True` goes on from the last state that was kept: its parameters at
+    the end are, to the last bit, those of a run that was never cut.
+
+    `fit(model, conditions)` solves differential equations. The points of each condition are drawn, others are held out,
+    and the cost there is in each row as `validation_cost`, beside that at the points; the model where it was lowest is
+    returned. Where it exceeds twice the other, the network interpolates its points, and they are drawn anew, most of
+    them where the residual is large, in one compiled shape; the state of the optimizer stays. Of measured data a tenth
+    is held out, so that the run ends where it would begin to fit their noise.
+
+    **Arguments:**
+
+    - `model`: an Equinox model, `model(x_j)` for one sample; with `apply`, a problem or conditions any pytree of
+        parameters, such as `{"network": network, "viscosity": jnp.array(0.1)}` with an unknown coefficient.
+    - `inputs`: samples with leading axis N, cast to the parameters' dtype where floating point; or a `jaxgeo.Problem`;
+        or a differential equation: one `jaxgeo.equations.Condition` or a list of them, or a ready one.
+    - `targets`: y with leading axis N, cast like the inputs; of shape (N, Q) for `jaxgeo.L2`. None for the others.
+    - `method`: "adapted" (the default for arrays), "overparametrized", "underparametrized", "rank-adaptive" or
+        "standard" for a flow; "levenberg-marquardt" (the default for a problem or conditions), "interpolation",
+        "momentum", "gradient-descent" (those of `jaxgeo.optim`), "adam", "sgd" or "lbfgs" (optax's) for an optimizer;
+        or any flow or optax transformation.
+    - `cost`: makes the cost from targets: a class such as `jaxgeo.L2`, or a function such as
+        `jaxgeo.SoftmaxCrossEntropy.from_labels`.
+    - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
+    - `trainable`: as for `jaxgeo.Problem`; running statistics of batch normalisation are frozen by default.
+    - `per_sample`: as for `jaxgeo.Problem`; with False `model` or `apply` takes all samples, or a batch, at once.
+    - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer. By default 1e-6, and 0 for
+        conditions, for which the cost at the points that are held out has to come down to it too.
+    - `rtol`: of a flow, as for `jaxgeo.solve_flow`.
+    - `max_steps`: attempted steps of a flow or updates of an optimizer, after which to give up.
+    - `max_seconds`: end after the part in which so much time has passed.
+    - `batch_size`: samples an update is made on, for optimizers; by default all.
+    - `record_every`: updates of an optimizer from one row to the next, a part; by default an epoch, and for conditions
+        `renew_every` or 20.
+    - `seed`: of the order in which batches, or of the places at which points, are drawn.
+    - `validation`: held-out inputs and targets, or with a problem another one. Their cost is put into the last row of
+        each part. For conditions it is made by itself.
+    - `patience`: stop after so many parts in which the validation cost had no new minimum, and return the network that
+        had it. A part is up to 6 steps of a flow, or `record_every` updates. For conditions by default 10, in which it
+        has to fall by a thousandth to count.
+    - `points`: how those of conditions are drawn anew: "residual" (the default), more of them where the residual is
+        large; "uniform"; or "fixed", for never. Along a flow they are fixed.
+    - `renew_every`: updates from one drawing to the next, at the end of a part; by default where the validation cost
+        exceeds twice the cost at the points.
+    - `warmup`: for conditions the first updates, by Adam on fresh points, which lead out of flat minima; not counted in
+        `max_steps`. By default 2000 for "levenberg-marquardt", and 0 for other methods.
+    - `record`: a function `(s, params, problem)` that gives a dictionary of more numbers for each row, as for
+        `jaxgeo.solve_flow`; compiled.
+    - `progress`: True for a line on the terminal; or called with a `jaxgeo.fitting.Progress` at each row; along a flow
+        from within the compiled integration, where it must not call JAX.
+    - `callbacks`: functions of the progress and the model, called after each part; one that returns True ends the run.
+    - `folder`: where to keep `metrics.jsonl` and `checkpoints/`, and `tensorboard/` if tensorboardX is installed. Needs
+        orbax: `pip install "jaxgeo[cli]"`.
+    - `resume`: resume the run that is in `folder`, if there is one.
+    - `keep_every`: seconds from one checkpoint to the next, at least; 0 for one after each part.
+    - `rank_check`: as for `jaxgeo.solve_flow`.
+    - `interruptible`: runs the parts so that Ctrl-C is heard at once, on a thread of its own; by default they run on
+        this one, and Ctrl-C is heard when a part has ended.
+
+    **Returns:** a `jaxgeo.fitting.Fit`.
+
+    **Raises:** `ValueError` on data, names, numbers or a folder that cannot be used, on a residual that is not finite
+    or does not depend on the model, and on a kept run of another network, method or data, with the difference.
+    `ModuleNotFoundError` for `folder` without orbax.
+
+    ```python
+    >>> import equinox as eqx, jax, jax.numpy as jnp, jaxgeo as jg
+    >>> x = jnp.linspace(-1.0, 1.0, 5)[:, None]
+    >>> model = eqx.nn.MLP(1, 1, 16, 1, activation=jnp.tanh, key=jax.random.key(0))
+    >>> found = jg.fit(model, x, x**2, method="levenberg-marquardt", tol=1e-12)
+    >>> found.outcome.value, found.cost <= 1e-12 * found.initial_cost
+    ('reached', True)
+
+    ```
+
+    The equation u' = −u, from u(0) = 1:
+
+    ```python
+    >>> from jaxgeo.equations import Box, Condition, Network, gradient
+    >>> def decay(model, point):
+    ...     u = lambda point: 1 + point[0] * model(point)[0]
+    ...     return gradient(u)(point) + u(point)
+    >>> network = Network((1, 8, 1), x.dtype, key=jax.random.key(0))
+    >>> found = jg.fit(network, Condition(decay, Box(t=(0, 1))), warmup=100, max_steps=40)
+    >>> bool(abs(1 + found.model(jnp.ones(1))[0] - jnp.exp(-1)) < 1e-3)
+    True
+
+    ```
+    """
+    check_numbers(
+        tol=0.0 if tol is None else tol,
+        keep_every=keep_every,
+        seed=seed,
+        max_steps=max_steps,
+        max_seconds=max_seconds,
+        optional={
+            "batch_size": batch_size, "record_every": record_every, "patience": patience, "renew_every": renew_every
+        },
+    )  # fmt: skip
+    if warmup is not None:
+        check_count("warmup", warmup, least=0)
+    bar = Bar() if progress is True else None
+    hear = bar if bar is not None else None if isinstance(progress, bool) else progress
+    callbacks = check_functions(record=record, progress=hear, callbacks=callbacks, interruptible=interruptible)
+    if resume and folder is None:
+        raise ValueError("`resume` needs the `folder` in which the run is kept.")
+    conditions = read_conditions(inputs)
+    simple = conditions is None and not isinstance(inputs, Problem)
+    chosen = read_method(method or ("adapted" if simple else "levenberg-marquardt"))
+    is_flow = isinstance(chosen, AbstractFlow)
+    given = {"points": points, "renew_every": renew_every, "warmup": warmup}
+    if conditions is None or is_flow:
+        where = "of conditions" if conditions is None else "of an optimizer; along a flow they are fixed"
+        for name, value in given.items():
+            if value not in (None, "fixed", 0) or (value is not None and conditions is None):
+                raise ValueError(f"`{name}` is an option for the points {where}; leave it out.")
+    if not simple:
+        refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size,
+                    per_sample=None if per_sample else per_sample)  # fmt: skip
+    if conditions is not None:
+        if validation is not None:
+            raise ValueError("`validation` of conditions is made by itself; leave it out.")
+        task = conditions_task(model, conditions, trainable, seed)
+        patience = PATIENCE if patience is None else patience
+    elif isinstance(inputs, Problem):
+        task = problem_task(model, inputs, validation)
+    else:
+        task = arrays_task(model, inputs, targets, cost, apply, trainable, per_sample, validation)
+    if patience is not None and task.held_out is None:
+        raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
+    problem, params = task.problem, task.params
+    tol = float(tol) if tol is not None else 0.0 if conditions is not None and not is_flow else 1e-6
+    warmup = WARMUP if warmup is None and method in (None, "levenberg-marquardt") else warmup or 0
+    warmup = 0 if conditions is None or is_flow else warmup
+    initial = float(problem.cost(params))
+    if not math.isfinite(initial):
+        raise ValueError(f"the cost of `model` on these samples is {initial} before training; rescale data or model.")
+    follows = is_flow and isinstance(problem.loss, AbstractSquares) and chosen.follows_law(
+        problem.num_rows(params), problem.num_params(params)
+    )  # fmt: skip
+    stop = (
+        float(theory.stopping_time(initial, tol * initial, problem.num_samples)) if follows and tol * initial else None
+    )
+    aim = Aim(initial, tol, max_steps + warmup, problem.num_samples, is_flow, stop)
+    keeper = None
+    if folder is not None:
+        settings = {
+            "seed": int(seed),
+            "batch_size": None if batch_size is None else int(batch_size),
+            "data": task.fingerprint,
+        }
+        if conditions is not None:
+            settings |= {"points": points, "renew_every": renew_every, "warmup": warmup}
+        keeper = Keeper(read_folder(folder), settings, float(keep_every), resume=resume)
+    loop = Loop(
+        aim=aim,
+        held_out=task.held_out,
+        patience=patience,
+        progress=hear,
+        callbacks=callbacks,
+        rebuild=task.rebuild,
+        keeper=keeper,
+        interruptible=interruptible,
+        max_seconds=max_seconds,
+        judged_from=warmup,
+        least_gain=0.0 if conditions is None else LEAST_GAIN,
+    )
+    if isinstance(chosen, AbstractFlow):
+        if batch_size is not None or record_every is not None:
+            raise ValueError(
+                "a flow follows the cost of all samples and records its own steps: `batch_size` and `record_every` are "
+                'for optimizers, such as method="momentum".'
+            )
+        if tol == 0:
+            raise ValueError("`tol` must be positive along a flow, which comes to cost 0 at no finite time.")
+        driver = FlowDriver(
+            problem,
+            chosen,
+            cost_tol=tol * initial,
+            rtol=rtol,
+            record=record,
+            listen=None if hear is None else loop.hear,
+            rank_check=rank_check,
+        )
+    else:
+        if rtol is not None:
+            raise ValueError("`rtol` is the tolerance of the steps of a flow; leave it out with an optimizer.")
+        if batch_size is not None and batch_size > problem.num_samples:
+            raise ValueError(f"`batch_size` is {batch_size}, but there are only {problem.num_samples} samples.")
+        if task.collocated is None:
+            batches = Batches(problem, task.targets, cost, batch_size, seed)
+            every = batches.per_epoch if record_every is None else record_every
+            driver = OptimizerDriver(batches, chosen, cost_tol=tol * initial, record=record, every=every)
+        else:
+            renewal = read_renewal(points, renew_every, record_every)
+            driver = CourseDriver(
+                *task.collocated,
+                chosen,
+                cost_tol=tol * initial,
+                record=record,
+                every=record_every or renew_every or EVERY,
+                warmup=warmup,
+                renewal=renewal,
+                seed=seed,
+            )
+    with bar or contextlib.nullcontext():
+        return loop.run(driver, params)

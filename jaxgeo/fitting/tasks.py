@@ -1,0 +1,182 @@
+"""What a run of `fit` trains: made of arrays, of a problem, or of the conditions of a differential equation."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
+
+from jaxgeo._checks import as_array, is_trainable_leaf
+from jaxgeo._trainable import partition, tell_of_statistics
+from jaxgeo.equations.condition import Condition
+from jaxgeo.equations.equation import Equation
+from jaxgeo.fitting.arguments import make_cost, read_pair
+from jaxgeo.fitting.collocation import Collocation, Samples, check_residuals, collocate
+from jaxgeo.optim.problem_maker import CostOfTargets
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem, supervised
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and on what.
+
+    - `rebuild`: from trained parameters to a model as it was passed.
+    - `held_out`: what is not trained on, None for nothing. `fingerprint`: of the data.
+    - `targets`: of the samples, where batches of them are to be made.
+    - `collocated`: conditions, what is held out of them, and the first points.
+    """
+
+    problem: Problem
+    params: Params
+    rebuild: Callable[[Params], PyTree]
+    held_out: Problem | None
+    fingerprint: str
+    targets: Array | None = None
+    collocated: tuple[Collocation, Problem, Samples] | None = None
+
+
+def arrays_task(
+    model: PyTree,
+    inputs: PyTree,
+    targets: ArrayLike | None,
+    cost: CostOfTargets,
+    apply: Callable[[PyTree, PyTree], Array] | None,
+    trainable: PyTree,
+    per_sample: bool,
+    validation: Any,
+) -> Task:
+    """Samples and targets; those of weight 0 are left out."""
+    if targets is None:
+        raise ValueError("`targets` are missing: pass one for each sample, or a problem or conditions as `inputs`.")
+    network = model if apply is None else _Applied(model, apply)
+    mask = trainable if apply is None or trainable is is_trainable_leaf else _Applied(trainable, apply)
+    dtype = jnp.result_type(*jax.tree.leaves(partition(network, mask)[0]))
+    aims = _cast("targets", targets, dtype)
+    problem, params = supervised(network, inputs, make_cost(cost, aims), trainable=mask, per_sample=per_sample)
+    counted, whole = problem.loss.counted, problem
+    problem = problem.without_ignored()
+    if problem is not whole and counted is not None:
+        aims = aims[np.flatnonzero(counted)]
+    held_out = None
+    if validation is not None:
+        held_inputs, held_targets = read_pair(validation)
+        try:
+            held_cost = make_cost(cost, _cast("targets", held_targets, dtype))
+            held_out, _ = supervised(network, held_inputs, held_cost, trainable=mask, per_sample=per_sample)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`validation` cannot be used: {error}") from error
+    rebuild = _Rebuild(network, unwrap=apply is not None)
+    return Task(problem, params, rebuild, held_out, _fingerprint(inputs, targets), aims)
+
+
+def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
+    """A problem as it is, its parameters those that it trains."""
+    problem.check(model)
+    params, static = problem.partition(model)
+    if validation is not None and not isinstance(validation, Problem):
+        raise ValueError(
+            f"`validation` of a problem must be another `jaxgeo.Problem`; got {type(validation).__name__}."
+        )
+
+    def trained(problem: Problem) -> Problem:
+        """The problem of the trained parameters alone."""
+        blocks = [eqx.tree_at(lambda block: block.apply, each, _Frozen(each.apply, static)) for each in problem.blocks]
+        return eqx.tree_at(lambda p: (p.blocks, p.trainable), problem, (tuple(blocks), is_trainable_leaf))
+
+    held_out = None if validation is None else trained(validation)
+    data = [block.inputs for block in problem.blocks]
+    return Task(trained(problem), params, _Rebuild(static, unwrap=False), held_out, _fingerprint(data, problem.loss))
+
+
+def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: PyTree, seed: int) -> Task:
+    """Conditions at points that are drawn, with others held out.
+
+    **Raises:** `ValueError` if a residual is not finite somewhere, or does not depend on the model.
+    """
+    tell_of_statistics(model, trainable)
+    params, static = partition(model, trainable)
+    trained, held = collocate(conditions, params, static, seed)
+    first, second = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2))
+    samples, others = trained.draw(first), held.draw(second)
+    for collocation, points in ((trained, samples), (held, others)):
+        check_residuals(collocation, params, points)
+    problem, held_out = trained.problem(samples), held.problem(others)
+    problem.check(params)
+    data = [each.points for each in conditions], [each.data for each in conditions]
+    rebuild = _Rebuild(static, unwrap=False)
+    fingerprint = _fingerprint(*data, np.asarray(trained.counts), np.asarray([each.weight for each in conditions]))
+    return Task(problem, params, rebuild, held_out, fingerprint, None, (trained, held_out, samples))
+
+
+def read_conditions(inputs: Any) -> tuple[Condition, ...] | None:
+    """The conditions that are meant, None if others were passed."""
+    if isinstance(inputs, Condition):
+        return (inputs,)
+    if isinstance(inputs, Equation):
+        return tuple(inputs.conditions())
+    if isinstance(inputs, list | tuple) and any(isinstance(each, Condition) for each in inputs):
+        others = [each for each in inputs if not isinstance(each, Condition)]
+        if others:
+            raise ValueError(f"all of the conditions must be `jaxgeo.equations.Condition`; got {others[0]!r} too.")
+        return tuple(inputs)
+    return None
+
+
+def refuse_data(**given: Any) -> None:
+    """`ValueError` if something was passed that belongs to samples and targets."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"`{name}` is for samples and targets; a problem or conditions have their own.")
+
+
+class _Applied(eqx.Module):
+    """Parameters and the function that applies them, as a model."""
+
+    params: PyTree
+    apply: Callable[[PyTree, PyTree], Array] = eqx.field(static=True)
+
+    def __call__(self, x: PyTree) -> Array:
+        return self.apply(self.params, x)
+
+
+class _Frozen(eqx.Module):
+    """A per-sample function of the trained parameters, from one of all."""
+
+    apply: Callable[[PyTree, PyTree], Array]
+    static: PyTree
+
+    def __call__(self, params: Params, sample: PyTree) -> Array:
+        return self.apply(eqx.combine(params, self.static), sample)
+
+
+class _Rebuild(eqx.Module):
+    """From trainable parameters back to what the user passed."""
+
+    network: PyTree
+    unwrap: bool
+
+    def __call__(self, params: Params) -> PyTree:
+        trained = eqx.combine(params, self.network)
+        return trained.params if self.unwrap else trained
+
+
+def _cast(name: str, values: ArrayLike, dtype: jnp.dtype) -> Array:
+    array = as_array(name, values)
+    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def _fingerprint(*data: PyTree) -> str:
+    """Of the data that a run is made on, so that it is not resumed on others."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(data, eqx.is_array_like)):
+        array = np.asarray(leaf)
+        total.update(f"{array.dtype} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
