@@ -1,4 +1,4 @@
-"""The last two states of a run, kept by orbax: each whole or not there, and compared with its digest before it is read."""
+"""The last two states of a run, kept by orbax, each compared with its digest before it is read."""
 
 import errno
 import logging
@@ -133,7 +133,9 @@ class Checkpoints:
         restore = self.orbax.args
         path = (self.folder / str(number)).absolute()
         target = {name: a for name, a in like.items() if a.size}
-        found = self.checkpointer.restore(path, args=restore.Composite(arrays=restore.StandardRestore(target)))["arrays"]
+        found = self.checkpointer.restore(path, args=restore.Composite(arrays=restore.StandardRestore(target)))[
+            "arrays"
+        ]
         return {name: np.asarray(found[name]) if a.size else a for name, a in like.items()}
 
     def close(self) -> None:
@@ -186,4 +188,3 @@ def _in_form_of(like: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
 
     formed = [form(leaf, value) for leaf, value in zip(leaves, arrays.values(), strict=True)]
     return eqx.combine(jax.tree.unflatten(structure, formed), static)
-

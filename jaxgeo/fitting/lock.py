@@ -41,7 +41,8 @@ class FolderLock:
     The system keeps the lock for the process, so one that is killed leaves none behind, and a child that it forked has
     none. The thread that has it may take it again, as `fit` does within a run of the command line.
 
-    **Raises:** `ValueError` if another process or thread has it, or the folder cannot be written.
+    **Raises:** `InUse`, a `ValueError`, if another process or thread has it; `ValueError` if the folder
+    cannot be written.
     """
 
     def __init__(self, folder: Path):
@@ -80,8 +81,12 @@ def _take(folder: Path) -> int:
     return descriptor
 
 
-def _in_use(folder: Path, process: int | str) -> ValueError:
-    return ValueError(
+class InUse(ValueError):
+    """Another process or thread owns the folder."""
+
+
+def _in_use(folder: Path, process: int | str) -> InUse:
+    return InUse(
         f"another run is going on in {folder} (process {process}); wait until it has ended, or choose another folder."
     )
 
