@@ -24,8 +24,8 @@ def task():
     return Task("data", "data <b>.csv", Kind.REGRESSION, x[:4], t[:4], x[4:], t[4:], inputs, outputs)
 
 
-def network(dtype=jnp.float64):
-    return Network(SIZES, dtype, key=jax.random.key(5))
+def network(dtype=jnp.float64, seed=5):
+    return Network(SIZES, dtype, key=jax.random.key(seed))
 
 
 def rows(count=5):

@@ -278,9 +278,10 @@ def test_a_full_disk_is_said_and_leaves_what_was_kept(stopped, monkeypatch):
     def refuse(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as full, pytest.raises(ValueError, match="cannot write .*No space left on device"):
+    with monkeypatch.context() as full:
         full.setattr(os, "fsync", refuse)
-        jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM)
+        with pytest.raises(ValueError, match="cannot write .*No space left on device"):
+            jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM)
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert same(jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM).model, whole.model)
 

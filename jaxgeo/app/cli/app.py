@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.cli.compare import compare_command
-from jaxgeo.app.cli.display import say
+from jaxgeo.app.cli.display import make_console, say
 from jaxgeo.app.cli.options import PROBLEMS, parse_hidden
 from jaxgeo.app.cli.signals import SIGNALS
 from jaxgeo.app.cli.streams import Streams
@@ -30,7 +29,6 @@ USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 COMMANDS = ("train", "resume", "compare", "rank", "predict", "bench", "info")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-error_console = Console(stderr=True)
 
 
 def _show_version(asked: bool) -> bool:
@@ -183,7 +181,7 @@ def train(
         seed=seed,
         keep_every=keep_every,
     )
-    _finish(lambda interruptible: train_command(given, config, out, Console(), interruptible))
+    _finish(lambda interruptible: train_command(given, config, out, make_console(), interruptible))
 
 
 @app.command()
@@ -194,7 +192,7 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted or killed, to the same end as if it had not been, or further."""
     changes = _given(tol=tol, max_steps=max_steps)
-    _finish(lambda interruptible: resume_command(run, changes, Console(), interruptible))
+    _finish(lambda interruptible: resume_command(run, changes, make_console(), interruptible))
 
 
 @app.command()
@@ -232,13 +230,13 @@ def compare(
         precision=precision,
         seed=seed,
     )
-    _finish(lambda interruptible: compare_command(given, config, seconds, out, Console(), interruptible))
+    _finish(lambda interruptible: compare_command(given, config, seconds, out, make_console(), interruptible))
 
 
 @app.command()
 def rank(run: Annotated[Path, FOLDER]) -> None:
     """Rank and spectrum of D at the start and at the end of a run."""
-    rank_command(run, Console())
+    rank_command(run, make_console())
 
 
 @app.command()
@@ -248,7 +246,7 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="CSV file to write; by default the standard output.")] = None,
 ) -> None:
     """Predict the target of new rows."""
-    predict_command(run, rows, out, Console())
+    predict_command(run, rows, out, make_console())
 
 
 @app.command()
@@ -265,7 +263,7 @@ def bench(
 @app.command()
 def info() -> None:
     """Versions, devices, precision and optional packages."""
-    info_command(Console())
+    info_command(make_console())
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -307,10 +305,10 @@ def _run(arguments: list[str]) -> int:
 
 def _answer(error: BaseException, arguments: list[str]) -> int:
     """Say what ended the command, in one line; returns the exit code."""
-    if isinstance(error, typer.Exit):
-        return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _fail(f"interrupted; {SIGNALS.advice}", 130)
+    if isinstance(error, typer.Exit):
+        return error.exit_code
     if isinstance(error, USAGE_ERROR):
         command = f"jaxgeo {arguments[0]}" if arguments and arguments[0] in COMMANDS else "jaxgeo"
         return _fail(f"{error.format_message().rstrip('.')}. See {command} --help.")  # pyright: ignore
@@ -333,9 +331,9 @@ def _answer(error: BaseException, arguments: list[str]) -> int:
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:
-    say(error_console, "note:", str(message), "yellow")
+    say(make_console(stderr=True), "note:", str(message), "yellow")
 
 
 def _fail(message: str, code: int = 2) -> int:
-    say(error_console, "error:", message, "bold red")
+    say(make_console(stderr=True), "error:", message, "bold red")
     return code

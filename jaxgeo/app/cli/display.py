@@ -55,6 +55,13 @@ def show_setup(console: Console, setup: Setup) -> None:
         _show(console, "note", note, 9, "yellow")
 
 
+def make_console(*, stderr: bool = False) -> Console:
+    """The terminal, as wide as it says, or as wide as a label and a few words where it says less."""
+    console = Console(stderr=stderr)
+    console.width = max(console.width, 40)
+    return console
+
+
 def say(console: Console, label: str, text: str, style: str = "bold") -> None:
     """A label and a text, which is shown as it is: no markup, no emoji, and control characters written out."""
     parts = [(label, style), f" {visible(text)}"] if label else [visible(text)]
@@ -63,9 +70,9 @@ def say(console: Console, label: str, text: str, style: str = "bold") -> None:
 
 def print_table(console: Console, table: Table) -> None:
     """A table with all its digits, also where the terminal is too narrow for it."""
-    for column in table.columns:
-        column.no_wrap = True
-    console.print(table, width=max(console.width, WIDE), crop=False, no_wrap=True, overflow="ignore")
+    width, console.width = console.width, max(console.width, WIDE)
+    console.print(table, crop=False)
+    console.width = width
 
 
 def _show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:

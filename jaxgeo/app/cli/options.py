@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data import Task, digits, read_table, table_task
 from jaxgeo.app.data.tabular import parse_kind
@@ -71,6 +73,13 @@ def read_task(settings: dict[str, Any]) -> Task:
                 raise ValueError(f"--{name} is for tables; leave it out with {problem}.")
         return digits(100 if settings["samples"] is None else settings["samples"], settings["seed"])
     path = Path(problem)
+    # What over- or underflows is named by column in `prepare`.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _read_table_task(path, settings)
+
+
+def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
+    problem = settings["problem"]
     if not path.exists() and not path.suffix and path.name == problem:
         hint = did_you_mean(problem, PROBLEMS)
         raise ValueError(f"no problem {problem!r}{hint} There is digits, or pass the path of a table.")

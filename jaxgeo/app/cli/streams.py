@@ -63,6 +63,8 @@ class Streams:
     """
 
     def __enter__(self) -> "Streams":
+        # TensorStore's threads have a traceback to print of what has been answered here in one line.
+        self.hook, sys.unraisablehook = sys.unraisablehook, lambda told: None
         self.before = sys.stdout, sys.stderr
         self.raw = []
         for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
@@ -85,3 +87,4 @@ class Streams:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = self.before
+        sys.unraisablehook = self.hook

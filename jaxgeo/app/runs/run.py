@@ -174,9 +174,12 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
     names = [*wanted]
     file, kept, arrays = io.BytesIO(content), {}, []
     while file.tell() < len(content) and len(kept) <= len(wanted):
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, found = header(file)
+        try:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, found = header(file)
+        except Exception as error:  # NumPy reads a header as Python, and raises whatever that does.
+            raise ValueError(f"parameters.eqx does not hold arrays: {' '.join(str(error).split())[:80]}") from None
         kept[names[len(kept)] if len(kept) < len(names) else "and an array"] = f"{found} {shape}"
         size = math.prod(shape) * found.itemsize
         if fortran or found.hasobject or not 0 <= size <= len(content) - file.tell():
