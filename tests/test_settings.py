@@ -49,7 +49,7 @@ def home(tmp_path, monkeypatch):
 def draw(number):
     """The options of a combination: most are left out, so that about half of all train."""
     rng = np.random.default_rng(number)
-    chosen = {name: values[rng.integers(len(values))] for name, values in OPTIONS.items() if rng.random() < 0.2}
+    chosen = {name: values[rng.integers(len(values))] for name, values in OPTIONS.items() if rng.random() < 0.1}
     chosen = {"--target": "y", "--hidden": "4", "--drop": "text", **chosen}
     return [part for name, value in chosen.items() if value is not None for part in (name, value)]
 
