@@ -3,7 +3,7 @@
 import os
 import sys
 
-from jaxgeo.app.cli.signals import SIGNALS
+from jaxgeo._signals import SIGNALS
 
 
 def main() -> None:

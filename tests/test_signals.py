@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxgeo.app.cli.signals import Signals
+from jaxgeo._signals import Signals
 from jaxgeo.app.runs import load
 
 JAXGEO = [sys.executable, "-m", "jaxgeo"]

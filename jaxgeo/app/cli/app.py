@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from jaxgeo._names import did_you_mean
+from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.compare import compare_command
 from jaxgeo.app.cli.display import make_console, say
 from jaxgeo.app.cli.options import PROBLEMS, parse_hidden
-from jaxgeo.app.cli.signals import SIGNALS
 from jaxgeo.app.cli.streams import Streams
 from jaxgeo.app.cli.tools import bench_command, info_command, predict_command, rank_command
 from jaxgeo.app.cli.work import resume_command, train_command

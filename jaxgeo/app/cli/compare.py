@@ -8,9 +8,9 @@ from jaxtyping import PyTree
 from rich.console import Console
 from rich.table import Table
 
+from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.display import print_table, say, show_setup
 from jaxgeo.app.cli.options import resolve
-from jaxgeo.app.cli.signals import SIGNALS
 from jaxgeo.app.cli.work import default_place, prepare_setup
 from jaxgeo.app.data import Kind
 from jaxgeo.app.runs.folder import RunFolder

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.display import LiveBar, say, show_end, show_setup
 from jaxgeo.app.cli.options import read_task, resolve
-from jaxgeo.app.cli.signals import SIGNALS
 from jaxgeo.app.data import Task
 from jaxgeo.app.runs import Config, load
 from jaxgeo.app.runs.config import check_settings
