@@ -3,9 +3,15 @@
 import os
 import sys
 
+from jaxgeo._signals import SIGNALS
+
 
 def main() -> None:
-    """Run the command line and exit: 0 if all went well, 2 on input to mend, 130 after Ctrl-C, 1 otherwise."""
+    """Run the command line and exit: 0 if all went well, 2 on input to mend, 130 after Ctrl-C, 143 after SIGTERM.
+
+    The code is 1 otherwise.
+    """
+    SIGNALS.install()
     # JAX's Cholesky runs on SciPy's OpenBLAS, whose threads wait for one another in a busy loop: where another program
     # has a core, a factorisation of milliseconds becomes one of a second. A single thread is as fast without.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

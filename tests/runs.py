@@ -35,8 +35,8 @@ def task():
     )
 
 
-def network(dtype=jnp.float64):
-    return Network(SIZES, dtype, key=jax.random.key(5))
+def network(dtype=jnp.float64, seed=5):
+    return Network(SIZES, dtype, key=jax.random.key(seed))
 
 
 def rows(count=5):
@@ -68,7 +68,7 @@ def summary(outcome="reached", **changes):
         "test_rows": 2,
         "rank": 4,
         "condition": 8.0,
-        "spectrum_start": [8.0, 4.0, 2.0, 1.0],
+        "spectrum_start": (8.0, 4.0, 2.0, 1.0),
         "spectrum_end": None,
         "cost0": 0.5,
         "cost": 0.5 * float(np.exp(-4)),
@@ -78,15 +78,16 @@ def summary(outcome="reached", **changes):
         "steps": 4,
         "seconds": 1.0,
         "baseline": 3.0,
-        "warnings": ["<script>alert(1)</script>"],
+        "notes": (),
+        "warnings": ("<script>alert(1)</script>",),
         "environment": {"Python": "3"},
     } | changes
 
 
 def write(path, metrics=None, **changes):
-    folder = RunFolder.create(path, fresh_name=False)
-    folder.save_settings(CONFIG, task(), SIZES)
-    folder.save_parameters(network())
-    folder.save_metrics(rows() if metrics is None else metrics)
-    folder.save_summary(summary(**changes))
+    with RunFolder.create(path, fresh_name=False) as folder:
+        folder.save_settings(CONFIG, task(), SIZES)
+        folder.save_parameters(network())
+        folder.save_metrics(rows() if metrics is None else metrics)
+        folder.save_summary(summary(**changes))
     return folder

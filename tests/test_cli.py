@@ -230,13 +230,14 @@ def test_a_run_that_had_ended_says_so_and_goes_on_once_it_may(trained, capsys):
     assert "had ended already" in capsys.readouterr().out
     before = load(trained).summary
     assert any("Taken as regression" in note for note in before["warnings"])
-    config = trained / "config.toml"
-    config.write_text(config.read_text().replace("max_steps = 30", "max_steps = 36"))
-    assert run(["resume", "one"]) == 0
+    assert run(["resume", "one", "--max-steps", "36"]) == 0
     output = capsys.readouterr().out
     assert "had ended already" not in output
     assert output.count("Taken as regression") == 1
-    assert load(trained).summary["steps"] == 36
+    assert (load(trained).summary["steps"], load(trained).config.max_steps) == (36, 36)
+    config = trained / "config.toml"
+    config.write_text(config.read_text().replace("max_steps = 36", "max_steps = 96"))
+    assert "If you have edited config.toml" in one_line_error(capsys, ["resume", "one"])
 
 
 def test_a_run_on_a_table_that_has_changed_is_not_gone_on_with(trained, table, capsys):

@@ -1,5 +1,6 @@
 """`jaxgeo.fit`: by flow or optimizer, watched, stopped and kept; and a kept run that is damaged or not the same."""
 
+import errno
 import json
 import os
 
@@ -270,13 +271,17 @@ def test_another_network_method_or_data_is_refused_with_the_difference(stopped, 
     assert [part for part in parts if part not in str(caught.value)] == [], caught.value
 
 
-def test_a_full_disk_is_said_and_leaves_what_was_kept(stopped):
+def test_a_full_disk_is_said_and_leaves_what_was_kept(stopped, monkeypatch):
     folder, whole = stopped
     before = (folder / "metrics.jsonl").read_bytes()
-    # Whatever is written there, the kernel answers that the disk is full.
-    (folder / ".metrics.jsonl.part").symlink_to("/dev/full")
-    with pytest.raises(ValueError, match="cannot write .*metrics.jsonl .No space left on device"):
-        jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM)
+
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", refuse)
+        with pytest.raises(ValueError, match="cannot write .*No space left on device"):
+            jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM)
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert same(jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM).model, whole.model)
 

@@ -10,8 +10,13 @@ import subprocess
 import sys
 import time
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import jaxgeo as jg
 
 CHILD = """
 import sys
@@ -51,6 +56,45 @@ def whole(tmp_path_factory):
     """What `finish` gives of a run by a method that was never killed."""
     folder = tmp_path_factory.mktemp("whole")
     return functools.cache(lambda method: finish(folder / method, method))
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_run_that_is_cut_at_any_file_ends_like_one_that_was_not(tmp_path, monkeypatch):
+    x = jnp.linspace(-1.0, 1.0, 6)[:, None]
+    model = eqx.nn.MLP(1, 1, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+
+    def fit(folder):
+        options = {"method": "sgd", "tol": 0.0, "max_steps": 6, "record_every": 2, "keep_every": 0.0}
+        return jg.fit(model, x, jnp.sin(3 * x), folder=folder, resume=True, **options)
+
+    whole, replace, moment = fit(tmp_path / "whole"), os.replace, 0
+    finished = False
+    while not finished:
+        count = iter(range(1000))
+
+        def cut(source, target):
+            if next(count) == moment:  # noqa: B023 - called within this turn
+                raise Killed
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", cut)
+            try:
+                fit(tmp_path / str(moment))
+                finished = True
+            except Killed:
+                pass
+        found = fit(tmp_path / str(moment))
+        assert (found.rows, found.steps) == (whole.rows, whole.steps), moment
+        assert eqx.tree_equal(found.model, whole.model), moment
+        assert (tmp_path / str(moment) / "metrics.jsonl").read_bytes() == (
+            tmp_path / "whole/metrics.jsonl"
+        ).read_bytes()
+        moment += 1
+    assert moment > 9
 
 
 @pytest.mark.slow

@@ -48,8 +48,9 @@ def test_a_damaged_or_incomplete_run_is_refused(tmp_path, name):
     file = tmp_path / "run" / name
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2 - 3])
-    with pytest.raises(ValueError, match="damaged"):
-        load(tmp_path / "run")
+    damage = pytest.raises(ValueError, match="damaged.*its digest is not")
+    with pytest.warns(match="3 of its rows are lost") if name == "metrics.jsonl" else damage:
+        assert load(tmp_path / "run").metrics == runs.rows()[:2]
     file.unlink()
     with pytest.raises(ValueError, match=f"there is no {name}"):
         load(tmp_path / "run")
@@ -93,7 +94,7 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
 def test_nothing_half_written_is_left(tmp_path):
     folder = runs.write(tmp_path / "run")
-    assert not list(folder.path.glob("*.part")) + list(folder.path.glob(".*"))
+    assert not list(folder.path.glob("*.part")) + [path for path in folder.path.glob(".*") if path.name != ".lock"]
 
 
 def test_a_folder_in_use_gets_a_neighbour(tmp_path):

@@ -82,8 +82,8 @@ def fit(
     - `targets`: y with leading axis N, cast like the inputs; of shape (N, Q) for `jaxgeo.L2`. None for the others.
     - `method`: "adapted" (the default for arrays), "overparametrized", "underparametrized", "rank-adaptive" or
         "standard" for a flow; "levenberg-marquardt" (the default for a problem or conditions), "interpolation",
-        "momentum", "gradient-descent" (those of `jaxgeo.optim`), "adam", "sgd" or "lbfgs" (optax's) for an optimizer;
-        or any flow or optax transformation.
+        "adapted-momentum", "adapted-gradient-descent" (those of `jaxgeo.optim`), "adam", "sgd" or "lbfgs" (optax's) for
+        an optimizer; or any flow or optax transformation.
     - `cost`: makes the cost from targets: a class such as `jaxgeo.L2`, or a function such as
         `jaxgeo.SoftmaxCrossEntropy.from_labels`.
     - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
@@ -234,7 +234,7 @@ def fit(
         if batch_size is not None or record_every is not None:
             raise ValueError(
                 "a flow follows the cost of all samples and records its own steps: `batch_size` and `record_every` are "
-                'for optimizers, such as method="momentum".'
+                'for optimizers, such as method="adapted-momentum".'
             )
         if tol == 0:
             raise ValueError("`tol` must be positive along a flow, which comes to cost 0 at no finite time.")

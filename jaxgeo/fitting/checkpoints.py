@@ -1,13 +1,10 @@
-"""The last two states of a run, kept by orbax: each whole or not there, and checked when it is read back."""
+"""The last two states of a run, kept by orbax, each compared with its digest before it is read."""
 
 import errno
-import hashlib
-import json
 import logging
 import os
 import shutil
 import warnings
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -16,21 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.files import cannot_write
 
+NAME = "checkpoints"
 # Bytes that a checkpoint needs beside its arrays, with a margin.
 SPARE = 1_000_000
 
 
 class Checkpoints:
-    """States of a run in a folder, as arrays and JSON; nothing is pickled.
+    """States of a run, as arrays and JSON, in the folder `checkpoints` beside their digests; nothing is pickled.
 
-    A state that is damaged, by its digest or because it cannot be read, is passed over for the one before it.
+    A state without a digest was not finished, and one that differs from its digest is passed over for the one before.
 
-    **Raises:** `ModuleNotFoundError` without orbax; `ValueError` if the folder cannot be written.
+    **Raises:** `ModuleNotFoundError` without orbax; `ValueError` if a link leads elsewhere, or the digests are gone.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, files: Digests):
         try:
             import orbax.checkpoint as ocp
         except ModuleNotFoundError as error:
@@ -41,20 +40,21 @@ class Checkpoints:
             ) from error
         # What it has to say on a save is said by the errors raised here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.folder = folder
+        self.files, self.folder = files, files.place(f"{NAME}/0").parent
         self.orbax: Any = ocp
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        try:
-            self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
+        self.checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        there = [path for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        if there and not files.names:
+            raise ValueError(f"{files.folder} holds checkpoints without their digests; choose another folder.")
+        for path in there:
+            if path.name not in map(str, self.numbers):
+                shutil.rmtree(path, ignore_errors=True)
 
     @property
     def numbers(self) -> list[int]:
         """Those of the states that are kept, oldest first."""
-        return sorted(self.manager.all_steps())
+        names = [name.removeprefix(f"{NAME}/") for name in self.files.names if name.startswith(f"{NAME}/")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, state: PyTree, facts: dict[str, Any]) -> None:
         """Keep the arrays of `state`, and `facts`, which must be JSON.
@@ -62,25 +62,26 @@ class Checkpoints:
         **Raises:** `ValueError` if they cannot be written; the states before are whole then.
         """
         arrays = _arrays(state)
-        described = {"leaves": describe(state), "facts": facts}
-        digest = _digest(arrays, described)
-        # Seen beforehand, a full disk is one error; met by TensorStore's threads it is a page of tracebacks.
-        if shutil.disk_usage(self.folder).free < 2 * sum(array.nbytes for array in arrays.values()) + SPARE:
-            raise cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        save = self.orbax.args
-        number = self.numbers[-1] + 1 if self.numbers else 0
+        save, before = self.orbax.args, self.numbers
+        number = before[-1] + 1 if before else 0
         try:
-            self.manager.save(
-                number,
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Seen beforehand, a full disk is one error; met by TensorStore's threads it is a page of tracebacks.
+            if shutil.disk_usage(self.folder).free < 2 * sum(array.nbytes for array in arrays.values()) + SPARE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.checkpointer.save(
+                (self.folder / str(number)).absolute(),
                 args=save.Composite(
                     arrays=save.StandardSave({name: a for name, a in arrays.items() if a.size}),
-                    facts=save.JsonSave({**described, "digest": digest}),
+                    facts=save.JsonSave({"leaves": describe(state), "facts": facts}),
                 ),
                 force=True,
             )
         except Exception as error:
             # TensorStore reports a full disk by a ValueError of its own, and orbax wraps others.
             raise cannot_write(self.folder, error) from error
+        self.files.record(f"{NAME}/{number}", forget=[f"{NAME}/{old}" for old in before[:-1]])
+        self._remove(before[:-1])
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest state that is whole, in the form of `like`, and its facts; None where none was kept.
@@ -88,9 +89,10 @@ class Checkpoints:
         **Raises:** `ValueError` with the differences if the state is that of another network or method, and if all
         that is there is damaged.
         """
-        damaged = []
+        damaged, most = [], SPARE + 4 * sum(array.nbytes for array in _arrays(like).values())
         for number in reversed(self.numbers):
             try:
+                self.files.check_folder(f"{NAME}/{number}", most)
                 facts = self._facts(number)
             except Exception as error:  # Whatever a damaged file makes orbax raise.
                 damaged.append(_complaint(number, error))
@@ -102,37 +104,43 @@ class Checkpoints:
                 )
             try:
                 arrays = self._read(number, _arrays(like))
-                if _digest(arrays, {name: facts[name] for name in ("leaves", "facts")}) != facts["digest"]:
-                    raise ValueError("its digest is not that of its contents")
             except Exception as error:  # As above.
                 damaged.append(_complaint(number, error))
                 continue
             for complaint in damaged:
                 warnings.warn(f"{complaint}; going on from checkpoint {number}.", stacklevel=3)
-            for other in self.numbers:
-                if other > number:
-                    self.manager.delete(other)
+            later = [other for other in self.numbers if other > number]
+            self.files.forget([f"{NAME}/{other}" for other in later])
+            self._remove(later)
             return _in_form_of(like, arrays), facts["facts"]
         if damaged:
             raise ValueError(f"no checkpoint in {self.folder} can be read: {'; '.join(damaged)}. Train it again.")
         return None
 
+    def _remove(self, numbers: list[int]) -> None:
+        for number in numbers:
+            shutil.rmtree(self.folder / str(number), ignore_errors=True)
+
     def _facts(self, number: int) -> dict[str, Any]:
         restore = self.orbax.args
-        facts = self.manager.restore(number, args=restore.Composite(facts=restore.JsonRestore()))["facts"]
-        if set(facts) != {"leaves", "facts", "digest"}:
+        path = (self.folder / str(number)).absolute()
+        facts = self.checkpointer.restore(path, args=restore.Composite(facts=restore.JsonRestore()))["facts"]
+        if set(facts) != {"leaves", "facts"} or not isinstance(facts["leaves"], dict):
             raise ValueError("its description is incomplete")
         return facts
 
     def _read(self, number: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         restore = self.orbax.args
+        path = (self.folder / str(number)).absolute()
         target = {name: a for name, a in like.items() if a.size}
-        found = self.manager.restore(number, args=restore.Composite(arrays=restore.StandardRestore(target)))["arrays"]
+        found = self.checkpointer.restore(path, args=restore.Composite(arrays=restore.StandardRestore(target)))[
+            "arrays"
+        ]
         return {name: np.asarray(found[name]) if a.size else a for name, a in like.items()}
 
     def close(self) -> None:
         """Let go of the folder."""
-        self.manager.close()
+        self.checkpointer.close()
 
 
 def describe(state: PyTree) -> dict[str, str]:
@@ -180,10 +188,3 @@ def _in_form_of(like: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
 
     formed = [form(leaf, value) for leaf, value in zip(leaves, arrays.values(), strict=True)]
     return eqx.combine(jax.tree.unflatten(structure, formed), static)
-
-
-def _digest(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> str:
-    total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for array in arrays.values():
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()

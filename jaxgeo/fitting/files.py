@@ -1,21 +1,31 @@
-"""Files that are whole or not there, whatever interrupts their writing."""
+"""Files that are whole or not there, whatever interrupts their writing; and JSON, which has no NaN."""
 
 import json
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
+
+# Bytes of a text that is read back, and of the rows of a run: a million of them.
+MOST_TEXT, MOST_ROWS = 16 * 2**20, 256 * 2**20
+# Neither a link nor a pipe in the place of a file is followed or waited for; Windows has no such flags.
+READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file all or nothing: under another name, through to the disk, then renamed.
+
+    A link in the place of either name is replaced, not followed.
 
     **Raises:** `ValueError` with the reason and what to do if the disk is full or the folder cannot be written.
     """
     partial = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, WRITE, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -27,7 +37,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        if not partial.is_dir():
+            partial.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
 
 
@@ -36,16 +47,40 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def save_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `metrics.jsonl`, one JSON object a line; null for numbers that are not finite, as JSON has none."""
-    clean = ({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows)
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in clean))
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a plain file of at most so many bytes, which is measured before memory is asked for.
+
+    **Raises:** `FileNotFoundError`; `ValueError` if it is a link, a pipe or a folder, or larger.
+    """
+    try:
+        with open(os.open(path, READ), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"{path.name} is not a plain file")
+            if found.st_size > most:
+                raise ValueError(f"{path.name} has {found.st_size} bytes, and may have {most}")
+            return file.read(found.st_size)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = "it is a link, or cannot be reached" if path.is_symlink() else error.strerror
+        raise ValueError(f"{path.name} cannot be read ({reason})") from None
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """What `save_rows` wrote; `OSError` or `ValueError` if it is not there or not whole."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` in JSON, with null for numbers that are not finite, as JSON has none."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(content: bytes | str) -> Any:
+    """What JSON says, all its numbers finite.
+
+    **Raises:** `ValueError` if it is not JSON, holds NaN or a number too large, or is nested too deeply.
+    """
+    try:
+        return json.loads(content, parse_constant=_to_finite, parse_float=_to_finite)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
 
 
 def cannot_write(path: Path, error: Exception) -> ValueError:
@@ -55,3 +90,17 @@ def cannot_write(path: Path, error: Exception) -> ValueError:
         f"cannot write {path} ({reason}); free space on the disk or make the folder writable. What was kept before is "
         "whole: use `resume`, or choose another folder."
     )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _to_finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"it holds the number {text[:20]}")
+    return value

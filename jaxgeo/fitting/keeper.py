@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgeo.fitting.checkpoints import Checkpoints
+from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.drivers import Outcome, Row, State
-from jaxgeo.fitting.files import read_rows, save_rows
+from jaxgeo.fitting.files import read_json, to_json
+from jaxgeo.fitting.lock import FolderLock
 from jaxgeo.fitting.tensorboard import TensorBoard
 from jaxgeo.outputs import Params
 
@@ -46,14 +49,16 @@ class Keeper:
 
     - `settings`: what must be the same for the run to be resumed.
 
-    **Raises:** `ValueError` if the folder cannot be written, or holds a run and `resume` is False.
+    **Raises:** `ValueError` if the folder cannot be written, another run is going on in it, or it holds one and
+    `resume` is False.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], every: float, *, resume: bool):
         self.folder, self.settings, self.every = folder, settings, every
         self.last = -math.inf
-        self.checkpoints = Checkpoints(folder / "checkpoints")
-        self.board = TensorBoard(folder / "tensorboard")
+        self.lock, self.files = FolderLock(folder), Digests(folder)
+        self.checkpoints = Checkpoints(self.files)
+        self.board = TensorBoard(self.files.place("tensorboard/0").parent)
         if self.checkpoints.numbers and not resume:
             raise ValueError(
                 f"`folder` {folder} holds a run; pass `resume=True` to resume it, or choose another folder."
@@ -85,7 +90,7 @@ class Keeper:
     def _read_rows(self, count: int) -> list[Row]:
         """The first `count` rows: those up to the checkpoint, which may be older."""
         try:
-            rows = read_rows(self.folder)[:count]
+            rows = read_rows(self.files)[0][:count]
         except (OSError, ValueError):
             rows = []
         if len(rows) < count:
@@ -103,7 +108,7 @@ class Keeper:
     def save(self, carry: Carry, rows: list[Row], outcome: Outcome | None, message: str, seconds: float) -> None:
         """Keep the run. `ValueError` if it cannot be written; what was kept before is whole then."""
         # The rows first: those of a checkpoint are always there.
-        save_rows(self.folder, rows)
+        save_rows(self.files, rows)
         facts = {
             "settings": self.settings,
             "outcome": None if outcome is None else outcome.value,
@@ -118,3 +123,27 @@ class Keeper:
         """Let go of the folder."""
         self.checkpoints.close()
         self.board.close()
+        self.files.settle()
+        self.lock.release()
+
+
+def save_rows(files: Digests, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `metrics.jsonl`, one JSON object a line."""
+    files.write("metrics.jsonl", "".join(f"{to_json(dict(row))}\n" for row in rows).encode())
+
+
+def read_rows(files: Digests) -> tuple[list[Row], int]:
+    """What `save_rows` wrote, up to the first line that is damaged, and how many lines are lost; null is NaN.
+
+    **Raises:** `OSError` or `ValueError` if it is not there, or its rows are not numbers by name.
+    """
+    lines, lost = files.read_lines("metrics.jsonl")
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        row: Any = read_json(line)
+        if not isinstance(row, dict) or any(
+            isinstance(value, bool) or not isinstance(value, int | float | None) for value in row.values()
+        ):
+            raise ValueError(f"line {number} of metrics.jsonl is not numbers by name")
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    return rows, lost

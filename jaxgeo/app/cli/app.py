@@ -1,8 +1,9 @@
 """The commands of `jaxgeo`, and their errors."""
 
-import os
+import contextlib
 import shlex
-import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from jaxgeo._names import did_you_mean
+from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.compare import compare_command
+from jaxgeo.app.cli.display import make_console, say
 from jaxgeo.app.cli.options import PROBLEMS, parse_hidden
+from jaxgeo.app.cli.streams import Streams
 from jaxgeo.app.cli.tools import bench_command, info_command, predict_command, rank_command
 from jaxgeo.app.cli.work import resume_command, train_command
 from jaxgeo.fitting import Interruptible
@@ -26,7 +29,6 @@ USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 COMMANDS = ("train", "resume", "compare", "rank", "predict", "bench", "info")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-error_console = Console(stderr=True)
 
 
 def _show_version(asked: bool) -> bool:
@@ -182,13 +184,18 @@ def train(
         seed=seed,
         keep_every=keep_every,
     )
-    _finish(lambda interruptible: train_command(given, config, out, Console(), interruptible))
+    _finish(lambda interruptible: train_command(given, config, out, make_console(), interruptible))
 
 
 @app.command()
-def resume(run: Annotated[Path, FOLDER]) -> None:
-    """Go on with a run that was interrupted or killed, to the same end as if it had not been."""
-    _finish(lambda interruptible: resume_command(run, Console(), interruptible))
+def resume(
+    run: Annotated[Path, FOLDER],
+    tol: Annotated[float | None, typer.Option(help="In place of the tolerance that the run has.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="In place of the steps that the run is allowed.")] = None,
+) -> None:
+    """Go on with a run that was interrupted or killed, to the same end as if it had not been, or further."""
+    changes = _given(tol=tol, max_steps=max_steps)
+    _finish(lambda interruptible: resume_command(run, changes, make_console(), interruptible))
 
 
 @app.command()
@@ -226,13 +233,13 @@ def compare(
         precision=precision,
         seed=seed,
     )
-    _finish(lambda interruptible: compare_command(given, config, seconds, out, Console(), interruptible))
+    _finish(lambda interruptible: compare_command(given, config, seconds, out, make_console(), interruptible))
 
 
 @app.command()
 def rank(run: Annotated[Path, FOLDER]) -> None:
     """Rank and spectrum of D at the start and at the end of a run."""
-    rank_command(run, Console())
+    rank_command(run, make_console())
 
 
 @app.command()
@@ -242,7 +249,7 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="CSV file to write; by default the standard output.")] = None,
 ) -> None:
     """Predict the target of new rows."""
-    predict_command(run, rows, out, Console())
+    predict_command(run, rows, out, make_console())
 
 
 @app.command()
@@ -259,7 +266,7 @@ def bench(
 @app.command()
 def info() -> None:
     """Versions, devices, precision and optional packages."""
-    info_command(Console())
+    info_command(make_console())
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -273,48 +280,63 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _finish(command: Callable[[Interruptible], int]) -> None:
-    interruptible = Interruptible(
-        lambda: error_console.print("\nfinishing the steps at hand; press Ctrl-C again to leave at once")
-    )
-    code = command(interruptible)
-    if interruptible.abandoned:
-        # Python cannot end in order while compiled code runs on another thread.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    raise typer.Exit(code)
+    raise typer.Exit(command(Interruptible(lambda: None)))
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code. All errors leave here, in one line."""
+    with Streams() as streams, warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            code = _run(arguments)
+        except BaseException as error:  # noqa: B036 - one door, whose exit code is the answer
+            code = _answer(error, arguments)
+        if streams.error is not None:
+            code = _fail(f"cannot write to the standard output ({streams.error.strerror})", code or 1)
+        return code
+
+
+def _run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         if arguments[0] in PROBLEMS or Path(arguments[0]).suffix:
             hint = f"; did you mean: jaxgeo train {shlex.join(arguments)}?"
         else:
             hint = did_you_mean(arguments[0], (*COMMANDS, "--version"))
-        return _fail(f"no command {arguments[0]!r}{hint} See jaxgeo --help.")
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            code = app(arguments or ["--help"], prog_name="jaxgeo", standalone_mode=False)
-    except USAGE_ERROR as error:
-        command = f"jaxgeo {arguments[0]}" if arguments and arguments[0] in COMMANDS else "jaxgeo"
-        return _fail(f"{error.format_message().rstrip('.')}. See {command} --help.")
-    except ValueError as error:
-        return _fail(str(error).replace("`RankAdaptiveFlow`", "--flow rank-adaptive"))
-    except typer.Exit as error:
+        raise ValueError(f"no command {arguments[0]!r}{hint} See jaxgeo --help.")
+    return app(arguments or ["--help"], prog_name="jaxgeo", standalone_mode=False) or 0
+
+
+def _answer(error: BaseException, arguments: list[str]) -> int:
+    """Say what ended the command, in one line; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _fail(f"interrupted; {SIGNALS.advice}", 130)
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; what a run had come to is kept in its folder", 130)
-    return code or 0
+    if isinstance(error, USAGE_ERROR):
+        command = f"jaxgeo {arguments[0]}" if arguments and arguments[0] in COMMANDS else "jaxgeo"
+        return _fail(f"{error.format_message().rstrip('.')}. See {command} --help.")  # pyright: ignore
+    if isinstance(error, OSError):
+        return _fail(
+            f"{error.filename or 'a file'}: {error.strerror or error}; choose another path, or make room there."
+        )
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return _fail("the memory of this machine does not hold this; take fewer --samples, or a smaller --hidden.", 1)
+    if isinstance(error, ValueError | ModuleNotFoundError):
+        return _fail(str(error).replace("`RankAdaptiveFlow`", "--flow rank-adaptive"))
+    with contextlib.suppress(OSError):
+        descriptor, name = tempfile.mkstemp(prefix="jaxgeo-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.write(f"jaxgeo {version('jaxgeo')}: {shlex.join(arguments)}\n")
+            traceback.print_exception(error, file=file)
+        said = f"{type(error).__name__}: {error}".strip()[:200]
+        return _fail(f"an error of jaxgeo itself ({said}); please report it with {name}", 1)
+    return _fail(f"an error of jaxgeo itself ({type(error).__name__}: {error}); please report it.", 1)
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:
-    error_console.print("[yellow]note:[/] ", end="")
-    error_console.print(str(message), markup=False, highlight=False, soft_wrap=True)
+    say(make_console(stderr=True), "note:", str(message), "yellow")
 
 
 def _fail(message: str, code: int = 2) -> int:
-    error_console.print("[bold red]error:[/] ", end="")
-    error_console.print(" ".join(message.split()), markup=False, highlight=False, soft_wrap=True)
+    say(make_console(stderr=True), "error:", message, "bold red")
     return code

@@ -1,6 +1,5 @@
 """What `jaxgeo compare` does: the adapted flow and others on the user's data, in one figure."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,16 @@ from jaxtyping import PyTree
 from rich.console import Console
 from rich.table import Table
 
-from jaxgeo.app.cli.display import show_setup
+from jaxgeo._signals import SIGNALS
+from jaxgeo.app.cli.display import print_table, say, show_setup
 from jaxgeo.app.cli.options import resolve
-from jaxgeo.app.cli.work import use_precision
+from jaxgeo.app.cli.work import default_place, prepare_setup
 from jaxgeo.app.data import Kind
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import Monitor, plain
-from jaxgeo.app.runs.setup import Setup, prepare
+from jaxgeo.app.runs.setup import Setup
 from jaxgeo.fitting import Interruptible, Progress, fit
+from jaxgeo.fitting.files import to_json
 from jaxgeo.fitting.methods import method_named
 
 # Each with the number of updates from one point of its curve to the next, None for a flow.
@@ -35,11 +36,15 @@ def compare_command(
     config, task = resolve(given, file)
     if not config.flow:
         raise ValueError("compare sets a --flow against optimizers; leave --optimizer out.")
-    use_precision(config)
-    with console.status("building the network and computing the rank of D"):
-        setup = prepare(task, config)
-    place = Path("runs") / f"{task.name}-compare" if out is None else out
-    folder = RunFolder.create(place, fresh_name=out is None)
+    setup = prepare_setup(config, task, console)
+    place = default_place(task)
+    place = place.with_name(f"{place.name}-compare") if out is None else out
+    with RunFolder.create(place, fresh_name=out is None) as folder, SIGNALS.training(hears):
+        return _compare(setup, folder, seconds, console, hears)
+
+
+def _compare(setup: Setup, folder: RunFolder, seconds: float, console: Console, hears: Interruptible) -> int:
+    config, task = setup.config, setup.task
     show_setup(console, setup)
     curves: dict[str, list[dict[str, float]]] = {}
     endings: dict[str, str] = {}
@@ -47,11 +52,13 @@ def compare_command(
         if hears.interrupted or name in curves:
             continue
         with console.status(f"{name}: at most {seconds:g} s"):
-            curves[name], endings[name] = _curve(setup, name, every, seconds, hears)
+            curve, ending = _curve(setup, name, every, seconds, hears)
+        if curve:
+            curves[name], endings[name] = curve, ending
     score = "test_accuracy" if task.kind is Kind.CLASSIFICATION else "test_rmse"
     found = {"score": score, "baseline": task.baseline, "seconds": seconds, "endings": endings, "curves": curves}
     folder.write_text("compare.toml", config.to_toml())
-    folder.write_text("compare.json", json.dumps(found, indent=1))
+    folder.write_text("compare.json", to_json(found, indent=1))
     # matplotlib takes a while to load: not before it is needed.
     from jaxgeo.app.report.figures import comparison_figure
 
@@ -62,10 +69,10 @@ def compare_command(
         table.add_row(
             name, endings[name], f"{last['seconds']:.1f}", f"{last['cost'] / setup.cost0:.2e}", plain(last[score])
         )
-    console.print(table)
+    print_table(console, table)
     console.print("Seconds are those of this machine, compilation included.", highlight=False)
-    console.print(f"[bold]figure[/]  {folder.path / 'compare.svg'}", highlight=False, soft_wrap=True)
-    return 130 if hears.interrupted else 0
+    say(console, "figure ", str(folder.path / "compare.svg"))
+    return (SIGNALS.code or 130) if hears.interrupted else 0
 
 
 def _curve(

@@ -1,5 +1,6 @@
 """What `jaxgeo train` shows in the terminal."""
 
+import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from jaxgeo.app.cli.streams import visible
 from jaxgeo.app.report.words import BASELINES, ENDINGS, step_table
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import kept_row, plain
 from jaxgeo.app.runs.setup import Setup
 from jaxgeo.fitting import Progress
+
+# Columns that any table here has room in.
+WIDE = 100
 
 
 def show_setup(console: Console, setup: Setup) -> None:
@@ -49,12 +55,31 @@ def show_setup(console: Console, setup: Setup) -> None:
         _show(console, "note", note, 9, "yellow")
 
 
+def make_console(*, stderr: bool = False) -> Console:
+    """The terminal, as wide as it says, or as wide as a label and a few words where it says less."""
+    console = Console(stderr=stderr)
+    console.width = max(console.width, 40)
+    return console
+
+
+def say(console: Console, label: str, text: str, style: str = "bold") -> None:
+    """A label and a text, which is shown as it is: no markup, no emoji, and control characters written out."""
+    parts = [(label, style), f" {visible(text)}"] if label else [visible(text)]
+    console.print(Text.assemble(*parts), highlight=False, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """A table with all its digits, also where the terminal is too narrow for it."""
+    width, console.width = console.width, max(console.width, WIDE)
+    console.print(table, crop=False)
+    console.width = width
+
+
 def _show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:
     """A text beside its label, its further lines below its first."""
-    first, *rest = textwrap.wrap(text, max(40, console.width - indent - 2))
-    console.print(f"[{style}]{label:>{indent}}[/]  ", end="")
+    first, *rest = textwrap.wrap(visible(text), max(40, console.width - indent - 2)) or [""]
     lines = "\n".join([first, *(" " * (indent + 2) + line for line in rest)])
-    console.print(lines, markup=False, highlight=False, soft_wrap=True)
+    console.print(Text.assemble((f"{label:>{indent}}", style), f"  {lines}"), highlight=False, soft_wrap=True)
 
 
 class LiveBar:
@@ -117,7 +142,7 @@ def show_end(
             column.justify = "right"
         for row in cells:
             table.add_row(*row)
-        console.print(table)
+        print_table(console, table)
         last = kept_row(rows)
         if summary["kind"] == "classification":
             scores = f"train accuracy {last['train_accuracy']:.1%}, test accuracy {last['test_accuracy']:.1%}"
@@ -136,6 +161,6 @@ def show_end(
     for note in summary["warnings"]:
         if note not in told:
             _show(console, "note", note, 4, "yellow")
-    console.print(f"[bold]report[/]  {page}", highlight=False, soft_wrap=True)
-    console.print(f'[bold]load[/]    import jaxgeo as jg; model = jg.load("{folder.path}").model',
-                  highlight=False, soft_wrap=True)  # fmt: skip
+    say(console, "report ", str(page))
+    name = json.dumps(str(folder.path), ensure_ascii=False)
+    say(console, "load   ", f"import jaxgeo as jg; model = jg.load({name}).model")

@@ -1,25 +1,25 @@
 """What `jaxgeo train` was asked for: on the command line, in a file, or by default."""
 
-import dataclasses
+import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data import Task, digits, read_table, table_task
 from jaxgeo.app.data.tabular import parse_kind
 from jaxgeo.app.runs import Config
-from jaxgeo.app.runs.config import read_fields
+from jaxgeo.app.runs.config import DEFAULTS as OPTIONAL, KINDS, check_settings
+from jaxgeo.app.runs.fields import read_toml
 from jaxgeo.equations import choose_hidden
-from jaxgeo.fitting.methods import flow_named, optimizer_named
 
 PROBLEMS = ("digits",)
-PRECISIONS = ("float64", "float32")
 # Of the settings that a run always has; the others have theirs in `Config`.
 DEFAULTS: dict[str, Any] = {
-    **{each.name: each.default for each in dataclasses.fields(Config) if each.default is not dataclasses.MISSING},
+    **OPTIONAL,
     "samples": None,
     "hidden": (),
-    "rtol": None,
     "max_steps": 1000,
     "precision": "float64",
     "seed": 0,
@@ -46,19 +46,22 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
     if asked.get("flow") and asked["optimizer"]:
         raise ValueError("pass either --flow or --optimizer, not both.")
     asked["flow"] = "" if asked["optimizer"] else asked.get("flow") or "adapted"
-    _check(asked)
+    check_settings(asked)
     task = read_task(asked)
     double, ready = asked["precision"] == "float64", asked["problem"] in PROBLEMS
     if asked["flow"] and asked["rtol"] is None:
         asked["rtol"] = 1e-5 if double else 1e-3
     sizes = asked["hidden"] or choose_hidden(task.train_inputs.shape[1], task.train_targets.shape[1], task.num_rows)
     settled = {
+        # So that a run is resumed from anywhere.
+        "problem": asked["problem"] if ready else os.path.abspath(asked["problem"]),
         "samples": len(task.train_inputs),
         "hidden": sizes,
         "tol": asked.get("tol") or (1e-6 if ready else 1e-4),
         "task": task.kind.value,
     }
-    return Config(**{**asked, **settled}), task
+    # What cannot be written and read back is refused now, and not once it has been trained.
+    return Config.from_toml(Config(**{**asked, **settled}).to_toml()), task
 
 
 def read_task(settings: dict[str, Any]) -> Task:
@@ -70,6 +73,13 @@ def read_task(settings: dict[str, Any]) -> Task:
                 raise ValueError(f"--{name} is for tables; leave it out with {problem}.")
         return digits(100 if settings["samples"] is None else settings["samples"], settings["seed"])
     path = Path(problem)
+    # What over- or underflows is named by column in `prepare`.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _read_table_task(path, settings)
+
+
+def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
+    problem = settings["problem"]
     if not path.exists() and not path.suffix and path.name == problem:
         hint = did_you_mean(problem, PROBLEMS)
         raise ValueError(f"no problem {problem!r}{hint} There is digits, or pass the path of a table.")
@@ -97,36 +107,8 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return read_fields(file.read_text(encoding="utf-8"))
+        return read_toml(file.read_text(encoding="utf-8"), KINDS)
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({error.strerror}); pass the path of a TOML file.") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-
-
-def _check(asked: dict[str, Any]) -> None:
-    """`ValueError` on an option that cannot be meant."""
-    if asked["optimizer"]:
-        optimizer_named(asked["optimizer"], asked["learning_rate"])
-        if asked["rtol"] is not None:
-            raise ValueError("--rtol is the tolerance of the steps of a flow; leave it out with --optimizer.")
-    else:
-        flow_named(asked["flow"])
-        for name in ("learning_rate", "batch_size", "record_every"):
-            if asked[name] is not None:
-                raise ValueError(f"--{name.replace('_', '-')} is for optimizers; choose one with --optimizer.")
-    if asked["precision"] not in PRECISIONS:
-        hint = did_you_mean(asked["precision"], PRECISIONS)
-        raise ValueError(f"no precision {asked['precision']!r}{hint} There are: {', '.join(PRECISIONS)}.")
-    for name in ("tol", "rtol", "test_fraction"):
-        value = asked.get(name)
-        if value is not None and not 0 < value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must lie between 0 and 1; got {value}.")
-    for name in ("max_steps", "batch_size", "record_every", "patience"):
-        if asked[name] is not None and asked[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive; got {asked[name]}.")
-    for name in ("seed", "keep_every"):
-        if not asked[name] >= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must not be negative; got {asked[name]}.")
-    if asked["hidden"] and min(asked["hidden"]) < 1:
-        raise ValueError(f"--hidden takes positive widths such as 64-64; got {asked['hidden']}.")

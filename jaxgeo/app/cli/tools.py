@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,13 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from jaxgeo.app.cli.display import print_table, say
 from jaxgeo.app.cli.options import read_task
-from jaxgeo.app.cli.work import read_config, use_precision
+from jaxgeo.app.cli.work import use_precision
 from jaxgeo.app.data import Kind, read_table
+from jaxgeo.app.data.table import is_number
 from jaxgeo.app.runs import load
+from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.setup import prepare
 from jaxgeo.app.runs.summary import environment
 from jaxgeo.fitting.files import write_text
@@ -25,11 +29,12 @@ from jaxgeo.geometry import rank_report
 
 def rank_command(path: Path, console: Console) -> None:
     """Print rank and spectrum of D at the start and at the end of the run in `path`."""
-    config = read_config(path)
-    use_precision(config)
+    use_precision(RunFolder(path).read_config())
     run = load(path)
     with console.status("computing the rank of D"):
-        setup = prepare(read_task(dataclasses.asdict(config)), config)
+        setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
+        if setup.network.sizes != run.model.sizes:
+            raise ValueError(f"the table is another than that of the run in {path}: its network has other sizes.")
         params, _ = setup.problem.partition(run.model)
         reports = {
             "start": setup.report or rank_report(setup.problem, setup.params),
@@ -46,7 +51,7 @@ def rank_command(path: Path, console: Console) -> None:
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
-    console.print(table)
+    print_table(console, table)
     console.print(f"QN = {setup.num_rows}, K = {setup.num_params}: {reports['end'].regime}", highlight=False)
 
 
@@ -55,7 +60,7 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
 
     **Raises:** `ValueError` if the run or the table cannot be read, or a column is missing or not numeric.
     """
-    use_precision(read_config(path))
+    use_precision(RunFolder(path).read_config())
     run = load(path)
     table = read_table(rows)
     for note in run.encoder.substituted(table):
@@ -63,15 +68,25 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
     predicted = run.predict(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([run.config.target or "prediction"])
-    writer.writerows([str(value) if run.kind is Kind.CLASSIFICATION else repr(float(value))] for value in predicted)
+    writer.writerow([_cell(run.config.target or "prediction")])
+    writer.writerows(
+        [_cell(str(value)) if run.kind is Kind.CLASSIFICATION else repr(float(value))] for value in predicted
+    )
     if out is None:
-        sys.stdout.write(text.getvalue())
+        # In UTF-8, also where the terminal is not.
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.getvalue().encode())
+        sys.stdout.buffer.flush()
     else:
-        if out.exists():
+        if os.path.lexists(out):
             raise ValueError(f"{out} exists already; choose another file with --out, or remove it.")
         write_text(out, text.getvalue())
-        console.print(f"{len(predicted)} predictions in {out}", highlight=False)
+        say(console, "", f"{len(predicted)} predictions in {out}")
+
+
+def _cell(text: str) -> str:
+    """A cell that a spreadsheet takes for text, not for a formula; numbers as they are."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number(text) else text
 
 
 def bench_command(modules: list[str], quick: bool) -> int:
@@ -102,8 +117,7 @@ def info_command(console: Console) -> None:
     for package, use in optional.items():
         facts[package.partition(".")[0]] = ("installed" if _is_installed(package) else "not installed") + f" ({use})"
     for name, value in facts.items():
-        console.print(f"[bold]{name:>12}[/]  ", end="")
-        console.print(value, markup=False, highlight=False)
+        say(console, f"{name:>12} ", value)
 
 
 def _is_installed(package: str) -> bool:

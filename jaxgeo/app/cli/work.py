@@ -1,19 +1,21 @@
 """What `jaxgeo train` and `jaxgeo resume` do: tell what is known, train, report."""
 
 import dataclasses
-from collections.abc import Callable
+import shlex
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from jaxgeo.app.cli.display import LiveBar, show_end, show_setup
+from jaxgeo._signals import SIGNALS
+from jaxgeo.app.cli.display import LiveBar, say, show_end, show_setup
 from jaxgeo.app.cli.options import read_task, resolve
 from jaxgeo.app.data import Task
 from jaxgeo.app.runs import Config, load
+from jaxgeo.app.runs.config import check_settings
 from jaxgeo.app.runs.folder import RunFolder
-from jaxgeo.app.runs.setup import prepare
+from jaxgeo.app.runs.setup import Setup, prepare
 from jaxgeo.app.runs.training import train
 from jaxgeo.fitting import Interruptible
 
@@ -23,31 +25,34 @@ def train_command(
 ) -> int:
     """Train as asked; returns the exit code. `ValueError` on input to mend, before anything is written."""
     config, task = resolve(given, file)
-
-    def make() -> RunFolder:
-        return RunFolder.create(Path("runs") / task.name if out is None else out, fresh_name=out is None)
-
-    return _run(config, task, make, console, interruptible, resume=False)
-
-
-def resume_command(path: Path, console: Console, interruptible: Interruptible) -> int:
-    """Go on with the run in `path`; returns the exit code."""
-    config = read_config(path)
-    return _run(
-        config, read_task(dataclasses.asdict(config)), lambda: RunFolder(path), console, interruptible, resume=True
-    )
+    setup = prepare_setup(config, task, console)
+    place = default_place(task) if out is None else out
+    with RunFolder.create(place, fresh_name=out is None) as folder:
+        return _run(setup, folder, console, interruptible)
 
 
-def read_config(path: Path) -> Config:
-    """The settings of the run in `path`; `ValueError` if it is none."""
-    try:
-        return Config.from_toml((path / "config.toml").read_text(encoding="utf-8"))
-    except OSError:
-        raise ValueError(
-            f"{path} is not the folder of a run: there is no config.toml in it. Pass one, such as runs/digits."
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path / 'config.toml'} is damaged: {error}") from None
+def resume_command(path: Path, changes: dict[str, Any], console: Console, interruptible: Interruptible) -> int:
+    """Go on with the run in `path`, with another `tol` or `max_steps` if `changes` says so; returns the exit code."""
+    with RunFolder.open(path) as folder:
+        SIGNALS.folder = path
+        config = dataclasses.replace(folder.read_config(), **changes)
+        check_settings(dataclasses.asdict(config))
+        setup = prepare_setup(config, read_task(dataclasses.asdict(config)), console)
+        if changes:
+            folder.save_config(config)
+        return _run(setup, folder, console, interruptible, resume=True)
+
+
+def prepare_setup(config: Config, task: Task, console: Console) -> Setup:
+    """`prepare` in the precision of the run."""
+    use_precision(config)
+    with console.status("building the network and computing the rank of D"):
+        return prepare(task, config)
+
+
+def default_place(task: Task) -> Path:
+    """Where a run is kept unless the user says."""
+    return Path("runs") / (task.name.strip(".") or "table")
 
 
 def use_precision(config: Config) -> None:
@@ -57,37 +62,25 @@ def use_precision(config: Config) -> None:
 
 
 def _run(
-    config: Config,
-    task: Task,
-    make: Callable[[], RunFolder],
-    console: Console,
-    interruptible: Interruptible,
-    *,
-    resume: bool,
+    setup: Setup, folder: RunFolder, console: Console, interruptible: Interruptible, *, resume: bool = False
 ) -> int:
-    use_precision(config)
-    with console.status("building the network and computing the rank of D"):
-        setup = prepare(task, config)
-    folder = make()
-    before = folder.read_summary() if resume else {}
-    ended = before.get("outcome", "interrupted") not in ("interrupted", "stopped")
+    SIGNALS.folder = folder.path
+    before = folder.read_summary() if resume and folder.has_begun else None
+    ended = before is not None and before["outcome"] not in ("interrupted", "stopped")
     show_setup(console, setup)
-    with LiveBar(console, setup) as bar:
+    with LiveBar(console, setup) as bar, SIGNALS.training(interruptible):
         summary = train(setup, folder, progress=bar.show, interruptible=interruptible, resume=resume)
     # matplotlib takes a while to load: not before it is needed.
     from jaxgeo.app.report.page import write_report
 
     page = write_report(folder.path)
     show_end(console, folder, page, summary, load(folder.path).metrics, setup.task.notes)
-    if ended and summary["steps"] == before["steps"]:
-        console.print(
-            "[yellow]note[/]  This run had ended already. To train it further lower tol, or raise max_steps, in "
-            f"{folder.path / 'config.toml'}, and resume it again.",
-            highlight=False,
-            soft_wrap=True,
-        )
+    again = f"jaxgeo resume {shlex.quote(str(folder.path))}"
+    if ended and before is not None and summary["steps"] == before["steps"]:
+        further = f"To train it further, pass a lower --tol or a higher --max-steps to: {again}"
+        say(console, "note ", f"This run had ended already. {further}", "yellow")
     # Ctrl-C between two computations is not heard by `interruptible`.
     if interruptible.interrupted or summary["outcome"] == "interrupted":
-        console.print(f"[bold]go on[/]   jaxgeo resume {folder.path}", highlight=False, soft_wrap=True)
-        return 130
+        say(console, "go on  ", again)
+        return SIGNALS.code or 130
     return 1 if summary["outcome"] == "failed" else 0

@@ -166,7 +166,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found: dict[str, np.ndarray] = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    # NumPy gives an array, not a file of arrays, where one is stored under this name.
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
             raise ValueError(
                 f"{path} holds Python objects, which to open may run a stranger's program; save plain arrays "

@@ -85,7 +85,7 @@ def read_table(path: Path | str) -> Table:
 
 
 def _check_header(path: Path, names: tuple[str, ...]) -> None:
-    if all(_is_number(name) for name in names):
+    if all(is_number(name) for name in names):
         raise ValueError(f"the first line of {path} holds only numbers; add a first line that names the columns.")
     if "" in names[1:]:
         raise ValueError(f"column {names.index('', 1) + 1} of {path} has no name; name or remove it.")
@@ -94,7 +94,8 @@ def _check_header(path: Path, names: tuple[str, ...]) -> None:
         raise ValueError(f"{path} has more than one column {doubled[0]!r}; give each column its own name.")
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads it as one."""
     try:
         float(text)
     except ValueError:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -40,7 +41,7 @@ def render(run: Run, figures: list[str]) -> str:
         title=html.escape(f"jaxgeo: {summary['name']}"),
         name=html.escape(summary["name"]),
         lead=html.escape(lead(summary)),
-        tiles="".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
+        tiles="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
         warnings=f'<section class="card notes"><h2>To note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
         **dict(zip(("header", "steps"), _steps(run.metrics), strict=True)),
@@ -56,7 +57,7 @@ def lead(summary: dict[str, Any]) -> str:
         f"{ENDINGS[summary['outcome']].capitalize()}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in "
         f"{summary['steps']} steps and {summary['seconds']:.0f} seconds."
     )
-    if summary["predicted_stopping_time"] is not None and summary["outcome"] == "reached":
+    if summary["predicted_stopping_time"] and summary["stopping_time"] and summary["outcome"] == "reached":
         off = abs(summary["stopping_time"] / summary["predicted_stopping_time"] - 1)
         text += (
             f" It stopped at s = {summary['stopping_time']:.6g}; predicted before it began: "
@@ -70,7 +71,8 @@ def tiles(run: Run) -> dict[str, str]:
     summary, last = run.summary, kept_row(run.metrics) if run.metrics else {}
     shown = {"N": str(summary["N"]), "QN": str(summary["QN"]), "K": str(summary["K"])}
     if summary["rank"] is not None:
-        shown |= {"rank(D)": str(summary["rank"]), "cond(DDᵀ)": f"{summary['condition']:.3g}"}
+        condition = math.inf if summary["condition"] is None else summary["condition"]
+        shown |= {"rank(D)": str(summary["rank"]), "cond(DDᵀ)": f"{condition:.3g}"}
     if summary["predicted_stopping_time"] is not None:
         shown["largest |C/law − 1|"] = f"{summary['largest_deviation']:.1e}"
     for name, label in (("train", "training"), ("test", "held-out")):
@@ -102,8 +104,8 @@ def _settings(run: Run) -> dict[str, str]:
 
 def _steps(rows: list[dict[str, Any]]) -> tuple[str, str]:
     header, cells = step_table(rows)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}' for cell in row)}</tr>" for row in cells)
-    return "".join(f"<th>{name}</th>" for name in header), body
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in row)}</tr>" for row in cells)
+    return "".join(f"<th>{html.escape(name)}</th>" for name in header), body
 
 
 def _pairs(pairs: dict[str, str]) -> str:

@@ -1,21 +1,26 @@
 """The settings of a run, kept as TOML."""
 
 import dataclasses
-import json
-import tomllib
-import types as types_module
+import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jaxgeo._names import did_you_mean
+from jaxgeo.app.runs.fields import read_toml, to_toml
+from jaxgeo.fitting.methods import flow_named, optimizer_named
+
+PRECISIONS = ("float64", "float32")
+# Of whatever is counted, and of layers.
+MOST, MOST_LAYERS = 2**31 - 1, 1000
 
 
 @dataclass(frozen=True)
 class Config:
     """What a run was asked to do; with the same versions and machine it repeats the run.
 
-    - `problem`: "digits", or the path of a CSV file, whose `target` column is predicted as `task` without the
+    - `problem`: "digits", or the absolute path of a table, whose `target` column is predicted as `task` without the
       columns in `drop`. `samples`: N. `test_fraction`: the part of a table that is held out.
     - `hidden`: widths of the hidden layers. `seed`: of the split and of the initial weights.
     - `flow`: the name of the flow, empty with an `optimizer`, which may have a `learning_rate`, a `batch_size` and
@@ -58,56 +63,59 @@ class Config:
 
         ```
         """
-        # JSON's strings, numbers, booleans and lists of them are TOML's too, once non-ASCII text is left as it is.
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in fields.items())
+        return to_toml({name: value for name, value in dataclasses.asdict(self).items() if value is not None})
 
     @classmethod
     def from_toml(cls, text: str) -> "Config":
         """The settings in `text`; `ValueError` if it is not TOML or its names or values are not those of a run."""
-        fields = read_fields(text)
+        fields = read_toml(text, KINDS)
         missing = [
             each.name
             for each in dataclasses.fields(cls)
             if each.default is dataclasses.MISSING and each.name not in fields and each.name != "rtol"
         ]
         if missing:
-            raise ValueError(f"not the settings of a run: {', '.join(missing)} missing.")
-        return cls(**{"rtol": None, **fields})
+            raise ValueError(f"not all the settings of a run: {', '.join(missing)} missing.")
+        check_settings(found := {**DEFAULTS, **fields})
+        return cls(**found)
 
 
-def read_fields(text: str) -> dict[str, Any]:
-    """Some or all of the settings of a run in TOML; lists are made tuples.
-
-    **Raises:** `ValueError` if `text` is not TOML, or a name or the type of a value is not that of a setting.
-    """
-    types = typing.get_type_hints(Config)
-    found: dict[str, Any] = {}
-    try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"not TOML: {error}; each line is NAME = VALUE, with text in quotes.") from None
-    for name, value in fields.items():
-        if name not in types:
-            raise ValueError(
-                f"not the settings of a run: there is no setting {name!r}{did_you_mean(name, list(types))}"
-            )
-        value = tuple(value) if isinstance(value, list) else value
-        allowed = typing.get_args(types[name]) if isinstance(types[name], types_module.UnionType) else (types[name],)
-        if not any(_fits(value, each) for each in allowed):
-            wanted = " or ".join(_describe(each) for each in allowed if each is not type(None))
-            raise ValueError(f"not the settings of a run: {name} must be {wanted}; got {value!r}.")
-        found[name] = value
-    return found
+KINDS: dict[str, Any] = typing.get_type_hints(Config)
+# Of the settings that may be left out of a file.
+DEFAULTS: dict[str, Any] = {"rtol": None} | {
+    each.name: each.default for each in dataclasses.fields(Config) if each.default is not dataclasses.MISSING
+}
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(each, typing.get_args(kind)[0]) for each in value)
-    # An integer is a number with a fraction too; a boolean is neither.
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-
-
-def _describe(kind: Any) -> str:
-    names = {int: "an integer", float: "a number", str: "text"}
-    return names.get(kind) or f"a list, each {names[typing.get_args(kind)[0]]}"
+def check_settings(asked: Mapping[str, Any]) -> None:
+    """`ValueError` on a setting that cannot be meant."""
+    if asked["optimizer"]:
+        if asked["learning_rate"] is not None and not math.isfinite(asked["learning_rate"]):
+            raise ValueError(f"--learning-rate must be finite; got {asked['learning_rate']}.")
+        optimizer_named(asked["optimizer"], asked["learning_rate"])
+        if asked["rtol"] is not None:
+            raise ValueError("--rtol is the tolerance of the steps of a flow; leave it out with --optimizer.")
+    else:
+        flow_named(asked["flow"])
+        for name in ("learning_rate", "batch_size", "record_every"):
+            if asked[name] is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is for optimizers; choose one with --optimizer.")
+    if asked["precision"] not in PRECISIONS:
+        hint = did_you_mean(asked["precision"], PRECISIONS)
+        raise ValueError(f"no precision {asked['precision']!r}{hint} There are: {', '.join(PRECISIONS)}.")
+    for name in ("tol", "rtol", "test_fraction"):
+        value = asked.get(name)
+        if value is not None and not 1e-30 <= value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must lie between 1e-30 and 1; got {value}.")
+    for name in ("samples", "max_steps", "batch_size", "record_every", "patience"):
+        most = 10**6 if name == "record_every" else MOST
+        if asked[name] is not None and not 1 <= asked[name] <= most:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, and at most {most}; got {asked[name]}.")
+    if not 0 <= asked["seed"] < 2**63:
+        raise ValueError(f"--seed must not be negative, and be below 2**63; got {asked['seed']}.")
+    if not asked["keep_every"] >= 0:
+        raise ValueError(f"--keep-every must not be negative; got {asked['keep_every']}.")
+    if asked["hidden"] and (min(asked["hidden"]) < 1 or max(asked["hidden"]) > MOST):
+        raise ValueError(f"--hidden takes positive widths such as 64-64; got {asked['hidden']}.")
+    if len(asked["hidden"]) > MOST_LAYERS:
+        raise ValueError(f"--hidden takes at most {MOST_LAYERS} layers; got {len(asked['hidden'])}.")

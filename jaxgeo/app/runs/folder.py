@@ -1,7 +1,9 @@
-"""The folder of a run, written so that an interruption leaves each file whole."""
+"""The folder of a run, written so that an interruption leaves each file whole, and read as a stranger's."""
 
+import contextlib
 import io
-import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,28 @@ import numpy as np
 
 from jaxgeo.app.data import Task
 from jaxgeo.app.runs.config import Config
+from jaxgeo.app.runs.summary import read_summary
 from jaxgeo.equations import Network
-from jaxgeo.fitting.files import save_rows, write_bytes, write_text
+from jaxgeo.fitting.digests import Digests
+from jaxgeo.fitting.files import to_json, write_bytes
+from jaxgeo.fitting.keeper import save_rows
+from jaxgeo.fitting.lock import NAME as LOCK, FolderLock, InUse
 
 
 class RunFolder:
     """Where a run is kept: `config.toml`, `network.json`, `parameters.eqx`, `metrics.jsonl`, `summary.json`.
 
-    Beside them lies what `jaxgeo.fit` keeps to go on from. Each file is written under another name first and then
-    renamed. Nothing is pickled, so that opening a folder from elsewhere runs no code.
+    Beside them lies what `jaxgeo.fit` keeps to go on from. All that is read back has its digest in `digests.json`.
+    Nothing is pickled, so that opening a folder from elsewhere runs no code. Within `with` the folder is this
+    process's alone.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, lock: FolderLock | None = None):
+        self.path, self.lock, self.files = path, lock, Digests(path)
 
     @classmethod
     def create(cls, path: Path, *, fresh_name: bool) -> "RunFolder":
-        """Make a new folder.
+        """Make a new folder, and own it.
 
         **Arguments:**
 
@@ -36,24 +43,84 @@ class RunFolder:
         **Raises:** `ValueError` if the folder is in use or cannot be written.
         """
         chosen, number = path, 2
-        while fresh_name and _in_use(chosen):
+        while True:
+            if (folder := cls._take(chosen)) is not None:
+                return folder
+            if not fresh_name:
+                raise ValueError(f"{chosen} is in use already; choose another folder with --out, or remove it.")
             chosen, number = path.with_name(f"{path.name}-{number}"), number + 1
-        if _in_use(chosen):
-            raise ValueError(f"{chosen} is in use already; choose another folder with --out, or remove it.")
+
+    @classmethod
+    def _take(cls, path: Path) -> "RunFolder | None":
+        """The folder if nothing is in it, once it is locked: of two that want a name one gets it."""
         try:
-            chosen.mkdir(parents=True, exist_ok=True)
-            probe = chosen / ".writable"
-            probe.touch()
-            probe.unlink()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                if not path.is_dir() or set(os.listdir(path)) - {LOCK}:
+                    return None
         except OSError as error:
+            raise ValueError(f"cannot write to {path} ({error.strerror}); choose another folder with --out.") from None
+        try:
+            lock = FolderLock(path)
+        except InUse:
+            return None
+        if set(os.listdir(path)) - {LOCK}:
+            lock.release()
+            return None
+        return cls(path, lock)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Own the folder of a run that is to go on; `ValueError` if it is none, or the run is going on."""
+        if not (path / "config.toml").is_file():
             raise ValueError(
-                f"cannot write to {chosen} ({error.strerror}); choose another folder with --out."
+                f"{path} is not the folder of a run: there is no config.toml in it. Pass one, such as runs/digits."
+            )
+        return cls(path, FolderLock(path))
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.lock is not None:
+            # Of a folder that cannot be written any more the digests are as good as they can be.
+            with contextlib.suppress(ValueError):
+                self.files.settle()
+            self.lock.release()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether all that does not change during the run has been written."""
+        return "summary.json" in self.files.names
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether `jaxgeo.fit` has kept a state to go on from."""
+        return any(name.startswith("checkpoints/") for name in self.files.names)
+
+    def read_config(self) -> Config:
+        """The settings; `ValueError` if they are not those that were written."""
+        try:
+            return Config.from_toml(self.files.read("config.toml").decode())
+        except FileNotFoundError:
+            raise ValueError(
+                f"{self.path} is not the folder of a run: there is no config.toml in it. Pass one, such as runs/digits."
             ) from None
-        return cls(chosen)
+        except ValueError as error:
+            raise ValueError(
+                f"the run in {self.path} is damaged: {error}. If you have edited config.toml, undo that: "
+                "`jaxgeo resume` takes --tol and --max-steps, and `jaxgeo train --config` takes edited settings."
+            ) from None
+
+    def save_config(self, config: Config) -> None:
+        """Write the settings."""
+        self.files.write("config.toml", config.to_toml().encode())
 
     def save_settings(self, config: Config, task: Task, sizes: tuple[int, ...]) -> None:
         """Write what does not change during the run."""
-        self.write_text("config.toml", config.to_toml())
+        self.save_config(config)
         scalings = {
             name: {"names": list(s.names), "mean": s.mean.tolist(), "scale": s.scale.tolist()}
             for name, s in (("inputs", task.inputs), ("outputs", task.outputs))
@@ -66,33 +133,26 @@ class RunFolder:
             "columns": task.encoder.to_list(),
             **scalings,
         }
-        self.write_text("network.json", json.dumps(network, indent=1, ensure_ascii=False))
+        self.files.write("network.json", to_json(network, indent=1).encode())
 
     def save_parameters(self, network: Network) -> None:
         """Write the network's weights in NumPy's format, through `eqx.tree_serialise_leaves`."""
         file = io.BytesIO()
         eqx.tree_serialise_leaves(file, jax.tree.map(np.asarray, eqx.filter(network, eqx.is_array)))
-        write_bytes(self.path / "parameters.eqx", file.getvalue())
+        self.files.write("parameters.eqx", file.getvalue())
 
-    def save_metrics(self, rows: list[dict[str, Any]]) -> None:
+    def save_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write the metrics, one JSON object a line."""
-        save_rows(self.path, rows)
+        save_rows(self.files, rows)
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run found."""
-        self.write_text("summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
+        self.files.write("summary.json", to_json(summary, indent=1).encode())
 
     def read_summary(self) -> dict[str, Any]:
-        """What `save_summary` wrote; empty if it is not there or not whole."""
-        try:
-            return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        """What `save_summary` wrote. `FileNotFoundError` or `ValueError` if it is not there, or damaged."""
+        return read_summary(self.files.read("summary.json"))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file in the folder, all or nothing."""
-        write_text(self.path / name, text)
-
-
-def _in_use(path: Path) -> bool:
-    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        """Write a file that is not read back, all or nothing."""
+        write_bytes(self.files.place(name), text.encode())

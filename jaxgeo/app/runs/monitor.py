@@ -52,6 +52,15 @@ class Monitor(eqx.Module):
         return jnp.mean(jnp.argmax(x, axis=1) == jnp.argmax(y, axis=1), dtype=x.dtype)
 
 
+def check_rows(rows: list[dict[str, Any]], kind: Kind) -> None:
+    """`ValueError` unless each row has what `jaxgeo.fit` records, and the scores of `Monitor`."""
+    score = "accuracy" if kind is Kind.CLASSIFICATION else "rmse"
+    along = ("s", "s_over_N", "law", "deviation") if rows and "s_over_N" in rows[0] else ("step",)
+    for number, row in enumerate(rows, 1):
+        if missing := [name for name in (*along, "cost", f"train_{score}", f"test_{score}") if name not in row]:
+            raise ValueError(f"line {number} of metrics.jsonl has no {missing[0]}")
+
+
 def kept_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of the network that a run keeps: with patience where the validation cost was smallest, else the last."""
     judged = [row for row in rows if "validation_cost" in row]

@@ -1,6 +1,8 @@
 """A finished run, loaded back from its folder."""
 
-import json
+import io
+import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,25 @@ import numpy as np
 
 from jaxgeo.app.data import Encoder, Kind, Table
 from jaxgeo.app.data.table import as_table
-from jaxgeo.app.runs.config import Config
+from jaxgeo.app.runs.config import MOST_LAYERS, PRECISIONS, Config
+from jaxgeo.app.runs.fields import read_fields
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.app.runs.monitor import check_rows
 from jaxgeo.equations import Network
+from jaxgeo.equations.network import count_params
 from jaxgeo.fitting import Scaling
-from jaxgeo.fitting.checkpoints import compare, describe
-from jaxgeo.fitting.files import read_rows
+from jaxgeo.fitting.checkpoints import compare
+from jaxgeo.fitting.digests import Digests
+from jaxgeo.fitting.files import read_json
+from jaxgeo.fitting.keeper import read_rows
+from jaxgeo.linalg.memory import total_memory
+
+NETWORK: dict[str, Any] = {
+    **dict.fromkeys(("activation", "dtype", "kind"), str),
+    **dict.fromkeys(("inputs", "outputs"), dict),
+    "sizes": tuple[int, ...],
+    "columns": tuple[dict, ...],
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,8 @@ class Run:
         - `rows`: a pandas `DataFrame` or a dictionary with the columns of the table, as they were written there; or
             numbers, of shape (rows, inputs), in the order of `inputs.names`.
 
-        **Raises:** `ValueError` if a column is not there or a cell cannot be read, or the numbers are of another shape,
-            or not finite.
+        **Raises:** `ValueError` if a column is not there or a cell cannot be read, the numbers are of another shape, or
+        they or their predictions are not finite.
         """
         values = self._inputs(rows)
         if values.ndim != 2 or values.shape[1] != len(self.inputs.names):
@@ -60,11 +76,24 @@ class Run:
             )
         if not np.isfinite(values).all():
             raise ValueError("`rows` has NaN or infinite entries; fill them in first.")
-        dtype = self.model.layers[0].weight.dtype
-        outputs = np.asarray(jax.vmap(self.model)(jnp.asarray(self.inputs.apply(values), dtype)))
+        dtype, names = self.model.layers[0].weight.dtype, self.inputs.names
+        with np.errstate(over="ignore"):
+            z = self.inputs.apply(values).astype(dtype)
+        if (bad := np.argwhere(~np.isfinite(z))).size:
+            row, column = bad[0]
+            raise ValueError(
+                f"{names[column]!r} is {values[row, column]:g} in row {row + 1}, which is too large for the network, "
+                f"trained around {self.inputs.mean[column]:.4g} ± {self.inputs.scale[column]:.4g}."
+            )
+        outputs = np.asarray(jax.vmap(self.model)(jnp.asarray(z)))
+        if self.kind is Kind.REGRESSION:
+            with np.errstate(over="ignore"):
+                outputs = self.outputs.invert(outputs)
+        if (bad := np.argwhere(~np.isfinite(outputs))).size:
+            raise ValueError(f"the prediction for row {bad[0, 0] + 1} is not finite; its values are too large.")
         if self.kind is Kind.CLASSIFICATION:
             return np.asarray(self.outputs.names)[outputs.argmax(axis=1)]
-        return self.outputs.invert(outputs)[:, 0]
+        return outputs[:, 0]
 
     def _inputs(self, rows: Any) -> np.ndarray:
         """The network's inputs before they are scaled."""
@@ -87,40 +116,98 @@ def load(path: Path | str) -> Run:
 
     **Raises:** `ValueError` if the folder is not a run's, or a file of it is damaged.
     """
-    path = Path(path)
+    folder = RunFolder(Path(path))
     try:
-        config = Config.from_toml((path / "config.toml").read_text(encoding="utf-8"))
-        network = json.loads((path / "network.json").read_text(encoding="utf-8"))
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        metrics = read_rows(path)
-        sizes, dtype = tuple(network["sizes"]), np.dtype(network["dtype"])
-        # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
-        skeleton = eqx.filter_eval_shape(Network, sizes, jnp.float32, key=jax.eval_shape(lambda: jax.random.key(0)))
-        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, dtype), skeleton)
-        model = _read_network(path / "parameters.eqx", like)
-        scalings = [
-            Scaling(tuple(network[end]["names"]), np.array(network[end]["mean"]), np.array(network[end]["scale"]))
-            for end in ("inputs", "outputs")
-        ]
-        kind = Kind(network["kind"])
-        encoder = Encoder.from_list(network["columns"])
+        config = folder.read_config()
+        network = read_fields(read_json(folder.files.read("network.json")), NETWORK)
+        sizes, kind = network["sizes"], Kind(network["kind"])
+        inputs, outputs = (_read_scaling(end, network[end]) for end in ("inputs", "outputs"))
+        _check_sizes(network, inputs, outputs)
+        encoder = _read_encoder(network["columns"], inputs)
+        summary = folder.read_summary()
+        metrics, lost = read_rows(folder.files)
+        check_rows(metrics, kind)
+        model = _read_network(folder.files, sizes, np.dtype(network["dtype"]))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is not the folder of a run: there is no {Path(error.filename).name} in it.") from None
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
-        raise ValueError(f"the run in {path} is damaged ({type(error).__name__}: {error}); train it again.") from error
-    return Run(path, config, summary, metrics, model, kind, scalings[0], scalings[1], encoder)
+        name = Path(error.filename).name
+        raise ValueError(f"{path} is not the folder of a run: there is no {name} in it.") from None
+    except (ValueError, OSError, OverflowError, TypeError, EOFError) as error:
+        told = str(error)
+        raise ValueError(
+            told if told.startswith("the run in") else f"the run in {path} is damaged ({told}); train it again."
+        ) from error
+    if lost:
+        warnings.warn(f"metrics.jsonl in {path} is damaged: {lost} of its rows are lost.", stacklevel=2)
+    return Run(folder.path, config, summary, metrics, model, kind, inputs, outputs, encoder)
 
 
-def _read_network(path: Path, like: Network) -> Network:
-    """The network of `like`'s shape whose weights are in `path`; `ValueError` with the difference if they are not."""
-    size, arrays = path.stat().st_size, []
-    with path.open("rb") as file:
-        while file.tell() < size:
-            # What `eqx.tree_serialise_leaves` wrote, array by array, so that all that differs can be told.
-            arrays.append(np.load(file, allow_pickle=False))
-    wanted = describe(like)
-    names = [*wanted, *(f"array {i}" for i in range(len(wanted), len(arrays)))]
-    kept = {name: f"{array.dtype} {array.shape}" for name, array in zip(names, arrays, strict=False)}
+def _read_scaling(end: str, found: Any) -> Scaling:
+    fields = read_fields(found, {"names": tuple[str, ...], "mean": tuple[float, ...], "scale": tuple[float, ...]})
+    names, mean, scale = fields["names"], np.array(fields["mean"], np.float64), np.array(fields["scale"], np.float64)
+    if not len(names) == len(mean) == len(scale) == len(set(names)):
+        raise ValueError(
+            f"network.json has {len(set(names))} names of {end}, {len(mean)} means and {len(scale)} scales"
+        )
+    if not (scale > 0).all():
+        raise ValueError(f"network.json has a scale of {end} that is not positive")
+    return Scaling(names, mean, scale)
+
+
+def _read_encoder(columns: Any, inputs: Scaling) -> Encoder:
+    try:
+        encoder = Encoder.from_list(columns)
+        names = encoder.names
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"network.json has columns that cannot be read ({str(error)[:80]})") from None
+    if names != inputs.names:
+        raise ValueError(f"network.json has {len(names)} inputs by its columns, and {len(inputs.names)} by its scales")
+    return encoder
+
+
+def _check_sizes(network: dict[str, Any], inputs: Scaling, outputs: Scaling) -> None:
+    """`ValueError` unless the sizes of the network are those of its inputs and outputs, and can be meant."""
+    sizes, ends = network["sizes"], (len(inputs.names), len(outputs.names))
+    if not 2 <= len(sizes) <= MOST_LAYERS + 2 or min(sizes) < 1:
+        raise ValueError(f"network.json has the sizes {str(sizes)[:80]}")
+    if (sizes[0], sizes[-1]) != ends:
+        raise ValueError(
+            f"network.json has sizes from {sizes[0]} to {sizes[-1]}, but {ends[0]} inputs and {ends[1]} outputs"
+        )
+    if network["dtype"] not in PRECISIONS or network["activation"] != "tanh":
+        raise ValueError(f"network.json is of {network['activation']} in {network['dtype']}")
+
+
+def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Network:
+    """The network of these sizes; `ValueError` with the difference if the weights are another's, or are not finite.
+
+    They are what `eqx.tree_serialise_leaves` wrote, array by array. Each header is read before its array.
+    """
+    content = files.read("parameters.eqx", total_memory() // 2)
+    if count_params(sizes) * dtype.itemsize > len(content):
+        raise ValueError(f"parameters.eqx is of another network: {'-'.join(map(str, sizes))} does not fit into it")
+    # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
+    skeleton = eqx.filter_eval_shape(Network, sizes, jnp.float32, key=jax.eval_shape(lambda: jax.random.key(0)))
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), skeleton)
+    wanted = {
+        jax.tree_util.keystr(path): f"{leaf.dtype} {leaf.shape}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    names = [*wanted]
+    file, kept, arrays = io.BytesIO(content), {}, []
+    while file.tell() < len(content) and len(kept) <= len(wanted):
+        try:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, found = header(file)
+        except Exception as error:  # NumPy reads a header as Python, and raises whatever that does.
+            raise ValueError(f"parameters.eqx does not hold arrays: {' '.join(str(error).split())[:80]}") from None
+        kept[names[len(kept)] if len(kept) < len(names) else "and an array"] = f"{found} {shape}"
+        size = math.prod(shape) * found.itemsize
+        if fortran or found.hasobject or not 0 <= size <= len(content) - file.tell():
+            raise ValueError("parameters.eqx is cut off, or holds what is not numbers")
+        arrays.append(np.frombuffer(file.read(size), found).reshape(shape))
     if differences := compare(kept, wanted):
         raise ValueError(f"parameters.eqx is of another network than network.json: {'; '.join(differences)}")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("parameters.eqx holds weights that are not finite")
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(array) for array in arrays])

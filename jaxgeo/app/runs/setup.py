@@ -11,9 +11,11 @@ from jaxgeo import theory
 from jaxgeo.app.data import Task
 from jaxgeo.app.runs.config import Config
 from jaxgeo.equations import Network
+from jaxgeo.equations.network import count_params
 from jaxgeo.fitting.methods import Method, flow_named, optimizer_named
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.geometry import RankReport, rank_report
+from jaxgeo.linalg.memory import total_memory
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem, supervised
 
@@ -64,12 +66,21 @@ def prepare(task: Task, config: Config) -> Setup:
     if config.patience is not None:
         task, validation = _split(task)
     dtype = jnp.float64 if config.precision == "float64" else jnp.float32
+    _check_finite(task, np.dtype(config.precision))
     sizes = (task.train_inputs.shape[1], *config.hidden, task.train_targets.shape[1])
+    needed = 4 * count_params(sizes) * np.dtype(config.precision).itemsize
+    if needed > total_memory():
+        raise ValueError(
+            f"a network {'-'.join(map(str, sizes))} has {count_params(sizes)} parameters; to train it takes "
+            f"{needed / 2**30:.3g} GiB at least, and there are {total_memory() / 2**30:.3g}. Choose a smaller --hidden."
+        )
     network = Network(sizes, dtype, key=jax.random.key(config.seed))
     problem, params = supervised(network, task.train_inputs, jnp.asarray(task.train_targets, dtype))
     rows, size = problem.num_rows(params), problem.num_params(params)
     required = None if flow is None else flow.required_rank(rows, size)
     cost0 = float(problem.cost(params))
+    if flow is not None and config.tol * cost0 < np.finfo(config.precision).tiny:
+        raise ValueError(f"--tol {config.tol:g} of C(0) = {cost0:.3g} is 0 in {config.precision}; choose a larger one.")
     report = rank_report(problem, params) if rows * size <= MOST_ENTRIES else None
     if report is not None and required is not None and report.rank < required:
         doubled = len(task.train_inputs) - len(np.unique(task.train_inputs, axis=0))
@@ -88,6 +99,25 @@ def prepare(task: Task, config: Config) -> Setup:
         "values of D instead are many times slower. Fewer --samples help, or --optimizer levenberg-marquardt."
     )
     return dataclasses.replace(setup, task=dataclasses.replace(task, notes=(*task.notes, note)))
+
+
+def _check_finite(task: Task, dtype: np.dtype) -> None:
+    """`ValueError` that names a column whose standardised numbers this precision does not hold."""
+    ends = (
+        (task.inputs, (task.train_inputs, task.test_inputs)),
+        (task.outputs, (task.train_targets, task.test_targets)),
+    )
+    for scaling, parts in ends:
+        for z in parts:
+            with np.errstate(over="ignore"):
+                bad = (
+                    ~np.isfinite(z.astype(dtype)).all(axis=0) | ~np.isfinite(scaling.mean) | ~np.isfinite(scaling.scale)
+                )
+            if bad.any():
+                raise ValueError(
+                    f"the numbers of column {scaling.names[int(np.argmax(bad))]!r} are too large or too close to each "
+                    f"other for mean 0 and deviation 1 in {dtype}; give them in another unit, or leave the column out."
+                )
 
 
 def _split(task: Task) -> tuple[Task, tuple[np.ndarray, np.ndarray]]:

@@ -9,11 +9,35 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgeo.app.data import Kind
+from jaxgeo.app.runs.fields import read_fields
 from jaxgeo.app.runs.monitor import kept_row, moment, plain
 from jaxgeo.app.runs.setup import Setup
 from jaxgeo.fitting.drivers import Outcome
+from jaxgeo.fitting.files import read_json
 from jaxgeo.fitting.loop import Fit
 from jaxgeo.geometry import RankReport
+
+FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("name", "source", "kind", "outcome", "message"), str),
+    **dict.fromkeys(("N", "QN", "K", "test_rows", "steps"), int),
+    **dict.fromkeys(("cost0", "cost", "largest_deviation", "seconds", "baseline"), float),
+    **dict.fromkeys(("condition", "predicted_stopping_time", "stopping_time"), float | None),
+    **dict.fromkeys(("spectrum_start", "spectrum_end"), tuple[float, ...] | None),
+    **dict.fromkeys(("notes", "warnings"), tuple[str, ...]),
+    "rank": int | None,
+    "environment": dict[str, str],
+}
+
+
+def read_summary(content: bytes) -> dict[str, Any]:
+    """What `summary_of` found, back from JSON; `ValueError` if it is not that."""
+    found = read_fields(read_json(content), FIELDS)
+    for name, kinds in (("outcome", Outcome), ("kind", Kind)):
+        kinds(found[name])
+    if min(found["N"], found["QN"], found["K"]) < 1 or found["steps"] < 0:
+        raise ValueError("its counts must be positive")
+    return found
 
 
 def summary_of(

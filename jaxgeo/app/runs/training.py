@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxgeo.app.runs.setup import Setup
 from jaxgeo.app.runs.summary import summary_of
 from jaxgeo.equations import Network
 from jaxgeo.fitting.call import fit
+from jaxgeo.fitting.drivers import Outcome
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.loop import Progress
 from jaxgeo.flows import AbstractFlow
@@ -40,9 +41,18 @@ def train(
     """
     config, task = setup.config, setup.task
     # The settings of a resumed run hold what was chosen for it; the reasons were noted when it began.
-    before: list[str] = folder.read_summary().get("notes", []) if resume else []
+    goes_on = resume and folder.has_begun
+    before: Sequence[str] = ()
+    if goes_on:
+        summary = folder.read_summary()
+        before = summary["notes"]
+        if summary["outcome"] != Outcome.INTERRUPTED.value and not folder.has_checkpoints:
+            raise ValueError(
+                f"there is nothing in {folder.path} to resume from: the run has ended, and its checkpoints are gone. "
+                "Train it again, with its config.toml and another --out."
+            )
     notes = [*before, *(note for note in task.notes if note not in before)]
-    if not (resume and (folder.path / "summary.json").exists()):
+    if not goes_on:
         folder.save_settings(config, task, setup.network.sizes)
         folder.save_parameters(setup.network)
         folder.save_metrics([])

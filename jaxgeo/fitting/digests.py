@@ -1,0 +1,144 @@
+"""The digests of a folder, by which all that is read back from it is believed or refused."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxgeo.fitting.files import MOST_ROWS, MOST_TEXT, read_bytes, read_json, to_json, write_bytes
+
+NAME = "digests.json"
+DIFFERS = "its digest is not that of its contents"
+# Hexadecimal digits of the digest of one line.
+LINE = 16
+
+
+class Digests:
+    """Files of a folder, each with its SHA-256 in `digests.json`; of a `.jsonl` one digest a line, in a row.
+
+    The digest of a file is written before the file, beside that of the file before, so that a kill between the two
+    leaves one that is known. Which of them it was is settled at the next write. Digests find damage and mixtures of
+    folders; they are no signature, and do not tell who wrote a folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def names(self) -> list[str]:
+        """Those of all files and folders that have a digest."""
+        return list(self._listed())
+
+    def place(self, name: str) -> Path:
+        """Where to write `name`; `ValueError` if a link leads out of the folder."""
+        path = self.folder / name
+        if os.path.realpath(path.parent) != os.path.join(os.path.realpath(self.folder), *Path(name).parent.parts):
+            raise ValueError(f"{path.parent} is a link that leads out of the folder; remove it.")
+        return path
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file and its digest, all or nothing. `ValueError` if that cannot be done."""
+        path, listed = self.place(name), self._settled()
+        self._put({**listed, name: list(dict.fromkeys([_digest(name, content), *listed.get(name, [])]))})
+        write_bytes(path, content)
+
+    def record(self, name: str, forget: Sequence[str] = ()) -> None:
+        """Take the digest of a folder that is there by now, and forget those of others."""
+        self._put({**{k: v for k, v in self._settled().items() if k not in forget}, name: [self._of_folder(name)]})
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drop the digests of files or folders."""
+        self._put({name: found for name, found in self._settled().items() if name not in names})
+
+    def settle(self) -> None:
+        """Let only the digests of the files count that are there."""
+        if (listed := self._settled()) != self._listed():
+            self._put(listed)
+
+    def read(self, name: str, most: int = MOST_TEXT) -> bytes:
+        """The content of a file.
+
+        **Raises:** `FileNotFoundError`; `ValueError` if it has another digest, or none, or more than `most` bytes.
+        """
+        content, known = self._read(name, most)
+        if _digest(name, content) not in known:
+            raise ValueError(f"{name}: {DIFFERS}")
+        return content
+
+    def read_lines(self, name: str) -> tuple[list[bytes], int]:
+        """The lines of a `.jsonl` up to the first that is damaged, and how many are lost from there on.
+
+        **Raises:** `FileNotFoundError`; `ValueError` if it has no digest, or is too large.
+        """
+        content, known = self._read(name, MOST_ROWS)
+        lines, found = content.splitlines(keepends=True), _digest(name, content)
+        whole = max((len(os.path.commonprefix([found, each])) // LINE, -len(each)) for each in known)
+        return lines[: whole[0]], max(-whole[1] // LINE, len(lines)) - whole[0]
+
+    def check_folder(self, name: str, most: int) -> None:
+        """`ValueError` unless the folder `name`, of at most so many bytes, is as it was recorded."""
+        if self._of_folder(name, most) not in self._listed().get(name, []):
+            raise ValueError(DIFFERS)
+
+    def _read(self, name: str, most: int) -> tuple[bytes, list[str]]:
+        for _ in range(3):
+            listed = self._listed()
+            content = read_bytes(self.folder / name, most)
+            if not listed.get(name):
+                raise ValueError(f"there is no digest of {name} in {NAME}")
+            if _digest(name, content) in listed[name] or listed == self._listed():
+                break
+            # A run that is going on has written it in between.
+        return content, listed[name]  # pyright: ignore[reportPossiblyUnbound]
+
+    def _listed(self) -> dict[str, list[str]]:
+        try:
+            found: Any = read_json(read_bytes(self.folder / NAME, MOST_ROWS))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(f"{NAME} cannot be read ({error})") from None
+        kinds = isinstance(found, dict) and all(
+            isinstance(each, list) and all(isinstance(digest, str) for digest in each) for each in found.values()
+        )
+        if not kinds:
+            raise ValueError(f"{NAME} does not hold digests by name")
+        return found
+
+    def _settled(self) -> dict[str, list[str]]:
+        return {name: self._choose(name, known) if len(known) > 1 else known for name, known in self._listed().items()}
+
+    def _choose(self, name: str, known: list[str]) -> list[str]:
+        try:
+            found = _digest(name, read_bytes(self.folder / name, MOST_ROWS if name.endswith(".jsonl") else 2**62))
+        except (OSError, ValueError):
+            return known
+        return [found] if found in known else known
+
+    def _put(self, listed: dict[str, list[str]]) -> None:
+        write_bytes(self.place(NAME), to_json(listed, indent=0).encode())
+
+    def _of_folder(self, name: str, most: int = 2**62) -> str:
+        """Of the names, sizes and contents of all files in it; `ValueError` if one is a link, or they are too large."""
+        top, total = self.place(f"{name}/{NAME}").parent, hashlib.sha256()
+        if not top.is_dir():
+            raise ValueError("it is not there")
+        for parent, folders, names in os.walk(top):
+            folders.sort()
+            for each in (*folders, *sorted(names)):
+                path = Path(parent, each)
+                if stat.S_ISDIR(path.lstat().st_mode):
+                    continue
+                content = read_bytes(path, most)
+                most -= len(content)
+                total.update(f"{path.relative_to(top).as_posix()}\0{len(content)}\0".encode())
+                total.update(content)
+        return total.hexdigest()
+
+
+def _digest(name: str, content: bytes) -> str:
+    if not name.endswith(".jsonl"):
+        return hashlib.sha256(content).hexdigest()
+    return "".join(hashlib.sha256(line).hexdigest()[:LINE] for line in content.splitlines(keepends=True))

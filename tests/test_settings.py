@@ -1,0 +1,107 @@
+"""Combinations of options: each is refused before training, or trained, read back, resumed and predicted with.
+
+`JAXGEO_SETTINGS=500 pytest -m slow tests/test_settings.py -s` tries five hundred rather than twenty, and counts.
+"""
+
+import collections
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgeo.app.cli.app import run
+from jaxgeo.app.runs import load
+
+TABLE = np.random.default_rng(0).normal(size=(14, 3))
+# Each with values of which about half can be meant, alone or with the others.
+OPTIONS = {
+    "--target": ("y", "y", "y", "label", "none"),
+    "--task": (None, None, "regression", "classification", "both"),
+    "--drop": (None, None, None, "a", "y", "text"),
+    "--samples": (None, None, "5", "13", "14", "0", "-1", "99999999999999999999"),
+    "--test-fraction": (None, None, "0.3", "0.9", "1", "1e-300", "nan"),
+    "--hidden": ("4", "3-3", "2", "0", "a", "99999999"),
+    "--flow": (None, None, "adapted", "standard", "rank-adaptive", "underparametrized"),
+    "--optimizer": (None, "sgd", "adam", "momentum", "levenberg-marquardt", "lbfgs"),
+    "--learning-rate": (None, None, None, "0.1", "1e300", "5e-324", "inf", "0"),
+    "--batch-size": (None, None, None, "2", "7", "1000000000000"),
+    "--tol": (None, None, "0.5", "1e-12", "1e-30", "1e-320", "0", "nan"),
+    "--rtol": (None, None, None, "1e-3", "0.9", "1e-30"),
+    "--patience": (None, None, None, "1", "1000000000", "0"),
+    "--record-every": (None, None, None, "1", "3", "1000000", "1000000000"),
+    "--precision": (None, None, "float32", "float16"),
+    "--seed": (None, None, "7", str(2**32), str(2**63 - 1), str(2**63), "-1"),
+    "--keep-every": (None, "0", "inf", "1e-300", "nan", "-1"),
+}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = [f"{a:.5f},{b:.5f},{y:.5f},{'hi' if a > 0 else '-lo'},=x{i}" for i, (a, b, y) in enumerate(TABLE)]
+    (tmp_path / "t.csv").write_text("a,b,y,label,text\n" + "\n".join(lines) + "\n")
+    return tmp_path
+
+
+def draw(number):
+    """The options of a combination: most are left out, so that about half of all train."""
+    rng = np.random.default_rng(number)
+    chosen = {name: values[rng.integers(len(values))] for name, values in OPTIONS.items() if rng.random() < 0.1}
+    chosen = {"--target": "y", "--hidden": "4", "--drop": "text", **chosen}
+    return [part for name, value in chosen.items() if value is not None for part in (name, value)]
+
+
+def judge(number, home, capsys):
+    """What became of a combination; an `AssertionError` if that is none of what it may be."""
+    arguments = ["train", "t.csv", "--drop", "label", *draw(number), "--max-steps", "1", "--out", "run"]
+    if arguments[arguments.index("--target") + 1] == "label":
+        arguments[2:4] = ["--drop", "y"]
+    code = run(arguments)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "an error of jaxgeo itself" not in told, told
+    if code == 2:
+        assert [line for line in told.splitlines() if line.startswith("error: ")] == told.splitlines()[-1:], told
+        assert not (home / "run").exists(), told
+        return "refused"
+    assert code in (0, 1), told
+    assert load("run").config.max_steps == 1
+    assert run(["resume", "run", "--max-steps", "2"]) in (0, 1), capsys.readouterr().err
+    assert load("run").config.max_steps == 2
+    capsys.readouterr()
+    code = run(["predict", "run", "t.csv"])
+    output, told = capsys.readouterr()
+    assert (code, len(output.splitlines())) == (0, 15) or "not finite" in told, told
+    assert "nan" not in output
+    return "trained" if code == 0 else "diverged"
+
+
+@pytest.fixture
+def as_users_have_it():
+    """Promotion by JAX's own rules, which optax needs, also on the threads that train."""
+    strict = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    for values in (("standard", "allow"), strict):
+        jax.config.update("jax_numpy_dtype_promotion", values[0])
+        jax.config.update("jax_numpy_rank_promotion", values[1])
+        if values is not strict:
+            yield
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("as_users_have_it")
+def test_any_combination_is_refused_or_goes_all_the_way(home, capsys):
+    counts, faults = collections.Counter(), []
+    for number in range(int(os.environ.get("JAXGEO_SETTINGS", "20"))):
+        try:
+            counts[judge(number, home, capsys)] += 1
+        except AssertionError as error:
+            faults.append((number, draw(number), str(error)[:400]))
+        shutil.rmtree(home / "run", ignore_errors=True)
+    with capsys.disabled():
+        print(dict(counts))
+    assert faults == []
+    assert counts["trained"] > 0
