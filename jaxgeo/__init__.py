@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxgeo.app.runs import load as load
     from jaxgeo.fitting import fit as fit
     from jaxgeo.geometry import RankReport as RankReport, rank_report as rank_report
-    from jaxgeo.uncertainty import posterior as posterior
+    from jaxgeo.uncertainty import curve_fit as curve_fit, posterior as posterior
 else:
     # At run time nothing is loaded before it is asked for: the command line sets the threads of OpenBLAS first, and
     # `import jaxgeo` takes no time. Type checkers read the imports above, so that a misspelt name is an error.
@@ -47,6 +47,7 @@ else:
     )
     _NAMES = {
         "RankReport": "geometry",
+        "curve_fit": "uncertainty",
         "fit": "fitting",
         "load": "app.runs",
         "posterior": "uncertainty",

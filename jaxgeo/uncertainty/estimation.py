@@ -93,9 +93,7 @@ def posterior(
     prior = _read_prior(prior_precision, groups, params, trainable)
     noise = _read_noise(noise)
     likelihood = read_likelihood(problem, params, noise)
-    plan = plan_posterior(
-        problem, params, has_prior=prior.is_proper, groups=max(prior.groups) + 1, memory=memory
-    )
+    plan = plan_posterior(problem, params, has_prior=prior.is_proper, groups=max(prior.groups) + 1, memory=memory)
     fixed = 1.0 if isinstance(noise, tuple) or not likelihood.is_gaussian else None if noise is None else 1 / noise**2
     leaves, treedef = jax.tree.flatten(trainable)
     if prior.is_proper:

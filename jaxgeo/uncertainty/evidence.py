@@ -88,4 +88,3 @@ def maximise_evidence(
     determined, logdet = information.effective(precisions, beta)
     log = likelihood.log(beta) - 0.5 * float(np.sum(precisions * squares)) - 0.5 * logdet
     return Evidence(precisions, float(beta), determined, log, converged)
-

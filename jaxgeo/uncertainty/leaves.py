@@ -65,9 +65,7 @@ def masks_of(params: Params, trainable: PyTree, groups: list[int]) -> tuple[PyTr
     held = jax.tree.map(lambda _: -1, params)
     marks = jax.tree.map(lambda _: next(present), trainable)
     values = jax.tree.leaves(eqx.combine(marks, held))
-    return tuple(
-        jax.tree.unflatten(treedef, [value == group for value in values]) for group in range(max(groups) + 1)
-    )
+    return tuple(jax.tree.unflatten(treedef, [value == group for value in values]) for group in range(max(groups) + 1))
 
 
 def positions(trainable: PyTree, where: Callable[[PyTree], PyTree] | None) -> Int[np.ndarray, " k"]:

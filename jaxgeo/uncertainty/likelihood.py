@@ -56,7 +56,9 @@ def read_likelihood(problem: AbstractProblem, params: Params, noise: Any) -> Lik
         counts, bare = np.asarray(cost.weights, np.float64), cost.cost
     if isinstance(bare, SoftmaxCrossEntropy):
         if noise is not None:
-            raise ValueError(f"`noise` is that of numbers, and class labels have none; got {noise!r} for {_name(bare)}.")
+            raise ValueError(
+                f"`noise` is that of numbers, and class labels have none; got {noise!r} for {_name(bare)}."
+            )
         values = np.asarray(bare.values(outputs), np.float64)
         blocks = np.asarray(_dense_root(bare, outputs), np.float64) * np.sqrt(counts)[:, None, None]
         misfit = 2 * float(np.sum(np.where(counts > 0, counts * values, 0)))

@@ -116,9 +116,7 @@ class Posterior(eqx.Module):
             raw = left[:, 1 - values**2 < share] / np.sqrt(prior)[:, None]
             found = raw / np.linalg.norm(raw, axis=0)
         names = entry_names(self.trainable)
-        return [
-            {name: float(x) for name, x in zip(names, column, strict=True) if abs(x) > 1e-6} for column in found.T
-        ]
+        return [{name: float(x) for name, x in zip(names, column, strict=True) if abs(x) > 1e-6} for column in found.T]
 
     def predict(
         self, inputs: PyTree, apply: Callable[[PyTree, PyTree], Array] | None = None
@@ -145,21 +143,36 @@ class Posterior(eqx.Module):
                     "function of the parameters and one sample."
                 )
             apply = self.problem.blocks[0].apply
-            coupled = not self.problem.per_sample
-        else:
-            check_function("apply", apply)
-            coupled = False
-        leading_size("inputs", inputs)
-        dtype = jnp.result_type(*jax.tree.leaves(self.trainable))
-        inputs = jax.tree.map(lambda leaf: _like(as_array("inputs", leaf), dtype), inputs)
-        classes = self.noise is None
-        if coupled and not isinstance(self.form, ColumnCovariance):
+            if not self.problem.per_sample:
+                return self.predict_all(inputs, apply)
+        return self._predict(inputs, apply, coupled=False)
+
+    def predict_all(self, inputs: PyTree, apply: Callable[[PyTree, PyTree], Array]) -> Prediction | ClassPrediction:
+        """As `predict`, of a function that takes all samples at once, as with `per_sample=False`.
+
+        **Arguments:**
+
+        - `inputs`: new samples with leading axis M.
+        - `apply`: a function of the parameters and all samples, whose M results have a leading axis.
+
+        **Raises:** `ValueError` if the network has more parameters than outputs, and so goes by rows.
+        """
+        if not isinstance(self.form, ColumnCovariance):
             raise ValueError(
                 "the network couples its samples, and with K > QN predictions go sample by sample: pass the function "
                 "of one sample as `apply`."
             )
-        mean, covariance = _predict(self.form, apply, inputs, classes, coupled)
-        if classes:
+        return self._predict(inputs, apply, coupled=True)
+
+    def _predict(
+        self, inputs: PyTree, apply: Callable[[PyTree, PyTree], Array], *, coupled: bool
+    ) -> Prediction | ClassPrediction:
+        check_function("apply", apply)
+        leading_size("inputs", inputs)
+        dtype = jnp.result_type(*jax.tree.leaves(self.trainable))
+        inputs = jax.tree.map(lambda leaf: _like(as_array("inputs", leaf), dtype), inputs)
+        mean, covariance = _predict(self.form, apply, inputs, self.noise is None, coupled)
+        if self.noise is None:
             return ClassPrediction(mean.reshape(len(mean), -1), covariance)
         noise = None if isinstance(self.noise, tuple) else self.noise
         return Prediction(mean, covariance, noise, self.degrees_of_freedom)
@@ -211,5 +224,3 @@ def _predict(
 
 def _like(array: Array, dtype: jnp.dtype) -> Array:
     return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
-
-

@@ -33,7 +33,9 @@ def triangle(problem: AbstractProblem, params: Params, root: RowRoot) -> Float[n
             # All chunks have one shape, for one program: the last begins in the one before it.
             begin = max(min(first, count - size), 0)
             part = eqx.tree_at(
-                lambda block: block.inputs, block, jax.tree.map(lambda leaf: jnp.asarray(leaf[begin : begin + size]), inputs)
+                lambda block: block.inputs,
+                block,
+                jax.tree.map(lambda leaf: jnp.asarray(leaf[begin : begin + size]), inputs),
             )
             rows = np.asarray(_rows(part, trainable, frozen), np.float64)[(first - begin) * height :]
             found = np.concatenate([found, root(rows, start)])
@@ -197,9 +199,7 @@ def column_covariance(
     rank = int(np.sum(kept))
     factor = right[:rank].T / values[:rank]
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
-    return ColumnCovariance(
-        problem, params, as_double(factor), as_double(right[rank:].T), as_double(units), tolerance
-    )
+    return ColumnCovariance(problem, params, as_double(factor), as_double(right[rank:].T), as_double(units), tolerance)
 
 
 def in_chunks(function: Callable[[PyTree], Any], inputs: PyTree, size: int) -> Any:

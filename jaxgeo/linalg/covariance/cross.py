@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.costs import SumOfSquares
-from jaxgeo.linalg.gram.assembly import KroneckerFactors, Samples, block_product, blocks_of_gram, data_of, kronecker_factors
+from jaxgeo.linalg.gram.assembly import (
+    KroneckerFactors,
+    Samples,
+    block_product,
+    blocks_of_gram,
+    data_of,
+    kronecker_factors,
+)
 from jaxgeo.linalg.gram.layout import Layout, make_layout
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.measured import with_blocks

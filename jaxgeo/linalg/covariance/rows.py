@@ -120,9 +120,7 @@ class RowCovariance(AbstractCovariance):
         def blocks(inputs: PyTree) -> Array:
             known = [(cross.factors(inputs), cross.old) for cross in crosses]
             arrays, static = eqx.partition(known, eqx.is_array)
-            return in_double(
-                _Remaining(products, static, contrasts), dtype, arrays, self.whitener, self.spreads
-            )
+            return in_double(_Remaining(products, static, contrasts), dtype, arrays, self.whitener, self.spreads)
 
         return in_chunks(blocks, jax.tree.map(jnp.asarray, inputs), crosses[0].size)
 
@@ -163,7 +161,9 @@ class _Remaining(eqx.Module):
 
 
 @eqx.filter_jit
-def _column_squares(jacobian_at: tuple[AbstractProblem, Params], whitener: Float[Array, "rows QN"]) -> Float[Array, " K"]:
+def _column_squares(
+    jacobian_at: tuple[AbstractProblem, Params], whitener: Float[Array, "rows QN"]
+) -> Float[Array, " K"]:
     """|WDe_k|² of each parameter, from as many gradients as W has rows."""
     pull = _Pull(Jacobian(*jacobian_at))
     short = -len(whitener) % GRADIENTS
