@@ -4,7 +4,7 @@ import enum
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -139,8 +139,8 @@ def curve_fit(
 
     **Arguments:**
 
-    - `f`: `f(x, *p)` for a 1-d array, list or tuple `p0`, as in SciPy, and `f(x, p)` for any other pytree; of all points
-        at once, written with `jax.numpy`.
+    - `f`: `f(x, *p)` for a 1-d array, list or tuple `p0`, as in SciPy, and `f(x, p)` for any other pytree; of all
+        points at once, written with `jax.numpy`.
     - `x`: the points, of shape (M,), (k, M) or (M, …), as `f` takes them.
     - `y`: the data, of shape (M,) or (M, …).
     - `p0`: where to start, an array or any pytree of numbers.
@@ -199,7 +199,7 @@ def curve_fit(
         unfixed = [name for name, variance in zip(names, np.diag(pcov), strict=True) if np.isinf(variance)]
     else:
         warnings.warn(
-            f"the covariance of {size} parameters cannot be estimated from {problem.num_rows(popt)} data; it is infinite.",
+            f"the covariance of {size} parameters cannot be had of {problem.num_rows(popt)} data; it is infinite.",
             stacklevel=2,
         )
         pcov, stderr = np.full((size, size), np.inf), jax.tree.map(lambda leaf: np.full(leaf.shape, np.inf), kept)
@@ -209,7 +209,7 @@ def curve_fit(
 
 class _Progress(eqx.Module):
     params: Params
-    state: PyTree
+    state: Any
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
     code: Int[Array, ""]
@@ -229,9 +229,9 @@ def _fit(problem: Problem, params: Params, max_steps: int) -> tuple[Params, Int[
 
     def step(progress: _Progress) -> _Progress:
         whole = eqx.combine(progress.params, static)
-        updates, state = optimizer.update(still, progress.state, whole, problem=problem)  # pyright: ignore
+        updates, state = optimizer.update(still, progress.state, whole, problem=problem)
         moved = eqx.filter(optax.apply_updates(progress.params, updates), eqx.is_array)
-        info = state.info
+        info = cast(Any, state).info
         rejected = jnp.where(info.accepted, 0, progress.rejected + 1)
         done = jnp.abs(info.predicted) <= 4 * eps * info.new_cost + least
         failed = ~jnp.isfinite(info.new_cost)

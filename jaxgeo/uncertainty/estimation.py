@@ -46,10 +46,10 @@ def posterior(
 
     W is the curvature of the cost for one observation, β = 1/noise² and A the precision of a Gaussian prior around
     0. Without a prior it is the covariance of least squares, s²(DᵀWD)⁻¹ with s² = |r|²/(n − rank), which is infinite
-    where the data do not fix a parameter. `params` must be at a minimum of the cost: with a prior, at that of
-    β n C/… + |A^½θ|²/2, for which training with weight decay α/β stands.
+    where the data do not fix a parameter. `params` must be a minimum of the cost, with a prior of Σ_j c_j + θ·(A/β)θ/2,
+    c_j being the cost of a sample; they are not looked at in this respect.
 
-    Samples of weight w in `jaxgeo.SampleWeighted` are w observations each, also in n; weights of `jaxgeo.WeightedL2` are
+    A sample of weight w in `jaxgeo.SampleWeighted` is w observations, also in n; weights of `jaxgeo.WeightedL2` are
     1/σ² of targets of noise σ, up to a factor, and each target is one observation. Class labels
     (`jaxgeo.SoftmaxCrossEntropy`) have no noise.
 
@@ -159,14 +159,14 @@ def _without_prior(
             "`prior_precision`."
         )
     form = column_covariance(problem, params, upper, of_each, 1.0 if beta is None else beta, dtype)
-    effective = float(form.rank - np.sum((of_each * form.variances())[of_each > 0]))
+    effective = form.rank - float(np.sum(of_each[of_each > 0] * form.variances()[of_each > 0]))
     if beta is not None:
         return form, beta, effective
     left = likelihood.count - form.rank
     if left <= 0:
         raise ValueError(
-            f"{likelihood.count:g} observations and {form.rank} parameters that they determine leave nothing to estimate "
-            'the noise from. Pass `noise`, or a `prior_precision`, such as "evidence".'
+            f"{likelihood.count:g} observations and {form.rank} directions that they fix leave nothing to estimate the "
+            'noise from. Pass `noise`, or a `prior_precision`, such as "evidence".'
         )
     variance = likelihood.misfit / left
     return form.scaled(variance**0.5), 1 / variance if variance else math.inf, effective

@@ -1,6 +1,6 @@
 """Leaves of parameters: their names, those of their entries, and which belong together."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -52,7 +52,7 @@ def spread(prefix: PyTree, params: Params, trainable: PyTree, name: str) -> list
     return found
 
 
-def number(labels: list[Hashable]) -> list[int]:
+def number(labels: Sequence[Hashable]) -> list[int]:
     """0, 1, … for labels in the order in which they first come."""
     order = {label: index for index, label in enumerate(dict.fromkeys(labels))}
     return [order[label] for label in labels]

@@ -1,4 +1,4 @@
-"""What a cost says about the data: the weight of each row, how many observations there are, and how well they are met."""
+"""What a cost says about the data: the weight of each row, how many observations there are, and their misfit."""
 
 import math
 from dataclasses import dataclass

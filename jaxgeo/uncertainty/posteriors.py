@@ -88,7 +88,8 @@ class Posterior(eqx.Module):
         """
         check_number("share", share, least=0, most=1)
         variances, prior = self.form.variances(), self._precisions()
-        learned = np.where(np.isinf(variances), 0.0, 1 - np.where(prior > 0, prior, 0) * variances)
+        infinite = np.isinf(variances)
+        learned = np.where(infinite, 0.0, 1 - prior * np.where(infinite, 0.0, variances))
         names = entry_names(self.trainable)
         return [name for name, one in zip(names, learned, strict=True) if one < share or one == 0]
 

@@ -19,18 +19,18 @@ class Prediction(eqx.Module):
     - `degrees_of_freedom`: from which the noise was estimated; infinite where it was given.
     """
 
-    mean: Float[Array, "M *outputs"]
+    mean: Float[Array, "M ..."]
     covariance: Float[Array, "M Q Q"]
     noise: float | None
     degrees_of_freedom: float
 
     @property
-    def standard_deviation(self) -> Float[Array, "M *outputs"]:
+    def standard_deviation(self) -> Float[Array, "M ..."]:
         """Of the network's outputs, without the noise of a target."""
         return _root(self._variances())
 
     @property
-    def observed_deviation(self) -> Float[Array, "M *outputs"]:
+    def observed_deviation(self) -> Float[Array, "M ..."]:
         """Of a new target: the square root of the variance of the output and that of the noise.
 
         **Raises:** `ValueError` where each block of the problem has a noise of its own.
@@ -44,7 +44,7 @@ class Prediction(eqx.Module):
 
     def interval(
         self, level: float = 0.9, *, observed: bool = True
-    ) -> tuple[Float[Array, "M *outputs"], Float[Array, "M *outputs"]]:
+    ) -> tuple[Float[Array, "M ..."], Float[Array, "M ..."]]:
         """From where to where a new target is, or the output, with a given probability.
 
         By Student's t with `degrees_of_freedom` where the noise was estimated, by a normal distribution else.
@@ -66,7 +66,7 @@ class Prediction(eqx.Module):
         width = half * (self.observed_deviation if observed else self.standard_deviation)
         return self.mean - width, self.mean + width
 
-    def _variances(self) -> Float[Array, "M *outputs"]:
+    def _variances(self) -> Float[Array, "M ..."]:
         return jnp.diagonal(self.covariance, axis1=1, axis2=2).reshape(self.mean.shape)
 
 

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo.linalg.precision import in_dtype, is_available
-from jaxgeo.linalg.tangents import attach
+from jaxgeo.linalg.tangents import attach, freeze
 from jaxgeo.outputs import AbstractProblem, Params
 
 DOUBLE = jnp.dtype(jnp.float64)
@@ -25,14 +26,33 @@ class AbstractInformation(abc.ABC):
         """|LD|², the sum of the squares of all entries."""
 
     @abc.abstractmethod
-    def effective(self, precisions: Float[np.ndarray, " groups"], beta: float) -> tuple[np.ndarray, float]:
-        """How many parameters of each group the data determine, γ_g, and log det(1 + βLDA⁻¹DᵀLᵀ).
+    def determined(self, precisions: Float[np.ndarray, " groups"], beta: float) -> "Determined":
+        """What is known under some precisions.
 
         **Arguments:**
 
         - `precisions`: of the prior, positive, one for each group; A is diagonal and has them.
         - `beta`: precision of a row of weight 1.
         """
+
+
+class Determined(NamedTuple):
+    """How much the data determine, with N = 1 − A^½ΣA^½ and N_g its rows of group g.
+
+    - `counts`: γ_g = tr N_gg, how many parameters of each group.
+    - `products`: |N_gh|², by which the counts change with the precisions.
+    - `logdet`: log det(1 + βLDA⁻¹DᵀLᵀ).
+    """
+
+    counts: Float[np.ndarray, " groups"]
+    products: Float[np.ndarray, "groups groups"]
+    logdet: float
+
+
+def of_spectrum(values: Float[np.ndarray, " rank"]) -> Determined:
+    """For one group, from the eigenvalues of βLDA⁻¹DᵀLᵀ."""
+    shares = values / (1 + values)
+    return Determined(np.array([np.sum(shares)]), np.array([[np.sum(shares**2)]]), float(np.sum(np.log1p(values))))
 
 
 class AbstractCovariance(eqx.Module):
@@ -64,13 +84,17 @@ class AbstractCovariance(eqx.Module):
         """
 
 
-def in_double(function: Callable[..., Array], dtype: jnp.dtype, *arrays: PyTree) -> Array:
+def in_double(
+    function: Callable[[jnp.dtype, jnp.dtype], Callable[..., Array]], dtype: jnp.dtype, *arrays: PyTree
+) -> Array:
     """`function(float64)(*arrays)` as an array of `dtype`.
 
     Where x64 is off, derivatives are those of the same function in `dtype`.
     """
-    value = in_dtype(function(DOUBLE, dtype), DOUBLE)(*arrays)
-    return value if is_available(DOUBLE) else attach(value, function(dtype, dtype)(*arrays))
+    if is_available(DOUBLE):
+        return function(DOUBLE, dtype)(*arrays)
+    value = in_dtype(function(DOUBLE, dtype), DOUBLE)(*freeze(arrays))
+    return attach(value, function(dtype, dtype)(*arrays))
 
 
 def as_double(array: Float[np.ndarray, "..."]) -> Float[Array, "..."]:

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo.linalg.covariance.base import AbstractCovariance, AbstractInformation, as_double, in_double
+from jaxgeo.linalg.covariance.base import (
+    AbstractCovariance,
+    AbstractInformation,
+    Determined,
+    as_double,
+    in_double,
+    of_spectrum,
+)
 from jaxgeo.linalg.covariance.weighting import RowRoot
 from jaxgeo.linalg.jacobian import sample_rows
 from jaxgeo.linalg.spectra import round_off
@@ -28,20 +35,22 @@ def triangle(problem: AbstractProblem, params: Params, root: RowRoot) -> Float[n
         count = jax.tree.leaves(block.inputs)[0].shape[0]
         height = jax.eval_shape(block.rows, params, block.sample()).size
         size = chunk_of(count, height * columns)
-        inputs = jax.tree.map(np.asarray, block.inputs)
+        host = eqx.tree_at(lambda block: block.inputs, block, jax.tree.map(np.asarray, block.inputs))
         for first in range(0, count, size):
             # All chunks have one shape, for one program: the last begins in the one before it.
             begin = max(min(first, count - size), 0)
-            part = eqx.tree_at(
-                lambda block: block.inputs,
-                block,
-                jax.tree.map(lambda leaf: jnp.asarray(leaf[begin : begin + size]), inputs),
-            )
+            part = _cut(host, begin, size)
             rows = np.asarray(_rows(part, trainable, frozen), np.float64)[(first - begin) * height :]
             found = np.concatenate([found, root(rows, start)])
             start += len(rows)
-            found = np.linalg.qr(found, mode="r") if len(found) > columns else found
+            found = np.asarray(np.linalg.qr(found, mode="r")) if len(found) > columns else found
     return found
+
+
+def _cut(block: Block, start: int, size: int) -> Block:
+    """The block with some of its samples, on the device."""
+    inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf[start : start + size]), block.inputs)
+    return eqx.tree_at(lambda block: block.inputs, block, inputs)
 
 
 @eqx.filter_jit
@@ -67,21 +76,23 @@ class ColumnInformation(AbstractInformation):
     def size(self) -> float:
         return float(np.sum(self.triangle**2))
 
-    def effective(self, precisions: Float[np.ndarray, " groups"], beta: float) -> tuple[np.ndarray, float]:
+    def determined(self, precisions: Float[np.ndarray, " groups"], beta: float) -> Determined:
         if self.squares is not None:
-            ratios = beta * self.squares / precisions[0]
-            return np.array([np.sum(ratios / (1 + ratios))]), float(np.sum(np.log1p(ratios)))
+            return of_spectrum(beta * self.squares / precisions[0])
         # In parameters in units of their prior deviation, so that the prior is 1.
         scaled = np.sqrt(beta) * self.triangle / np.sqrt(precisions[self.groups])
         upper = np.linalg.qr(np.concatenate([scaled, np.eye(scaled.shape[1])]), mode="r")
-        left = np.sum(np.linalg.inv(upper) ** 2, axis=1)
-        return np.bincount(self.groups, 1 - left, len(precisions)), 2 * float(np.sum(np.log(np.abs(np.diag(upper)))))
+        inverse = np.linalg.inv(upper)
+        known = np.eye(len(inverse)) - inverse @ inverse.T
+        members = np.eye(len(precisions))[self.groups]
+        logdet = 2 * float(np.sum(np.log(np.abs(np.diag(upper)))))
+        return Determined(np.diag(known) @ members, members.T @ known**2 @ members, logdet)
 
 
 class ColumnCovariance(AbstractCovariance):
     """Σ = FFᵀ in units in which each column of √β LD above √A has length 1.
 
-    Differences between the units of parameters then do not matter, neither to accuracy nor to which directions are lost.
+    Differences between the units of parameters then do not matter, to accuracy or to which directions are lost.
 
     - `factor`: F; `units`: lengths of the columns, by which a parameter is multiplied.
     - `lost`: an orthonormal basis of the directions that nothing fixes.
@@ -156,7 +167,7 @@ class _Squares(eqx.Module):
 
     def __call__(self, dtype: jnp.dtype, out: jnp.dtype) -> Callable[..., Array]:
         def run(rows: Array, factor: Array, lost: Array, units: Array) -> Array:
-            scaled = rows.astype(dtype) / units.astype(dtype)
+            scaled = rows.astype(dtype) / units.astype(dtype)[None, None]
             if self.contrasts:
                 scaled = scaled - jnp.mean(scaled, axis=1, keepdims=True)
             with jax.default_matmul_precision("highest"):
@@ -191,7 +202,7 @@ def column_covariance(
     rows = np.sqrt(beta) * triangle
     if precisions.any():
         rows = np.concatenate([rows, np.diag(np.sqrt(precisions))[precisions > 0]])
-        rows = np.linalg.qr(rows, mode="r")
+        rows = np.asarray(np.linalg.qr(rows, mode="r"))
     units = np.linalg.norm(rows, axis=0)
     units = np.where(units > 0, units, 1)
     _, values, right = np.linalg.svd(rows / units, full_matrices=True)

@@ -9,7 +9,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo.linalg.covariance.base import DOUBLE, AbstractCovariance, AbstractInformation, as_double, in_double
+from jaxgeo.linalg.covariance.base import (
+    DOUBLE,
+    AbstractCovariance,
+    AbstractInformation,
+    Determined,
+    as_double,
+    in_double,
+    of_spectrum,
+)
 from jaxgeo.linalg.covariance.columns import in_chunks
 from jaxgeo.linalg.covariance.cross import Cross, Products
 from jaxgeo.linalg.covariance.weighting import RowRoot
@@ -51,14 +59,13 @@ class RowInformation(AbstractInformation):
     def size(self) -> float:
         return float(sum(np.trace(gram) for gram in self.grams))
 
-    def effective(self, precisions: Float[np.ndarray, " groups"], beta: float) -> tuple[np.ndarray, float]:
+    def determined(self, precisions: Float[np.ndarray, " groups"], beta: float) -> Determined:
         if self.values is not None:
-            ratios = beta * self.values / precisions[0]
-            return np.array([np.sum(ratios / (1 + ratios))]), float(np.sum(np.log1p(ratios)))
+            return of_spectrum(beta * self.values / precisions[0])
         inverse, logdet = self._inverse_root(precisions, beta)
-        inverse = inverse.T @ inverse
-        found = [beta * np.sum(inverse * gram) / alpha for gram, alpha in zip(self.grams, precisions, strict=True)]
-        return np.array(found), logdet
+        parts = [beta / alpha * inverse @ gram @ inverse.T for gram, alpha in zip(self.grams, precisions, strict=True)]
+        products = np.array([[np.vdot(one, other) for other in parts] for one in parts])
+        return Determined(np.array([np.trace(part) for part in parts]), products, logdet)
 
     def whitener(self, precisions: Float[np.ndarray, " groups"], beta: float) -> Float[np.ndarray, "rows rows"]:
         """W with WᵀW = β(1 + βLDA⁻¹DᵀLᵀ)⁻¹."""
@@ -66,8 +73,9 @@ class RowInformation(AbstractInformation):
 
     def _inverse_root(self, precisions: np.ndarray, beta: float) -> tuple[np.ndarray, float]:
         """V with VᵀV = (1 + βLDA⁻¹DᵀLᵀ)⁻¹, and log det of that matrix."""
-        matrix = sum(beta / alpha * gram for gram, alpha in zip(self.grams, precisions, strict=True))
-        matrix = matrix + np.eye(len(matrix))
+        matrix = np.eye(len(self.grams[0]))
+        for gram, alpha in zip(self.grams, precisions, strict=True):
+            matrix += beta / alpha * gram
         try:
             lower = np.linalg.cholesky(matrix)
         except np.linalg.LinAlgError:
@@ -147,7 +155,7 @@ class _Remaining(eqx.Module):
             known = eqx.combine(arrays, self.static)
             whitener, spreads = whitener.astype(dtype), spreads.astype(dtype)
             with jax.default_matmul_precision("highest"):
-                found = [one(*factors, dtype) for one, factors in zip(self.products, known, strict=True)]
+                found = [one(new, old, dtype) for one, (new, old) in zip(self.products, known, strict=True)]
                 between = jnp.stack([each for each, _ in found], axis=-1) @ spreads
                 own = jnp.stack([each for _, each in found], axis=-1) @ spreads
                 seen = between @ whitener.T
