@@ -206,7 +206,7 @@ def column_covariance(
     units = np.linalg.norm(rows, axis=0)
     units = np.where(units > 0, units, 1)
     _, values, right = np.linalg.svd(rows / units, full_matrices=True)
-    kept = values > round_off(rows.shape, dtype) * values[0]
+    kept = values > round_off((len(rows), rows.shape[1]), dtype) * values[0]
     rank = int(np.sum(kept))
     factor = right[:rank].T / values[:rank]
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
