@@ -46,6 +46,7 @@ class CurveFit(eqx.Module):
     - `cost`: ½Σ((f − y)/σ)².
     - `outcome`: a `CurveOutcome`; `num_steps`: updates that were made.
     - `names`: of the parameters, in the order of `pcov`; `unfixed`: those that the data do not fix.
+    - `curve`: f, with its points along the first axis.
     - `posterior`: all else, a `jaxgeo.uncertainty.Posterior`; None where there are too few data for a covariance.
     """
 

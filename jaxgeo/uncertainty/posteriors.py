@@ -26,6 +26,7 @@ class Posterior(eqx.Module):
     parameters' dtype.
 
     - `problem`, `params`: what it is of.
+    - `form`: the covariance as a factorisation, by columns or by rows of D.
     - `noise`: the standard deviation of a target of weight 1, estimated or given; a tuple where each block of the
         problem has its own; None for classes.
     - `num_observations`: n, targets, each as often as its sample counts.

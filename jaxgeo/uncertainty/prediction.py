@@ -73,6 +73,8 @@ class Prediction(eqx.Module):
 class ClassPrediction(eqx.Module):
     """Classes of new inputs, with what the data leave open.
 
+    Reference: Z. Lu, E. Ie, F. Sha, Mean-field approximation to Gaussian–softmax integral, 2020, arXiv 2006.07584
+
     - `mean`: the logits of the network.
     - `covariance`: of the logits of each input less their mean, which is all that a softmax sees.
     """
