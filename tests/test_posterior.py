@@ -151,6 +151,52 @@ def test_chunks_change_nothing(chunk, monkeypatch):
     close(found.predict(NEW).covariance, np.asarray(expected), 1e-12)
 
 
+class Words(eqx.Module):
+    """Rows of a table for the words of a sentence, a convolution along them, and a readout: leaves of each kind."""
+
+    def __call__(self, params, sentence):
+        found = params["table"][sentence]
+        wide = jax.lax.conv_general_dilated(found.T[None], params["kernel"], (1,), "SAME")[0]
+        return (
+            params["readout"] @ jnp.tanh(wide + params["bias"][:, None]).mean(axis=1) + params["gain"] * wide[0, 0] ** 2
+        )
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_any_kind_of_leaf_by_rows(held, monkeypatch):
+    """Blocks of the Gram matrix with new inputs, held or computed again, against rows of D by differentiation."""
+    monkeypatch.setattr(cross, "MOST_BYTES", 2**28 if held else 0)
+    rng = np.random.default_rng(3)
+    shapes = {"table": (7, 3), "kernel": (4, 3, 3), "bias": (4,), "readout": (2, 4), "gain": ()}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    old, new = rng.integers(7, size=(5, 6)), rng.integers(7, size=(4, 6))
+    model = jg.Problem(Words(), jnp.asarray(old), jg.L2(jnp.asarray(rng.normal(size=(5, 2)))))
+    precisions = {"table": 0.5, "kernel": 2.0, "bias": 1.0, "readout": 1.0, "gain": 3.0}
+    found = jg.posterior(model, params, prior_precision=precisions, noise=0.2)
+    assert found.plan.takes_rows
+    theta, unravel = jax.flatten_util.ravel_pytree(params)
+
+    def rows(sentences):
+        derivative = jax.jacfwd(lambda theta, sentence: Words()(unravel(theta), sentence))
+        return np.asarray(jax.vmap(derivative, in_axes=(None, 0))(theta, jnp.asarray(sentences)))
+
+    d, j = rows(old).reshape(10, -1), rows(new)
+    alphas = np.concatenate([np.full(params[name].size, precisions[name]) for name in sorted(params)])
+    sigma = np.linalg.inv(d.T @ d / 0.04 + np.diag(alphas))
+    close(found.predict(new).covariance, np.einsum("mqk,kl,mpl->mqp", j, sigma, j))
+    close(flat(found.standard_errors()), np.sqrt(np.diag(sigma)))
+
+
+def test_without_a_prior_many_parameters_are_fixed_where_the_data_are():
+    """K > QN and the noise known: predictions at the samples have that much noise, and nothing is known elsewhere."""
+    found = jg.posterior(problem(), parameters(6), noise=0.3)
+    here, there = found.predict(INPUTS), found.predict(NEW)
+    close(here.standard_deviation, np.full((6, 2), 0.3))
+    assert np.isinf(there.standard_deviation).all()
+    assert len(found.unfixed()) > 0
+    assert len(found.unfixed_directions()) == 30 - 12
+
+
 def design(x):
     return np.stack([np.ones_like(x), x, x**2], axis=1)
 

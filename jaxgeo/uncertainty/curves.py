@@ -164,7 +164,7 @@ def curve_fit(
     >>> t = jnp.array([0.0, 0.5, 1.0, 1.5, 2.0])
     >>> popt, pcov = jg.curve_fit(decay, t, jnp.array([2.1, 1.2, 0.8, 0.4, 0.3]), [1.0, 1.0])
     >>> [round(float(each), 4) for each in popt], [round(float(each), 4) for each in jnp.sqrt(jnp.diag(pcov))]
-    ([2.0932, 1.0427], [0.0514, 0.0452])
+    ([2.0865, 1.03], [0.0507, 0.0487])
 
     ```
     """

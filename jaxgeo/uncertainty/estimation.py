@@ -82,7 +82,7 @@ def posterior(
     >>> problem = jg.Problem(line, x, jg.L2(y))
     >>> found = jg.posterior(problem, {"offset": jnp.array(0.06), "slope": jnp.array(0.96)})
     >>> {name: round(float(error), 4) for name, error in found.standard_errors().items()}
-    {'offset': 0.1122, 'slope': 0.06}
+    {'offset': 0.1058, 'slope': 0.0566}
 
     ```
     """

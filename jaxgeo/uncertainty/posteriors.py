@@ -214,14 +214,15 @@ class Posterior(eqx.Module):
 def _predict(
     form: AbstractCovariance, apply: Callable[[PyTree, PyTree], Array], inputs: PyTree, classes: bool, coupled: bool
 ) -> tuple[Any, Any]:
-    with jax.default_matmul_precision("highest"):
-        if not coupled:
+    if not coupled:
+        with jax.default_matmul_precision("highest"):
             mean = jax.vmap(apply, in_axes=(None, 0))(form.params, inputs)
-            return mean, form.of_outputs(apply, inputs, classes)
-        assert isinstance(form, ColumnCovariance)
+        return mean, form.of_outputs(apply, inputs, classes)
+    assert isinstance(form, ColumnCovariance)
+    with jax.default_matmul_precision("highest"):
         mean = apply(form.params, inputs)
-        whole = Block(apply, jax.tree.map(lambda leaf: leaf[None], inputs))
-        return mean, form.of_whole(whole, mean.shape[0], classes)
+    whole = Block(apply, jax.tree.map(lambda leaf: leaf[None], inputs))
+    return mean, form.of_whole(whole, mean.shape[0], classes)
 
 
 def _like(array: Array, dtype: jnp.dtype) -> Array:

@@ -143,7 +143,7 @@ class ColumnCovariance(AbstractCovariance):
 
         def blocks(inputs: PyTree) -> Array:
             part = eqx.tree_at(lambda block: block.inputs, block, inputs)
-            rows = sample_rows(part, trainable, frozen).reshape(size, height, -1)
+            rows = _rows(part, trainable, frozen).reshape(size, height, -1)
             return self._squares(rows, contrasts)
 
         return in_chunks(blocks, block.inputs, size)
@@ -151,7 +151,7 @@ class ColumnCovariance(AbstractCovariance):
     def of_whole(self, block: Block, count: int, contrasts: bool) -> Float[Array, "M Q Q"]:
         """jΣjᵀ for each of `count` samples that are one to the block, as a network couples them."""
         trainable, frozen = self.problem.partition(self.params)
-        rows = sample_rows(block, trainable, frozen)
+        rows = _rows(block, trainable, frozen)
         return self._squares(rows.reshape(count, -1, rows.shape[1]), contrasts)
 
     def _squares(self, rows: Float[Array, "m Q K"], contrasts: bool) -> Float[Array, "m Q Q"]:
@@ -206,7 +206,7 @@ def column_covariance(
     units = np.linalg.norm(rows, axis=0)
     units = np.where(units > 0, units, 1)
     _, values, right = np.linalg.svd(rows / units, full_matrices=True)
-    kept = values > round_off((len(rows), rows.shape[1]), dtype) * values[0]
+    kept = values > round_off((problem.num_rows(params), rows.shape[1]), dtype) * values[0]
     rank = int(np.sum(kept))
     factor = right[:rank].T / values[:rank]
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
