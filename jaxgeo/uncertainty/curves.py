@@ -222,11 +222,10 @@ def _fit(problem: Problem, params: Params, max_steps: int) -> tuple[Params, Int[
     optimizer = adapted_levenberg_marquardt()
     arrays, static = eqx.partition(params, eqx.is_array)
     still = jax.tree.map(jnp.zeros_like, arrays)
-    cost = problem.loss
-    weights = cost.weights if isinstance(cost, WeightedL2) else 1
-    targets = cost.squares.targets if isinstance(cost, WeightedL2) else cost.targets  # pyright: ignore
-    eps = jnp.finfo(targets.dtype).eps
-    least = 0.5 * eps**2 * jnp.sum(weights * targets**2) / cost.num_samples
+    outputs = jax.eval_shape(problem.outputs, params)
+    eps = jnp.finfo(outputs.dtype).eps
+    # What round-off of the targets is as a cost.
+    least = eps**2 * problem.loss(jnp.zeros_like(outputs))  # pyright: ignore[reportCallIssue]
 
     def step(progress: _Progress) -> _Progress:
         whole = eqx.combine(progress.params, static)
