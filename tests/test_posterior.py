@@ -270,6 +270,57 @@ def test_the_noise_beside_a_given_prior_is_the_residual_over_what_is_left():
     close(found.degrees_of_freedom, 12 - found.num_effective)
 
 
+@pytest.mark.parametrize("side", WIDTHS)
+def test_a_group_of_zeros_is_held_there(side):
+    """Its precision would be infinite; the others are those without it."""
+    params = parameters(WIDTHS[side])
+    params["b"] = jnp.zeros_like(params["b"])
+    found = jg.posterior(problem(), params, prior_precision="evidence", groups=leaf_names(params))
+    assert found.converged
+    assert (flat(found.standard_errors()["b"]) < 1e-6).all()
+    frozen = eqx.tree_at(lambda problem: problem.trainable, problem(), TRAINABLE | {"b": False})
+    without = jg.posterior(frozen, params, prior_precision="evidence", groups=leaf_names(params))
+    for name in ("noise", "num_effective"):
+        close(getattr(found, name), getattr(without, name), 1e-6)
+    close(found.prior_precision["w"], without.prior_precision["w"], 1e-6)
+
+
+def test_a_prior_on_some_leaves_only():
+    params = parameters(6)
+    prior = {"w": 0.5, "b": 0.5, "v": 0.0, "scale": 0.0}
+    found = jg.posterior(problem(), params, prior_precision=prior, noise=0.3)
+    d, alphas = jacobian(params, INPUTS).reshape(12, -1), of_columns(prior, params)
+    sigma = np.linalg.inv(d.T @ d / 0.09 + np.diag(alphas))
+    close(found.covariance(), sigma, 1e-7)
+    close(found.num_effective, np.sum(1 - alphas * np.diag(sigma)), 1e-7)
+    assert found.log_evidence is None
+    with pytest.raises(ValueError, match="on some parameters only, `noise`"):
+        jg.posterior(problem(), params, prior_precision=prior)
+
+
+def test_a_network_that_couples_its_samples():
+    def apply(params, inputs):
+        rows = jax.vmap(Network(), in_axes=(None, 0))(params, inputs)
+        return rows - jnp.mean(rows, axis=0, keepdims=True)
+
+    def coupled(params):
+        targets = jg.L2(jnp.asarray(TARGETS))
+        return jg.Problem(apply, jnp.asarray(INPUTS), targets, trainable=TRAINABLE, per_sample=False), params
+
+    found = jg.posterior(*coupled(parameters(2)), prior_precision=0.7, noise=0.3)
+    d, j = (jacobian(parameters(2), inputs) for inputs in (INPUTS, NEW))
+    d, j = ((each - each.mean(axis=0)) for each in (d, j))
+    d = d.reshape(12, -1)
+    sigma = np.linalg.inv(d.T @ d / 0.09 + 0.7 * np.eye(10))
+    close(found.predict(NEW).covariance, np.einsum("mqk,kl,mpl->mqp", j, sigma, j))
+    by_rows = jg.posterior(*coupled(parameters(6)), prior_precision=0.7, noise=0.3)
+    d = jacobian(parameters(6), INPUTS)
+    d = (d - d.mean(axis=0)).reshape(12, -1)
+    close(by_rows.covariance(), np.linalg.inv(d.T @ d / 0.09 + 0.7 * np.eye(30)))
+    with pytest.raises(ValueError, match="couples its samples"):
+        by_rows.predict(NEW)
+
+
 WEIGHTS = np.array([1, 2, 1, 3, 0, 1])
 REPEATED = np.repeat(np.arange(6), WEIGHTS)
 

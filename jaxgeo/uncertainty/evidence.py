@@ -64,7 +64,7 @@ def maximise_evidence(
             "the outputs meet the targets exactly, so there is no noise to estimate. Pass `noise`, the standard "
             "deviation of the targets."
         )
-    tiny = np.finfo(float).tiny
+    tiny = 1e-250  # whose inverse is finite
     start_beta = likelihood.count / likelihood.misfit if beta is None else beta
     start = sizes / np.maximum(squares, tiny) if precisions is None else precisions
     most = np.log(MOST_RATIO * start_beta * max(information.size, tiny))
