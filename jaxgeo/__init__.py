@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         metrics as metrics,
         optim as optim,
         theory as theory,
+        uncertainty as uncertainty,
     )
     from jaxgeo._public import *  # noqa: F403
     from jaxgeo.app.runs import load as load
     from jaxgeo.fitting import fit as fit
     from jaxgeo.geometry import RankReport as RankReport, rank_report as rank_report
+    from jaxgeo.uncertainty import curve_fit as curve_fit, posterior as posterior
 else:
     # At run time nothing is loaded before it is asked for: the command line sets the threads of OpenBLAS first, and
     # `import jaxgeo` takes no time. Type checkers read the imports above, so that a misspelt name is an error.
@@ -41,8 +43,16 @@ else:
         "metrics",
         "optim",
         "theory",
+        "uncertainty",
     )
-    _NAMES = {"RankReport": "geometry", "fit": "fitting", "load": "app.runs", "rank_report": "geometry"}
+    _NAMES = {
+        "RankReport": "geometry",
+        "curve_fit": "uncertainty",
+        "fit": "fitting",
+        "load": "app.runs",
+        "posterior": "uncertainty",
+        "rank_report": "geometry",
+    }
 
     def __getattr__(name):
         if name in _MODULES:

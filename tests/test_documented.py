@@ -26,6 +26,7 @@ MODULES = (
     "app.runs",
     "theory",
     "estimators",
+    "uncertainty",
 )
 REFERENCE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 # Explained once, at the head of the reference.

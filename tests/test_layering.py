@@ -21,13 +21,13 @@ ARROWS = """
     linalg.memory linalg.precision linalg.refinement linalg.triangular linalg.jacobian linalg.shards
     linalg.gram linalg.singular linalg.spectra
     linalg.measured linalg.solvers
-    linalg.planning linalg.linearisation
+    linalg.planning linalg.linearisation linalg.covariance
     linalg
     problem
     sharding
     flows
     integrate optim
-    geometry
+    geometry uncertainty
     _public equations
     fitting
     estimators app.data

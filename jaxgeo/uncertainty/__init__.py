@@ -1,0 +1,11 @@
+"""What the data leave open: standard errors, predictive intervals, evidence, and fits of curves with these."""
+
+from jaxgeo._names import show_public_names as _show_public_names
+from jaxgeo.uncertainty.curves import CurveFit as CurveFit, CurveOutcome as CurveOutcome, curve_fit as curve_fit
+from jaxgeo.uncertainty.estimation import posterior as posterior
+from jaxgeo.uncertainty.leaves import leaf_names as leaf_names
+from jaxgeo.uncertainty.plan import PosteriorPlan as PosteriorPlan
+from jaxgeo.uncertainty.posteriors import Posterior as Posterior
+from jaxgeo.uncertainty.prediction import ClassPrediction as ClassPrediction, Prediction as Prediction
+
+_show_public_names(globals())

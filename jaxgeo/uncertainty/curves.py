@@ -1,0 +1,309 @@
+"""`curve_fit`: SciPy's, for parameters of any form, by Levenberg–Marquardt with exact derivatives."""
+
+import enum
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxgeo._checks import as_real, check_count, check_flag, check_function, is_trainable_leaf
+from jaxgeo.costs import L2, WeightedL2
+from jaxgeo.optim import adapted_levenberg_marquardt
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
+from jaxgeo.uncertainty.estimation import posterior
+from jaxgeo.uncertainty.leaves import entry_names
+from jaxgeo.uncertainty.posteriors import Posterior
+from jaxgeo.uncertainty.prediction import Prediction
+
+# So many updates without a lower cost one after the other end a fit.
+MOST_REJECTED = 12
+
+
+class CurveOutcome(enum.Enum):
+    """How a fit ended: at a minimum, where no step lowers the cost any more, out of steps, or at no number."""
+
+    CONVERGED = "converged"
+    STALLED = "stalled"
+    MAX_STEPS = "max_steps"
+    FAILED = "failed"
+
+
+class CurveFit(eqx.Module):
+    """What `jaxgeo.curve_fit` found; `popt, pcov = result` works as with SciPy.
+
+    - `popt`: the parameters, in the form of `p0`.
+    - `pcov`: their covariance, in the order in which leaves are flattened; infinite where the data do not fix them.
+    - `stderr`: the square roots of its diagonal, in the form of `p0`; None for frozen leaves.
+    - `cost`: ½Σ((f − y)/σ)².
+    - `outcome`: a `CurveOutcome`; `num_steps`: updates that were made.
+    - `names`: of the parameters, in the order of `pcov`; `unfixed`: those that the data do not fix.
+    - `curve`: f, with its points along the first axis.
+    - `posterior`: all else, a `jaxgeo.uncertainty.Posterior`; None where there are too few data for a covariance.
+    """
+
+    popt: PyTree
+    pcov: Float[np.ndarray, "K K"]
+    stderr: PyTree
+    cost: float
+    outcome: CurveOutcome
+    num_steps: int
+    names: list[str]
+    unfixed: list[str]
+    posterior: Posterior | None
+    curve: "Curve"
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.popt
+        yield self.pcov
+
+    def predict(self, x: ArrayLike) -> Prediction:
+        """The curve at new points with its uncertainty, as `Posterior.predict`.
+
+        **Arguments:**
+
+        - `x`: of the shape that `f` takes, with as many points as wanted.
+
+        **Raises:** `ValueError` where there were too few data for a covariance.
+        """
+        if self.posterior is None:
+            raise ValueError("there were no more data than parameters, so the curve has no uncertainty that is known.")
+        inputs = jnp.asarray(x, jnp.result_type(*jax.tree.leaves(self.posterior.trainable)))
+        found = self.posterior.predict_all(self.curve.arrange(inputs), self.curve)
+        assert isinstance(found, Prediction)
+        return found
+
+    def __str__(self) -> str:
+        """How it ended, and a table of the parameters with their standard errors."""
+        lines = [f"{self.outcome.value} after {self.num_steps} steps, cost {self.cost:.6g}"]
+        trainable = [np.ravel(leaf) for leaf in jax.tree.leaves(_matching(self.popt, self.stderr))]
+        errors = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(self.stderr)])
+        width = max(map(len, self.names))
+        for name, value, error in zip(self.names, np.concatenate(trainable), errors, strict=True):
+            lines.append(f"{name:<{width}}  {value:.6g} ± {error:.2g}")
+        return "\n".join(lines)
+
+
+class Curve(eqx.Module):
+    """f at all points at once, as SciPy calls it, with the points along the first axis of the samples.
+
+    - `unpacks`: whether `f` takes the parameters one by one.
+    - `axis`: of x, along which the points are.
+    """
+
+    f: Callable[..., Array]
+    unpacks: bool = eqx.field(static=True)
+    axis: int = eqx.field(static=True)
+
+    def arrange(self, x: Array) -> Array:
+        """x with the points along the first axis."""
+        return jnp.moveaxis(x, self.axis, 0)
+
+    def __call__(self, params: PyTree, inputs: Array) -> Array:
+        x = jnp.moveaxis(inputs, 0, self.axis)
+        return jnp.asarray(self.f(x, *params) if self.unpacks else self.f(x, params))
+
+
+class _Whitened(eqx.Module):
+    """L⁻¹f for correlated targets with the covariance LLᵀ."""
+
+    curve: Curve
+    lower: Float[Array, "M M"]
+
+    def __call__(self, params: PyTree, inputs: Array) -> Array:
+        return jax.scipy.linalg.solve_triangular(self.lower, jnp.ravel(self.curve(params, inputs)), lower=True)
+
+
+def curve_fit(
+    f: Callable[..., Array],
+    x: ArrayLike,
+    y: ArrayLike,
+    p0: PyTree,
+    *,
+    sigma: ArrayLike | None = None,
+    absolute_sigma: bool = False,
+    bounds: Any = None,
+    trainable: PyTree = is_trainable_leaf,
+    max_steps: int = 1000,
+) -> CurveFit:
+    """Nonlinear least squares, with SciPy's names: the parameters of `f` that meet `y` best, and their covariance.
+
+    By Levenberg–Marquardt with exact derivatives, down to round-off of the dtype.
+
+    **Arguments:**
+
+    - `f`: `f(x, *p)` for a 1-d array, list or tuple `p0`, as in SciPy, and `f(x, p)` for any other pytree; of all
+        points at once, written with `jax.numpy`.
+    - `x`: the points, of shape (M,), (k, M) or (M, …), as `f` takes them.
+    - `y`: the data, of shape (M,) or (M, …).
+    - `p0`: where to start, an array or any pytree of numbers.
+    - `sigma`: standard deviations of `y`, of shape (M,), or its covariance, of shape (M, M).
+    - `absolute_sigma`: whether `sigma` is in the unit of `y`; otherwise, and by default, its size is estimated from the
+        residuals.
+    - `bounds`: not supported yet; replace a positive parameter by the exponential of another, or the like.
+    - `trainable`: as for `jaxgeo.Problem`: which leaves of `p0` to fit.
+    - `max_steps`: updates, after which to give up.
+
+    **Returns:** a `CurveFit`, which unpacks to `popt, pcov`. A parameter that the data do not fix has an infinite
+    variance, and is in `unfixed`. Where there are no more data than parameters all have, and a warning says so.
+
+    **Raises:** `ValueError` on data that cannot be used, and for `bounds`.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> def decay(t, size, rate):
+    ...     return size * jnp.exp(-rate * t)
+    >>> t = jnp.array([0.0, 0.5, 1.0, 1.5, 2.0])
+    >>> popt, pcov = jg.curve_fit(decay, t, jnp.array([2.1, 1.2, 0.8, 0.4, 0.3]), [1.0, 1.0])
+    >>> [round(float(each), 4) for each in popt], [round(float(each), 4) for each in jnp.sqrt(jnp.diag(pcov))]
+    ([2.0865, 1.03], [0.0507, 0.0487])
+
+    ```
+    """
+    check_function("f", f)
+    check_flag("absolute_sigma", absolute_sigma)
+    check_count("max_steps", max_steps)
+    if bounds is not None and not _unbounded(bounds):
+        raise ValueError(
+            f"`bounds` are not supported yet; got {bounds!r}. Fit a parameter without bounds that is mapped into them, "
+            "such as the logarithm of a positive one."
+        )
+    params, unpacks = _start(p0)
+    dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(params, is_trainable_leaf)))
+    targets = as_real("y", y).astype(dtype)
+    points = as_real("x", x).astype(dtype)
+    if targets.ndim == 0 or points.ndim == 0 or len(targets) not in (points.shape[-1], points.shape[0]):
+        raise ValueError(
+            f"`x` and `y` must have the same number of points; got shapes {points.shape} and {targets.shape}."
+        )
+    curve = Curve(f, unpacks, points.ndim - 1 if points.shape[-1] == len(targets) else 0)
+    apply, cost = _weighted(curve, targets, sigma)
+    problem = Problem(apply, curve.arrange(points), cost, trainable=trainable, per_sample=False)
+    problem.check(params)
+    popt, steps, code = _fit(problem, params, max_steps)
+    outcome = (CurveOutcome.MAX_STEPS, CurveOutcome.CONVERGED, CurveOutcome.STALLED, CurveOutcome.FAILED)[int(code)]
+    kept, _ = problem.partition(popt)
+    names = _names(f, kept, unpacks)
+    size, cost_value = len(names), float(problem.cost(popt)) * problem.num_samples
+    found = None
+    if outcome is not CurveOutcome.FAILED and (absolute_sigma or problem.num_rows(popt) > size):
+        found = posterior(problem, popt, noise=1.0 if absolute_sigma else None)
+        pcov, stderr = found.covariance(), found.standard_errors()
+        unfixed = [name for name, variance in zip(names, np.diag(pcov), strict=True) if np.isinf(variance)]
+    else:
+        warnings.warn(
+            f"the covariance of {size} parameters cannot be had of {problem.num_rows(popt)} data; it is infinite.",
+            stacklevel=2,
+        )
+        pcov, stderr = np.full((size, size), np.inf), jax.tree.map(lambda leaf: np.full(leaf.shape, np.inf), kept)
+        unfixed = names
+    return CurveFit(popt, pcov, stderr, cost_value, outcome, int(steps), names, unfixed, found, curve)
+
+
+class _Progress(eqx.Module):
+    params: Params
+    state: Any
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+    code: Int[Array, ""]
+
+
+@eqx.filter_jit
+def _fit(problem: Problem, params: Params, max_steps: int) -> tuple[Params, Int[Array, ""], Int[Array, ""]]:
+    """The parameters at the end, the number of steps, and 0 for all steps made, 1 converged, 2 stalled, 3 failed."""
+    optimizer = adapted_levenberg_marquardt()
+    arrays, static = eqx.partition(params, eqx.is_array)
+    still = jax.tree.map(jnp.zeros_like, arrays)
+    outputs = jax.eval_shape(problem.outputs, params)
+    eps = jnp.finfo(outputs.dtype).eps
+    # What round-off of the targets is as a cost.
+    least = eps**2 * problem.loss(jnp.zeros_like(outputs))  # pyright: ignore[reportCallIssue]
+
+    def step(progress: _Progress) -> _Progress:
+        whole = eqx.combine(progress.params, static)
+        updates, state = optimizer.update(still, progress.state, whole, problem=problem)
+        moved = eqx.filter(optax.apply_updates(progress.params, updates), eqx.is_array)
+        info = cast(Any, state).info
+        rejected = jnp.where(info.accepted, 0, progress.rejected + 1)
+        done = jnp.abs(info.predicted) <= 4 * eps * info.new_cost + least
+        failed = ~jnp.isfinite(info.new_cost)
+        code = jnp.where(failed, 3, jnp.where(done, 1, jnp.where(rejected >= MOST_REJECTED, 2, 0)))
+        return _Progress(moved, state, progress.steps + 1, rejected, code.astype(jnp.int32))
+
+    def goes_on(progress: _Progress) -> Array:
+        return (progress.code == 0) & (progress.steps < max_steps)
+
+    zero = jnp.zeros((), jnp.int32)
+    first = _Progress(arrays, optimizer.init(params), zero, zero, zero)
+    last = jax.lax.while_loop(goes_on, step, first)
+    return eqx.combine(last.params, static), last.steps, last.code
+
+
+def _start(p0: PyTree) -> tuple[PyTree, bool]:
+    """Parameters as arrays of floating point, and whether `f` takes them one by one."""
+
+    def number(leaf: Any) -> Any:
+        if not eqx.is_array_like(leaf) or isinstance(leaf, bool):
+            return leaf
+        array = jnp.asarray(leaf)
+        return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
+
+    if isinstance(p0, list | tuple) and p0 and all(np.ndim(each) == 0 and eqx.is_array_like(each) for each in p0):
+        return number(np.asarray(p0)), True
+    params = jax.tree.map(number, p0)
+    if not jax.tree.leaves(eqx.filter(params, is_trainable_leaf)):
+        raise ValueError(f"`p0` must hold the numbers to start from, at least one; got {p0!r}.")
+    return params, isinstance(params, list | tuple) or (eqx.is_array(params) and params.ndim == 1)
+
+
+def _weighted(curve: Curve, targets: Array, sigma: ArrayLike | None) -> tuple[Any, L2 | WeightedL2]:
+    if sigma is None:
+        return curve, L2(targets)
+    deviations = as_real("sigma", sigma).astype(targets.dtype)
+    if deviations.shape == targets.shape:
+        if not bool(jnp.all(deviations > 0)):
+            raise ValueError(f"`sigma` must be positive; its smallest entry is {float(deviations.min())}.")
+        return curve, WeightedL2(targets, deviations.reshape(len(targets), -1) ** -2)
+    if targets.ndim != 1 or deviations.shape != (len(targets),) * 2:
+        raise ValueError(f"`sigma` must have the shape {targets.shape} of `y`, or (M, M); got {deviations.shape}.")
+    lower = jnp.linalg.cholesky(deviations)
+    if not bool(jnp.all(jnp.isfinite(lower))):
+        raise ValueError("`sigma`, as the covariance of `y`, must be positive definite.")
+    return _Whitened(curve, lower), L2(jax.scipy.linalg.solve_triangular(lower, targets, lower=True))
+
+
+def _names(f: Callable[..., Array], trainable: PyTree, unpacks: bool) -> list[str]:
+    """Those of the arguments of `f` where it takes the parameters one by one, else by their place in the pytree."""
+    names = entry_names(trainable)
+    if not unpacks or not eqx.is_array(trainable):
+        return names
+    try:
+        arguments = list(inspect.signature(f).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return names
+    if len(arguments) != len(names) or any(each.kind is not each.POSITIONAL_OR_KEYWORD for each in arguments):
+        return names
+    return [each.name for each in arguments]
+
+
+def _matching(params: PyTree, errors: PyTree) -> PyTree:
+    """The leaves of `params` that have an error."""
+    return jax.tree.map(
+        lambda error, leaf: None if error is None else leaf, errors, params, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def _unbounded(bounds: Any) -> bool:
+    try:
+        low, high = bounds
+        return bool(np.all(np.asarray(low, float) == -np.inf) and np.all(np.asarray(high, float) == np.inf))
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,201 @@
+"""`posterior`: from a problem and its parameters to what the data leave open."""
+
+import math
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxgeo._checks import check_number, check_positive, plain
+from jaxgeo.linalg.covariance.columns import ColumnCovariance, ColumnInformation, column_covariance, triangle
+from jaxgeo.linalg.covariance.rows import RowInformation, group_grams, row_covariance
+from jaxgeo.outputs import Params
+from jaxgeo.problem import Problem
+from jaxgeo.uncertainty.evidence import Evidence, maximise_evidence
+from jaxgeo.uncertainty.leaves import masks_of, number, spread
+from jaxgeo.uncertainty.likelihood import Likelihood, read_likelihood
+from jaxgeo.uncertainty.plan import PosteriorPlan, plan_posterior
+from jaxgeo.uncertainty.posteriors import Posterior
+
+
+class _Prior(eqx.Module):
+    """Which group each trainable leaf is in, and the precision of each group; None where that is to be found."""
+
+    groups: list[int]
+    precisions: np.ndarray | None
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether there is one on every parameter."""
+        return self.precisions is None or bool((self.precisions > 0).all())
+
+
+def posterior(
+    problem: Problem,
+    params: Params,
+    *,
+    prior_precision: float | Literal["evidence"] | PyTree | None = None,
+    groups: PyTree = None,
+    noise: float | tuple[float, ...] | None = None,
+    memory: int | None = None,
+) -> Posterior:
+    """Error bars: the Gaussian around trained parameters with covariance (βDᵀWD + A)⁻¹.
+
+    W is the curvature of the cost for one observation, β = 1/noise² and A the precision of a Gaussian prior around
+    0. Without a prior it is the covariance of least squares, s²(DᵀWD)⁻¹ with s² = |r|²/(n − rank), which is infinite
+    where the data do not fix a parameter. `params` must be a minimum of the cost, with a prior of Σ_j c_j + θ·(A/β)θ/2,
+    c_j being the cost of a sample; they are not looked at in this respect.
+
+    A sample of weight w in `jaxgeo.SampleWeighted` is w observations, also in n; weights of `jaxgeo.WeightedL2` are
+    1/σ² of targets of noise σ, up to a factor, and each target is one observation. Class labels
+    (`jaxgeo.SoftmaxCrossEntropy`) have no noise.
+
+    For K ≤ QN it goes by the columns of D, in chunks of samples, and for K > QN, with a prior, by DDᵀ and its blocks
+    with new inputs, without D. Sums are in float64, whatever the dtype of the parameters.
+
+    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992
+
+    **Arguments:**
+
+    - `prior_precision`: α, one number, or a pytree prefix of `params` with one for each leaf, 0 for none. "evidence"
+        for those that make the data most probable at these `params`. By default no prior.
+    - `groups`: with "evidence", a pytree prefix of `params` of labels: leaves with equal labels have one precision.
+        `jaxgeo.uncertainty.leaf_names(params)` gives each leaf its own. By default all have one.
+    - `noise`: the standard deviation of a target of weight 1; or a tuple of those of each block of
+        `jaxgeo.residual_problem`, in the unit of its own residuals. By default it is estimated, |r|²/(n − γ) with γ the
+        effective number of parameters.
+    - `memory`: bytes that matrices may take; by default a quarter of what the device or the machine has.
+
+    **Returns:** a `Posterior`.
+
+    **Raises:** `ValueError` if the cost is no likelihood, a number is not positive, or the noise is to be estimated
+    from no more observations than parameters; `MemoryError` before anything is allocated that does not fit.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> def line(params, x):
+    ...     return params["slope"] * x + params["offset"]
+    >>> x, y = jnp.array([0.0, 1.0, 2.0, 3.0]), jnp.array([0.1, 0.9, 2.1, 2.9])
+    >>> problem = jg.Problem(line, x, jg.L2(y))
+    >>> found = jg.posterior(problem, {"offset": jnp.array(0.06), "slope": jnp.array(0.96)})
+    >>> {name: round(float(error), 4) for name, error in found.standard_errors().items()}
+    {'offset': 0.1058, 'slope': 0.0566}
+
+    ```
+    """
+    problem.check(params)
+    if any(block.sharding is not None for block in problem.blocks):
+        raise ValueError("`problem` has samples on a mesh; pass the one that `shard_samples` was given.")
+    trainable, _ = problem.partition(params)
+    prior = _read_prior(prior_precision, groups, params, trainable)
+    noise = _read_noise(noise)
+    likelihood = read_likelihood(problem, params, noise)
+    plan = plan_posterior(problem, params, has_prior=prior.is_proper, groups=max(prior.groups) + 1, memory=memory)
+    fixed = 1.0 if isinstance(noise, tuple) or not likelihood.is_gaussian else None if noise is None else 1 / noise**2
+    leaves, treedef = jax.tree.flatten(trainable)
+    if prior.is_proper:
+        form, evidence = _with_prior(problem, params, prior, likelihood, plan, fixed)
+        precisions, beta, log = evidence.precisions, evidence.beta, evidence.log
+        effective, converged = float(np.sum(evidence.determined)), evidence.converged
+    else:
+        assert prior.precisions is not None
+        precisions, log, converged = prior.precisions, None, True
+        form, beta, effective = _without_prior(problem, params, prior, likelihood, fixed)
+    freedom = likelihood.count - effective if fixed is None else math.inf
+    found = noise if isinstance(noise, tuple) else beta**-0.5 if beta else math.inf
+    return Posterior(
+        problem,
+        params,
+        form,
+        found if likelihood.is_gaussian else None,
+        likelihood.count,
+        effective,
+        freedom,
+        jax.tree.unflatten(treedef, [float(precisions[group]) for group in prior.groups]),
+        log,
+        converged,
+        plan,
+    )
+
+
+def _with_prior(
+    problem: Problem, params: Params, prior: _Prior, likelihood: Likelihood, plan: PosteriorPlan, beta: float | None
+) -> tuple[Any, Evidence]:
+    trainable, _ = problem.partition(params)
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(trainable)]
+    of_column = np.repeat(prior.groups, [leaf.size for leaf in leaves])
+    squares = np.bincount(prior.groups, [np.sum(leaf**2) for leaf in leaves])
+    sizes = np.bincount(of_column).astype(float)
+    if plan.takes_rows:
+        masks = masks_of(params, trainable, prior.groups)
+        information = RowInformation(group_grams(problem, params, masks, likelihood.root, plan.memory))
+    else:
+        masks = ()
+        information = ColumnInformation(triangle(problem, params, likelihood.root), of_column)
+    evidence = maximise_evidence(information, likelihood, squares, prior.precisions, beta, sizes)
+    of_each = evidence.precisions[of_column]
+    if isinstance(information, RowInformation):
+        whitener = likelihood.root.transposed(information.whitener(evidence.precisions, evidence.beta))
+        return row_covariance(problem, params, masks, evidence.precisions, 1 / of_each, whitener), evidence
+    dtype = jnp.result_type(*jax.tree.leaves(trainable))
+    return column_covariance(problem, params, information.triangle, of_each, evidence.beta, dtype), evidence
+
+
+def _without_prior(
+    problem: Problem, params: Params, prior: _Prior, likelihood: Likelihood, beta: float | None
+) -> tuple[ColumnCovariance, float, float]:
+    """With none on some parameters, or on all: the covariance, β, and the effective number of parameters."""
+    assert prior.precisions is not None
+    trainable, _ = problem.partition(params)
+    leaves = jax.tree.leaves(trainable)
+    of_each = np.repeat(prior.precisions[prior.groups], [leaf.size for leaf in leaves])
+    upper, dtype = triangle(problem, params, likelihood.root), jnp.result_type(*leaves)
+    if of_each.any() and beta is None:
+        raise ValueError(
+            "with a prior on some parameters only, `noise` must be given; or give all of them a small "
+            "`prior_precision`."
+        )
+    form = column_covariance(problem, params, upper, of_each, 1.0 if beta is None else beta, dtype)
+    effective = form.rank - float(np.sum(of_each[of_each > 0] * form.variances()[of_each > 0]))
+    if beta is not None:
+        return form, beta, effective
+    left = likelihood.count - form.rank
+    if left <= 0:
+        raise ValueError(
+            f"{likelihood.count:g} observations and {form.rank} directions that they fix leave nothing to estimate the "
+            'noise from. Pass `noise`, or a `prior_precision`, such as "evidence".'
+        )
+    variance = likelihood.misfit / left
+    return form.scaled(variance**0.5), 1 / variance if variance else math.inf, effective
+
+
+def _read_prior(prior_precision: Any, groups: PyTree, params: Params, trainable: PyTree) -> _Prior:
+    count = len(jax.tree.leaves(trainable))
+    if isinstance(prior_precision, str):
+        if prior_precision != "evidence":
+            raise ValueError(
+                f'`prior_precision` must be a number, a pytree of numbers, "evidence" or None; got {prior_precision!r}.'
+            )
+        labels = [0] * count if groups is None else spread(groups, params, trainable, "groups")
+        return _Prior(number(labels), None)
+    if groups is not None:
+        raise ValueError('`groups` says which leaves share a precision that is found: pass prior_precision="evidence".')
+    if prior_precision is None:
+        return _Prior([0] * count, np.zeros(1))
+    values = [plain(value) for value in spread(prior_precision, params, trainable, "prior_precision")]
+    for value in values:
+        check_number("prior_precision", value, least=0, most=float(np.finfo(np.float64).max))
+    labels = number(values)
+    return _Prior(labels, np.array([float(value) for value in dict.fromkeys(values)]))
+
+
+def _read_noise(noise: Any) -> float | tuple[float, ...] | None:
+    if noise is None:
+        return None
+    if isinstance(noise, tuple | list):
+        return tuple(noise)
+    check_positive("noise", noise)
+    return float(noise)

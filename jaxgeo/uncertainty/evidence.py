@@ -1,0 +1,145 @@
+"""The precisions of prior and noise under which the data are most probable, at a fixed θ."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxgeo.linalg.covariance.base import AbstractInformation, Determined
+from jaxgeo.uncertainty.likelihood import Likelihood
+
+# Newton's method ends where the gradient is so small beside the number of observations, or after so many rounds.
+TOLERANCE = 1e-12
+MOST_ROUNDS = 200
+# By which factor a precision changes at most in one round, as a logarithm.
+LONGEST = 3.0
+# A precision that is so many times as large as what the data say leaves them no say.
+MOST_RATIO = 1e16
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The precisions, and what follows of them.
+
+    - `precisions`: α of each group; `beta`: of an observation of weight 1.
+    - `determined`: γ of each group, how many of its parameters the data determine.
+    - `log`: the logarithm of Laplace's evidence.
+    - `converged`: whether the maximum was reached.
+    """
+
+    precisions: Float[np.ndarray, " groups"]
+    beta: float
+    determined: Float[np.ndarray, " groups"]
+    log: float
+    converged: bool
+
+
+def maximise_evidence(
+    information: AbstractInformation,
+    likelihood: Likelihood,
+    squares: Float[np.ndarray, " groups"],
+    precisions: Float[np.ndarray, " groups"] | None,
+    beta: float | None,
+    sizes: Float[np.ndarray, " groups"],
+) -> Evidence:
+    """α_g = γ_g/|θ_g|² and β = (n − Σγ_g)/misfit, MacKay's fixed point, by Newton's method.
+
+    At a fixed θ twice the logarithm of the evidence, Σ K_g log α_g + n log β − log det(βDᵀWD + A) − β misfit −
+    Σ α_g|θ_g|² and a constant, is concave in the logarithms of α and β. So there is one maximum, which is where its
+    gradient vanishes, and Newton's method finds it in some ten rounds; repeating the fixed point may take thousands.
+
+    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992; F. D. Foresee and M. T. Hagan,
+        Gauss–Newton approximation to Bayesian learning, 1997
+
+    **Arguments:**
+
+    - `squares`: |θ_g|² of each group; `sizes`: how many parameters it has.
+    - `precisions`, `beta`: where they are given; None where they are to be found.
+
+    **Raises:** `ValueError` if the noise is to be found of data that are met exactly.
+    """
+    free = np.append(np.full(len(squares), precisions is None), beta is None)
+    if beta is None and likelihood.misfit <= 0:
+        raise ValueError(
+            "the outputs meet the targets exactly, so there is no noise to estimate. Pass `noise`, the standard "
+            "deviation of the targets."
+        )
+    tiny = 1e-250  # whose inverse is finite
+    start_beta = likelihood.count / likelihood.misfit if beta is None else beta
+    start = sizes / np.maximum(squares, tiny) if precisions is None else precisions
+    most = np.log(MOST_RATIO * start_beta * max(information.size, tiny))
+    if precisions is None:
+        # A group of zeros would have an infinite precision: one that is as good stands for it.
+        start = np.minimum(start, np.exp(most))
+    logs = np.log(np.append(start, start_beta))
+    objective = _Objective(information, likelihood, squares)
+    value, known = objective(logs)
+    converged = not free.any()
+    for _ in range(0 if converged else MOST_ROUNDS):
+        gradient, hessian = objective.derivatives(logs, known)
+        step = _newton(gradient, hessian, free & ~((logs >= most) & (gradient > 0)))
+        for _ in range(40):
+            # Beyond `most` a prior is as good as infinite; the noise has no such end.
+            moved = np.append(np.minimum((logs + step)[:-1], np.maximum(most, logs[:-1])), (logs + step)[-1])
+            new, new_known = objective(moved)
+            if new >= value - 1e-13 * abs(value):
+                break
+            step = step / 2
+        change = float(np.max(np.abs(moved - logs)))
+        logs, value, known = moved, new, new_known
+        converged = change <= 1e-10 or bool(np.max(np.abs(gradient[free])) <= TOLERANCE * max(likelihood.count, 1))
+        if converged:
+            break
+    found = np.exp(logs)
+    return Evidence(
+        found[:-1] if precisions is None else precisions,
+        float(found[-1]) if beta is None else beta,
+        known.counts,
+        value,
+        converged,
+    )
+
+
+class _Objective:
+    """The logarithm of the evidence as a function of those of α and β."""
+
+    def __init__(self, information: AbstractInformation, likelihood: Likelihood, squares: Float[np.ndarray, " groups"]):
+        self.information = information
+        self.likelihood = likelihood
+        self.squares = squares
+
+    def __call__(self, logs: Float[np.ndarray, " unknowns"]) -> tuple[float, Determined]:
+        precisions, beta = np.exp(logs[:-1]), float(np.exp(logs[-1]))
+        known = self.information.determined(precisions, beta)
+        penalty = float(np.sum(precisions * self.squares))
+        return self.likelihood.log(beta) - 0.5 * penalty - 0.5 * known.logdet, known
+
+    def derivatives(
+        self, logs: Float[np.ndarray, " unknowns"], known: Determined
+    ) -> tuple[Float[np.ndarray, " unknowns"], Float[np.ndarray, "unknowns unknowns"]]:
+        """The gradient, and the second derivatives."""
+        penalties, misfit = np.exp(logs[:-1]) * self.squares, np.exp(logs[-1]) * self.likelihood.misfit
+        counts, total = known.counts, self.likelihood.count
+        gradient = np.append(counts - penalties, total - np.sum(counts) - misfit)
+        # Of log det by log(β/α_g).
+        bend = np.diag(counts) - known.products
+        hessian = np.zeros((len(logs),) * 2)
+        hessian[:-1, :-1] = -bend - np.diag(penalties)
+        hessian[:-1, -1] = hessian[-1, :-1] = np.sum(bend, axis=1)
+        hessian[-1, -1] = -np.sum(bend) - misfit
+        return 0.5 * gradient, 0.5 * hessian
+
+
+def _newton(
+    gradient: Float[np.ndarray, " unknowns"],
+    hessian: Float[np.ndarray, "unknowns unknowns"],
+    free: Bool[np.ndarray, " unknowns"],
+) -> Float[np.ndarray, " unknowns"]:
+    """The step of Newton's method in what is free, of a bounded length."""
+    step = np.zeros_like(gradient)
+    if free.any():
+        part = -hessian[np.ix_(free, free)]
+        # What is flat, as a precision far beyond the data is, moves by the gradient alone.
+        part = part + 1e-12 * max(float(np.trace(part)), np.finfo(float).tiny) * np.eye(len(part))
+        step[free] = np.linalg.solve(part, gradient[free])
+    return step * min(1.0, LONGEST / max(float(np.max(np.abs(step))), 1e-300))
