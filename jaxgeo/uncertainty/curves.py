@@ -14,7 +14,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo._checks import as_real, check_count, check_flag, check_function, is_trainable_leaf
+from jaxgeo._checks import as_real, check_count, check_function, is_trainable_leaf
 from jaxgeo.costs import L2, WeightedL2
 from jaxgeo.optim import adapted_levenberg_marquardt
 from jaxgeo.outputs import Params
@@ -169,7 +169,6 @@ def curve_fit(
     ```
     """
     check_function("f", f)
-    check_flag("absolute_sigma", absolute_sigma)
     check_count("max_steps", max_steps)
     if bounds is not None and not _unbounded(bounds):
         raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_flag, check_number
+from jaxgeo._checks import check_number
 
 
 class Prediction(eqx.Module):
@@ -59,7 +59,6 @@ class Prediction(eqx.Module):
         **Raises:** `ValueError` if `level` is no such number.
         """
         check_number("level", level, above=0, most=1)
-        check_flag("observed", observed)
         if level == 1:
             raise ValueError("`level` must be below 1: only an infinite interval holds all.")
         half = quantile(float(level), self.degrees_of_freedom)

@@ -65,7 +65,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Which columns of a table are used, and how each becomes inputs."""
+    """Which `columns` of a table are used, and how each becomes inputs."""
 
     columns: tuple[Column, ...]
 
