@@ -181,6 +181,13 @@ class Loop:
 
     def run(self, driver: FlowDriver | OptimizerDriver | CourseDriver, params: Params) -> Fit:
         """From `params`, or from what the keeper has, to the end."""
+        try:
+            return self._run(driver, params)
+        finally:
+            if self.keeper is not None:
+                self.keeper.close()
+
+    def _run(self, driver: FlowDriver | OptimizerDriver | CourseDriver, params: Params) -> Fit:
         carry = Carry(
             driver.start(params), params, np.asarray(math.inf), np.zeros((), np.int64), np.zeros((), np.int64)
         )
@@ -215,7 +222,6 @@ class Loop:
         seconds = self.seconds
         if self.keeper is not None:
             self.keeper.save(carry, rows, outcome, message, seconds)
-            self.keeper.close()
         chosen = carry.state.params if self.patience is None else carry.best
         return Fit(
             model=self.rebuild(chosen),
