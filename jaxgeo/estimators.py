@@ -23,8 +23,8 @@ from jaxgeo.costs import L2, AbstractCost, SoftmaxCrossEntropy
 from jaxgeo.equations import Network
 from jaxgeo.equations.network import check_sizes
 from jaxgeo.fitting import Scaling
-from jaxgeo.linalg import Auto
-from jaxgeo.optim import GainRatioDamping, adapted_levenberg_marquardt
+from jaxgeo.fitting.methods import smooth_to_exact
+from jaxgeo.optim import adapted_levenberg_marquardt
 from jaxgeo.optim.levenberg_marquardt import LevenbergMarquardtState
 from jaxgeo.problem import Problem, supervised
 
@@ -109,9 +109,7 @@ class AbstractEstimator(BaseEstimator):
         """The parameters with the lowest cost on the held-out rows, or on those trained on if none are."""
         optimizer = adapted_levenberg_marquardt()
         if validation is not None:
-            # From smooth to exact: as a step at most halves the damping, one of them ends near the best place to stop.
-            damping = GainRatioDamping(initial=float(self.damping), decrease=2.0)
-            optimizer = adapted_levenberg_marquardt(damping=damping, solver=Auto())
+            optimizer = smooth_to_exact(float(self.damping))
         state = optimizer.init(params)
         cost0 = float(problem.cost(params))
         best, chosen, waited = math.inf, params, 0

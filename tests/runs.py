@@ -78,6 +78,7 @@ def summary(outcome="reached", **changes):
         "steps": 4,
         "seconds": 1.0,
         "baseline": 3.0,
+        "linear": 2.5,
         "notes": (),
         "warnings": ("<script>alert(1)</script>",),
         "environment": {"Python": "3"},

@@ -89,7 +89,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(table, capsys, arguments, parts):
 
 def test_repeated_rows_point_to_the_rank_adaptive_flow(home, capsys):
     (home / "twice.csv").write_text("a,y\n" + "1,1.5\n2,2.5\n3,1.0\n" * 3)
-    message = one_line_error(capsys, ["train", "twice.csv", "--target", "y"])
+    message = one_line_error(capsys, ["train", "twice.csv", "--target", "y", "--flow", "adapted"])
     assert "--flow rank-adaptive" in message
     assert "repeat" in message
     assert re.search(r"rank\(D\) is [23], but this flow needs 7", message)
@@ -105,7 +105,7 @@ def train_on_close_rows(home, distance, *method):
 
 
 def test_what_makes_the_steps_slow_is_told_before_they_are_taken(home, capsys):
-    train_on_close_rows(home, 1e-6)
+    train_on_close_rows(home, 1e-6, "--flow", "adapted")
     before, _, after = capsys.readouterr().out.partition("deviation")
     assert "is close to what float64 resolves" in before
     assert "is close to what" not in after
@@ -162,13 +162,37 @@ def test_with_patience_the_scores_are_those_of_the_network_that_is_kept(table, c
     assert f"that is kept, and scored, is that at update {row['step']}," in output
     assert "fit noise" not in output
     data = np.loadtxt(table, delimiter=",", skiprows=1)
-    judged = 3 * 2 * row["validation_cost"] * kept.outputs.scale[0] ** 2
-    total = 9 * row["train_rmse"] ** 2 + 3 * row["test_rmse"] ** 2 + judged
+    judged = 2 * 2 * row["validation_cost"] * kept.outputs.scale[0] ** 2
+    total = 7 * row["train_rmse"] ** 2 + 6 * row["test_rmse"] ** 2 + judged
     assert np.sum((kept.predict(data[:, :3]) - data[:, 3]) ** 2) == pytest.approx(total, rel=1e-9)
     scores = f"{row['train_rmse']:.4g}", f"{row['test_rmse']:.4g}"
     assert f"train error {scores[0]}, test error {scores[1]} " in output
     page = (kept.path / "report.html").read_text()
     assert all(f"<dd>{score}</dd>" in page for score in scores)
+
+
+def test_a_table_is_trained_for_rows_that_are_not_trained_on(home, capsys):
+    """As the estimators do, on all rows; a linear model that predicts better is named first."""
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(60, 3)), rng.normal(size=60)
+    rows = [f"{a:.4f},{b:.4f},{c:.4f},{a - b + e:.4f}" for (a, b, c), e in zip(x, noise, strict=True)]
+    (home / "linear.csv").write_text("a,b,c,y\n" + "\n".join(rows) + "\n")
+    assert run(["train", "linear.csv", "--target", "y", "--max-steps", "30"]) == 0
+    kept = load(home / "runs" / "linear")
+    assert (kept.config.optimizer, kept.config.patience, kept.config.hidden) == ("levenberg-marquardt", 10, (32, 32))
+    assert (kept.summary["N"], kept.summary["test_rows"], kept.config.samples) == (38, 12, 48)
+    row = kept_row(kept.metrics)
+    judged = [each["validation_cost"] for each in kept.metrics if "validation_cost" in each]
+    assert row["validation_cost"] == min(judged)
+    design = np.column_stack([x, np.ones(60)])
+    order = np.random.default_rng(0).permutation(60)
+    train, test = order[10:48], order[48:]
+    fitted = np.linalg.lstsq(design[train], (x[:, 0] - x[:, 1] + noise)[train])[0]
+    error = np.sqrt(np.mean((design[test] @ fitted - (x[:, 0] - x[:, 1] + noise)[test]) ** 2))
+    assert kept.summary["linear"] == pytest.approx(error, rel=0.1)
+    worse = row["test_rmse"] > kept.summary["linear"]
+    assert worse == ("worse than" in kept.summary["warnings"][0])
+    capsys.readouterr()
 
 
 @pytest.fixture

@@ -169,8 +169,13 @@ def test_data_that_are_refused():
         JaxgeoClassifier().fit(X, np.ones(30))
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         JaxgeoClassifier().fit(X, Y)
-    with pytest.raises(ValueError, match="`X` has 30 NaN or infinite"), np.errstate(all="ignore"):
-        JaxgeoRegressor().fit(X * 1e308, Y)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e300])
+def test_units_do_not_matter_however_large_or_small(unit):
+    model = JaxgeoRegressor((4,), max_iter=3, random_state=0)
+    expected = model.fit(X, Y).predict(X)
+    np.testing.assert_allclose(model.fit(X * unit, Y * unit).predict(X * unit) / unit, expected, rtol=1e-9)
 
 
 def test_fitting_leaves_the_settings_of_jax_alone():

@@ -180,7 +180,7 @@ def configs(draw):
         precision=draw(st.sampled_from(["float64", "float32", "float16"])),
         target=draw(TEXT),
         drop=tuple(draw(st.lists(TEXT, max_size=3))),
-        optimizer="" if is_flow else draw(st.sampled_from(["adam", "momentum", "lbfgs"])),
+        optimizer="" if is_flow else draw(st.sampled_from(["adam", "adapted-momentum", "lbfgs"])),
         patience=draw(st.none() | COUNT),
         keep_every=draw(NUMBER | st.just(float("inf"))),
         **({} if is_flow else {name: draw(st.none() | each) for name, each in optional.items()}),

@@ -76,7 +76,7 @@ def fit(
     **Arguments:**
 
     - `model`: an Equinox model, `model(x_j)` for one sample; with `apply`, a problem or conditions any pytree of
-        parameters, such as `{"network": network, "viscosity": jnp.array(0.1)}` with an unknown coefficient.
+        parameters, such as `{"network": network, "viscosity": viscosity}` with an unknown coefficient.
     - `inputs`: samples with leading axis N, cast to the parameters' dtype where floating point; or a `jaxgeo.Problem`;
         or a differential equation: one `jaxgeo.equations.Condition` or a list of them, or a ready one.
     - `targets`: y with leading axis N, cast like the inputs; of shape (N, Q) for `jaxgeo.L2`. None for the others.

@@ -15,6 +15,7 @@ from jaxgeo.flows import (
     StandardFlow,
     UnderparametrizedFlow,
 )
+from jaxgeo.linalg import Auto
 
 Method = AbstractFlow | optax.GradientTransformation | optax.GradientTransformationExtraArgs
 
@@ -33,6 +34,20 @@ class Optimizer:
 
     make: Callable[..., optax.GradientTransformation | optax.GradientTransformationExtraArgs]
     learning_rate: float | None = None
+
+
+def smooth_to_exact(damping: float = 10.0) -> optax.GradientTransformationExtraArgs:
+    """Levenberg–Marquardt from smooth functions of the inputs to exact ones, for early stopping.
+
+    An update at most halves the damping, so one of them ends near the best place to stop.
+
+    **Arguments:**
+
+    - `damping`: of the first update, relative to trace(DDᵀ)/QN.
+    """
+    return optim.adapted_levenberg_marquardt(
+        damping=optim.GainRatioDamping(initial=damping, decrease=2.0), solver=Auto()
+    )
 
 
 OPTIMIZERS = {

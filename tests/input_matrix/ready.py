@@ -41,7 +41,6 @@ def ready() -> list[Entry]:
     texts = refused(
         empty="",
         only_a_header=header,
-        NaN=header + rows + "nan,1,1.5\n",
         inf=header + rows + "inf,1,1.5\n",
         text=header + rows + "=A1+1,1,1.5\n",
         ragged=header + rows + "1,1.5\n",
@@ -49,7 +48,7 @@ def ready() -> list[Entry]:
         binary=b"\xff\xfe\x00a,b,y\n",
         NUL=header + rows + "1\x00,2,3.5\n",
         huge_field=header + rows + "1" * 200_000 + ",1,1.5\n",
-    ) | works(windows="\ufeffa,b,y\r\n" + rows.replace("\n", "\r\n"))
+    ) | works(windows="\ufeffa,b,y\r\n" + rows.replace("\n", "\r\n"), gap=header + rows + "nan,1,1.5\n")
     sizes = refused(
         zero=(2, 0, 1), negative=(2, -3, 1), one=(2,), empty=(), fraction=(2, 1.5, 1), text="2-3-1", None_=None
     ) | works(list=[2, 3, 1])

@@ -143,8 +143,8 @@ def train(
     patience: Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many parts (6 steps of a flow, an epoch) without a better cost on half of the held-out "
-            "rows.",
+            help="Stop after so many parts (6 steps of a flow, an epoch) without a better cost on a fifth of the "
+            "training rows; 10 by default for a table.",
             rich_help_panel=NETWORK,
         ),
     ] = None,

@@ -146,12 +146,14 @@ def show_end(
         last = kept_row(rows)
         if summary["kind"] == "classification":
             scores = f"train accuracy {last['train_accuracy']:.1%}, test accuracy {last['test_accuracy']:.1%}"
-            scores = f"{scores} ({BASELINES['classification']}: {summary['baseline']:.1%})"
+            scores = f"{scores} ({BASELINES['classification']}: {summary['baseline']:.1%}, "
+            scores = f"{scores}a linear model: {summary['linear']:.1%})"
         else:
             scores = (
                 f"train error {plain(last['train_rmse'])}, test error {plain(last['test_rmse'])} (root mean square)"
             )
-            scores = f"{scores}; {BASELINES['regression']}: {plain(summary['baseline'])}"
+            scores = f"{scores}; {BASELINES['regression']}: {plain(summary['baseline'])}, a linear model: "
+            scores = f"{scores}{plain(summary['linear'])}"
         console.print(scores, highlight=False)
     where = "" if summary["stopping_time"] is None else f", at s = {summary['stopping_time']:.6g}"
     console.print(

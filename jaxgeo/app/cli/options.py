@@ -8,13 +8,17 @@ import numpy as np
 
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data import Task, digits, read_table, table_task
-from jaxgeo.app.data.tabular import parse_kind
+from jaxgeo.app.data.tabular import MOST_OUTPUTS, parse_kind
 from jaxgeo.app.runs import Config
 from jaxgeo.app.runs.config import DEFAULTS as OPTIONAL, KINDS, check_settings
 from jaxgeo.app.runs.fields import read_toml
 from jaxgeo.equations import choose_hidden
 
 PROBLEMS = ("digits",)
+# Of a table: updates without a better network on the validation rows, and the widths, as of the estimators.
+PATIENCE, HIDDEN = 10, (32, 32)
+# Of fewer training rows none are spared for that.
+LEAST_ROWS = 10
 # Of the settings that a run always has; the others have theirs in `Config`.
 DEFAULTS: dict[str, Any] = {
     **OPTIONAL,
@@ -45,19 +49,28 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
         raise ValueError("PROBLEM is missing: pass digits or the path of a table, or --config FILE that names it.")
     if asked.get("flow") and asked["optimizer"]:
         raise ValueError("pass either --flow or --optimizer, not both.")
+    double, ready = asked["precision"] == "float64", asked["problem"] in PROBLEMS
+    if not ready and not asked.get("flow") and not asked["optimizer"]:
+        # For the error on rows that are not trained on, as the estimators do.
+        asked["optimizer"] = "levenberg-marquardt"
+        asked["patience"] = PATIENCE if asked["patience"] is None else asked["patience"]
     asked["flow"] = "" if asked["optimizer"] else asked.get("flow") or "adapted"
     check_settings(asked)
     task = read_task(asked)
-    double, ready = asked["precision"] == "float64", asked["problem"] in PROBLEMS
     if asked["flow"] and asked["rtol"] is None:
         asked["rtol"] = 1e-5 if double else 1e-3
-    sizes = asked["hidden"] or choose_hidden(task.train_inputs.shape[1], task.train_targets.shape[1], task.num_rows)
+    if len(task.train_inputs) < LEAST_ROWS and not given.get("patience"):
+        asked["patience"] = None
+    stops_early = asked["optimizer"] and asked["patience"] is not None
+    sizes = asked["hidden"] or (
+        HIDDEN if stops_early else choose_hidden(task.train_inputs.shape[1], task.train_targets.shape[1], task.num_rows)
+    )
     settled = {
         # So that a run is resumed from anywhere.
         "problem": asked["problem"] if ready else os.path.abspath(asked["problem"]),
         "samples": len(task.train_inputs),
         "hidden": sizes,
-        "tol": asked.get("tol") or (1e-6 if ready else 1e-4),
+        "tol": asked.get("tol") or (1e-8 if stops_early else 1e-6 if ready else 1e-4),
         "task": task.kind.value,
     }
     # What cannot be written and read back is refused now, and not once it has been trained.
@@ -92,6 +105,8 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
         kind=parse_kind(settings["task"]) if settings["task"] else None,
         drop=settings["drop"],
         num_samples=settings["samples"],
+        # An optimizer that stops early takes fewer parameters than rows, and all of these.
+        most_outputs=None if settings["optimizer"] and settings["patience"] is not None else MOST_OUTPUTS,
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
     )

@@ -155,7 +155,7 @@ class Encoder:
         ]
 
     @classmethod
-    def from_list(cls, columns: list[dict[str, Any]]) -> "Encoder":
+    def from_list(cls, columns: Sequence[dict[str, Any]]) -> "Encoder":
         """What `to_list` gave; `KeyError`, `TypeError` or `ValueError` if it is not that."""
         found = []
         for column in columns:

@@ -15,8 +15,8 @@ from jaxgeo.fitting.scaling import Scaling
 
 # Integers with more values than this are taken for quantities, not for classes.
 MOST_INTEGER_CLASSES = 20
-# The dense solvers take seconds a step beyond this many outputs.
-MOST_ROWS = 1000
+# A flow takes seconds a step beyond this many outputs.
+MOST_OUTPUTS = 1000
 
 
 def table_task(
@@ -26,6 +26,7 @@ def table_task(
     kind: Kind | None = None,
     drop: Sequence[str] = (),
     num_samples: int | None = None,
+    most_outputs: int | None = MOST_OUTPUTS,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Task:
@@ -40,7 +41,7 @@ def table_task(
     - `kind`: by default classification if the target is text, truth values or at most 20 different integers, and
         regression otherwise.
     - `drop`: columns to leave out.
-    - `num_samples`: N, rows to train on; all that are not held out by default, but no more than give 1000 outputs.
+    - `num_samples`: N, rows to train on; by default all that are not held out, but no more than give `most_outputs`.
     - `test_fraction`: the part of the rows that is held out, drawn by `seed`, a seed of NumPy.
 
     **Raises:** `ValueError`, in one line that says what to do, on a column that is not there, a cell that cannot be
@@ -76,7 +77,7 @@ def table_task(
     num_test = max(1, round(test_fraction * total))
     available = total - num_test
     if num_samples is None:
-        num_samples = min(available, max(2, MOST_ROWS // columns))
+        num_samples = available if most_outputs is None else min(available, max(2, most_outputs // columns))
         if num_samples < available:
             notes.append(
                 f"Training on {num_samples} of {available} rows, which give {num_samples * columns} outputs; more "

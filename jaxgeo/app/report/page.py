@@ -81,7 +81,8 @@ def tiles(run: Run) -> dict[str, str]:
         if f"{name}_rmse" in last:
             shown[f"{label} error"] = plain(last[f"{name}_rmse"])
     score = f"{summary['baseline']:.1%}" if summary["kind"] == "classification" else plain(summary["baseline"])
-    return shown | {BASELINES[summary["kind"]]: score}
+    linear = f"{summary['linear']:.1%}" if summary["kind"] == "classification" else plain(summary["linear"])
+    return shown | {BASELINES[summary["kind"]]: score, "a linear model": linear}
 
 
 def _settings(run: Run) -> dict[str, str]:

@@ -24,7 +24,7 @@ class Config:
       columns in `drop`. `samples`: N. `test_fraction`: the part of a table that is held out.
     - `hidden`: widths of the hidden layers. `seed`: of the split and of the initial weights.
     - `flow`: the name of the flow, empty with an `optimizer`, which may have a `learning_rate`, a `batch_size` and
-      `record_every`, as in `jaxgeo.fit`. `patience`: of early stopping, by half of the held-out rows.
+      `record_every`, as in `jaxgeo.fit`. `patience`: of early stopping, by a fifth of the training rows.
     - `tol`: the cost to stop at, relative to C(0). `rtol`: tolerance of the ODE steps.
     - `max_steps`: attempted steps after which to give up. `precision`: "float64" or "float32".
     - `keep_every`: seconds from one checkpoint to the next, at least.

@@ -91,6 +91,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(each, typing.get_args(kind)[0]) for each in value)
     if typing.get_origin(kind) is dict:
         return isinstance(value, dict) and all(_fits(each, typing.get_args(kind)[1]) for each in value.values())
+    if kind is bool:
+        return isinstance(value, bool)
     # An integer is a number with a fraction too, but for one too large; a boolean is neither.
     if kind is float and isinstance(value, int) and abs(value) >= 2**1000:
         return False
@@ -100,4 +102,4 @@ def _fits(value: Any, kind: Any) -> bool:
 def _describe(kind: Any) -> str:
     if (origin := typing.get_origin(kind)) is not None:
         return f"{'a list' if origin is tuple else 'by name'}, each {_describe(typing.get_args(kind)[origin is dict])}"
-    return {int: "an integer", float: "a number", str: "text", dict: "values by name"}[kind]
+    return {bool: "true or false", int: "an integer", float: "a number", str: "text", dict: "values by name"}[kind]

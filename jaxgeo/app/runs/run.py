@@ -33,6 +33,14 @@ NETWORK: dict[str, Any] = {
     "sizes": tuple[int, ...],
     "columns": tuple[dict, ...],
 }
+READING: dict[str, Any] = {**dict.fromkeys(("meaning", "style", "sign"), str), "strays": bool}
+COLUMN: dict[str, Any] = {
+    "name": str,
+    "reading": dict,
+    "levels": tuple[str, ...],
+    "fill": float,
+    **dict.fromkeys(("gaps", "season"), bool),
+}
 
 
 @dataclass(frozen=True)
@@ -154,13 +162,10 @@ def _read_scaling(end: str, found: Any) -> Scaling:
 
 
 def _read_encoder(columns: Any, inputs: Scaling) -> Encoder:
-    try:
-        encoder = Encoder.from_list(columns)
-        names = encoder.names
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"network.json has columns that cannot be read ({str(error)[:80]})") from None
-    if names != inputs.names:
-        raise ValueError(f"network.json has {len(names)} inputs by its columns, and {len(inputs.names)} by its scales")
+    found = [read_fields(column, COLUMN) for column in columns]
+    encoder = Encoder.from_list([column | {"reading": read_fields(column["reading"], READING)} for column in found])
+    if encoder.names != inputs.names:
+        raise ValueError("network.json has other inputs by its columns than by its scales")
     return encoder
 
 

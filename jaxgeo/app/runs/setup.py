@@ -12,15 +12,17 @@ from jaxgeo.app.data import Task
 from jaxgeo.app.runs.config import Config
 from jaxgeo.equations import Network
 from jaxgeo.equations.network import count_params
-from jaxgeo.fitting.methods import Method, flow_named, optimizer_named
+from jaxgeo.fitting.methods import Method, flow_named, optimizer_named, smooth_to_exact
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.geometry import RankReport, rank_report
 from jaxgeo.linalg.memory import total_memory
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem, supervised
 
-# Entries of D beyond which its singular values are not worth the wait.
-MOST_ENTRIES = 30_000_000
+# Entries of D beyond which its singular values are not worth the wait: for a flow, which depends on its rank, and else.
+MOST_ENTRIES, MOST_ENTRIES_TO_KNOW = 30_000_000, 1_000_000
+# The part of the rows by which early stopping decides.
+VALIDATION = 0.2
 # cond(DDᵀ) from which on, along the way, a Cholesky factor may not do.
 SLOW_CONDITION = 1e-3 / float(np.finfo(np.float64).eps)
 
@@ -61,6 +63,8 @@ def prepare(task: Task, config: Config) -> Setup:
     for the flow, or K does not suit it.
     """
     method = optimizer_named(config.optimizer, config.learning_rate) if config.optimizer else flow_named(config.flow)
+    if config.optimizer == "levenberg-marquardt" and config.patience is not None:
+        method = smooth_to_exact()
     flow = method if isinstance(method, AbstractFlow) else None
     validation = None
     if config.patience is not None:
@@ -81,7 +85,8 @@ def prepare(task: Task, config: Config) -> Setup:
     cost0 = float(problem.cost(params))
     if flow is not None and config.tol * cost0 < np.finfo(config.precision).tiny:
         raise ValueError(f"--tol {config.tol:g} of C(0) = {cost0:.3g} is 0 in {config.precision}; choose a larger one.")
-    report = rank_report(problem, params) if rows * size <= MOST_ENTRIES else None
+    most = MOST_ENTRIES_TO_KNOW if flow is None else MOST_ENTRIES
+    report = rank_report(problem, params) if rows * size <= most else None
     if report is not None and required is not None and report.rank < required:
         doubled = len(task.train_inputs) - len(np.unique(task.train_inputs, axis=0))
         cause = f"; {doubled} of the training rows repeat the inputs of another" if doubled else ""
@@ -121,13 +126,22 @@ def _check_finite(task: Task, dtype: np.dtype) -> None:
 
 
 def _split(task: Task) -> tuple[Task, tuple[np.ndarray, np.ndarray]]:
-    """Half of the held-out rows to judge by when to stop, so that the score of the others stays an honest one."""
-    half = len(task.test_inputs) // 2
-    if half == 0:
-        raise ValueError("--patience judges by half of the held-out rows, and there are fewer than 2; raise "
-                         "--test-fraction.")  # fmt: skip
-    note = f"Half of the held-out rows, {half}, were used to decide when to stop; the scores are those of the others."
+    """Some of the training rows to decide by when to stop, so that the score of the held-out rows stays an honest one.
+
+    The rows are in random order.
+    """
+    total = len(task.train_inputs)
+    count = round(VALIDATION * total)
+    if not 1 <= count <= total - 2:
+        raise ValueError(
+            f"--patience decides by a fifth of the training rows, and there are only {total}; leave it out, or raise "
+            "--samples."
+        )
+    note = f"{count} of the training rows were used to decide when to stop."
     rest = dataclasses.replace(
-        task, test_inputs=task.test_inputs[half:], test_targets=task.test_targets[half:], notes=(*task.notes, note)
+        task,
+        train_inputs=task.train_inputs[count:],
+        train_targets=task.train_targets[count:],
+        notes=(*task.notes, note),
     )
-    return rest, (task.test_inputs[:half], task.test_targets[:half])
+    return rest, (task.train_inputs[:count], task.train_targets[:count])

@@ -16,12 +16,13 @@ from jaxgeo.app.runs.setup import Setup
 from jaxgeo.fitting.drivers import Outcome
 from jaxgeo.fitting.files import read_json
 from jaxgeo.fitting.loop import Fit
+from jaxgeo.flows import AbstractFlow
 from jaxgeo.geometry import RankReport
 
 FIELDS: dict[str, Any] = {
     **dict.fromkeys(("name", "source", "kind", "outcome", "message"), str),
     **dict.fromkeys(("N", "QN", "K", "test_rows", "steps"), int),
-    **dict.fromkeys(("cost0", "cost", "largest_deviation", "seconds", "baseline"), float),
+    **dict.fromkeys(("cost0", "cost", "largest_deviation", "seconds", "baseline", "linear"), float),
     **dict.fromkeys(("condition", "predicted_stopping_time", "stopping_time"), float | None),
     **dict.fromkeys(("spectrum_start", "spectrum_end"), tuple[float, ...] | None),
     **dict.fromkeys(("notes", "warnings"), tuple[str, ...]),
@@ -68,6 +69,7 @@ def summary_of(
         "steps": 0 if found is None else found.steps,
         "seconds": 0.0 if found is None else found.seconds,
         "baseline": task.baseline,
+        "linear": task.linear_score,
         "notes": list(notes),
         "warnings": [*notes, *_warnings(setup, outcome, message, rows)],
         "environment": environment(),
@@ -76,7 +78,7 @@ def summary_of(
 
 def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str, Any]]) -> list[str]:
     """What the reader of the report should know, in words."""
-    found = []
+    found = _worse_than_simple(setup, rows)
     eps = float(np.finfo(setup.config.precision).eps)
     if outcome is Outcome.INTERRUPTED:
         found.append("The run was interrupted; what is kept is its state after the last finished part.")
@@ -95,14 +97,14 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
             f"The network that is kept, and scored, is that at {moment(kept_row(rows))}, where the validation cost was "
             "smallest."
         )
-    if setup.num_params < setup.num_rows:
+    if setup.num_params < setup.num_rows and setup.validation is None:
         found.append(
             f"Underparametrized: K={setup.num_params} < QN={setup.num_rows}. The cost ends at a positive value and the "
             "stopping time is not known beforehand; a larger --hidden or fewer --samples changes that."
         )
-    if setup.report is None:
+    if setup.report is None and isinstance(setup.method, AbstractFlow):
         found.append("D is too large here for its rank and spectrum to be computed.")
-    elif setup.report.condition > 1e-2 / eps and not setup.has_slow_steps:
+    elif setup.report is not None and setup.report.condition > 1e-2 / eps and not setup.has_slow_steps:
         found.append(
             f"cond(DDᵀ) = {setup.report.condition:.1e} is close to what {setup.config.precision} can resolve; "
             "fewer samples or --flow rank-adaptive help if steps become tiny."
@@ -122,6 +124,20 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
     if len(setup.task.test_inputs) < 30:
         found.append(f"Only {len(setup.task.test_inputs)} rows are held out: their score is a rough estimate.")
     return found
+
+
+def _worse_than_simple(setup: Setup, rows: list[dict[str, Any]]) -> list[str]:
+    """Said first: that a constant, or a linear model, predicts the held-out rows better."""
+    if not rows:
+        return []
+    task, row = setup.task, kept_row(rows)
+    better = []
+    for name, score in (("a constant", task.baseline), ("a linear model", task.linear_score)):
+        if task.kind is Kind.CLASSIFICATION:
+            better += [f"{name} ({score:.1%})"] if score > row["test_accuracy"] else []
+        else:
+            better += [f"{name} ({plain(score)})"] if not row["test_rmse"] <= score else []
+    return [f"On the held-out rows the network predicts worse than {' and '.join(better)}."] if better else []
 
 
 def environment() -> dict[str, str]:
