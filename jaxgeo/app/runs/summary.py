@@ -71,14 +71,14 @@ def summary_of(
         "baseline": task.baseline,
         "linear": task.linear_score,
         "notes": list(notes),
-        "warnings": [*notes, *_warnings(setup, outcome, message, rows)],
+        "warnings": [*_worse_than_simple(setup, rows), *notes, *_warnings(setup, outcome, message, rows)],
         "environment": environment(),
     }
 
 
 def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str, Any]]) -> list[str]:
     """What the reader of the report should know, in words."""
-    found = _worse_than_simple(setup, rows)
+    found = []
     eps = float(np.finfo(setup.config.precision).eps)
     if outcome is Outcome.INTERRUPTED:
         found.append("The run was interrupted; what is kept is its state after the last finished part.")
