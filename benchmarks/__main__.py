@@ -21,6 +21,7 @@ ALL = (
     "two_steps",
     "orbits",
     "ensembles",
+    "tables",
     "statements",
     "random_networks",
     "gpu",

@@ -225,6 +225,17 @@ def _statements(results: dict[str, Any]) -> str:
     return table(["Statement", "What it says", "Test", "Measured", "Value", "Must be"], lines)
 
 
+def _tables(result: dict[str, Any]) -> str:
+    seeds = result["seeds"].values()
+    lines = []
+    for name in next(iter(seeds)):
+        rows = [seed[name] for seed in seeds]
+        seconds = statistics.median(row["seconds"] for row in rows)
+        lines.append([f"`{name}`", *(f"{row['error']:.0f}" for row in rows), f"{seconds:.2g}"])
+    header = ["", *(f"error, table {seed}" for seed in result["seeds"]), "seconds"]
+    return table(header, lines) + "\n" + environment(result) + "\n"
+
+
 class Table(NamedTuple):
     """What a table is made from: a case of a module, or all of its cases."""
 
@@ -249,6 +260,7 @@ TABLES = {
     "equations": Table("equations", None, _equations),
     "orbits": Table("orbits", "digits", _orbits),
     "scaling": Table("scaling", None, _scaling),
+    "tables": Table("tables", "prices", _tables),
     "statements": Table("statements", None, _statements),
 }
 

@@ -128,7 +128,7 @@ def test_a_folder_in_use_is_not_overwritten(table, capsys):
 
 @pytest.mark.slow
 def test_a_table_is_trained_and_loaded_back(table, capsys):
-    arguments = ["train", "plain.csv", "--target", "y", "--hidden", "8-8", "--tol", "1e-2"]
+    arguments = ["train", "plain.csv", "--target", "y", "--hidden", "8-8", "--tol", "1e-2", "--flow", "adapted"]
     assert run(arguments) == 0
     output = capsys.readouterr().out
     for part in ("QN = 12", "K = 113", "rank 12 of 12", "predicted at", "deviation", "test error", "runs/plain"):

@@ -33,9 +33,11 @@ def compare_command(
     """
     if not seconds > 0:
         raise ValueError(f"--seconds must be positive; got {seconds}.")
+    if file is None and not given.get("flow") and not given.get("optimizer"):
+        given = {**given, "flow": "adapted"}
     config, task = resolve(given, file)
     if not config.flow:
-        raise ValueError("compare sets a --flow against optimizers; leave --optimizer out.")
+        raise ValueError("compare sets a flow against optimizers; pass --flow, and no --optimizer.")
     setup = prepare_setup(config, task, console)
     place = default_place(task)
     place = place.with_name(f"{place.name}-compare") if out is None else out
