@@ -148,7 +148,7 @@ def test_an_encoder_is_written_and_read_back():
 def test_new_rows_may_hold_unknown_text_and_gaps_but_nothing_that_cannot_be_read():
     table = mixed()
     encoder, _ = Encoder.fit(table, ["size", "city", "new"], np.arange(40))
-    rows = {"size": ["50", "NA"], "city": ["Genf", "Bern"], "new": ["", "true"]}
+    rows = {"size": ["50", "NA"], "city": ["Genf", "Bern"], "new": ["", "Yes"]}
     found = encoder.encode(as_table(rows))
     mean, size = table.frame["new"][:40].mean(), np.nanmean(table.frame["size"][:40])
     np.testing.assert_allclose(found, [[50, 0, 0, 0, 0, 0, mean], [size, 1, 0, 1, 0, 0, 1]])
@@ -157,6 +157,8 @@ def test_new_rows_may_hold_unknown_text_and_gaps_but_nothing_that_cannot_be_read
         assert any(part in note for note in told), part
     with pytest.raises(ValueError, match=r"'size' .* 'large' on line 2, which is no number"):
         encoder.encode(as_table(rows | {"size": [1.0, "large"]}))
+    with pytest.raises(ValueError, match=r"'new' .* 'maybe' on line 1, which is no truth value"):
+        encoder.encode(as_table(rows | {"new": ["maybe", "no"]}))
     with pytest.raises(ValueError, match=r"no columns 'size', 'new'"):
         encoder.encode(as_table({"city": ["Bern"]}))
 

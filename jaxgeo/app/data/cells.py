@@ -35,12 +35,15 @@ class Meaning(enum.Enum):
     TEXT = "text"
 
 
+KINDS = {Meaning.NUMBER: "number", Meaning.TRUTH: "truth value", Meaning.DATE: "date", Meaning.TEXT: "text"}
+
+
 @dataclass(frozen=True)
 class Reading:
     """How the cells of a column are read.
 
-    - `style`: of numbers, the separators of thousands and decimals, "" for those of Python; of dates, their format; of
-        truth values, the word for true. `sign`: that all numbers bear.
+    - `style`: of numbers, the separators of thousands and decimals, "" for those of Python; of dates, their format.
+    - `sign`: that all numbers bear.
     - `strays`: whether text among numbers counts as a gap.
     """
 
@@ -74,7 +77,7 @@ class Reading:
             first = int(np.argmax(odd))
             raise ValueError(
                 f"column {name!r} of {table.name} holds {shorten(str(column.iloc[first]))!r} on line "
-                f"{table.lines[first]}, which is no {self.meaning.value}; mend the cell or leave it empty."
+                f"{table.lines[first]}, which is no {KINDS[self.meaning]}; mend the cell or leave it empty."
             )
         if np.isinf(values).any():
             first = int(np.argmax(np.isinf(values)))
@@ -89,9 +92,9 @@ class Reading:
             return _numbers(cells, self.style, self.sign)
         if self.meaning is Meaning.DATE:
             return _dates(cells, self.style)
-        words = next(pair for pair in WORDS if self.style in pair)
         small = cells.str.lower()
-        return np.select([(small == words[0]).fillna(False), (small == words[1]).fillna(False)], [0.0, 1.0], np.nan)
+        values = [small.isin(words).fillna(False).to_numpy(bool) for words in zip(*WORDS, strict=True)]
+        return np.select(values, [0.0, 1.0], np.nan)
 
 
 def find_readings(table: Table, names: Iterable[str]) -> tuple[dict[str, Reading], list[str]]:
@@ -106,7 +109,7 @@ def find_readings(table: Table, names: Iterable[str]) -> tuple[dict[str, Reading
         column = table.column(name)
         kind = column.dtype
         if pandas.api.types.is_bool_dtype(kind):
-            found[name] = Reading(Meaning.TRUTH, "true")
+            found[name] = Reading(Meaning.TRUTH)
         elif pandas.api.types.is_numeric_dtype(kind):
             found[name] = Reading(Meaning.NUMBER)
         elif pandas.api.types.is_datetime64_any_dtype(kind):
@@ -129,7 +132,7 @@ def _of_text(name: str, cells: Any, separator: str | None, comma: bool) -> tuple
     small = set(cells.str.lower().unique()[:3])
     for words in WORDS:
         if small <= set(words):
-            return Reading(Meaning.TRUTH, words[1]), ""
+            return Reading(Meaning.TRUTH), ""
     if (number := _as_numbers(name, cells, separator, comma)) is not None:
         return number
     if not np.isnan(_dates(cells, ISO)).any():
