@@ -79,20 +79,18 @@ def arrays_task(
 def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
     """A problem as it is, its parameters those that it trains."""
     problem.check(model)
-    params, static = problem.partition(model)
+    restricted, params = problem.restrict(model)
     if validation is not None and not isinstance(validation, Problem):
         raise ValueError(
             f"`validation` of a problem must be another `jaxgeo.Problem`; got {type(validation).__name__}."
         )
-
-    def trained(problem: Problem) -> Problem:
-        """The problem of the trained parameters alone."""
-        blocks = [eqx.tree_at(lambda block: block.apply, each, _Frozen(each.apply, static)) for each in problem.blocks]
-        return eqx.tree_at(lambda p: (p.blocks, p.trainable), problem, (tuple(blocks), is_trainable_leaf))
-
-    held_out = None if validation is None else trained(validation)
+    held_out = None
+    if validation is not None:
+        # Of the same parameters, whatever it was made to train itself.
+        held_out, _ = eqx.tree_at(lambda each: each.trainable, validation, problem.trainable).restrict(model)
     data = [block.inputs for block in problem.blocks]
-    return Task(trained(problem), params, _Rebuild(static, unwrap=False), held_out, _fingerprint(data, problem.loss))
+    _, static = problem.partition(model)
+    return Task(restricted, params, _Rebuild(static, unwrap=False), held_out, _fingerprint(data, problem.loss))
 
 
 def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: PyTree, seed: int) -> Task:
@@ -144,16 +142,6 @@ class _Applied(eqx.Module):
 
     def __call__(self, x: PyTree) -> Array:
         return self.apply(self.params, x)
-
-
-class _Frozen(eqx.Module):
-    """A per-sample function of the trained parameters, from one of all."""
-
-    apply: Callable[[PyTree, PyTree], Array]
-    static: PyTree
-
-    def __call__(self, params: Params, sample: PyTree) -> Array:
-        return self.apply(eqx.combine(params, self.static), sample)
 
 
 class _Rebuild(eqx.Module):
