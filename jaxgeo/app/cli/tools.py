@@ -62,10 +62,10 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
     """
     use_precision(RunFolder(path).read_config())
     run = load(path)
-    table = read_table(rows)
-    for note in run.encoder.substituted(table):
+    cells = run.encoder.read(read_table(rows))
+    for note in run.encoder.substituted(cells):
         Console(stderr=True).print(note, markup=False, highlight=False)
-    predicted = run.predict(table)
+    predicted = run.predict(run.encoder.encode(cells))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_cell(run.config.target or "prediction")])

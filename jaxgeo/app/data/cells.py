@@ -135,9 +135,10 @@ def _of_text(name: str, cells: Any, separator: str | None, comma: bool) -> tuple
             return Reading(Meaning.TRUTH), ""
     if (number := _as_numbers(name, cells, separator, comma)) is not None:
         return number
-    if not np.isnan(_dates(cells, ISO)).any():
+    different = cells.drop_duplicates()
+    if not np.isnan(_dates(different, ISO)).any():
         return Reading(Meaning.DATE, ISO), ""
-    fitting = [style for style in DATES if not np.isnan(_dates(cells, style)).any()]
+    fitting = [style for style in DATES if not np.isnan(_dates(different, style)).any()]
     if fitting:
         ambiguous = f"; {fitting[1]} would fit too" if len(fitting) > 1 else ""
         return Reading(Meaning.DATE, fitting[0]), f"Dates in {name!r} are read as {fitting[0]}{ambiguous}."
@@ -150,17 +151,22 @@ def _as_numbers(name: str, cells: Any, separator: str | None, comma: bool) -> tu
     styles = ("", *STYLES) if separator == "," and not comma else ("", ".,", *STYLES)
     if comma:
         styles = styles[1:]
-    parts = {style: float(np.mean(~np.isnan(_numbers(cells, style, sign)))) for style in styles}
-    best = max(styles, key=lambda style: parts[style])
+    best, part = "", -1.0
+    for style in styles:
+        found = float(np.mean(~np.isnan(_numbers(cells, style, sign))))
+        if found > part:
+            best, part = style, found
+        if part == 1:
+            break
     told = [f"without their sign {sign}"] if sign else []
     if best and cells.str.contains(re.escape(best[0]) if best[0] not in " '" else SPACES).any():
         told.append(f"with {best[0]!r} between thousands")
     if best and best[1] == "," and cells.str.contains(",").any():
         told.append("with decimal commas")
-    if parts[best] == 1:
+    if part == 1:
         note = f"Numbers in {name!r} are read {' and '.join(told)}." if told else ""
         return Reading(Meaning.NUMBER, best, sign), note
-    if parts[best] >= ENOUGH:
+    if part >= ENOUGH:
         strays = cells[np.isnan(_numbers(cells, best, sign))]
         note = (
             f"{len(strays)} cells of {name!r} are text among numbers, such as {shorten(strays.iloc[0])!r}; they are "

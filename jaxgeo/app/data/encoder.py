@@ -15,6 +15,8 @@ from jaxgeo.fitting.scaling import Scaling
 # Levels of a column of text that get an input of their own.
 MOST_LEVELS = 40
 YEAR = 365.2425
+# Of columns by name, as `Reading.read` gives them.
+Cells = dict[str, np.ndarray]
 # Names of columns that may just number the rows.
 ROW_NUMBERS = ("(row)", "index", "id", "no", "nr", "row", "unnamed: 0")
 
@@ -70,15 +72,15 @@ class Encoder:
     columns: tuple[Column, ...]
 
     @classmethod
-    def fit(cls, table: Table, names: Sequence[str], rows: np.ndarray) -> "tuple[Encoder, list[str]]":
-        """The encoder of these columns, from the training `rows`; and what is worth telling of it.
+    def fit(cls, table: Table, names: Sequence[str], rows: np.ndarray) -> "tuple[Encoder, Cells, list[str]]":
+        """The encoder of these columns, from the training `rows`; all their cells; and what is worth telling of it.
 
         **Raises:** `ValueError` on a cell that cannot be meant, or if no column is of any use.
         """
         readings, notes = find_readings(table, names)
+        cells = {name: readings[name].read(table, name) for name in names}
         columns, left_out = [], {}
-        for name in names:
-            values = readings[name].read(table, name)
+        for name, values in cells.items():
             found = _useless(name, readings[name], values) or _column(name, readings[name], values[rows])
             if isinstance(found, str):
                 left_out[name] = found
@@ -96,7 +98,7 @@ class Encoder:
             notes.append(f"Missing cells have an input of their own in: {', '.join(gaps)}.")
         if not columns:
             raise ValueError(f"{table.name} has no column to predict from. {notes[-1]}")
-        return cls(tuple(columns)), notes
+        return cls(tuple(columns)), cells, notes
 
     @classmethod
     def of_numbers(cls, names: Sequence[str]) -> "Encoder":
@@ -108,8 +110,8 @@ class Encoder:
         """A name for each input."""
         return tuple(name for column in self.columns for name in column.features)
 
-    def encode(self, table: Table) -> Float[np.ndarray, "rows features"]:
-        """The inputs for the rows of a table, before they are scaled.
+    def read(self, table: Table) -> Cells:
+        """The cells of the columns that are used.
 
         **Raises:** `ValueError` if a column is not there, or a cell cannot be read as those of the training rows.
         """
@@ -118,8 +120,11 @@ class Encoder:
             raise ValueError(
                 f"{table.name} has no columns {', '.join(map(repr, absent))}; it has: {', '.join(table.names[:12])}."
             )
-        parts = [column.encode(column.reading.read(table, column.name)) for column in self.columns]
-        return np.concatenate(parts, axis=1)
+        return {column.name: column.reading.read(table, column.name) for column in self.columns}
+
+    def encode(self, cells: Cells) -> Float[np.ndarray, "rows features"]:
+        """The inputs for cells, before they are scaled."""
+        return np.concatenate([column.encode(cells[column.name]) for column in self.columns], axis=1)
 
     def scaling(self, inputs: Float[np.ndarray, "rows features"]) -> Scaling:
         """Brings numbers to mean 0 and standard deviation 1, and switches to mean 0."""
@@ -129,11 +134,11 @@ class Encoder:
                          if name in found.constant and not switch)  # fmt: skip
         return dataclasses.replace(found, scale=np.where(switches, 1.0, found.scale), constant=constant)
 
-    def substituted(self, table: Table) -> list[str]:
-        """What is not in these rows as it was in those trained on, and what stands for it."""
+    def substituted(self, cells: Cells) -> list[str]:
+        """What is not in these cells as it was in those trained on, and what stands for it."""
         notes = []
         for column in self.columns:
-            values = column.reading.read(table, column.name)
+            values = cells[column.name]
             if column.levels:
                 known = {*column.levels, None}
                 new = [value for value in values if value not in known]
@@ -150,7 +155,8 @@ class Encoder:
     def to_list(self) -> list[dict[str, Any]]:
         """As JSON can hold it."""
         return [
-            dataclasses.asdict(column) | {"reading": dataclasses.asdict(column.reading) | _meaning(column)}
+            dataclasses.asdict(column)
+            | {"reading": dataclasses.asdict(column.reading) | {"meaning": column.reading.meaning.value}}
             for column in self.columns
         ]
 
@@ -162,10 +168,6 @@ class Encoder:
             reading = Reading(**column["reading"] | {"meaning": Meaning(column["reading"]["meaning"])})
             found.append(Column(**column | {"reading": reading, "levels": tuple(column["levels"])}))
         return cls(tuple(found))
-
-
-def _meaning(column: Column) -> dict[str, str]:
-    return {"meaning": column.reading.meaning.value}
 
 
 def _useless(name: str, reading: Reading, values: np.ndarray) -> str | None:

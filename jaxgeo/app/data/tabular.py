@@ -90,8 +90,8 @@ def table_task(
         )
     order = np.random.default_rng(seed).permutation(total)
     train, test = order[:num_samples], order[num_samples:]
-    encoder, told = Encoder.fit(table, features, train)
-    inputs = encoder.encode(table)
+    encoder, cells, told = Encoder.fit(table, features, train)
+    inputs = encoder.encode(cells)
     scaling = encoder.scaling(inputs[train])
     if classes is None:
         assert values is not None

@@ -107,7 +107,9 @@ class Run:
         """The network's inputs before they are scaled."""
         if isinstance(rows, dict) or hasattr(rows, "columns"):
             rows = as_table(rows)
-        return self.encoder.encode(rows) if isinstance(rows, Table) else np.asarray(rows, np.float64)
+        if isinstance(rows, Table):
+            return self.encoder.encode(self.encoder.read(rows))
+        return np.asarray(rows, np.float64)
 
 
 def load(path: Path | str) -> Run:
