@@ -50,16 +50,17 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
     if asked.get("flow") and asked["optimizer"]:
         raise ValueError("pass either --flow or --optimizer, not both.")
     double, ready = asked["precision"] == "float64", asked["problem"] in PROBLEMS
+    unasked = False
     if not ready and not asked.get("flow") and not asked["optimizer"]:
         # For the error on rows that are not trained on, as the estimators do.
-        asked["optimizer"] = "levenberg-marquardt"
-        asked["patience"] = PATIENCE if asked["patience"] is None else asked["patience"]
+        asked["optimizer"], unasked = "levenberg-marquardt", asked["patience"] is None
+        asked["patience"] = PATIENCE if unasked else asked["patience"]
     asked["flow"] = "" if asked["optimizer"] else asked.get("flow") or "adapted"
     check_settings(asked)
     task = read_task(asked)
     if asked["flow"] and asked["rtol"] is None:
         asked["rtol"] = 1e-5 if double else 1e-3
-    if len(task.train_inputs) < LEAST_ROWS and not given.get("patience"):
+    if unasked and len(task.train_inputs) < LEAST_ROWS:
         asked["patience"] = None
     stops_early = asked["optimizer"] and asked["patience"] is not None
     sizes = asked["hidden"] or (
