@@ -22,7 +22,8 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 from benchmarks.gpu_images import images, mnist_5k, small_digits
 from benchmarks.harness import Case, Result, each, environment, measure, peak_memory_mib, run_cases
-from benchmarks.lift_speed import DAMPING, describe, network, our_calls
+from benchmarks.lift_speed import DAMPING, describe, network, our_calls, poisson
+from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.memory import free_memory
 
 CUDA = ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cublas-cu12", "nvidia-cusolver-cu12", "nvidia-cublas")
@@ -226,22 +227,56 @@ def equation(
     yield result | train(ready, 0, updates, limit_s, every, fresh=True)
 
 
+def update_parts(widths: tuple[int, ...], counts: tuple[int, int], directions: int) -> Iterator[Result]:
+    """An update by default on the residual of the 5-D Poisson equation, float64, and the parts it may be made of."""
+    jax.config.update("jax_enable_x64", True)
+    problem, params = poisson(widths, *counts)
+    tx = jg.optim.adapted_levenberg_marquardt()
+    state = tx.init(params)
+
+    def of_params(call: Callable[[Any], Any]) -> Callable[[], Any]:
+        compiled = eqx.filter_jit(call)
+        return lambda: compiled(params)
+
+    jacobian = jax.block_until_ready(of_params(lambda params: problem.jacobian(params).as_matrix())())
+    gram = jacobian @ jacobian.T + jnp.trace(jacobian @ jacobian.T) / len(jacobian) * jnp.eye(len(jacobian))
+    cholesky, eigh = jax.jit(jax.lax.linalg.cholesky), jax.jit(jnp.linalg.eigh)
+    leading = jax.jit(lambda matrix: leading_singular_values(matrix, (directions,), jnp.array(0), jr.key(0))[0].values)
+    update = eqx.filter_jit(lambda params, state: tx.update(params, state, params, problem=problem))
+    calls = {
+        "gradient": of_params(lambda params: jax.grad(problem.cost)(params)),
+        "dense Jacobian": of_params(lambda params: problem.jacobian(params).as_matrix()),
+        "structured Gram": of_params(lambda params: problem.gram(params).as_matrix()),
+        "Cholesky": lambda: cholesky(gram),
+        "eigenvalues": lambda: eigh(gram),
+        f"{directions} leading singular values": lambda: leading(jacobian),
+        "update": lambda: update(params, state),
+    }
+    for found in each(lambda name: measure({name: calls[name]}, 5)[name], {name: (name,) for name in calls}):
+        yield {"widths": widths, **sizes(problem, params), "rows": found}
+
+
 # K is about 1e5, 1.28e7 and 1.1e6: the extremes first.
 WIDTHS = (208, 2512, 736)
 # Several outputs a sample, one, and more rows; at 2048 a layer, K is about 8.5e6.
 GRAMS = (((64, 2048, 2048, 2048, 8), 512), ((64, 2048, 2048, 2048, 1), 4096), ((64, 2048, 2048, 2048, 8), 2048))
+# The most telling first.
 FULL = {
-    **{f"step_{rows}": (functools.partial(step_cost, rows, WIDTHS), 75.0) for rows in (1024, 4096, 16384)},
+    "step_4096": (functools.partial(step_cost, 4096, WIDTHS), 75.0),
     "throughput": (functools.partial(throughput, 8192, GRAMS), 60.0),
-    "accuracy": (functools.partial(accuracy, (64, 256, 256, 256, 10), 256), 75.0),
-    "mnist": (functools.partial(images, mnist_5k, 512, (128, 512), (3e-4, 1e-3, 3e-3), 6.0), 80.0),
-    "p5": (functools.partial(equation, jg.equations.poisson_5d, 15.0, 10), 45.0),
-    "p10": (functools.partial(equation, jg.equations.harmonic_10d, 20.0, 5), 55.0),
-    "p100": (functools.partial(equation, jg.equations.poisson_100d, 15.0, 10), 50.0),
+    "update": (functools.partial(update_parts, (64, 64, 48, 48), (3000, 500), 640), 60.0),
+    "p5": (functools.partial(equation, jg.equations.poisson_5d, 60.0, 20), 100.0),
+    "mnist": (functools.partial(images, mnist_5k, 512, (128, 512), (3e-4, 1e-3, 3e-3), 6.0), 75.0),
+    "step_1024": (functools.partial(step_cost, 1024, WIDTHS), 45.0),
+    "accuracy": (functools.partial(accuracy, (64, 256, 256, 256, 10), 256), 45.0),
+    "step_16384": (functools.partial(step_cost, 16384, WIDTHS), 60.0),
+    "p10": (functools.partial(equation, jg.equations.harmonic_10d, 15.0, 5), 40.0),
+    "p100": (functools.partial(equation, jg.equations.poisson_100d, 10.0, 10), 40.0),
 }
 SMALL = {
     "step_32": (functools.partial(step_cost, 32, (16,)), 60.0),
     "throughput": (functools.partial(throughput, 64, [((4, 16, 16, 2), 16)]), 60.0),
+    "update": (functools.partial(update_parts, (8,), (24, 12), 6), 60.0),
     "accuracy": (functools.partial(accuracy, (4, 16, 16, 2), 12), 60.0),
     "mnist": (functools.partial(images, small_digits, 16, (20,), (1e-3,), 0.2), 60.0),
     **{
