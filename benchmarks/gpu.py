@@ -1,6 +1,7 @@
 """Speed and accuracy on a GPU: `python -m benchmarks.gpu` writes `results/gpu.json`, after every case.
 
-All cases have ten minutes together. `--quick` runs every one of them at small sizes, on any device.
+No case takes more than two minutes, most of which is compilation; where a GPU is lent for less than all of them take,
+`--missing` goes on with those that are not there yet. `--quick` runs every one at small sizes, on any device.
 
 Times are of one call with its dispatch. GPU libraries may round the operands of float32 products to TF32, which JAX
 allows by default; "highest" forbids it.
@@ -28,6 +29,7 @@ from jaxgeo.linalg.memory import free_memory
 
 CUDA = ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cublas-cu12", "nvidia-cusolver-cu12", "nvidia-cublas")
 VARIABLES = (
+    "JAX_COMPILATION_CACHE_DIR",
     "JAX_DISABLE_MOST_OPTIMIZATIONS",
     "NVIDIA_TF32_OVERRIDE",
     "OPENBLAS_NUM_THREADS",
@@ -58,24 +60,13 @@ def sizes(problem: jg.Problem, params: Any) -> Result:
     return {key: found[key] for key in ("N", "QN", "K", "dtype", "predicted_gflop")}
 
 
-def networks(points: Sequence[tuple[Sequence[int], int]]) -> dict[str, tuple[Sequence[int], int]]:
-    """Widths and numbers of samples, by name."""
-    return {f"{'-'.join(map(str, widths))}, N = {count}": (widths, count) for widths, count in points}
-
-
-def step_cost(num_rows: int, widths: Sequence[int], outputs: int = 8) -> Iterator[Result]:
-    """A damped lift against a gradient, a step of Adam and a dense D, in float32, for networks 64-w-w-w-8.
+def step_cost(widths: Sequence[int], num_rows: int) -> Result:
+    """A damped lift against a gradient, a step of Adam and a dense D, in float32.
 
     The last three use TF32 where JAX does by default, unless the row says otherwise; G, and D itself, never do.
     """
-    points = networks([((64, width, width, width, outputs), num_rows // outputs) for width in widths])
-    for found in each(step_times, points):
-        yield {"damping": DAMPING, "points": found}
-
-
-def step_times(widths: Sequence[int], num_samples: int) -> Result:
-    problem, params = network(widths, num_samples)
-    found = {"widths": widths, **sizes(problem, params)}
+    problem, params = network(widths, num_rows // widths[-1])
+    found = {"widths": widths, "damping": DAMPING, **sizes(problem, params)}
     # D itself, and two copies of it on the way to DDᵀ.
     needed, free = 3 * 4 * found["QN"] * found["K"], free_memory()
     fits = needed <= free
@@ -101,7 +92,7 @@ def adam_call(problem: jg.Problem, params: Any) -> Callable[[], Any]:
     return lambda: step(params, state)
 
 
-def throughput(matmul_size: int, points: Sequence[tuple[Sequence[int], int]]) -> Iterator[Result]:
+def throughput(matmul_size: int, widths: Sequence[int], num_samples: int) -> Iterator[Result]:
     """TFlop/s of assembling G and of its Cholesky factorisation, beside those of a large matrix product.
 
     Of G the flops are those of its plan, in which bytes moved by elementwise products count as flops; the forward pass
@@ -110,8 +101,7 @@ def throughput(matmul_size: int, points: Sequence[tuple[Sequence[int], int]]) ->
     jax.config.update("jax_enable_x64", True)
     result = {"matmul_size": matmul_size, "matmul": matmuls(matmul_size)}
     yield result
-    for found in each(functools.partial(gram_and_cholesky, result["matmul"]), networks(points)):
-        yield result | {"points": found}
+    yield result | gram_and_cholesky(result["matmul"], widths, num_samples)
 
 
 def matmuls(size: int) -> Result:
@@ -256,26 +246,37 @@ def update_parts(widths: tuple[int, ...], counts: tuple[int, int], directions: i
         yield {"widths": widths, **sizes(problem, params), "rows": found}
 
 
-# K is about 1e5, 1.28e7 and 1.1e6: the extremes first.
-WIDTHS = (208, 2512, 736)
-# Several outputs a sample, one, and more rows; at 2048 a layer, K is about 8.5e6.
-GRAMS = (((64, 2048, 2048, 2048, 8), 512), ((64, 2048, 2048, 2048, 1), 4096), ((64, 2048, 2048, 2048, 8), 2048))
+def steps(*points: tuple[int, int]) -> dict[str, tuple[Callable[[], Result], float]]:
+    """For networks 64-w-w-w-8, by numbers of rows and w; K is about 1e5, 1.1e6 and 1.28e7 at 208, 736 and 2512."""
+    return {
+        f"step_{rows}_{width}": (functools.partial(step_cost, (64, width, width, width, 8), rows), 110.0)
+        for rows, width in points
+    }
+
+
+# Several outputs a sample, one, and more rows; K is about 8.5e6.
+GRAMS = {
+    f"gram_{samples * outputs}_{outputs}": (
+        functools.partial(throughput, 8192, (64, 2048, 2048, 2048, outputs), samples),
+        120.0,
+    )
+    for outputs, samples in ((8, 512), (1, 4096), (8, 2048))
+}
 # The most telling first.
 FULL = {
-    "step_4096": (functools.partial(step_cost, 4096, WIDTHS), 75.0),
-    "throughput": (functools.partial(throughput, 8192, GRAMS), 60.0),
-    "update": (functools.partial(update_parts, (64, 64, 48, 48), (3000, 500), 640), 60.0),
+    **steps((4096, 208), (4096, 2512)),
+    "update": (functools.partial(update_parts, (64, 64, 48, 48), (3000, 500), 640), 90.0),
     "p5": (functools.partial(equation, jg.equations.poisson_5d, 60.0, 20), 100.0),
-    "mnist": (functools.partial(images, mnist_5k, 512, (128, 512), (3e-4, 1e-3, 3e-3), 6.0), 75.0),
-    "step_1024": (functools.partial(step_cost, 1024, WIDTHS), 45.0),
-    "accuracy": (functools.partial(accuracy, (64, 256, 256, 256, 10), 256), 45.0),
-    "step_16384": (functools.partial(step_cost, 16384, WIDTHS), 60.0),
-    "p10": (functools.partial(equation, jg.equations.harmonic_10d, 15.0, 5), 40.0),
-    "p100": (functools.partial(equation, jg.equations.poisson_100d, 10.0, 10), 40.0),
+    "mnist": (functools.partial(images, mnist_5k, 512, (128, 512), (3e-4, 1e-3, 3e-3), 6.0), 120.0),
+    "accuracy": (functools.partial(accuracy, (64, 256, 256, 256, 10), 256), 110.0),
+    "p10": (functools.partial(equation, jg.equations.harmonic_10d, 15.0, 5), 90.0),
+    "p100": (functools.partial(equation, jg.equations.poisson_100d, 10.0, 10), 90.0),
+    **GRAMS,
+    **steps((1024, 208), (1024, 736), (1024, 2512), (4096, 736), (16384, 208), (16384, 736), (16384, 2512)),
 }
 SMALL = {
-    "step_32": (functools.partial(step_cost, 32, (16,)), 60.0),
-    "throughput": (functools.partial(throughput, 64, [((4, 16, 16, 2), 16)]), 60.0),
+    "step_32_16": (functools.partial(step_cost, (64, 16, 16, 16, 8), 32), 60.0),
+    "gram_32_2": (functools.partial(throughput, 64, (4, 16, 16, 2), 16), 60.0),
     "update": (functools.partial(update_parts, (8,), (24, 12), 6), 60.0),
     "accuracy": (functools.partial(accuracy, (4, 16, 16, 2), 12), 60.0),
     "mnist": (functools.partial(images, small_digits, 16, (20,), (1e-3,), 0.2), 60.0),
@@ -290,17 +291,18 @@ SMALL = {
 }
 
 
-def measured(run: Callable[[], Iterator[Result]], needs_gpu: bool) -> Iterator[Result]:
+def measured(run: Callable[[], Result | Iterator[Result]], needs_gpu: bool) -> Iterator[Result]:
     """The results with where they come from."""
     # Numbers of a CPU must not pass for those of a GPU.
     if needs_gpu and jax.default_backend() != "gpu":
         raise RuntimeError(f"JAX finds no GPU, only {jax.devices()}; --quick runs on any device")
     where = {"environment": environment(*CUDA)}
-    for found in run():
+    result = run()
+    for found in [result] if isinstance(result, dict) else result:
         yield where | {"settings": settings()} | found
 
 
-def cases(of: dict[str, tuple[Callable[[], Iterator[Result]], float]], needs_gpu: bool) -> dict[str, Case]:
+def cases(of: dict[str, tuple[Callable[[], Result | Iterator[Result]], float]], needs_gpu: bool) -> dict[str, Case]:
     return {name: Case(functools.partial(measured, run, needs_gpu), limit_s) for name, (run, limit_s) in of.items()}
 
 

@@ -1,8 +1,9 @@
 """What all benchmarks share: interleaved medians, the environment, processes of their own, JSON.
 
 `python -m benchmarks.MODULE` runs the cases of a module and writes `results/MODULE.json` after each; with names, only
-these, and the rows of the others are kept. A case that fails or runs out of its time is a row {"failed": …}, beside
-what it had found by then. `--quick` runs a few cases at small sizes into `results/quick/`; `--out` says where else.
+these, and the rows of the others are kept. `--missing` runs what has no whole result yet and keeps the rest. A case
+that fails or runs out of its time is a row {"failed": …}, beside what it had found by then. `--quick` runs a few cases
+at small sizes into `results/quick/`; `--out` says where else.
 """
 
 import argparse
@@ -123,6 +124,7 @@ def run_cases(
     parser.add_argument("names", nargs="*", help="cases to run; all by default")
     parser.add_argument("--quick", action="store_true", help="a few cases at small sizes, on any device")
     parser.add_argument("--out", type=Path, help=f"by default results/{module}.json, with --quick in results/quick/")
+    parser.add_argument("--missing", action="store_true", help="only those that have no result yet, or failed")
     parser.add_argument("--here", action="store_true", help="run in this process, and print")
     chosen = parser.parse_args(arguments)
     available = (quick or {}) if chosen.quick else cases
@@ -136,7 +138,9 @@ def run_cases(
         return
     command = [sys.executable, "-m", f"benchmarks.{module}", "--here", *(["--quick"] if chosen.quick else [])]
     path = chosen.out or (RESULTS / "quick" if chosen.quick else RESULTS) / f"{module}.json"
-    kept = json.loads(path.read_text()) if chosen.names and path.exists() else {}
+    kept = json.loads(path.read_text()) if (chosen.names or chosen.missing) and path.exists() else {}
+    if chosen.missing:
+        names = [name for name in names if "failed" in kept.get(name, {"failed": "not run"})]
     run_all({name: ([*command, name], available[name].limit_s) for name in names}, path, kept)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-from benchmarks.figures import equation_errors, front, lift_sweep, races
+from benchmarks.figures import deep_poisson, equation_errors, front, lift_sweep, races
 from benchmarks.harness import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -236,6 +236,28 @@ def _tables(result: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
+def _gpu_steps(results: dict[str, Any]) -> str:
+    names = ("gradient", "Adam step", "jaxgeo", "jaxgeo, default solver", "dense Jacobian, no TF32", "dense Jacobian")
+    lines = []
+    for case in (case for case in results if case.startswith("step_")):
+        result = results[case]
+        rows = [result["rows"].get(name, {}) for name in names]
+        times = [_number(row["median_ms"]) if "median_ms" in row else "–" for row in rows]
+        lines.append([str(result["QN"]), f"{result['K']:.3g}", *times])
+    header = ["QN", "K", "gradient", "Adam", "`GramCholesky`", "default", "dense D, float32", "dense D, TF32"]
+    return table(header, lines) + "\n" + environment(result) + "\n"
+
+
+def _gpu_accuracy(result: dict[str, Any]) -> str:
+    lines = [[name, *(f"{error:.1e}" for error in row.values())] for name, row in result["relative_errors"].items()]
+    return table(["", "float32", "TF32 allowed"], lines) + f"\nQN = {result['QN']}, K = {result['K']}.\n"
+
+
+def _gpu_update(result: dict[str, Any]) -> str:
+    lines = [[name, _number(row["median_ms"])] for name, row in result["rows"].items()]
+    return table(["float64", "ms"], lines) + f"\nQN = {result['QN']}, K = {result['K']}.\n"
+
+
 class Table(NamedTuple):
     """What a table is made from: a case of a module, or all of its cases."""
 
@@ -258,6 +280,9 @@ TABLES = {
     "optimizers_classification": Table("optimizers", "classification", _classification),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
+    "gpu_steps": Table("gpu", None, _gpu_steps),
+    "gpu_accuracy": Table("gpu", "accuracy", _gpu_accuracy),
+    "gpu_update": Table("gpu", "update", _gpu_update),
     "orbits": Table("orbits", "digits", _orbits),
     "scaling": Table("scaling", None, _scaling),
     "tables": Table("tables", "prices", _tables),
@@ -301,6 +326,7 @@ def draw_figures() -> None:
     drawn = {
         "front": front(read("equations")),
         "lift_sweep": lift_sweep(read("lift_speed")),
+        "deep_poisson": deep_poisson(read("gpu")["p5"]),
         "equations": equation_errors(read("equations")),
         "races": races({"diabetes, QN = 442": diabetes, "1000 of MNIST, QN = 10 000": mnist}),
     }

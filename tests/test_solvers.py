@@ -129,6 +129,17 @@ def test_float32_is_solved_to_its_own_round_off(solver, shape, velocity):
         assert relative_error(value, pseudo_inverse(matrix, rows, 1e-6)) < 3e-7
 
 
+@pytest.mark.parametrize("shape", SHAPES[::2], ids=str)
+def test_lsmr_takes_float32_where_x64_is_on(shape, velocity):
+    matrix = with_spectrum(*shape, spectrum(shape, min(shape), 10.0), np.float32)
+    rows = velocity(shape[0], np.float32)
+    value, info = solve(LSMR(), jnp.asarray(matrix), jnp.asarray(rows))
+    assert value.dtype == info.residual.dtype == jnp.float32
+    assert relative_error(value, pseudo_inverse(matrix, rows, 1e-6)) < 1e-5
+    damped, _ = solve(LSMR(), jnp.asarray(matrix), jnp.asarray(rows), jnp.asarray(0.1, jnp.float32))
+    assert relative_error(damped, damped_inverse(matrix, rows, 0.1)) < 1e-5
+
+
 @pytest.mark.parametrize("solver", [GramCholesky(), GramEigh(), NormalCholesky(chunk_size=3)], ids=name)
 def test_products_in_float32_cost_a_condition_number(solver, velocity):
     shape = (20, 8) if isinstance(solver, NormalCholesky) else (8, 20)

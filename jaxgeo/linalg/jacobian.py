@@ -10,6 +10,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.outputs import AbstractProblem, Block, Params
 
 
@@ -77,12 +78,12 @@ class Jacobian(lx.AbstractLinearOperator):
         - `mode`: forward costs K products a sample and reverse Q; "auto" takes the cheaper.
         - `chunk_size`: samples differentiated at a time; all at once by default.
         """
-        with jax.default_matmul_precision("highest"):
-            return jnp.concatenate(
-                [sample_rows(block, self.trainable, self.frozen, mode, chunk_size) for block in self.problem.blocks]
-            )
+        return jnp.concatenate(
+            [sample_rows(block, self.trainable, self.frozen, mode, chunk_size) for block in self.problem.blocks]
+        )
 
 
+@without_tf32
 def sample_rows(
     block: Block, trainable: PyTree, frozen: PyTree, mode: str = "auto", chunk_size: int | None = None
 ) -> Float[Array, "rows K"]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.tangents import freeze
 
@@ -37,6 +38,7 @@ def leading_singular_values(
     return SingularValues(matrix, None, orthogonal, left, values, right), rest
 
 
+@without_tf32
 def _sketch(count: int, most: int, matrix: Array, key: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Q, U, the diagonal of Σ and Vᵀ of QᵀD = UΣVᵀ, with zeros up to `most`; and what is left of D."""
     sample = matrix @ jax.random.normal(key, (matrix.shape[1], count + 1), matrix.dtype)

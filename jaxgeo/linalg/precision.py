@@ -1,13 +1,28 @@
-"""float64 for a few steps of a computation that is otherwise float32, without switching x64 on for the program."""
+"""Products without TF32; float64 for a few steps of a computation in float32, without x64 for the whole program."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from jaxgeo.linalg.tangents import tangent_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_tf32(fun: Callable[P, R]) -> Callable[P, R]:
+    """`fun`, whose products of float32 numbers are rounded no further than to float32, whatever the caller allows."""
+
+    @functools.wraps(fun)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.default_matmul_precision("highest"):
+            return fun(*args, **kwargs)
+
+    return run
 
 
 def is_available(dtype: jnp.dtype) -> bool:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.linalg.tangents import freeze, tangent_of
 
 
@@ -48,6 +49,7 @@ class SingularValues(eqx.Module):
         """Below which part of the largest singular value nothing is known, as for a numerical rank."""
         return len(self.orthogonal) * float(jnp.finfo(self.values.dtype).eps)
 
+    @without_tf32
     def coefficients(self, velocity: Float[Array, " rows"]) -> Float[Array, " r"]:
         """UᵀQᵀv."""
         return (velocity @ self.orthogonal) @ self.left
@@ -119,6 +121,7 @@ def _solve(
 
 
 @eqx.filter_custom_jvp
+@without_tf32
 def _lift(
     svd: SingularValues, velocity: Float[Array, " rows"], damping: Float[Array, ""], among: Bool[Array, " r"]
 ) -> Float[Array, " K"]:
@@ -128,6 +131,7 @@ def _lift(
 
 
 @_lift.def_jvp
+@without_tf32
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """The derivative of a function of the singular values, by its divided differences.
 
@@ -245,6 +249,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return value, 2 * (jnp.mean(relative * jnp.diagonal(inner)) - jnp.mean(relative**2) * inner[0, 0])
 
 
+@without_tf32
 def _inner(svd: SingularValues, tangent: Float[Array, "rows K"]) -> Float[Array, "r r"]:
     """Uᵀ dD V in units of σ₁."""
     return svd.left.T @ ((svd.orthogonal.T @ tangent) @ svd.right.T) / svd.unit

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import as_real
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.precision import in_dtype
+from jaxgeo.linalg.precision import in_dtype, without_tf32
 from jaxgeo.linalg.solvers import CG, NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.linalg.solvers.normal_cholesky import add_trees, normal_equations
@@ -212,12 +212,14 @@ class _State(NamedTuple):
 
 
 @eqx.filter_jit
+@without_tf32
 def _start(image: Float[Array, " K"], preconditioner: NystromInverse | None) -> _State:
     direction = image if preconditioner is None else preconditioner(image)
     return _State(jnp.zeros_like(image), image, direction, image @ direction)
 
 
 @eqx.filter_jit
+@without_tf32
 def _step(
     state: _State, product: Float[Array, " K"], damping: Float[Array, ""], preconditioner: NystromInverse | None
 ) -> _State:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxgeo.linalg.precision import without_tf32
+
 # Up to this size XLA's own solve is as fast, and its program is shorter.
 LEAST_SIZE = 1024
 NUM_BLOCKS = 8
@@ -18,6 +20,7 @@ def upper_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False).T
 
 
+@without_tf32
 def cholesky_solve(upper: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     """(UᵀU)⁻¹ times one vector.
 
@@ -33,15 +36,16 @@ def cholesky_solve(upper: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float
         forward.append(found)
         rest = rest[len(found) :]
         if len(rest) > 0:
-            rest = rest - _product(found, upper[here, here.stop :])
+            rest = rest - found @ upper[here, here.stop :]
     backward: list[Array] = []
     for here, aim in zip(reversed(blocks), reversed(forward), strict=True):
         if backward:
-            aim = aim - _product(upper[here, here.stop :], jnp.concatenate(backward))
+            aim = aim - upper[here, here.stop :] @ jnp.concatenate(backward)
         backward.insert(0, _solve(upper[here, here], aim, transpose=False))
     return jnp.concatenate(backward)
 
 
+@without_tf32
 def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Estimates of the smallest and largest eigenvalue of UᵀU, from above and from below, by power iterations."""
 
@@ -64,7 +68,3 @@ def _solve(upper: Float[Array, "m m"], rhs: Float[Array, " m"], *, transpose: bo
     return jax.lax.linalg.triangular_solve(
         upper.T, rhs[:, None], left_side=True, lower=True, transpose_a=not transpose
     )[:, 0]
-
-
-def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.precision import in_dtype
+from jaxgeo.linalg.precision import in_dtype, without_tf32
 from jaxgeo.linalg.tangents import norm
 
 FAULT = (
@@ -57,9 +57,10 @@ def _unless(matrix: Float[Array, "n n"], wrong: Bool[Array, ""]) -> Float[Array,
     return jnp.where(wrong, jnp.nan, matrix)
 
 
+@without_tf32
 def _quadratic(matrix: Float[Array, "n n"], vector: Float[Array, " n"]) -> Float[Array, ""]:
     wide = vector.astype(matrix.dtype)
-    return (wide @ jnp.matmul(matrix, wide, precision=jax.lax.Precision.HIGHEST)).astype(vector.dtype)
+    return (wide @ matrix @ wide).astype(vector.dtype)
 
 
 def _differ(claimed: Float[Array, ""], true: Float[Array, ""], tolerance: float) -> Bool[Array, ""]:

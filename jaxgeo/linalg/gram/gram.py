@@ -114,7 +114,8 @@ def _diagonal(gram: Gram) -> Float[Array, "N Q"]:
     found = []
     for block, size in enumerate(plan.block_samples):
         samples = Samples(data_of(gram.jacobian, layout, block), layout, block, size)
-        found.append(squares(samples, gram.jacobian.problem.blocks[block]))
+        with jax.default_matmul_precision("highest"):
+            found.append(squares(samples, gram.jacobian.problem.blocks[block]))
     return gram.jacobian.problem.loss.arrange(jnp.concatenate([piece.reshape(-1) for piece in found]))
 
 

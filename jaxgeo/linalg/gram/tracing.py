@@ -210,7 +210,9 @@ class SampleTrace:
         mark: bool = True,
     ):
         self._function = function
-        closed = jax.make_jaxpr(function)(list(leaves), sample)
+        # An equation keeps the precision under which it was traced, wherever it is run.
+        with jax.default_matmul_precision("highest"):
+            closed = jax.make_jaxpr(function)(list(leaves), sample)
         self._jaxpr, self._consts = closed.jaxpr, closed.consts
         self.leaves = tuple(leaves)
         self.num_rows = math.prod(closed.out_avals[0].shape)

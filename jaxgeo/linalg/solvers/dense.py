@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.precision import in_dtype, rescue_if
+from jaxgeo.linalg.precision import in_dtype, rescue_if, without_tf32
 from jaxgeo.linalg.solvers.base import DECOMPOSED, AbstractFactorised, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, check_factoring
 from jaxgeo.linalg.solvers.derivatives import FactorisedSide
@@ -92,6 +92,7 @@ class SingularDecomposition(AbstractDecomposition):
             found = dataclasses.replace(found, weights=weights, share=jnp.ones_like(weights), rank=unknown)
         self.factorisation = found
 
+    @without_tf32
     def solve(self, matrix: DenseMatrix, rhs: Float[Array, " QN"]) -> Float[Array, " K"]:
         right, gain = self.factorisation.matrix, self.factorisation.weights * self.values
         if matrix.wide:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import AbstractDecomposition, AbstractDenseSolver, DenseMatrix
@@ -46,6 +47,7 @@ class _Refined(AbstractDecomposition):
 
     factorisation: Factorisation
 
+    @without_tf32
     def solve(self, matrix: DenseMatrix, rhs: Float[Array, " QN"]) -> Float[Array, " K"]:
         tall, upper = matrix.tall, self.factorisation.matrix
         damping = 0 if matrix.relative_damping is None else matrix.relative_damping

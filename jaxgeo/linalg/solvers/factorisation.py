@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.precision import in_dtype, rescue_if
+from jaxgeo.linalg.precision import in_dtype, rescue_if, without_tf32
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
@@ -84,6 +84,7 @@ def _is_sharp(found: Factorisation) -> Bool[Array, ""]:
     return jnp.all((found.share == 0) | (found.share == 1))
 
 
+@without_tf32
 def _apply(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     def spectral(found: Factorisation, rhs: Array) -> Array:
         return found.matrix @ (found.weights * (found.matrix.T @ rhs))
@@ -95,6 +96,7 @@ def _apply(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     return jax.lax.cond(found.spectral, spectral, triangular, found, vector).astype(rhs.dtype)
 
 
+@without_tf32
 def _complement(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     def spectral(found: Factorisation, rest: Array) -> Array:
         for _ in range(2):

@@ -64,7 +64,13 @@ class _LeastSquares(AbstractIterations):
         # Below round-off LSMR would go on into directions that are nothing else.
         rtol = max(self.rtol, 4 * float(jnp.finfo(self.jacobian.outputs.dtype).eps))
         solver = lx.LSMR(rtol=rtol, atol=rtol, max_steps=self.max_steps, conlim=1 / rtol)
-        return lx.linear_solve(operator, rhs, solver, throw=False).value
+        # With x64 on, lineax mixes float64 into float32 vectors, and then refuses the mixture: so they are float64.
+        wide = jax.dtypes.canonicalize_dtype(jnp.float64)
+        structure = operator.in_structure()
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wide), structure)
+        widened = lx.FunctionLinearOperator(_Widened(operator, wide), shapes)
+        found = lx.linear_solve(widened, _cast(rhs, wide), solver, throw=False).value
+        return jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), found, structure)
 
     def apply(self, rhs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         if self.damping is None:
@@ -83,3 +89,18 @@ class _Damped(eqx.Module):
 
     def __call__(self, vector: PyTree) -> tuple[Float[Array, "N Q"], PyTree]:
         return self.jacobian.mv(vector), jax.tree.map(lambda leaf: self.root * leaf, vector)
+
+
+class _Widened(eqx.Module):
+    """The same products for vectors of another dtype."""
+
+    operator: lx.AbstractLinearOperator
+    dtype: jnp.dtype = eqx.field(static=True)
+
+    def __call__(self, vector: PyTree) -> PyTree:
+        own = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), vector, self.operator.in_structure())
+        return _cast(self.operator.mv(own), self.dtype)
+
+
+def _cast(tree: PyTree, dtype: jnp.dtype) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

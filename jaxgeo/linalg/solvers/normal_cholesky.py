@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import check_count
 from jaxgeo.linalg.jacobian import Jacobian, sample_rows
-from jaxgeo.linalg.precision import in_dtype
+from jaxgeo.linalg.precision import in_dtype, without_tf32
 from jaxgeo.linalg.shards import on_shards, replicated, sharded
 from jaxgeo.linalg.solvers.base import AbstractFactorised, AbstractLiftSolver, Damping, LiftInfo
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
@@ -154,6 +154,7 @@ class _SumOverChunks(eqx.Module):
 add_trees = functools.partial(jax.tree.map, jnp.add)
 
 
+@without_tf32
 def _add(
     gram: Float[Array, "K K"],
     image: Float[Array, " K"],
@@ -161,5 +162,4 @@ def _add(
     velocity: Float[Array, " rows"],
 ) -> tuple[Float[Array, "K K"], Float[Array, " K"]]:
     matrix, velocity = matrix.astype(gram.dtype), velocity.astype(gram.dtype)
-    product = jnp.matmul(matrix.T, matrix, precision=jax.lax.Precision.HIGHEST)
-    return gram + product, image + matrix.T @ velocity
+    return gram + matrix.T @ matrix, image + matrix.T @ velocity

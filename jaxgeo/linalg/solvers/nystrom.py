@@ -7,6 +7,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from jaxgeo._checks import check_count
+from jaxgeo.linalg.precision import without_tf32
 
 
 class Nystrom(eqx.Module):
@@ -44,6 +45,7 @@ class Nystrom(eqx.Module):
         shape = (size, min(self.rank, size))
         return jnp.linalg.qr(jax.random.normal(jax.random.key(self.seed), shape, dtype))[0]
 
+    @without_tf32
     def from_sketch(
         self, test: Float[Array, "n rank"], sketch: Float[Array, "n rank"], damping: Float[Array, ""]
     ) -> "NystromInverse":
@@ -67,6 +69,7 @@ class NystromInverse(eqx.Module):
     basis: Float[Array, "n rank"]
     weights: Float[Array, " rank"]
 
+    @without_tf32
     def __call__(self, rows: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         flat = rows.reshape(-1)
         return (flat + self.basis @ ((self.weights - 1) * (self.basis.T @ flat))).reshape(rows.shape)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.dense import AbstractDecomposition, AbstractDenseSolver, DenseMatrix
 from jaxgeo.linalg.solvers.factorisation import Factorisation, from_triangle
@@ -40,6 +41,7 @@ class _Orthogonal(AbstractDecomposition):
     factorisation: Factorisation
     q: Float[Array, "length side"]
 
+    @without_tf32
     def solve(self, matrix: DenseMatrix, rhs: Float[Array, " QN"]) -> Float[Array, " K"]:
         r = self.factorisation.matrix
         if matrix.wide:
