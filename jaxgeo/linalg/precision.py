@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -10,19 +10,18 @@ import jax.numpy as jnp
 
 from jaxgeo.linalg.tangents import tangent_of
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def without_tf32(fun: Callable[P, R]) -> Callable[P, R]:
+def without_tf32(fun: Function) -> Function:
     """`fun`, whose products of float32 numbers are rounded no further than to float32, whatever the caller allows."""
 
     @functools.wraps(fun)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*args: Any, **kwargs: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return fun(*args, **kwargs)
 
-    return run
+    return cast(Function, run)
 
 
 def is_available(dtype: jnp.dtype) -> bool:
