@@ -211,7 +211,9 @@ class Watch(AbstractSolverAround):
         else:
             share = ESTIMATED
             assert before.velocity is not None
-            way = taken * (jnp.where(jnp.isnan(before.velocity), velocity, before.velocity) + velocity) / 2
+            moved = taken * (jnp.where(jnp.isnan(before.velocity), velocity, before.velocity) + velocity) / 2
+            # Outputs that the cost does not depend on go anywhere.
+            way = problem.loss.deviation(before.outputs + moved) - aim
             ideal, fade = aim, 1.0
         missing = deviation - aim - way
         miss = _norm(missing)
