@@ -70,7 +70,8 @@ def _convolution(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None
         lhs_dilation=params["lhs_dilation"],
         rhs_dilation=params["rhs_dilation"],
         dimension_numbers=numbers,
-        precision=params["precision"],
+        # That of the images: traced, it is a pair, which the function itself does not take.
+        precision=None if params["precision"] is None else params["precision"][0],
     )
     # Patches run over (input channel, window) along their feature axis; with it last, that axis can be split.
     patches = jnp.moveaxis(patches, numbers.out_spec[1], -1)
