@@ -72,6 +72,13 @@ def test_float64_products_of_float32_factors(key):
     np.testing.assert_allclose(matrix, dense @ dense.T, rtol=0, atol=1e-5 * values[-1])
 
 
+def test_a_convolution_traced_at_a_precision_of_the_users(key):
+    problem, params = ARCHITECTURES["convolution"](key)
+    with jax.default_matmul_precision("highest"):
+        ours = gram_matrix(problem.gram(params))
+    np.testing.assert_allclose(ours, gram_matrix(problem.gram(params)), rtol=1e-12)
+
+
 def test_plan_says_what_is_done(key):
     problem, params = ARCHITECTURES["convolution"](key)
     plan = problem.gram(params).plan()

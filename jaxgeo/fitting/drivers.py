@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate import RESULTS, solve_flow
 from jaxgeo.linalg.gram.certificate import FAULT
+from jaxgeo.linalg.one_way import for_gradients
 from jaxgeo.linalg.solvers.base import CONTRADICTED
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.outputs import Params
@@ -322,7 +323,7 @@ def run_updates(
 
     def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
         params, state = carry
-        batch = batches.take(None if order is None else order[i])
+        batch = for_gradients(batches.take(None if order is None else order[i]), params)
 
         # optax's line searches pass on to it what else they were given, and mind what it does not take.
         def cost(params: Params, problem: Problem = batch) -> Array:

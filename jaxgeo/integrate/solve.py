@@ -15,6 +15,7 @@ from jaxgeo.integrate.options import Options, Record
 from jaxgeo.integrate.preparation import prepare
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.times import Scalar, check_save_at, check_times, times_after
+from jaxgeo.linalg.one_way import both_ways
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -123,6 +124,7 @@ def solve_flow(
         check_save_at(save_at, s0, s1)
     problem = problem.without_ignored()
     problem.check(params)
+    problem = both_ways(problem, params)
     restricted, trainable = problem.restrict(params)
     integration = prepare(options, restricted, trainable, rank_check)
     found = integration.integrate(restricted, trainable, s0, save_at)

@@ -1,5 +1,6 @@
 """D = ∂x/∂θ as a linear operator: products by one linearisation, the matrix by per-sample Jacobians."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,6 +11,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.linalg.one_way import CHUNK_ENTRIES, both_ways, both_ways_of, in_reverse, one_ways, pulled
 from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.outputs import AbstractProblem, Block, Params
 
@@ -20,6 +22,9 @@ class Jacobian(lx.AbstractLinearOperator):
     Paper: (1.17)
 
     `mv` is a JVP and `T.mv` a VJP of the same linearisation, made once here. `outputs` is x[θ], a by-product.
+
+    Where a network has derivatives in one mode only, D is made by that, sample by sample, and held for the products
+    that the mode does not give: `held` is D then, and None otherwise. Under `jax.jit` D is made only if it is used.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -35,23 +40,33 @@ class Jacobian(lx.AbstractLinearOperator):
     frozen: PyTree
     outputs: Float[Array, "N Q"]
     linear: lx.FunctionLinearOperator
+    adjoint: lx.FunctionLinearOperator | None
+    held: Float[Array, "QN K"] | None
 
     def __init__(self, problem: AbstractProblem, params: Params):
-        self.problem = problem
+        self.problem = both_ways(problem, params)
         self.trainable, self.frozen = problem.partition(params)
+        self.adjoint = self.held = None
         # TF32 matrix products inside the user's network would limit D to about 5e-4.
         with jax.default_matmul_precision("highest"):
-            self.outputs, tangents = jax.linearize(self._outputs, self.trainable)
-            self.linear = lx.FunctionLinearOperator(tangents, self.in_structure())
-
-    def _outputs(self, trainable: PyTree) -> Float[Array, "N Q"]:
-        return self.problem.outputs(eqx.combine(trainable, self.frozen))
+            own = one_ways(self.problem.blocks)
+            if not own:
+                self.outputs, tangents = jax.linearize(_outputs(self.problem, self.frozen), self.trainable)
+                self.linear = lx.FunctionLinearOperator(tangents, self.in_structure())
+                return
+            self.held = _held_rows(self.problem, self.trainable, self.frozen)
+            self.outputs = self.problem.outputs(params)
+            if all(network.reverse for network in own):
+                pull = functools.partial(pulled, self.problem, self.trainable, self.frozen)
+                self.adjoint = lx.FunctionLinearOperator(pull, self.out_structure())
+            product = functools.partial(_product, self.held, self.outputs.shape)
+            self.linear = lx.FunctionLinearOperator(product, self.in_structure())
 
     def mv(self, vector: PyTree) -> Float[Array, "N Q"]:
         return self.linear.mv(vector)
 
     def transpose(self) -> lx.FunctionLinearOperator:
-        return self.linear.transpose()
+        return self.linear.transpose() if self.adjoint is None else self.adjoint
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         return jax.eval_shape(lambda: self.trainable)
@@ -75,9 +90,11 @@ class Jacobian(lx.AbstractLinearOperator):
 
         **Arguments:**
 
-        - `mode`: forward costs K products a sample and reverse Q; "auto" takes the cheaper.
+        - `mode`: forward costs K products a sample and reverse Q; "auto" takes the cheaper, or what the network has.
         - `chunk_size`: samples differentiated at a time; all at once by default.
         """
+        if self.held is not None and mode == "auto" and chunk_size is None:
+            return self.held
         return jnp.concatenate(
             [sample_rows(block, self.trainable, self.frozen, mode, chunk_size) for block in self.problem.blocks]
         )
@@ -89,6 +106,11 @@ def sample_rows(
 ) -> Float[Array, "rows K"]:
     """The rows of D of the samples of a block, as `Jacobian.as_matrix`."""
     flat, unravel = ravel_pytree(trainable)
+    block = both_ways_of(block, trainable, frozen)
+    if (own := one_ways(block)) and mode == "auto":
+        mode = "reverse" if all(network.reverse for network in own) else "forward"
+    if mode == "reverse":
+        block = in_reverse(block)
 
     def outputs(theta: Float[Array, " K"], sample: PyTree) -> Float[Array, " Q"]:
         return block.rows(eqx.combine(unravel(theta), frozen), sample)
@@ -103,6 +125,26 @@ def sample_rows(
     else:
         rows = jax.lax.map(lambda sample: derivative(flat, sample), block.inputs, batch_size=chunk_size)
     return rows[: block.num_samples].reshape(-1, flat.size)
+
+
+def _outputs(problem: AbstractProblem, frozen: PyTree) -> Callable[[PyTree], Float[Array, "N Q"]]:
+    return lambda trainable: problem.outputs(eqx.combine(trainable, frozen))
+
+
+def _held_rows(problem: AbstractProblem, trainable: PyTree, frozen: PyTree) -> Float[Array, "QN K"]:
+    """D, some samples at a time, so that little is held beside it."""
+    found, params = [], eqx.combine(trainable, frozen)
+    size = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    for block in problem.blocks:
+        height = eqx.filter_eval_shape(block.rows, params, block.sample()).size
+        chunk = max(1, CHUNK_ENTRIES // (height * size))
+        whole = block.sharding is not None or chunk >= block.num_samples
+        found.append(sample_rows(block, trainable, frozen, chunk_size=None if whole else chunk))
+    return jnp.concatenate(found)
+
+
+def _product(rows: Float[Array, "QN K"], shape: tuple[int, ...], vector: PyTree) -> Float[Array, "N Q"]:
+    return jnp.matmul(rows, ravel_pytree(vector)[0], precision=jax.lax.Precision.HIGHEST).reshape(shape)
 
 
 @lx.materialise.register

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from jaxgeo.costs import AbstractRoot, SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.measured import counted_root, measured
+from jaxgeo.linalg.one_way import both_ways, one_ways, pulled
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import AbstractProblem, Params
@@ -40,7 +41,7 @@ class Linearisation(eqx.Module):
 
         - `known`: D at `params` where it is at hand, as along a flow: its outputs are not computed again.
         """
-        self.problem = problem
+        self.problem = problem = both_ways(problem, params)
         if known is None:
             self.trainable, self.frozen = problem.partition(params)
             problem.check_samples(params)
@@ -128,28 +129,42 @@ class Linearisation(eqx.Module):
         The decrease is summed from output differences. Where even those are no larger than the round-off of the
         outputs, it is taken from the slopes at both ends, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, which round-off disturbs less
         by a factor |δ|: so the last digits of θ can still be judged when those of C are exhausted. At costs that are
-        themselves round-off nothing is left to judge, and the difference stands.
+        themselves round-off nothing is left to judge, and the difference stands. Where a network has derivatives in one
+        mode only, the slopes are a gradient at each end, computed if they are needed.
         """
-        loss = self.problem.loss
+        loss, one_way = self.problem.loss, bool(one_ways(self.problem.blocks))
 
         def outputs_at(trainable: PyTree) -> Array:
             return self.problem.outputs(eqx.combine(trainable, self.frozen))
 
         with jax.default_matmul_precision("highest"):
             end = jax.tree.map(jnp.add, self.trainable, step)
-            outputs, moving = jax.jvp(outputs_at, (end,), (step,))
-            _, moved = jax.jvp(outputs_at, (self.trainable,), (step,))
+            if one_way:
+                outputs = outputs_at(end)
+            else:
+                outputs, moving = jax.jvp(outputs_at, (end,), (step,))
+                _, moved = jax.jvp(outputs_at, (self.trainable,), (step,))
         before, after = loss.gradient(self.outputs), loss.gradient(outputs)
         decrease = loss.decrease(self.outputs, outputs)
         noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
-        by_slopes = -0.5 * (jnp.sum(before * moved) + jnp.sum(after * moving))
         finite = jnp.isfinite(decrease)
         judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs))
-        decrease = jnp.where(judged, decrease, by_slopes)
+        if one_way:
+            decrease = jax.lax.cond(judged, lambda: decrease, lambda: self._decrease_by_gradients(end, after, step))
+        else:
+            by_slopes = -0.5 * (jnp.sum(before * moved) + jnp.sum(after * moving))
+            decrease = jnp.where(judged, decrease, by_slopes)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))
         predicted = self.predicted_decrease(self.jacobian.mv(step) if aim is None else aim)
         return Trial(step, loss(outputs), decrease, predicted, finite)
+
+    def _decrease_by_gradients(self, end: PyTree, after: Float[Array, "N Q"], step: PyTree) -> Float[Array, ""]:
+        """−(∇C(θ) + ∇C(θ′))·δ/2 for θ′ = θ + δ, where ∇ₓC is `after`."""
+        with jax.default_matmul_precision("highest"):
+            there = pulled(self.problem, end, self.frozen, after)
+        slopes = jax.tree.map(lambda a, b, d: jnp.sum((a + b) * d), self.gradient, there, step)
+        return -0.5 * sum(jax.tree.leaves(slopes)).astype(self.outputs.dtype)
 
     def restrict(self, tree: PyTree) -> PyTree:
         """What a pytree like params has at the trainable leaves."""

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import MOST, check_kind, check_number
+from jaxgeo.linalg.one_way import one_ways
 from jaxgeo.linalg.tangents import forward_only
 from jaxgeo.optim.attempt import Attempt
 
@@ -66,6 +67,11 @@ def _accelerated(
 ) -> PyTree:
     """v + a/2, or v where the acceleration is not small beside it."""
     velocity = attempt.step
+    if any(network.reverse for network in one_ways(attempt.linear.problem.blocks)):
+        raise ValueError(
+            "`acceleration` takes a second derivative in forward mode, and the network has derivatives in reverse "
+            "only; leave it out, or write the network's custom rule by `jax.custom_jvp`."
+        )
 
     def speed(step: PyTree) -> Array:
         return jax.jvp(attempt.linear.rows_at, (step,), (velocity,))[1]

@@ -1,5 +1,7 @@
 """G = DDᵀ without D: assembled from the factors of each leaf, block by block, within a memory budget."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -94,6 +96,8 @@ class Gram(lx.AbstractLinearOperator):
 def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
     layout = make_layout(gram.jacobian, gram.structured)
     plan = plan_assembly(layout, dtype, gram.memory)
+    if layout.from_held:
+        return in_dtype(functools.partial(_square, dtype), dtype)(gram.jacobian.held)
     samples = []
     for block, size in enumerate(plan.block_samples):
         data = data_of(gram.jacobian, layout, block)
@@ -107,8 +111,14 @@ def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
         return in_dtype(lambda arrays: Assemble(dtype)(eqx.combine(arrays, static)), dtype)(arrays)
 
 
+def _square(dtype: jnp.dtype, rows: Float[Array, "QN K"]) -> Float[Array, "QN QN"]:
+    return jnp.matmul(rows.astype(dtype), rows.astype(dtype).T, precision=jax.lax.Precision.HIGHEST)
+
+
 @eqx.filter_jit
 def _diagonal(gram: Gram) -> Float[Array, "N Q"]:
+    if gram.jacobian.held is not None:
+        return gram.jacobian.problem.loss.arrange(jnp.sum(gram.jacobian.held**2, axis=1))
     layout = make_layout(gram.jacobian, gram.structured)
     plan = plan_assembly(layout, jnp.dtype(gram.jacobian.outputs.dtype), gram.memory, matrix=False)
     found = []

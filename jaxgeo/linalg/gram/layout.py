@@ -11,6 +11,7 @@ from jaxgeo.linalg.gram.groups import Group, find_groups
 from jaxgeo.linalg.gram.kronecker import Stack, stacks
 from jaxgeo.linalg.gram.tracing import SampleTrace
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.one_way import in_reverse, said_of
 from jaxgeo.outputs import Block
 
 # Machine balance: flops of a matrix product in the time of moving one byte.
@@ -41,6 +42,7 @@ class Layout:
     - `names`: of all leaves.
     - `num_samples`: of each block, those that one device holds, padding among them; `num_shards`: how many devices.
     - `num_rows`: QN.
+    - `held`: bytes of D where that is held, as a network has derivatives in one mode only, which `derivatives` says.
     - `profiles`: for each group and block, (positions, whether δ is on the first leg, whether a lookup) of its stacks.
     """
 
@@ -53,9 +55,16 @@ class Layout:
     names: tuple[str, ...]
     num_rows: int
     num_shards: int
+    held: int | None
+    derivatives: str
+
+    @property
+    def from_held(self) -> bool:
+        """Whether DDᵀ is the product of the D that is held, as no leaf is better multiplied by its factors."""
+        return self.held is not None and not self.groups
 
     def constants(self, jacobian: Jacobian, block: int) -> PyTree:
-        parts = (_without_inputs(jacobian.problem.blocks[block]), jacobian.frozen)
+        parts = (_without_inputs(in_reverse(jacobian.problem.blocks[block])), jacobian.frozen)
         return eqx.filter(parts, eqx.is_array)
 
 
@@ -64,13 +73,13 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
     leaves, treedef = jax.tree.flatten(jacobian.trainable)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     traces = []
-    for block in jacobian.problem.blocks:
+    blocks = jacobian.problem.blocks
+    for block in in_reverse(blocks):
         constants, static = eqx.partition((_without_inputs(block), jacobian.frozen), eqx.is_array)
         function = BlockFunction(static, treedef)
         constant_shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), constants)
         traces.append(SampleTrace(function, shapes, (constant_shapes, block.sample()), structured))
     groups = find_groups(traces)
-    blocks = jacobian.problem.blocks
     num_samples = tuple(block.num_samples for block in blocks)
     profiles = tuple(tuple(_profile(group, i, trace) for i, trace in enumerate(traces)) for group in groups)
     height = [trace.num_rows for trace in traces]
@@ -83,8 +92,19 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
     plain = tuple(i for i in range(len(leaves)) if i not in in_groups)
     num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
     shares = tuple((block.num_samples + block.padding) // block.num_shards for block in blocks)
+    held, itemsize = jacobian.held, jacobian.outputs.dtype.itemsize
     return Layout(
-        tuple(traces), shares, tuple(groups), profiles, kronecker, plain, names, num_rows, blocks[0].num_shards
+        tuple(traces),
+        shares,
+        tuple(groups),
+        profiles,
+        kronecker,
+        plain,
+        names,
+        num_rows,
+        blocks[0].num_shards,
+        None if held is None else held.size * itemsize,
+        said_of(blocks, num_rows, jacobian.in_size(), itemsize),
     )
 
 

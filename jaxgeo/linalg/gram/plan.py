@@ -23,7 +23,7 @@ class LeafPlan:
     """How one leaf's part of G is computed.
 
     - `name`: its path in params.
-    - `route`: "factored", "materialised" (its rows from its factors) or "vjp" (its rows by a VJP).
+    - `route`: "factored", "materialised" (its rows from its factors), "vjp" (its rows by a VJP) or "held" (with D).
     - `uses`: how often the traced function multiplies with it.
     - `flops`, `bytes`: of its part of G, over all devices, and of what is held for it on each.
     """
@@ -44,6 +44,7 @@ class GramPlan:
     - `stored`: whether the factors of all samples are held, or computed again for each block of G.
     - `block_samples`: samples a block, for each block of the problem.
     - `bytes`: what the assembly holds at its peak, on each device; `budget`: what it may.
+    - `derivatives`: which mode of derivatives a network lacks, and what it takes to do without; empty for none.
     """
 
     num_rows: int
@@ -52,6 +53,7 @@ class GramPlan:
     block_samples: tuple[int, ...]
     bytes: int
     budget: int
+    derivatives: str = ""
 
     def __str__(self) -> str:
         width = max([4, *(len(leaf.name) for leaf in self.leaves)])
@@ -66,7 +68,7 @@ class GramPlan:
             f"G of {self.num_rows}² in blocks of {', '.join(map(str, self.block_samples))} samples, {how}; "
             f"{self.bytes / 2**20:.3g} MiB at the peak, {self.budget / 2**20:.3g} allowed"
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.derivatives] if self.derivatives else [])])
 
 
 def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: bool = True) -> GramPlan:
@@ -104,8 +106,9 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
         for b, q in enumerate(height):
             per_sample[b] += q * size * itemsize
         flops = layout.num_rows**2 * size
+        route = "held" if layout.from_held else "vjp"
         held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
-        entries.append(LeafPlan(layout.names[index], 0, "vjp", flops, held))
+        entries.append(LeafPlan(layout.names[index], 0, route, flops, held))
 
     copies = WORKING_COPIES if layout.num_shards == 1 else TRAVELLING_COPIES
     square = square_bytes(layout.num_rows, layout.num_shards, dtype) if matrix else 0
@@ -130,7 +133,8 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
                 )
         sizes.append(max(size, 1))
     held = all_samples if stored else 2 * sum(b * s for b, s in zip(sizes, per_sample, strict=True))
-    return GramPlan(layout.num_rows, tuple(entries), stored, tuple(sizes), int(square + copies * held), int(budget))
+    peak = square + copies * held
+    return GramPlan(layout.num_rows, tuple(entries), stored, tuple(sizes), int(peak), int(budget), layout.derivatives)
 
 
 def square_bytes(num_rows: int, num_shards: int, dtype: jnp.dtype) -> int:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import check_memory
+from jaxgeo.linalg.one_way import said_of
 from jaxgeo.linalg.planning.auto import Auto, Choice, default_memory, show_bytes
 from jaxgeo.linalg.planning.bytes import (
     dense_matrices,
@@ -54,6 +55,7 @@ class LiftPlan:
     - `memory`: bytes that matrices may take on each device.
     - `routes`: what each would hold.
     - `choice`: what `Auto` takes, and why.
+    - `derivatives`: which mode of derivatives a network lacks, and what it takes to do without; empty for none.
     """
 
     rows: int
@@ -62,6 +64,7 @@ class LiftPlan:
     memory: int
     routes: tuple[RoutePlan, ...]
     choice: Choice
+    derivatives: str = ""
 
     @property
     def chosen(self) -> RoutePlan:
@@ -79,7 +82,7 @@ class LiftPlan:
             numbers = (route.matrices, route.assembly, route.linearisation, route.lifts, route.bytes)
             mark = "→" if route is self.chosen else " "
             lines.append(f"{mark} {route.label:<{width}}" + "".join(f"{show_bytes(number):>12}" for number in numbers))
-        return "\n".join([*lines, str(self.choice)])
+        return "\n".join([*lines, str(self.choice), *([self.derivatives] if self.derivatives else [])])
 
 
 def plan_lift(
@@ -130,7 +133,8 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
     add(LSMR(), "LSMR", products(sizes, 1))
     memory = default_memory() if memory is None else memory
     choice = Auto(memory=memory).choose(jacobian, damping)
-    return LiftPlan(sizes.rows, sizes.columns, sizes.shards, memory, tuple(routes), choice)
+    said = said_of(jacobian.problem.blocks, sizes.rows, sizes.columns, sizes.dtype.itemsize)
+    return LiftPlan(sizes.rows, sizes.columns, sizes.shards, memory, tuple(routes), choice, said)
 
 
 def _assembly(gram: Gram, dtype: jnp.dtype) -> int:
