@@ -140,7 +140,15 @@ def test_steps_that_run_out():
 
 
 REFUSED = {
-    "bounds": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=(0, np.inf)), "`bounds` are not supported"),
+    "bounds": (
+        lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=3),
+        r"`bounds` must be a pair \(low, high\); got 3",
+    ),
+    "a start outside": (
+        lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 2], np.inf)),
+        r"`p0` must be within `bounds`; the entry \[1\] is 1.0, and not in \[2.0, inf\]",
+    ),
+    "shape of bounds": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 1, 2], 5)), "`low` of the bounds"),
     "points": (lambda: jg.curve_fit(decay, X[:3], Y, [1.0, 1.0]), r"`x` and `y`.*\(3,\).*\(12,\)"),
     "sigma": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=X), "`sigma` must be positive"),
     "shape of sigma": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=X[:3]), "`sigma` must have the shape"),

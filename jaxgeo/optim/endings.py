@@ -144,7 +144,7 @@ class Ends(Checked):
         ends = (
             (~jnp.isfinite(info.new_cost) | (info.outcome == FAILED), Ending.FAILED),
             (cosine <= max(self.gtol, 4 * eps), Ending.GRADIENT),
-            ((info.predicted <= noise) | (info.new_cost <= noise), Ending.PRECISION),
+            ((jnp.abs(info.predicted) <= noise) | (info.new_cost <= noise), Ending.PRECISION),
             (info.accepted & (fraction <= max(self.xtol, 2 * eps)), Ending.STEP),
             (small >= self.small, Ending.DECREASE),
             (rejected >= self.rejected, Ending.STALLED),

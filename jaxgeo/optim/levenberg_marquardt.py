@@ -97,6 +97,14 @@ class LevenbergMarquardt(AbstractTransformation):
     def step(self, updates: PyTree, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
         del updates
         rows, columns = linear.jacobian.out_size(), linear.jacobian.in_size()
+        if self.trust_region.bounds is not None:
+            if self.solver is not None or columns > rows or state.largest.size != columns:
+                raise ValueError(
+                    f"`bounds` are for no more parameters than outputs, up to {self.scaling.max_params} "
+                    f"(`ColumnScaling`), without a `solver`; there are {columns} parameters and {rows} outputs. Map a "
+                    "parameter into its bounds instead, such as by `jnp.exp`."
+                )
+            return self._by_rank(linear, state)
         if self.solver is None and columns < rows:
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
@@ -133,13 +141,18 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def _by_rank(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """By all singular values of D: within a trust region, or through a cut-off where D has lost rank."""
-        matrix = linear.jacobian.as_matrix()
+        matrix, bounds = linear.jacobian.as_matrix(), self.trust_region.bounds
+        if bounds is not None:
+            held = bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
+            matrix = jnp.where(held[None], 0, matrix)
         scale, largest = self.scaling(matrix, state.largest, ravel_pytree(linear.trainable)[0], linear.residual)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
         failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
         deficient = self.cutoff.is_deficient(triangle, len(matrix))
         factors, state = (matrix, orthogonal, triangle, scale), state._replace(largest=largest)
+        if bounds is not None:
+            return self._within_radius(linear, state, factors)
         return cond_any(deficient & ~failed, self._through_all, self._within_radius, linear, state, factors)
 
     def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
@@ -222,6 +235,7 @@ def adapted_levenberg_marquardt(
     - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K < QN, and for
         K ≥ QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
     - `damping`, `trust_region`, `scaling`, `cutoff`: how each way to step is chosen, bounded and adapted.
+        `TrustRegion(bounds=Bounds(low, high))` keeps parameters within bounds.
     - `acceleration`: of steps by `damping`: add the geodesic acceleration a/2 of the step v where
         2|a/2| ≤ `acceleration` |v|, for example 0.75, in place of corrections; one more solve a step. None (the
         default) for not. Steps within a trust region have their own.

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo._fields import COUNT, NOT_NEGATIVE, POSITIVE, Checked, count
+from jaxgeo._fields import COUNT, NOT_NEGATIVE, POSITIVE, Checked, count, kind
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import SOLVED, conclude
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Attempt, Tried, is_worth_taking
+from jaxgeo.optim.bounds import Bounds
 from jaxgeo.optim.scaling import column_norms
 from jaxgeo.optim.way import AbstractWay, Proposal
 
@@ -44,12 +45,14 @@ class TrustRegion(Checked, AbstractWay):
     - `acceleration`: a/2 is added where 2|a/2| ≤ `acceleration` |v|, in scaled parameters; 0 for never.
     - `tries`: at most how many bounds in an update.
     - `retreats`: at most how many of them to keep the influence of a parameter.
+    - `bounds`: of the parameters, at which steps are cut off; None for none.
     """
 
     factor: float = eqx.field(default=100.0, metadata=POSITIVE)
     acceleration: float = eqx.field(default=0.75, metadata=NOT_NEGATIVE)
     tries: int = eqx.field(static=True, default=20, metadata=COUNT)
     retreats: int = eqx.field(static=True, default=4, metadata=count(0))
+    bounds: Bounds | None = eqx.field(default=None, metadata=kind(Bounds, "`jaxgeo.optim.Bounds`"))
 
     def init(self, dtype: jnp.dtype) -> Float[Array, ""]:
         """A bound of 0, for none yet."""
@@ -58,14 +61,14 @@ class TrustRegion(Checked, AbstractWay):
     def propose(self, linear: Linearisation, by: SingularValues, state: Float[Array, ""]) -> Proposal:
         """The lift with the damping that makes it no longer than `state`, in units of the scale of the columns of D."""
         jacobian, dtype = linear.jacobian, linear.outputs.dtype
-        bounded = _Bounded(linear, by, jnp.asarray(self.acceleration, dtype))
+        bounded = _Bounded(linear, by, jnp.asarray(self.acceleration, dtype), self.bounds)
         start = bounded.length(linear.trainable)
         first = jnp.where(start > 0, self.factor * start, jnp.asarray(self.factor, dtype))
         radius, bends = _searched(self, bounded, jnp.where(state > 0, state.astype(dtype), first))
         aim = -linear.residual
         relative = by.damping_for_length(aim.reshape(-1), radius)
         outcome, rank = jnp.asarray(SOLVED), jnp.asarray(by.values.size)
-        velocity, report = conclude(jacobian, bounded.lift(aim, relative), aim, outcome, rank)
+        velocity, report = conclude(jacobian, bounded.velocity(aim, relative), aim, outcome, rank)
         step = jax.lax.cond(bends, lambda v, by: bounded.accelerated(v, by), lambda v, _: v, velocity, relative)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:
@@ -87,6 +90,14 @@ class _Bounded(eqx.Module):
     linear: Linearisation
     svd: SingularValues
     acceleration: Float[Array, ""]
+    bounds: Bounds | None
+
+    def velocity(self, rows: Float[Array, "rows R"], relative: Float[Array, ""]) -> PyTree:
+        """v, within the bounds."""
+        return self.within(self.lift(rows, relative))
+
+    def within(self, step: PyTree) -> PyTree:
+        return step if self.bounds is None else self.bounds.cut(self.linear.trainable, step)
 
     def lift(self, rows: Float[Array, "rows R"], relative: Float[Array, ""]) -> PyTree:
         lifted = self.svd.damped_lift(rows.reshape(-1), relative)
@@ -106,8 +117,8 @@ class _Bounded(eqx.Module):
         return self.lift(-0.5 * curvature, relative)
 
     def accelerated(self, velocity: PyTree, relative: Float[Array, ""]) -> PyTree:
-        """v + a/2."""
-        return jax.tree.map(jnp.add, velocity, self.half_acceleration(velocity, relative))
+        """v + a/2, within the bounds."""
+        return self.within(jax.tree.map(jnp.add, velocity, self.half_acceleration(velocity, relative)))
 
     def shrink(self, trial: Trial, velocity: PyTree) -> Float[Array, ""]:
         """By what to shrink the bound after a step that gained too little."""
@@ -155,11 +166,11 @@ def _searched(
 
     def look(last: _Search) -> _Search:
         relative = bounded.svd.damping_for_length(aim.reshape(-1), last.radius)
-        velocity = bounded.lift(aim, relative)
+        velocity = bounded.velocity(aim, relative)
         length = bounded.length(velocity)
         half = bounded.half_acceleration(velocity, relative)
         bends = 2 * bounded.length(half) <= bounded.acceleration * length
-        step = jax.tree.map(lambda v, a: jnp.where(bends, v + a, v), velocity, half)
+        step = bounded.within(jax.tree.map(lambda v, a: jnp.where(bends, v + a, v), velocity, half))
         trial = linear.move(step, linear.jacobian.mv(velocity))
         good = is_worth_taking(trial)
         lost = good & (last.retreats < region.retreats)
@@ -168,8 +179,8 @@ def _searched(
         first = jnp.where(lost & (last.first == 0), last.radius, last.first)
         first_bends = jnp.where(lost & (last.first == 0), bends, last.first_bends)
         over = (retreats >= region.retreats) & lost | (tries >= region.tries)
-        # Nothing is left to gain where less than round-off is predicted.
-        idle = ~good & (trial.predicted <= jnp.finfo(linear.cost.dtype).eps * linear.cost)
+        # Nothing is left to gain where less than round-off is predicted. Cut off at bounds a step may be one uphill.
+        idle = ~good & (jnp.abs(trial.predicted) <= jnp.finfo(linear.cost.dtype).eps * linear.cost)
         done = good & ~lost | over | idle
         back = done & (~good | lost) & (first > 0)
         shorter = jnp.where(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import as_real, check_count, check_function, is_trainable_leaf
 from jaxgeo.costs import L2, WeightedL2
-from jaxgeo.optim import Ending, Outcome, adapted_levenberg_marquardt
+from jaxgeo.optim import Bounds, Ending, Outcome, TrustRegion, adapted_levenberg_marquardt
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 from jaxgeo.uncertainty.estimation import posterior
@@ -32,7 +32,8 @@ class CurveFit(eqx.Module):
     - `stderr`: the square roots of its diagonal, in the form of `p0`; None for frozen leaves.
     - `cost`: ½Σ((f − y)/σ)².
     - `outcome`: a `jaxgeo.optim.Outcome`; `message` says why; `num_steps`: updates that were made.
-    - `names`: of the parameters, in the order of `pcov`; `unfixed`: those that the data do not fix.
+    - `names`: of the parameters, in the order of `pcov`.
+    - `unfixed`: those that the data do not fix. `active`: those that are at a bound.
     - `curve`: f, with its points along the first axis.
     - `posterior`: all else, a `jaxgeo.uncertainty.Posterior`; None where there are too few data for a covariance.
     """
@@ -46,6 +47,7 @@ class CurveFit(eqx.Module):
     num_steps: int
     names: list[str]
     unfixed: list[str]
+    active: list[str]
     posterior: Posterior | None
     curve: "Curve"
 
@@ -137,14 +139,16 @@ def curve_fit(
     - `sigma`: standard deviations of `y`, of shape (M,), or its covariance, of shape (M, M).
     - `absolute_sigma`: whether `sigma` is in the unit of `y`; otherwise, and by default, its size is estimated from the
         residuals.
-    - `bounds`: not supported yet; replace a positive parameter by the exponential of another, or the like.
+    - `bounds`: (low, high), each a number, an array, or a pytree like `p0` or its upper part; ∞ for none. The
+        covariance is, as SciPy's, that without them.
     - `trainable`: as for `jaxgeo.Problem`: which leaves of `p0` to fit.
     - `max_steps`: updates, after which to give up.
 
     **Returns:** a `CurveFit`, which unpacks to `popt, pcov`. A parameter that the data do not fix has an infinite
     variance, and is in `unfixed`. Where there are no more data than parameters all have, and a warning says so.
 
-    **Raises:** `ValueError` on data that cannot be used, where the cost at `p0` is not finite, and for `bounds`.
+    **Raises:** `ValueError` on data that cannot be used, where the cost at `p0` is not finite, and if `p0` is not
+    within its `bounds`, or if there are bounds and no more data than parameters.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -159,11 +163,6 @@ def curve_fit(
     """
     check_function("f", f)
     check_count("max_steps", max_steps)
-    if bounds is not None and not _unbounded(bounds):
-        raise ValueError(
-            f"`bounds` are not supported yet; got {bounds!r}. Fit a parameter without bounds that is mapped into them, "
-            "such as the logarithm of a positive one."
-        )
     params, unpacks = _start(p0)
     dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(params, is_trainable_leaf)))
     targets = as_real("y", y).astype(dtype)
@@ -178,7 +177,8 @@ def curve_fit(
     problem.check(params)
     if not np.isfinite(first := float(problem.cost(params))):
         raise ValueError(f"the cost at `p0` is {first}; start nearer, or in parameters that do not overflow there.")
-    popt, steps, code = _fit(problem, params, max_steps)
+    box = _read_bounds(bounds, problem.partition(params)[0])
+    popt, steps, code = _fit(problem, params, box, max_steps)
     ending = Ending(int(code))
     outcome = ending.outcome or Outcome.MAX_STEPS
     kept, _ = problem.partition(popt)
@@ -196,7 +196,11 @@ def curve_fit(
         )
         pcov, stderr = np.full((size, size), np.inf), jax.tree.map(lambda leaf: np.full(leaf.shape, np.inf), kept)
         unfixed = names
-    return CurveFit(popt, pcov, stderr, cost_value, outcome, ending.words, int(steps), names, unfixed, found, curve)
+    reached = np.zeros(size, bool) if box is None else np.logical_or(*box.reached(kept))
+    active = [name for name, at in zip(names, reached, strict=True) if at]
+    return CurveFit(
+        popt, pcov, stderr, cost_value, outcome, ending.words, int(steps), names, unfixed, active, found, curve
+    )
 
 
 class _Progress(eqx.Module):
@@ -206,9 +210,11 @@ class _Progress(eqx.Module):
 
 
 @eqx.filter_jit
-def _fit(problem: Problem, params: Params, max_steps: int) -> tuple[Params, Int[Array, ""], Int[Array, ""]]:
+def _fit(
+    problem: Problem, params: Params, bounds: Bounds | None, max_steps: int
+) -> tuple[Params, Int[Array, ""], Int[Array, ""]]:
     """The parameters at the end, the number of steps, and the `Ending`, 0 after all steps."""
-    optimizer = adapted_levenberg_marquardt()
+    optimizer = adapted_levenberg_marquardt(trust_region=TrustRegion(bounds=bounds))
     arrays, static = eqx.partition(params, eqx.is_array)
     still = jax.tree.map(jnp.zeros_like, arrays)
 
@@ -280,9 +286,20 @@ def _matching(params: PyTree, errors: PyTree) -> PyTree:
     )
 
 
-def _unbounded(bounds: Any) -> bool:
-    try:
-        low, high = bounds
-        return bool(np.all(np.asarray(low, float) == -np.inf) and np.all(np.asarray(high, float) == np.inf))
-    except (TypeError, ValueError):
-        return False
+def _read_bounds(bounds: Any, trainable: PyTree) -> Bounds | None:
+    """None where all are infinite; raises `ValueError` unless they are a pair that the parameters are within."""
+    if bounds is None:
+        return None
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"`bounds` must be a pair (low, high); got {bounds!r}.")
+    # SciPy takes lists of numbers for an array.
+    low, high = (np.asarray(each, float) if eqx.is_array(trainable) else each for each in bounds)
+    found = Bounds(low, high)
+    least, most = map(np.asarray, found.flat(trainable))
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(trainable)])
+    for name, value, lower, upper in zip(entry_names(trainable), flat, least, most, strict=True):
+        if not lower <= value <= upper:
+            raise ValueError(
+                f"`p0` must be within `bounds`; the entry {name} is {value}, and not in [{lower}, {upper}]."
+            )
+    return None if np.isneginf(least).all() and np.isposinf(most).all() else found
