@@ -22,6 +22,7 @@ ALL = (
     "orbits",
     "ensembles",
     "tables",
+    "fits",
     "statements",
     "random_networks",
     "gpu",

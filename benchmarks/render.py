@@ -258,6 +258,38 @@ def _gpu_update(result: dict[str, Any]) -> str:
     return table(["float64", "ms"], lines) + f"\nQN = {result['QN']}, K = {result['K']}.\n"
 
 
+def _fits(results: dict[str, Any]) -> str:
+    rows = {name: row for result in results.values() for name, row in result["fits"].items()}
+    solved: dict[str, list[dict[str, Any] | None]] = {}
+    for row in rows.values():
+        least = min(found["cost"] for of_solver in row.values() for found in of_solver.values())
+        for solver, of_solver in row.items():
+            good = [found if found["cost"] <= least * (1 + 1e-8) + 1e-20 else None for found in of_solver.values()]
+            solved.setdefault(solver, []).extend(good)
+    lines = []
+    for solver, found in solved.items():
+        both = [(a, b) for a, b in zip(found, solved["lm"], strict=True) if a and b]
+        ratios = [ours["updates"] / theirs["updates"] for ours, theirs in both if theirs["updates"]]
+        updates = sorted(each["updates"] for each in found if each)
+        digits = [each["digits"] for each in found if each and "digits" in each]
+        lines.append([
+            f"`{solver}`",
+            f"{len(updates)} of {2 * len(rows)}",
+            f"{statistics.median(updates):.0f}",
+            f"{statistics.median(ratios):.2f}",
+            f"{statistics.quantiles(ratios, n=10)[-1]:.2f}",
+            f"{statistics.median(digits):.1f}",
+        ])  # fmt: skip
+    header = ["", "solved", "updates, median", "over MINPACK's, median", "90th percentile", "digits, median"]
+    late = [each["late"] for each in solved["jaxgeo"] if each]
+    some = next(iter(results.values()))
+    summary = (
+        f"{len(rows)} fits. Updates are evaluations of the Jacobian. jaxgeo ends {statistics.median(late):.0f} updates "
+        f"after its cost is final to 1e-10 (median; at most {max(late)}). {environment(some)}\n"
+    )
+    return table(header, lines) + "\n" + summary
+
+
 class Table(NamedTuple):
     """What a table is made from: a case of a module, or all of its cases."""
 
@@ -283,6 +315,7 @@ TABLES = {
     "gpu_steps": Table("gpu", None, _gpu_steps),
     "gpu_accuracy": Table("gpu", "accuracy", _gpu_accuracy),
     "gpu_update": Table("gpu", "update", _gpu_update),
+    "fits": Table("fits", None, _fits),
     "orbits": Table("orbits", "digits", _orbits),
     "scaling": Table("scaling", None, _scaling),
     "tables": Table("tables", "prices", _tables),

@@ -31,7 +31,8 @@ def _noise(size: int) -> np.ndarray:
     return 2 * np.modf(np.arange(1, size + 1) * 0.6180339887498949)[0] - 1
 
 
-def _made(name: str, model: Callable, x: np.ndarray, true: tuple, start: tuple, noise: float) -> CurveFit:
+def made(name: str, model: Callable, x: np.ndarray, true: tuple, start: tuple, noise: float) -> CurveFit:
+    """The curve at `true` with noise, in units of its largest value."""
     y = model(np, np.array(true), x)
     return CurveFit(name, model, x, y + noise * np.abs(y).max() * _noise(x.size), start, true)
 
@@ -177,9 +178,9 @@ CURVE_FITS = [
         (1.2, 0.3, 5.6, 5.5, 6.5, 7.6),
         (0.0951, 1.0, 0.8607, 3.0, 1.5576, 5.0),
     ),
-    _made("diode", _diode, np.linspace(0.0, 0.8, 40), (3e-9, 0.039, 2e-8), (1e-7, 0.08, 1e-7), 1e-3),
-    _made("eckerle", _eckerle, np.linspace(400.0, 500.0, 35), (1.55, 4.09, 451.5), (1.0, 10.0, 500.0), 3e-3),
-    _made(
+    made("diode", _diode, np.linspace(0.0, 0.8, 40), (3e-9, 0.039, 2e-8), (1e-7, 0.08, 1e-7), 1e-3),
+    made("eckerle", _eckerle, np.linspace(400.0, 500.0, 35), (1.55, 4.09, 451.5), (1.0, 10.0, 500.0), 3e-3),
+    made(
         "peaks",
         _peaks,
         np.arange(1.0, 251.0),
@@ -187,7 +188,7 @@ CURVE_FITS = [
         (40.0, 0.03, 40.0, 55.0, 40.0, 30.0, 200.0, 40.0),
         2e-2,
     ),
-    _made(
+    made(
         "rational",
         _rational,
         np.linspace(14.0, 850.0, 118),
@@ -195,8 +196,8 @@ CURVE_FITS = [
         (10.0, -1.0, 0.05, -1e-5, -0.05, 1e-3, -1e-6),
         3e-3,
     ),
-    _made("bennett", _bennett, np.linspace(7.0, 52.0, 154), (-2523.5, 46.74, 0.9322), (-1500.0, 45.0, 0.85), 1e-4),
-    _made(
+    made("bennett", _bennett, np.linspace(7.0, 52.0, 154), (-2523.5, 46.74, 0.9322), (-1500.0, 45.0, 0.85), 1e-4),
+    made(
         "spectrum",
         _spectrum,
         np.linspace(1e4, 1.4e4, 200),

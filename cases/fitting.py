@@ -1,10 +1,13 @@
 """The classical curve fits by Levenberg–Marquardt, ours and MINPACK's, and how many digits are right."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 
 import jaxgeo as jg
 from cases.curve_fits import CurveFit, reference
@@ -26,6 +29,43 @@ def scanned(tx, problem, params, steps):
     return params, infos
 
 
+class Ended(NamedTuple):
+    """How a fit went: where it ended and why, and ½Σ(f − y)² before each update and at the end."""
+
+    params: np.ndarray
+    ending: jg.optim.Ending
+    costs: list[float]
+
+    @property
+    def late(self) -> int:
+        """Updates after the one from which the cost is within 1e-10 of the last."""
+        final = np.asarray(self.costs) <= self.costs[-1] * (1 + 1e-10)
+        return len(final) - 1 - int(np.argmax(final))
+
+
+def fit_to_the_end(case: CurveFit, starts: Sequence[Sequence[float]], most: int = 1000) -> list[Ended]:
+    """From each start, until the optimizer says that there is nothing more to do."""
+    # Residuals need not be one a point.
+    y = jnp.asarray(case.y)
+    problem = jg.Problem(lambda b, _: case.model(jnp, b, case.x), jnp.zeros_like(y), jg.L2(y), per_sample=False)
+    tx = jg.optim.adapted_levenberg_marquardt()
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(params, state, params, problem=problem)
+        return optax.apply_updates(params, updates), state
+
+    found = []
+    for start in starts:
+        params = jnp.asarray(start, float)
+        state, costs = tx.init(params), [float(problem.cost(params)) * len(case.y)]
+        while len(costs) <= most and not int(state.ends.ending):
+            params, state = step(params, state)
+            costs.append(float(state.info.new_cost) * len(case.y))
+        found.append(Ended(np.asarray(params), jg.optim.Ending(int(state.ends.ending)), costs))
+    return found
+
+
 def fit(case: CurveFit, steps: int, dtype=jnp.float64):
     """Parameters after `steps` updates, and the report of each."""
     problem = jg.Problem(
@@ -40,6 +80,20 @@ def digits(params, case: CurveFit) -> float:
     """Correct digits of the worst parameter, up to the sign of a width; 17 for all."""
     errors = np.abs(np.abs(np.asarray(params, float) / reference(case)) - 1)
     return float(-np.log10(errors.max() + 1e-17))
+
+
+def scipys(case: CurveFit, starts: Sequence[Sequence[float]], method: str, most: int = 1000) -> list[OptimizeResult]:
+    """What `scipy.optimize.least_squares` comes to from each start, with tolerances of round-off."""
+    residual = jax.jit(lambda b: case.model(jnp, b, case.x) - case.y)
+    jacobian = jax.jit(jax.jacfwd(residual))
+    tolerances = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": most, "x_scale": "jac"}
+    with np.errstate(all="ignore"):
+        return [
+            least_squares(
+                lambda b: np.asarray(residual(b)), start, lambda b: np.asarray(jacobian(b)), method=method, **tolerances
+            )
+            for start in starts
+        ]
 
 
 def minpack(case: CurveFit) -> np.ndarray:

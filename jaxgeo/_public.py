@@ -4,8 +4,11 @@ from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.costs import (
     L2 as L2,
     AbstractCost as AbstractCost,
+    Arctan as Arctan,
+    Cauchy as Cauchy,
     Huber as Huber,
     SampleWeighted as SampleWeighted,
+    SoftL1 as SoftL1,
     SoftmaxCrossEntropy as SoftmaxCrossEntropy,
     SumOfSquares as SumOfSquares,
     WeightedL2 as WeightedL2,

@@ -8,7 +8,7 @@ import scipy.optimize
 
 import jaxgeo as jg
 from cases.curve_fits import CURVE_FITS
-from jaxgeo.uncertainty import CurveOutcome
+from jaxgeo.optim import Outcome
 
 # From the others' starts both walk off to infinity; from here all end at the minimum.
 STARTS = {case.name: case.near if case.name in ("boxbod", "mgh09") else case.start for case in CURVE_FITS}
@@ -38,7 +38,7 @@ def test_standard_errors_are_those_of_scipy(case):
         maxfev=20000,
     )
     found = jg.curve_fit(curve, case.x, case.y, np.array(STARTS[case.name]))
-    assert found.outcome is CurveOutcome.CONVERGED
+    assert found.outcome is Outcome.CONVERGED
     assert found.unfixed == []
     np.testing.assert_allclose(np.abs(found.stderr), np.sqrt(np.diag(pcov)), rtol=1e-6)
     np.testing.assert_allclose(np.abs(np.asarray(found.popt)), np.abs(popt), rtol=1e-5)
@@ -130,17 +130,25 @@ def test_no_more_data_than_parameters():
 
 def test_data_that_are_met_exactly():
     found = jg.curve_fit(decay, X, 2 * np.exp(-1.5 * X), [1.0, 1.0])
-    assert found.outcome is CurveOutcome.CONVERGED
+    assert found.outcome is Outcome.CONVERGED
     np.testing.assert_allclose(found.popt, [2.0, 1.5], rtol=1e-13)
     assert (found.stderr < 1e-14).all()
 
 
 def test_steps_that_run_out():
-    assert jg.curve_fit(decay, X, Y, [1.0, 1.0], max_steps=1).outcome is CurveOutcome.MAX_STEPS
+    assert jg.curve_fit(decay, X, Y, [1.0, 1.0], max_steps=1).outcome is Outcome.MAX_STEPS
 
 
 REFUSED = {
-    "bounds": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=(0, np.inf)), "`bounds` are not supported"),
+    "bounds": (
+        lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=3),
+        r"`bounds` must be a pair \(low, high\); got 3",
+    ),
+    "a start outside": (
+        lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 2], np.inf)),
+        r"`p0` must be within `bounds`; the entry \[1\] is 1.0, and not in \[2.0, inf\]",
+    ),
+    "shape of bounds": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 1, 2], 5)), "`low` of the bounds"),
     "points": (lambda: jg.curve_fit(decay, X[:3], Y, [1.0, 1.0]), r"`x` and `y`.*\(3,\).*\(12,\)"),
     "sigma": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=X), "`sigma` must be positive"),
     "shape of sigma": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=X[:3]), "`sigma` must have the shape"),
@@ -161,4 +169,4 @@ def test_what_cannot_be_is_refused(name):
 
 
 def test_infinite_bounds_are_none():
-    assert jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=(-np.inf, np.inf)).outcome is CurveOutcome.CONVERGED
+    assert jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=(-np.inf, np.inf)).outcome is Outcome.CONVERGED

@@ -3,6 +3,12 @@
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.costs.base import AbstractCost as AbstractCost
 from jaxgeo.costs.huber import Huber as Huber
+from jaxgeo.costs.robust import (
+    AbstractRobust as AbstractRobust,
+    Arctan as Arctan,
+    Cauchy as Cauchy,
+    SoftL1 as SoftL1,
+)
 from jaxgeo.costs.roots import (
     AbstractRoot as AbstractRoot,
     DiagonalRoot as DiagonalRoot,

@@ -66,6 +66,16 @@ class AbstractCost(eqx.Module):
     def curvature(self, outputs: Float[Array, "N Q"]) -> AbstractRoot | None:
         """L with LᵀL = total_weight · ∂²C/∂x², or a positive definite majorant of it; None for the identity."""
 
+    def constant_outputs(self, weights: Float[Array, " N"] | None = None) -> Float[Array, "N Q"] | None:
+        """The mean of the targets as the output of each sample, for a scale of the cost; None where there are none.
+
+        **Arguments:**
+
+        - `weights`: of the samples in the mean; by default they are equal.
+        """
+        del weights
+        return None
+
     def decrease(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
         """C(x) − C(x′), summed sample by sample."""
         return jnp.sum(self.decreases(outputs, new_outputs)) / self.total_weight

@@ -82,6 +82,9 @@ class SampleWeighted(AbstractCost):
         cost = self.cost.take(index)
         return None if cost is None else SampleWeighted(cost, self.weights[index])
 
+    def constant_outputs(self, weights: Float[Array, " N"] | None = None) -> Float[Array, "N Q"] | None:
+        return self.cost.constant_outputs(self.weights if weights is None else weights * self.weights)
+
     def values(self, outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         return self._mask(self.cost.values(outputs))
 

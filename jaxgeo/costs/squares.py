@@ -139,6 +139,10 @@ class L2(AbstractSquares):
     def take(self, index: Int[np.ndarray, " kept"]) -> "L2":
         return L2(self.given[index])
 
+    def constant_outputs(self, weights: Float[Array, " N"] | None = None) -> Float[Array, "N Q"]:
+        mean = jnp.average(self.targets, axis=0, weights=weights)
+        return jnp.broadcast_to(mean, self.targets.shape)
+
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return outputs - self.targets.astype(outputs.dtype)
 
@@ -191,6 +195,9 @@ class AbstractWithTargets(AbstractCost):
 
     def take(self, index: Int[np.ndarray, " kept"]) -> "AbstractWithTargets":
         return eqx.tree_at(lambda cost: cost.squares, self, self.squares.take(index))
+
+    def constant_outputs(self, weights: Float[Array, " N"] | None = None) -> Float[Array, "N Q"]:
+        return self.squares.constant_outputs(weights)
 
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
         return self.squares.arrange(rows)

@@ -5,7 +5,6 @@ The package has not the name of its function, so that `jaxgeo.fit` is that funct
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.fitting.call import fit as fit
-from jaxgeo.fitting.drivers import Outcome as Outcome
 from jaxgeo.fitting.interrupt import Interruptible as Interruptible
 from jaxgeo.fitting.loop import Fit as Fit, Progress as Progress
 from jaxgeo.fitting.scaling import Scaling as Scaling

@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from jaxgeo import theory
 from jaxgeo._checks import check_count, is_trainable_leaf
-from jaxgeo.costs import L2
+from jaxgeo.costs import L2, AbstractCost
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.fitting.arguments import check_functions, check_numbers, read_folder, read_method, read_renewal
 from jaxgeo.fitting.bar import Bar
@@ -62,7 +62,8 @@ def fit(
 ) -> Fit:
     """Train `model` on arrays, a problem or a differential equation, along a flow or by an optimizer.
 
-    The run ends when C is `tol` of C(0), or for another of the reasons of `jaxgeo.fitting.Outcome`. Ctrl-C ends it
+    The run ends when C is `tol` of C(0), or for another of the reasons of `jaxgeo.optim.Outcome`, such as that an
+    optimizer on all samples finds no lower cost nearby. Ctrl-C ends it
     after the part at hand and returns what it came to. With a folder the run is kept as it goes, and after any end,
     power cuts included, the same call with `resume=True` goes on from the last state that was kept: its parameters at
     the end are, to the last bit, those of a run that was never cut.
@@ -89,7 +90,8 @@ def fit(
     - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
     - `trainable`: as for `jaxgeo.Problem`; running statistics of batch normalisation are frozen by default.
     - `per_sample`: as for `jaxgeo.Problem`; with False `model` or `apply` takes all samples, or a batch, at once.
-    - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer. By default 1e-6, and 0 for
+    - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer. With one it is relative to the
+        cost of the mean of the targets as the only output, where that is less than C(0). By default 1e-6, and 0 for
         conditions, for which the cost at the points that are held out has to come down to it too.
     - `rtol`: of a flow, as for `jaxgeo.solve_flow`.
     - `max_steps`: attempted steps of a flow or updates of an optimizer, after which to give up.
@@ -200,13 +202,14 @@ def fit(
     initial = float(problem.cost(params))
     if not math.isfinite(initial):
         raise ValueError(f"the cost of `model` on these samples is {initial} before training; rescale data or model.")
+    least = tol * (initial if is_flow else _scale(problem.loss, initial))
     follows = is_flow and isinstance(problem.loss, AbstractSquares) and chosen.follows_law(
         problem.num_rows(params), problem.num_params(params)
     )  # fmt: skip
     stop = (
         float(theory.stopping_time(initial, tol * initial, problem.num_samples)) if follows and tol * initial else None
     )
-    aim = Aim(initial, tol, max_steps + warmup, problem.num_samples, is_flow, stop)
+    aim = Aim(initial, tol, least, max_steps + warmup, problem.num_samples, is_flow, stop)
     keeper = None
     if folder is not None:
         settings = {
@@ -255,7 +258,7 @@ def fit(
         if task.collocated is None:
             batches = Batches(problem, task.targets, cost, batch_size, seed)
             every = batches.per_epoch if record_every is None else record_every
-            driver = OptimizerDriver(batches, chosen, cost_tol=tol * initial, record=record, every=every)
+            driver = OptimizerDriver(batches, chosen, cost_tol=least, record=record, every=every)
         else:
             renewal = read_renewal(points, renew_every, record_every)
             driver = CourseDriver(
@@ -270,3 +273,10 @@ def fit(
             )
     with bar or contextlib.nullcontext():
         return loop.run(driver, params)
+
+
+def _scale(cost: AbstractCost, initial: float) -> float:
+    """C(0), or the cost of a constant where that is less but not 0: what a tolerance is relative to."""
+    outputs = cost.constant_outputs()
+    constant = math.inf if outputs is None else float(cost(outputs))
+    return min(initial, constant) if constant > 0 else initial

@@ -13,17 +13,18 @@ from jaxtyping import Array, Int, PyTree
 from jaxgeo.fitting.collocation import Collocation, Samples, find_fault
 from jaxgeo.fitting.drivers import (
     AbstractBatches,
-    Outcome,
     Part,
     Record,
     Row,
     State,
+    ending_of,
     lift_facts,
     measure,
     run_updates,
     strong,
     warn_of_contradictions,
 )
+from jaxgeo.optim.endings import Outcome
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -134,6 +135,9 @@ class CourseDriver:
             outcome, message = Outcome.FAILED, f"the cost is no longer finite: {fault or 'a sum overflows'}"
         elif max(cost, elsewhere) <= self.cost_tol:
             outcome = Outcome.REACHED
+        elif self.renewal.kind == "fixed" and step >= self.warmup and ending_of(course.method).outcome is not None:
+            ending = ending_of(course.method)
+            outcome, message = ending.outcome, ending.words
         elif step + count >= most:
             outcome = Outcome.MAX_STEPS
         return Part(after, [*before, row], outcome, message)

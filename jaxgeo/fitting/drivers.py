@@ -1,7 +1,6 @@
 """A flow or an optimizer, advanced part by part, so that a run can be watched, kept and left between two parts."""
 
 import abc
-import enum
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from jaxgeo.integrate import RESULTS, solve_flow
 from jaxgeo.linalg.gram.certificate import FAULT
 from jaxgeo.linalg.one_way import for_gradients
 from jaxgeo.linalg.solvers.base import CONTRADICTED
+from jaxgeo.optim.endings import Ending, Outcome
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
@@ -30,19 +30,6 @@ COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost
 
 Record = Callable[[Float[Array, ""], Params, Problem], dict[str, Array]]
 Row = dict[str, float | int]
-
-
-class Outcome(enum.Enum):
-    """How a run ended."""
-
-    REACHED = "reached"
-    STALLED = "stalled"
-    MAX_STEPS = "max_steps"
-    MAX_SECONDS = "max_seconds"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-    EARLY = "early"
-    STOPPED = "stopped"
 
 
 class State(NamedTuple):
@@ -266,6 +253,9 @@ class OptimizerDriver:
             outcome, message = Outcome.FAILED, "the cost is no longer finite; a smaller learning rate may help"
         elif row["cost"] <= self.cost_tol:
             outcome = Outcome.REACHED
+        # On minibatches the end of one says nothing about the others.
+        elif order is None and (ending := ending_of(inner)).outcome is not None:
+            outcome, message = ending.outcome, ending.words
         elif first + count >= most:
             outcome = Outcome.MAX_STEPS
         return Part(after, [*rows, row], outcome, message)
@@ -282,6 +272,12 @@ def warn_of_contradictions(method: PyTree) -> None:
     outcomes = [value for _, value in optax.tree.get_all_with_path(method, "outcome") if eqx.is_array(value)]
     if any(int(value) == CONTRADICTED for value in outcomes):
         warnings.warn(f"{FAULT} Lifts go on by rows of D, which is right, but slow.", stacklevel=2)
+
+
+def ending_of(method: PyTree) -> Ending:
+    """What the state of an optimizer says of its end; `NONE` for one that does not judge it."""
+    endings = [value for _, value in optax.tree.get_all_with_path(method, "ending") if eqx.is_array(value)]
+    return Ending(int(endings[0])) if endings else Ending.NONE
 
 
 def lift_facts(method: PyTree) -> Row:

@@ -12,10 +12,11 @@ import numpy as np
 
 from jaxgeo.fitting.checkpoints import Checkpoints
 from jaxgeo.fitting.digests import Digests
-from jaxgeo.fitting.drivers import Outcome, Row, State
+from jaxgeo.fitting.drivers import Row, State
 from jaxgeo.fitting.files import read_json, to_json
 from jaxgeo.fitting.lock import FolderLock
 from jaxgeo.fitting.tensorboard import TensorBoard
+from jaxgeo.optim.endings import Outcome
 from jaxgeo.outputs import Params
 
 

@@ -13,9 +13,10 @@ from jaxtyping import PyTree
 
 from jaxgeo._checks import plain
 from jaxgeo.fitting.course import CourseDriver
-from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Outcome, Part, Row
+from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Part, Row
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Carry, Keeper
+from jaxgeo.optim.endings import Outcome
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -23,17 +24,6 @@ from jaxgeo.problem import Problem
 APART = 10.0
 # Outcomes that `resume=True` continues.
 OPEN = (None, Outcome.INTERRUPTED, Outcome.STOPPED, Outcome.MAX_STEPS, Outcome.MAX_SECONDS)
-# How a run ended, in words.
-ENDINGS = {
-    Outcome.REACHED: "the cost is at the tolerance",
-    Outcome.STALLED: "the cost does not fall any more",
-    Outcome.MAX_STEPS: "the allowed steps are used up",
-    Outcome.MAX_SECONDS: "the allowed time is used up",
-    Outcome.FAILED: "the run failed",
-    Outcome.INTERRUPTED: "the run was interrupted",
-    Outcome.EARLY: "the cost of what is held out has no new minimum any more",
-    Outcome.STOPPED: "a callback ended the run",
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,8 @@ class Fit:
     """A trained network, and how it came to be.
 
     - `model`: of the form that was passed to `fit`, at the end; with `patience`, where validation was best.
-    - `outcome`: how the run ended; `message` says why it failed, or where the orbit of a flow left its law.
+    - `outcome`: how the run ended; `message` says why it converged, stalled or failed, or where the orbit of a flow
+        left its law.
     - `steps`: attempted steps of a flow, or updates. `s`: flow time at the end, None for an optimizer.
     - `initial_cost`, `cost`: C before the run, and in the last row.
     - `validation_cost`: C of `model` on what is held out, None if that is nothing.
@@ -84,7 +75,7 @@ class Fit:
 
     def __str__(self) -> str:
         """How the run ended, the cost at what it was trained on, and that at what it was not."""
-        reason = f"{ENDINGS[self.outcome]}{f' ({self.message})' if self.message else ''}"
+        reason = f"{self.outcome.words}{f' ({self.message})' if self.message else ''}"
         lines = [f"{self.outcome.value}: {reason}, after {self.steps} steps and {self.seconds:.1f} s"]
         lines += [f"cost {self.cost:.2e}, from {self.initial_cost:.2e}"]
         if self.validation_cost is None:
@@ -116,6 +107,7 @@ class Aim:
 
     initial_cost: float
     tol: float
+    cost_tol: float
     max_steps: int
     num_samples: int
     is_flow: bool
@@ -245,7 +237,7 @@ class Loop:
 
     def _reopened(self, outcome: Outcome | None, rows: list[Row]) -> Outcome | None:
         """How a kept run stands: what it ended with, or None if there is more to do."""
-        lowered = outcome is Outcome.REACHED and rows and rows[-1]["cost"] > 1.01 * self.aim.tol * self.aim.initial_cost
+        lowered = outcome is Outcome.REACHED and rows and rows[-1]["cost"] > 1.01 * self.aim.cost_tol
         if outcome is Outcome.MAX_STEPS and self.steps >= self.aim.max_steps:
             return outcome
         if outcome is Outcome.MAX_SECONDS and self.max_seconds is not None and self.before >= self.max_seconds:

@@ -12,6 +12,7 @@ from jaxgeo._checks import MOST, check_kind, check_number
 from jaxgeo.linalg.one_way import one_ways
 from jaxgeo.linalg.tangents import forward_only
 from jaxgeo.optim.attempt import Attempt
+from jaxgeo.optim.way import Proposal
 
 SEARCH_IN_REVERSE = (
     "`adapted_levenberg_marquardt` with a `linesearch` has derivatives in forward mode only, as the search does not "
@@ -40,17 +41,17 @@ class Adjustment(eqx.Module):
         """The state before the first step."""
         return () if self.linesearch is None else self.linesearch.init(trainable)
 
-    def __call__(
-        self, attempt: Attempt, lift: Callable[[Float[Array, "rows R"]], PyTree] | None, state: PyTree
-    ) -> tuple[Attempt, PyTree]:
-        """The step to try in place of `attempt`, and the next state; the same without `lift`."""
-        if lift is None or (self.acceleration is None and self.linesearch is None):
+    def __call__(self, proposal: Proposal, state: PyTree) -> tuple[Attempt, PyTree]:
+        """The step to try in place of the one proposed, and the next state."""
+        attempt, lift = proposal.attempt, proposal.lift
+        accelerates, searches = lift is not None and self.acceleration is not None, proposal.searched
+        if not accelerates and (self.linesearch is None or not searches):
             return attempt, state
         linear, step, correct = attempt.linear, attempt.step, attempt.correct
-        if self.acceleration is not None:
+        if lift is not None and self.acceleration is not None:
             # Corrections would undo it.
             step, correct = _accelerated(attempt, lift, self.acceleration), None
-        if self.linesearch is not None:
+        if self.linesearch is not None and searches:
 
             def cost(trainable: PyTree) -> Float[Array, ""]:
                 return linear.problem.cost(eqx.combine(trainable, linear.frozen))

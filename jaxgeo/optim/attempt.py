@@ -29,7 +29,7 @@ class Attempt(eqx.Module):
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517, for the straight line
 
-    - `line`: what `step` does to the rows by D; None without corrections.
+    - `line`: what the step is to do to the rows, by default what D makes of it; None without corrections.
     - `correct`: lifts rows; a module, all of which takes part in the derivative. None for no corrections.
     - `size`: of the part of rows that `correct` can lift.
     - `allowed`: whether corrections may be made at all.
@@ -50,11 +50,12 @@ class Attempt(eqx.Module):
         correct: Callable[[Float[Array, "rows R"]], PyTree] | None = None,
         most: int = 0,
         *,
+        line: Float[Array, "rows R"] | None = None,
         size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] = jnp.linalg.norm,
         allowed: bool | Bool[Array, ""] = True,
     ):
         self.linear, self.step, self.correct, self.size = linear, step, correct, size
-        self.line = None if correct is None else linear.jacobian.mv(step)
+        self.line = linear.jacobian.mv(step) if line is None and correct is not None else line
         self.most, self.allowed = most, allowed
 
     def __call__(self, fraction: Float[Array, ""]) -> Trial:
@@ -64,9 +65,9 @@ class Attempt(eqx.Module):
     def with_corrections(self, fraction: Float[Array, ""]) -> tuple[Trial, Int[Array, ""]]:
         """The trial, and how many corrections it has."""
         start = scaled(fraction, self.step)
-        if self.line is None or self.correct is None:
-            return self.linear.move(start), jnp.zeros((), jnp.int32)
-        aim = fraction * self.line
+        aim = None if self.line is None else fraction * self.line
+        if aim is None or self.correct is None:
+            return self.linear.move(start, aim), jnp.zeros((), jnp.int32)
 
         def measure(part: PyTree) -> tuple[Float[Array, "rows R"], Float[Array, ""]]:
             missing = self._missing(part, aim)
@@ -79,10 +80,10 @@ class Attempt(eqx.Module):
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
         """The same for a known number of corrections: without decisions, so that it has derivatives in both modes."""
-        value, line, correct = scaled(fraction, self.step), self.line, self.correct
-        if line is None or correct is None:
-            return self.linear.move(value)
-        aim = fraction * line
+        value, correct = scaled(fraction, self.step), self.correct
+        aim = None if self.line is None else fraction * self.line
+        if aim is None or correct is None:
+            return self.linear.move(value, aim)
 
         def add(part: PyTree) -> PyTree:
             return jax.tree.map(jnp.add, part, correct(self._missing(part, aim)))

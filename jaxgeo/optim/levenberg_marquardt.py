@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_kind
@@ -22,6 +23,7 @@ from jaxgeo.optim.adjustment import Adjustment
 from jaxgeo.optim.attempt import is_worth_taking, shorten
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import GainRatioDamping
+from jaxgeo.optim.endings import Ends, EndState
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 from jaxgeo.optim.rank_cutoff import CutState, RankCutoff
@@ -48,6 +50,7 @@ class LevenbergMarquardtState(NamedTuple):
     - `largest`: the largest norm that each column of D has had; empty where parameters are not scaled.
     - `rung`: how many leading singular values to compute, by `RankCutoff.ladder`; −1 where D is not of low rank.
     - `linesearch`: the state of the line search; () without one.
+    - `ends`: whether there is more to do on this batch; `Ending(int(state.ends.ending))` says why not.
     - `info`: how the last update went.
     """
 
@@ -58,6 +61,7 @@ class LevenbergMarquardtState(NamedTuple):
     largest: Float[Array, " K"]
     rung: Int[Array, ""]
     linesearch: PyTree
+    ends: EndState
     info: StepInfo
 
 
@@ -73,6 +77,7 @@ class LevenbergMarquardt(AbstractTransformation):
     scaling: ColumnScaling
     cutoff: RankCutoff
     adjustment: Adjustment
+    ends: Ends
 
     def init(self, params: PyTree) -> LevenbergMarquardtState:
         trainable = self.problems.partition(params)
@@ -85,12 +90,21 @@ class LevenbergMarquardt(AbstractTransformation):
             largest=self.scaling.init(size, dtype),
             rung=jnp.zeros((), jnp.int32),
             linesearch=self.adjustment.init(trainable),
+            ends=self.ends.init(),
             info=empty_step(dtype),
         )
 
     def step(self, updates: PyTree, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
         del updates
         rows, columns = linear.jacobian.out_size(), linear.jacobian.in_size()
+        if self.trust_region.bounds is not None:
+            if self.solver is not None or columns > rows or state.largest.size != columns:
+                raise ValueError(
+                    f"`bounds` are for no more parameters than outputs, up to {self.scaling.max_params} "
+                    f"(`ColumnScaling`), without a `solver`; there are {columns} parameters and {rows} outputs. Map a "
+                    "parameter into its bounds instead, such as by `jnp.exp`."
+                )
+            return self._by_rank(linear, state)
         if self.solver is None and columns < rows:
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
@@ -99,18 +113,25 @@ class LevenbergMarquardt(AbstractTransformation):
         return self._damped(linear, state)
 
     def _try(
-        self, way: AbstractWay, linear: Linearisation, by: Any, before: Any, state: LevenbergMarquardtState
+        self,
+        way: AbstractWay,
+        linear: Linearisation,
+        by: Any,
+        before: Any,
+        state: LevenbergMarquardtState,
+        matrix: Float[Array, "rows K"] | None = None,
     ) -> tuple[PyTree, Any, LevenbergMarquardtState]:
-        """One step: proposed, adjusted, tried and judged, learnt from, reported.
+        """One step: proposed, adjusted, tried and judged, learnt from, reported; `matrix` is D where it is at hand.
 
         **Returns:** the step, 0 unless it is accepted; the next state of the way; that of the optimizer but for it.
         """
         proposal = way.propose(linear, by, before)
-        attempt, search = self.adjustment(proposal.attempt, proposal.lift, state.linesearch)
+        attempt, search = self.adjustment(proposal, state.linesearch)
         tried = shorten(attempt, is_worth_taking, proposal.halvings)
         taken, lift, after = proposal.learn(tried)
         info = step_info(state.info, linear, taken, proposal.damping, lift)
-        return taken.trial.step, after, state._replace(linesearch=search, info=info)
+        ends = self.ends(state.ends, linear, info, matrix)
+        return taken.trial.step, after, state._replace(linesearch=search, ends=ends, info=info)
 
     def _damped(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """By a solver of the lift."""
@@ -120,21 +141,30 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def _by_rank(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """By all singular values of D: within a trust region, or through a cut-off where D has lost rank."""
-        matrix = linear.jacobian.as_matrix()
-        scale, largest = self.scaling(matrix, state.largest)
+        matrix, bounds = linear.jacobian.as_matrix(), self.trust_region.bounds
+        if bounds is not None:
+            held = bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
+            matrix = jnp.where(held[None], 0, matrix)
+        scale, largest = self.scaling(matrix, state.largest, ravel_pytree(linear.trainable)[0], linear.residual)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
         failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
-        deficient = self.cutoff.is_deficient(triangle * freeze(scale)[None], len(matrix))
+        deficient = self.cutoff.is_deficient(triangle, len(matrix))
         factors, state = (matrix, orthogonal, triangle, scale), state._replace(largest=largest)
+        if bounds is not None:
+            return self._within_radius(linear, state, factors)
         return cond_any(deficient & ~failed, self._through_all, self._within_radius, linear, state, factors)
 
     def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        step, radius, state = self._try(self.trust_region, linear, svd_of_triangle(*factors), state.radius, state)
+        step, radius, state = self._try(
+            self.trust_region, linear, svd_of_triangle(*factors), state.radius, state, factors[0]
+        )
         return step, state._replace(radius=radius)
 
     def _through_all(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        step, cutoff, state = self._try(self.cutoff, linear, svd_of_triangle(*factors[:3]), state.cutoff, state)
+        step, cutoff, state = self._try(
+            self.cutoff, linear, svd_of_triangle(*factors[:3]), state.cutoff, state, factors[0]
+        )
         return step, state._replace(cutoff=cutoff)
 
     def _through_leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
@@ -173,6 +203,7 @@ def adapted_levenberg_marquardt(
     cutoff: RankCutoff | None = None,
     acceleration: float | Float[Array, ""] | None = None,
     linesearch: optax.GradientTransformationExtraArgs | None = None,
+    ends: Ends | None = None,
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -188,8 +219,9 @@ def adapted_levenberg_marquardt(
 
     - for K ≥ QN by `damping`: a damped lift, with corrections for the bend of the network. A step that does not lower
       the cost is halved a few times before it is rejected, since that costs forward passes only;
-    - for K < QN with few parameters by `trust_region`, as MINPACK does: the length of the step is bounded, with each
-      parameter in units of its own (`scaling`), so that parameters may differ by any orders of magnitude;
+    - for K < QN with few parameters by `trust_region`, as MINPACK does, with geodesic acceleration: the length of the
+      step is bounded, with each parameter in units of its own (`scaling`), so that parameters may differ by any orders
+      of magnitude. Shorter steps are tried in the same update, which cost forward passes only;
     - by `cutoff` where D has lost rank, as in networks trained on the residuals of a differential equation: through
       the singular values above a cut-off, with corrections. With more than 1024 parameters only as many singular values
       are computed as the cut-off asks for. Where D is not of low rank, or takes more than 1 GiB, steps go by `damping`.
@@ -203,15 +235,21 @@ def adapted_levenberg_marquardt(
     - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K < QN, and for
         K ≥ QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
     - `damping`, `trust_region`, `scaling`, `cutoff`: how each way to step is chosen, bounded and adapted.
-    - `acceleration`: add the geodesic acceleration a/2 of the step v where 2|a/2| ≤ `acceleration` |v|, for example
-        0.75, in place of corrections; one more solve a step. None (the default) for not.
+        `TrustRegion(bounds=Bounds(low, high))` keeps parameters within bounds.
+    - `acceleration`: of steps by `damping`: add the geodesic acceleration a/2 of the step v where
+        2|a/2| ≤ `acceleration` |v|, for example 0.75, in place of corrections; one more solve a step. None (the
+        default) for not. Steps within a trust region have their own.
     - `linesearch`: an optax transformation that takes `value`, `grad` and `value_fn`, such as
         `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried. With it an update has
         derivatives in forward mode only.
 
-    Steps by `cutoff` take no part in the last two, as they have corrections and halvings of their own.
+    - `ends`: when there is nothing more to do, which the state says, and by which `jaxgeo.fit` and `jaxgeo.curve_fit`
+        end.
 
-    **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
+    Steps by `cutoff` take no part in `acceleration` and `linesearch`, as they have corrections and halvings of their
+    own.
+
+    **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo` and an `EndState`.
 
     **Raises:** `ValueError` unless `acceleration` is a number of at least 0, and the others are of their kind.
 
@@ -240,6 +278,7 @@ def adapted_levenberg_marquardt(
         _chosen("scaling", scaling, ColumnScaling),
         _chosen("cutoff", cutoff, RankCutoff),
         Adjustment(acceleration, linesearch),
+        _chosen("ends", ends, Ends),
     ).as_optax()
 
 

@@ -18,6 +18,7 @@ from jaxgeo.linalg.solvers.base import DECOMPOSED, conclude
 from jaxgeo.linalg.spectra import reciprocal_condition
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Attempt, Tried, is_worth_taking
+from jaxgeo.optim.scaling import column_norms
 from jaxgeo.optim.way import AbstractWay, Proposal
 
 
@@ -104,9 +105,15 @@ class RankCutoff(AbstractWay):
         return CutState(initial, initial, jnp.zeros((), dtype))
 
     def is_deficient(self, triangle: Float[Array, "K K"], rows: int) -> Bool[Array, ""]:
-        """Whether to step by the cut-off, from the triangular factor of D in scaled parameters."""
+        """Whether to step by the cut-off, from the triangular factor of D, with its columns scaled to the same length.
+
+        Columns that have vanished are of parameters without influence, and no loss of rank among the others.
+        """
+        norms = column_norms(triangle)[None]
+        still = jnp.eye(len(triangle), dtype=triangle.dtype)
+        scaled = jnp.where(norms > 0, triangle / jnp.where(norms > 0, norms, 1), still)
         round_off = rows * float(jnp.finfo(triangle.dtype).eps)
-        return reciprocal_condition(triangle) <= max(self.deficient, round_off)
+        return reciprocal_condition(scaled) <= max(self.deficient, round_off)
 
     def ladder(self, rows: int, columns: int) -> tuple[int, ...]:
         """How many directions may be taken of a D of this shape: the least, and doubled up to the most."""
@@ -165,7 +172,8 @@ class RankCutoff(AbstractWay):
             _, report = conclude(linear.jacobian, trial.step, -linear.residual, jnp.asarray(DECOMPOSED), count)
             return Tried(step, trial, fraction, accepted, trial.gain_ratio), report, following
 
-        return Proposal(self._through(linear, by, fine), self.halvings, jnp.zeros((), linear.outputs.dtype), learn)
+        still = jnp.zeros((), linear.outputs.dtype)
+        return Proposal(self._through(linear, by, fine), self.halvings, still, learn, searched=False)
 
     def _beyond(
         self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " r"], radius: Float[Array, ""]

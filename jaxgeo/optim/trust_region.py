@@ -1,35 +1,58 @@
 """A bound on the length of steps that follows how well the linearised outputs predict."""
 
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo._checks import check_positive
-from jaxgeo.linalg.linearisation import Linearisation
+from jaxgeo._fields import COUNT, NOT_NEGATIVE, POSITIVE, Checked, count, kind
+from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import SOLVED, conclude
 from jaxgeo.linalg.tangents import norm
-from jaxgeo.optim.attempt import Attempt, Tried
+from jaxgeo.optim.attempt import Attempt, Tried, is_worth_taking
+from jaxgeo.optim.bounds import Bounds
+from jaxgeo.optim.scaling import column_norms
 from jaxgeo.optim.way import AbstractWay, Proposal
 
+# A column of D has vanished where it is less than this part of what it was.
+VANISHED = 1e-3
 
-class TrustRegion(AbstractWay):
+
+class TrustRegion(Checked, AbstractWay):
     """A damped lift of bounded length, by the rules of MINPACK's `lmder`, for problems with few parameters.
 
-    The step is bounded in scaled parameters. A step that gained three quarters or more of what was predicted, or was
-    not held back, doubles its own length as the next bound; one that gained a quarter or less shrinks the bound by
-    a factor between 2 and 10, by where the parabola through what is known of the step has its minimum.
+    The step v is bounded in scaled parameters, and its geodesic acceleration a is added: v + a/2 follows a bent valley
+    that v alone leaves. A step that gained three quarters or more of what was predicted, or was not held back, doubles
+    its own length as the next bound; one that gained a quarter or less shrinks the bound by a factor between 2 and 10,
+    by where the parabola through what is known of the step has its minimum.
+
+    A step that does not lower the cost is tried again within a smaller bound, by the singular values that are there. So
+    is one that changes a parameter by more than itself and leaves it without influence, as on the plateau of a
+    saturated exponential, from which no gradient leads back; the first such step is taken if the shorter ones are no
+    better in this.
+
+    Reference: M. K. Transtrum, J. P. Sethna, Improvements to the Levenberg–Marquardt algorithm for nonlinear
+    least-squares minimization, 2012, arXiv 1201.5885, for the acceleration
 
     **Arguments:**
 
     - `factor`: the first bound in units of the length of the scaled parameters.
+    - `acceleration`: a/2 is added where 2|a/2| ≤ `acceleration` |v|, in scaled parameters; 0 for never.
+    - `tries`: at most how many bounds in an update.
+    - `retreats`: at most how many of them to keep the influence of a parameter.
+    - `bounds`: of the parameters, at which steps are cut off; None for none.
     """
 
-    factor: float = 100.0
-
-    def __check_init__(self):
-        check_positive("factor", self.factor)
+    factor: float = eqx.field(default=100.0, metadata=POSITIVE)
+    acceleration: float = eqx.field(default=0.75, metadata=NOT_NEGATIVE)
+    tries: int = eqx.field(static=True, default=20, metadata=COUNT)
+    retreats: int = eqx.field(static=True, default=4, metadata=count(0))
+    bounds: Bounds | None = eqx.field(default=None, metadata=kind(Bounds, "`jaxgeo.optim.Bounds`"))
 
     def init(self, dtype: jnp.dtype) -> Float[Array, ""]:
         """A bound of 0, for none yet."""
@@ -37,30 +60,147 @@ class TrustRegion(AbstractWay):
 
     def propose(self, linear: Linearisation, by: SingularValues, state: Float[Array, ""]) -> Proposal:
         """The lift with the damping that makes it no longer than `state`, in units of the scale of the columns of D."""
-        jacobian, scale, dtype = linear.jacobian, 1.0 if by.scale is None else by.scale, linear.outputs.dtype
-        start = norm(ravel_pytree(linear.trainable)[0] / scale)
+        jacobian, dtype = linear.jacobian, linear.outputs.dtype
+        bounded = _Bounded(linear, by, jnp.asarray(self.acceleration, dtype), self.bounds)
+        start = bounded.length(linear.trainable)
         first = jnp.where(start > 0, self.factor * start, jnp.asarray(self.factor, dtype))
-        radius = jnp.where(state > 0, state.astype(dtype), first)
-        aim = -linear.residual.reshape(-1)
-        relative = by.damping_for_length(aim, radius)
-
-        def lift(rows: Float[Array, "rows R"]) -> PyTree:
-            return jacobian.unravel(scale * by.damped_lift(rows.reshape(-1), relative))
-
+        radius, bends = _searched(self, bounded, jnp.where(state > 0, state.astype(dtype), first))
+        aim = -linear.residual
+        relative = by.damping_for_length(aim.reshape(-1), radius)
         outcome, rank = jnp.asarray(SOLVED), jnp.asarray(by.values.size)
-        step, report = conclude(jacobian, lift(-linear.residual), -linear.residual, outcome, rank)
+        velocity, report = conclude(jacobian, bounded.velocity(aim, relative), aim, outcome, rank)
+        step = jax.lax.cond(bends, lambda v, by: bounded.accelerated(v, by), lambda v, _: v, velocity, relative)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:
-            trial, length = tried.trial, norm(ravel_pytree(tried.step)[0] / scale)
-            slope = jnp.sum(linear.residual * jacobian.mv(tried.step)) / linear.total_weight
-            parabola = 0.5 * slope / jnp.where(trial.finite, slope + trial.decrease, 1)
-            rejected = jnp.where(trial.finite, jnp.clip(parabola, 0.1, 0.5), 0.1)
-            shrink = jnp.where(trial.decrease >= 0, 0.5, rejected)
-            held = length > 0.9 * radius
+            # A line search may have made the step shorter.
+            length = jnp.minimum(bounded.length(velocity), bounded.length(tried.step))
             length = jnp.where(jnp.isfinite(length), length, radius)
-            smaller = shrink * jnp.minimum(radius, 10 * length)
+            smaller = bounded.shrink(tried.trial, velocity) * jnp.minimum(radius, 10 * length)
+            held = length > 0.9 * radius
             larger = jnp.where((tried.gain_ratio >= 0.75) | ~held, 2 * length, radius)
             return tried, report, jnp.where(tried.gain_ratio <= 0.25, smaller, larger).astype(state.dtype)
 
-        damping = relative * len(aim) / (by.values.size * by.mean_square())
-        return Proposal(Attempt(linear, step), 0, damping, learn, lift)
+        damping = relative * aim.size / (by.values.size * by.mean_square())
+        return Proposal(Attempt(linear, step, line=jacobian.mv(velocity)), 0, damping, learn)
+
+
+class _Bounded(eqx.Module):
+    """Steps by the singular values of D, their acceleration, and their length in scaled parameters."""
+
+    linear: Linearisation
+    svd: SingularValues
+    acceleration: Float[Array, ""]
+    bounds: Bounds | None
+
+    def velocity(self, rows: Float[Array, "rows R"], relative: Float[Array, ""]) -> PyTree:
+        """v, within the bounds."""
+        return self.within(self.lift(rows, relative))
+
+    def within(self, step: PyTree) -> PyTree:
+        return step if self.bounds is None else self.bounds.cut(self.linear.trainable, step)
+
+    def lift(self, rows: Float[Array, "rows R"], relative: Float[Array, ""]) -> PyTree:
+        lifted = self.svd.damped_lift(rows.reshape(-1), relative)
+        return self.linear.jacobian.unravel(lifted if self.svd.scale is None else self.svd.scale * lifted)
+
+    def length(self, step: PyTree) -> Float[Array, ""]:
+        flat = ravel_pytree(step)[0]
+        return norm(flat if self.svd.scale is None else flat / self.svd.scale)
+
+    def half_acceleration(self, velocity: PyTree, relative: Float[Array, ""]) -> PyTree:
+        """a/2, which lifts what the outputs bend along v."""
+
+        def speed(step: PyTree) -> Array:
+            return jax.jvp(self.linear.rows_at, (step,), (velocity,))[1]
+
+        _, curvature = jax.jvp(speed, (jax.tree.map(jnp.zeros_like, velocity),), (velocity,))
+        return self.lift(-0.5 * curvature, relative)
+
+    def accelerated(self, velocity: PyTree, relative: Float[Array, ""]) -> PyTree:
+        """v + a/2, within the bounds."""
+        return self.within(jax.tree.map(jnp.add, velocity, self.half_acceleration(velocity, relative)))
+
+    def shrink(self, trial: Trial, velocity: PyTree) -> Float[Array, ""]:
+        """By what to shrink the bound after a step that gained too little."""
+        slope = jnp.sum(self.linear.residual * self.linear.jacobian.mv(velocity)) / self.linear.total_weight
+        parabola = 0.5 * slope / jnp.where(trial.finite, slope + trial.decrease, 1)
+        rejected = jnp.where(trial.finite, jnp.clip(parabola, 0.1, 0.5), 0.1)
+        return jnp.where(trial.decrease >= 0, 0.5, rejected)
+
+    def loses_influence(self, step: PyTree) -> Bool[Array, ""]:
+        """Whether the parameter that changes most, by more than itself, has lost its influence at the end."""
+        flat, here = ravel_pytree(step)[0], ravel_pytree(self.linear.trainable)[0]
+        norms = column_norms(self.svd.matrix)
+        change = jnp.where((norms > 0) & (flat != 0), jnp.abs(flat / here), 0)
+        most = jnp.argmax(change)
+
+        def vanished() -> Bool[Array, ""]:
+            along = self.linear.jacobian.unravel(jax.nn.one_hot(most, len(flat), dtype=flat.dtype))
+            _, column = jax.jvp(self.linear.rows_at, (step,), (along,))
+            return norm(column) < VANISHED * norms[most]
+
+        return jax.lax.cond(change[most] > 1, vanished, lambda: jnp.asarray(False))
+
+
+class _Search(NamedTuple):
+    """A bound, whether the step within it is accelerated, and whether to look no further.
+
+    `first` and `first_bends` are those of the first step that left a parameter without influence; 0 for none.
+    """
+
+    radius: Float[Array, ""]
+    bends: Bool[Array, ""]
+    first: Float[Array, ""]
+    first_bends: Bool[Array, ""]
+    tries: Int[Array, ""]
+    retreats: Int[Array, ""]
+    done: Bool[Array, ""]
+
+
+@eqx.filter_custom_jvp
+def _searched(
+    region: TrustRegion, bounded: _Bounded, radius: Float[Array, ""]
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """The bound within which the step is good, and whether it is accelerated there."""
+    linear, aim, no = bounded.linear, -bounded.linear.residual, jnp.asarray(False)
+
+    def look(last: _Search) -> _Search:
+        relative = bounded.svd.damping_for_length(aim.reshape(-1), last.radius)
+        velocity = bounded.velocity(aim, relative)
+        length = bounded.length(velocity)
+        half = bounded.half_acceleration(velocity, relative)
+        bends = 2 * bounded.length(half) <= bounded.acceleration * length
+        step = bounded.within(jax.tree.map(lambda v, a: jnp.where(bends, v + a, v), velocity, half))
+        trial = linear.move(step, linear.jacobian.mv(velocity))
+        good = is_worth_taking(trial)
+        lost = good & (last.retreats < region.retreats)
+        lost = jax.lax.cond(lost, lambda step: bounded.loses_influence(step), lambda _: no, step)
+        retreats, tries = last.retreats + lost.astype(jnp.int32), last.tries + 1
+        first = jnp.where(lost & (last.first == 0), last.radius, last.first)
+        first_bends = jnp.where(lost & (last.first == 0), bends, last.first_bends)
+        over = (retreats >= region.retreats) & lost | (tries >= region.tries)
+        # Nothing is left to gain where less than round-off is predicted. Cut off at bounds a step may be one uphill.
+        idle = ~good & (jnp.abs(trial.predicted) <= jnp.finfo(linear.cost.dtype).eps * linear.cost)
+        done = good & ~lost | over | idle
+        back = done & (~good | lost) & (first > 0)
+        shorter = jnp.where(
+            lost,
+            0.25 * jnp.minimum(last.radius, length),
+            bounded.shrink(trial, velocity)
+            * jnp.where(jnp.isfinite(length), jnp.minimum(last.radius, 10 * length), last.radius),
+        )
+        radius = jnp.where(back, first, jnp.where(done, last.radius, shorter))
+        bends = jnp.where(back, first_bends, bends)
+        return _Search(radius, bends, first, first_bends, tries, retreats, done)
+
+    zero = jnp.zeros((), jnp.int32)
+    last = _Search(radius, no, jnp.zeros_like(radius), no, zero, zero, no)
+    found = jax.lax.while_loop(lambda last: ~last.done, look, last)
+    return found.radius, found.bends
+
+
+@_searched.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    del tangents
+    # Which bound to take is a decision.
+    return _searched(*primals), (None, None)

@@ -20,7 +20,8 @@ class Proposal(NamedTuple):
     - `halvings`: at most how often it is halved before it is rejected.
     - `damping`: of its lift, relative to trace(DDᵀ)/QN; 0 for none.
     - `learn`: from how it went to what is taken, which may be something else; the report of its lift; the next state.
-    - `lift`: of rows, for a geodesic acceleration. None for a step that is tried as it is, without a line search too.
+    - `lift`: of rows, for a geodesic acceleration. None for a step that takes none, or has its own.
+    - `searched`: whether a line search may change the step.
     """
 
     attempt: Attempt
@@ -28,6 +29,7 @@ class Proposal(NamedTuple):
     damping: Float[Array, ""]
     learn: Callable[[Tried], tuple[Tried, LiftInfo, Any]]
     lift: Callable[[Float[Array, "rows R"]], PyTree] | None = None
+    searched: bool = True
 
 
 class AbstractWay(eqx.Module):

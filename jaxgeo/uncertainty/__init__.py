@@ -1,7 +1,7 @@
 """What the data leave open: standard errors, predictive intervals, evidence, and fits of curves with these."""
 
 from jaxgeo._names import show_public_names as _show_public_names
-from jaxgeo.uncertainty.curves import CurveFit as CurveFit, CurveOutcome as CurveOutcome, curve_fit as curve_fit
+from jaxgeo.uncertainty.curves import CurveFit as CurveFit, curve_fit as curve_fit
 from jaxgeo.uncertainty.estimation import posterior as posterior
 from jaxgeo.uncertainty.leaves import leaf_names as leaf_names
 from jaxgeo.uncertainty.plan import PosteriorPlan as PosteriorPlan

@@ -1,10 +1,9 @@
 """`curve_fit`: SciPy's, for parameters of any form, by Levenberg–Marquardt with exact derivatives."""
 
-import enum
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,25 +15,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import as_real, check_count, check_function, is_trainable_leaf
 from jaxgeo.costs import L2, WeightedL2
-from jaxgeo.optim import adapted_levenberg_marquardt
+from jaxgeo.optim import Bounds, Ending, Outcome, TrustRegion, adapted_levenberg_marquardt
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 from jaxgeo.uncertainty.estimation import posterior
 from jaxgeo.uncertainty.leaves import entry_names
 from jaxgeo.uncertainty.posteriors import Posterior
 from jaxgeo.uncertainty.prediction import Prediction
-
-# So many updates without a lower cost one after the other end a fit.
-MOST_REJECTED = 12
-
-
-class CurveOutcome(enum.Enum):
-    """How a fit ended: at a minimum, where no step lowers the cost any more, out of steps, or at no number."""
-
-    CONVERGED = "converged"
-    STALLED = "stalled"
-    MAX_STEPS = "max_steps"
-    FAILED = "failed"
 
 
 class CurveFit(eqx.Module):
@@ -44,8 +31,9 @@ class CurveFit(eqx.Module):
     - `pcov`: their covariance, in the order in which leaves are flattened; infinite where the data do not fix them.
     - `stderr`: the square roots of its diagonal, in the form of `p0`; None for frozen leaves.
     - `cost`: ½Σ((f − y)/σ)².
-    - `outcome`: a `CurveOutcome`; `num_steps`: updates that were made.
-    - `names`: of the parameters, in the order of `pcov`; `unfixed`: those that the data do not fix.
+    - `outcome`: a `jaxgeo.optim.Outcome`; `message` says why; `num_steps`: updates that were made.
+    - `names`: of the parameters, in the order of `pcov`.
+    - `unfixed`: those that the data do not fix. `active`: those that are at a bound.
     - `curve`: f, with its points along the first axis.
     - `posterior`: all else, a `jaxgeo.uncertainty.Posterior`; None where there are too few data for a covariance.
     """
@@ -54,10 +42,12 @@ class CurveFit(eqx.Module):
     pcov: Float[np.ndarray, "K K"]
     stderr: PyTree
     cost: float
-    outcome: CurveOutcome
+    outcome: Outcome
+    message: str
     num_steps: int
     names: list[str]
     unfixed: list[str]
+    active: list[str]
     posterior: Posterior | None
     curve: "Curve"
 
@@ -83,7 +73,8 @@ class CurveFit(eqx.Module):
 
     def __str__(self) -> str:
         """How it ended, and a table of the parameters with their standard errors."""
-        lines = [f"{self.outcome.value} after {self.num_steps} steps, cost {self.cost:.6g}"]
+        reason = f", as {self.message}" if self.message else ""
+        lines = [f"{self.outcome.value} after {self.num_steps} steps, cost {self.cost:.6g}{reason}"]
         trainable = [np.ravel(leaf) for leaf in jax.tree.leaves(_matching(self.popt, self.stderr))]
         errors = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(self.stderr)])
         width = max(map(len, self.names))
@@ -136,7 +127,7 @@ def curve_fit(
 ) -> CurveFit:
     """Nonlinear least squares, with SciPy's names: the parameters of `f` that meet `y` best, and their covariance.
 
-    By Levenberg–Marquardt with exact derivatives, down to round-off of the dtype.
+    By Levenberg–Marquardt with exact derivatives, down to round-off of the dtype; it ends as `jaxgeo.optim.Ends` says.
 
     **Arguments:**
 
@@ -148,14 +139,16 @@ def curve_fit(
     - `sigma`: standard deviations of `y`, of shape (M,), or its covariance, of shape (M, M).
     - `absolute_sigma`: whether `sigma` is in the unit of `y`; otherwise, and by default, its size is estimated from the
         residuals.
-    - `bounds`: not supported yet; replace a positive parameter by the exponential of another, or the like.
+    - `bounds`: (low, high), each a number, an array, or a pytree like `p0` or its upper part; ∞ for none. The
+        covariance is, as SciPy's, that without them.
     - `trainable`: as for `jaxgeo.Problem`: which leaves of `p0` to fit.
     - `max_steps`: updates, after which to give up.
 
     **Returns:** a `CurveFit`, which unpacks to `popt, pcov`. A parameter that the data do not fix has an infinite
     variance, and is in `unfixed`. Where there are no more data than parameters all have, and a warning says so.
 
-    **Raises:** `ValueError` on data that cannot be used, and for `bounds`.
+    **Raises:** `ValueError` on data that cannot be used, where the cost at `p0` is not finite, and if `p0` is not
+    within its `bounds`, or if there are bounds and no more data than parameters.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -170,11 +163,6 @@ def curve_fit(
     """
     check_function("f", f)
     check_count("max_steps", max_steps)
-    if bounds is not None and not _unbounded(bounds):
-        raise ValueError(
-            f"`bounds` are not supported yet; got {bounds!r}. Fit a parameter without bounds that is mapped into them, "
-            "such as the logarithm of a positive one."
-        )
     params, unpacks = _start(p0)
     dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(params, is_trainable_leaf)))
     targets = as_real("y", y).astype(dtype)
@@ -187,13 +175,17 @@ def curve_fit(
     apply, cost = _weighted(curve, targets, sigma)
     problem = Problem(apply, curve.arrange(points), cost, trainable=trainable, per_sample=False)
     problem.check(params)
-    popt, steps, code = _fit(problem, params, max_steps)
-    outcome = (CurveOutcome.MAX_STEPS, CurveOutcome.CONVERGED, CurveOutcome.STALLED, CurveOutcome.FAILED)[int(code)]
+    if not np.isfinite(first := float(problem.cost(params))):
+        raise ValueError(f"the cost at `p0` is {first}; start nearer, or in parameters that do not overflow there.")
+    box = _read_bounds(bounds, problem.partition(params)[0])
+    popt, steps, code = _fit(problem, params, box, max_steps)
+    ending = Ending(int(code))
+    outcome = ending.outcome or Outcome.MAX_STEPS
     kept, _ = problem.partition(popt)
     names = _names(f, kept, unpacks)
     size, cost_value = len(names), float(problem.cost(popt)) * problem.num_samples
     found = None
-    if outcome is not CurveOutcome.FAILED and (absolute_sigma or problem.num_rows(popt) > size):
+    if outcome is not Outcome.FAILED and (absolute_sigma or problem.num_rows(popt) > size):
         found = posterior(problem, popt, noise=1.0 if absolute_sigma else None)
         pcov, stderr = found.covariance(), found.standard_errors()
         unfixed = [name for name, variance in zip(names, np.diag(pcov), strict=True) if np.isinf(variance)]
@@ -204,46 +196,40 @@ def curve_fit(
         )
         pcov, stderr = np.full((size, size), np.inf), jax.tree.map(lambda leaf: np.full(leaf.shape, np.inf), kept)
         unfixed = names
-    return CurveFit(popt, pcov, stderr, cost_value, outcome, int(steps), names, unfixed, found, curve)
+    reached = np.zeros(size, bool) if box is None else np.logical_or(*box.reached(kept))
+    active = [name for name, at in zip(names, reached, strict=True) if at]
+    return CurveFit(
+        popt, pcov, stderr, cost_value, outcome, ending.words, int(steps), names, unfixed, active, found, curve
+    )
 
 
 class _Progress(eqx.Module):
     params: Params
     state: Any
     steps: Int[Array, ""]
-    rejected: Int[Array, ""]
-    code: Int[Array, ""]
 
 
 @eqx.filter_jit
-def _fit(problem: Problem, params: Params, max_steps: int) -> tuple[Params, Int[Array, ""], Int[Array, ""]]:
-    """The parameters at the end, the number of steps, and 0 for all steps made, 1 converged, 2 stalled, 3 failed."""
-    optimizer = adapted_levenberg_marquardt()
+def _fit(
+    problem: Problem, params: Params, bounds: Bounds | None, max_steps: int
+) -> tuple[Params, Int[Array, ""], Int[Array, ""]]:
+    """The parameters at the end, the number of steps, and the `Ending`, 0 after all steps."""
+    optimizer = adapted_levenberg_marquardt(trust_region=TrustRegion(bounds=bounds))
     arrays, static = eqx.partition(params, eqx.is_array)
     still = jax.tree.map(jnp.zeros_like, arrays)
-    outputs = jax.eval_shape(problem.outputs, params)
-    eps = jnp.finfo(outputs.dtype).eps
-    # What round-off of the targets is as a cost.
-    least = eps**2 * problem.loss(jnp.zeros_like(outputs))  # pyright: ignore[reportCallIssue]
 
     def step(progress: _Progress) -> _Progress:
         whole = eqx.combine(progress.params, static)
         updates, state = optimizer.update(still, progress.state, whole, problem=problem)
         moved = eqx.filter(optax.apply_updates(progress.params, updates), eqx.is_array)
-        info = cast(Any, state).info
-        rejected = jnp.where(info.accepted, 0, progress.rejected + 1)
-        done = jnp.abs(info.predicted) <= 4 * eps * info.new_cost + least
-        failed = ~jnp.isfinite(info.new_cost)
-        code = jnp.where(failed, 3, jnp.where(done, 1, jnp.where(rejected >= MOST_REJECTED, 2, 0)))
-        return _Progress(moved, state, progress.steps + 1, rejected, code.astype(jnp.int32))
+        return _Progress(moved, state, progress.steps + 1)
 
     def goes_on(progress: _Progress) -> Array:
-        return (progress.code == 0) & (progress.steps < max_steps)
+        return (progress.state.ends.ending == 0) & (progress.steps < max_steps)
 
-    zero = jnp.zeros((), jnp.int32)
-    first = _Progress(arrays, optimizer.init(params), zero, zero, zero)
+    first = _Progress(arrays, optimizer.init(params), jnp.zeros((), jnp.int32))
     last = jax.lax.while_loop(goes_on, step, first)
-    return eqx.combine(last.params, static), last.steps, last.code
+    return eqx.combine(last.params, static), last.steps, last.state.ends.ending
 
 
 def _start(p0: PyTree) -> tuple[PyTree, bool]:
@@ -300,9 +286,20 @@ def _matching(params: PyTree, errors: PyTree) -> PyTree:
     )
 
 
-def _unbounded(bounds: Any) -> bool:
-    try:
-        low, high = bounds
-        return bool(np.all(np.asarray(low, float) == -np.inf) and np.all(np.asarray(high, float) == np.inf))
-    except (TypeError, ValueError):
-        return False
+def _read_bounds(bounds: Any, trainable: PyTree) -> Bounds | None:
+    """None where all are infinite; raises `ValueError` unless they are a pair that the parameters are within."""
+    if bounds is None:
+        return None
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"`bounds` must be a pair (low, high); got {bounds!r}.")
+    # SciPy takes lists of numbers for an array.
+    low, high = (np.asarray(each, float) if eqx.is_array(trainable) else each for each in bounds)
+    found = Bounds(low, high)
+    least, most = map(np.asarray, found.flat(trainable))
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(trainable)])
+    for name, value, lower, upper in zip(entry_names(trainable), flat, least, most, strict=True):
+        if not lower <= value <= upper:
+            raise ValueError(
+                f"`p0` must be within `bounds`; the entry {name} is {value}, and not in [{lower}, {upper}]."
+            )
+    return None if np.isneginf(least).all() and np.isposinf(most).all() else found

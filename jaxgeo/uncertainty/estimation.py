@@ -169,7 +169,8 @@ def _without_prior(
             'noise from. Pass `noise`, or a `prior_precision`, such as "evidence".'
         )
     variance = likelihood.misfit / left
-    return form.scaled(variance**0.5), 1 / variance if variance else math.inf, effective
+    form = form.scaled(variance**0.5).without_vague(np.concatenate([np.ravel(leaf) for leaf in leaves]))
+    return form, 1 / variance if variance else math.inf, effective
 
 
 def _read_prior(prior_precision: Any, groups: PyTree, params: Params, trainable: PyTree) -> _Prior:

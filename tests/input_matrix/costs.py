@@ -84,6 +84,16 @@ def costs() -> list[Entry]:
             targets=fits,
             threshold=number(infinite=True),
         ),
+        *(
+            entry(
+                cost.__name__,
+                lambda cost=cost, **a: evaluated(cost(**a)),
+                {"targets": Y, "scale": 1.0},
+                targets=fits,
+                scale=number(infinite=True),
+            )
+            for cost in (jg.SoftL1, jg.Cauchy, jg.Arctan)
+        ),
         entry(
             "WeightedL2",
             lambda **a: evaluated(jg.WeightedL2(**a)),

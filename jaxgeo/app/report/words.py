@@ -6,6 +6,7 @@ import numpy as np
 
 ENDINGS = {
     "reached": "the cost came down to the tolerance",
+    "converged": "there is no lower cost nearby",
     "stalled": "the cost ceased to fall above the tolerance",
     "max_steps": "the allowed steps were used up before the tolerance",
     "max_seconds": "the allowed time was used up before the tolerance",

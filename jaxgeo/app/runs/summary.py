@@ -13,11 +13,11 @@ from jaxgeo.app.data import Kind
 from jaxgeo.app.runs.fields import read_fields
 from jaxgeo.app.runs.monitor import kept_row, moment, plain
 from jaxgeo.app.runs.setup import Setup
-from jaxgeo.fitting.drivers import Outcome
 from jaxgeo.fitting.files import read_json
 from jaxgeo.fitting.loop import Fit
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.geometry import RankReport
+from jaxgeo.optim.endings import Outcome
 
 FIELDS: dict[str, Any] = {
     **dict.fromkeys(("name", "source", "kind", "outcome", "message"), str),

@@ -13,11 +13,11 @@ from jaxgeo.app.runs.setup import Setup
 from jaxgeo.app.runs.summary import summary_of
 from jaxgeo.equations import Network
 from jaxgeo.fitting.call import fit
-from jaxgeo.fitting.drivers import Outcome
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.loop import Progress
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.geometry import rank_report
+from jaxgeo.optim.endings import Outcome
 
 
 def train(

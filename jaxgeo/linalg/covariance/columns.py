@@ -64,6 +64,10 @@ def chunk_of(count: int, entries: int) -> int:
     return max(1, min(count, CHUNK_BYTES // (8 * entries)))
 
 
+# A singular value so small, and parameters so small beside their error along it, say that nothing is known.
+VAGUE = 1e-6
+
+
 class ColumnInformation(AbstractInformation):
     """What the triangle of LD says of each group of columns."""
 
@@ -114,6 +118,26 @@ class ColumnCovariance(AbstractCovariance):
     def scaled(self, noise: float) -> "ColumnCovariance":
         """The covariance for a noise that is so many times as large."""
         return eqx.tree_at(lambda this: this.factor, self, as_double(np.asarray(self.factor) * noise))
+
+    def without_vague(self, values: Float[np.ndarray, " K"]) -> "ColumnCovariance":
+        """The same, with what the data fix in name only counted as lost.
+
+        That is a direction with a singular value of at most 1e-6 times the largest, along which one standard error is
+        more than 1e6 times the parameters, such as the place of a step whose slope has run off.
+
+        **Arguments:**
+
+        - `values`: of the parameters.
+        """
+        factor = np.asarray(self.factor)
+        errors = np.linalg.norm(factor, axis=0)
+        axes = factor / np.where(errors > 0, errors, 1)
+        sizes = np.linalg.norm(axes * (np.asarray(self.units) * values)[:, None], axis=0)
+        vague = (errors * VAGUE >= errors.min(initial=np.inf)) & (errors * VAGUE > sizes)
+        if not vague.any():
+            return self
+        lost = as_double(np.concatenate([np.asarray(self.lost), axes[:, vague]], axis=1))
+        return eqx.tree_at(lambda this: (this.factor, this.lost), self, (as_double(factor[:, ~vague]), lost))
 
     def unfixed(self) -> np.ndarray:
         """Which parameters nothing fixes."""

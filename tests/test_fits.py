@@ -1,0 +1,215 @@
+"""Least squares beside MINPACK and SciPy's `trf`: where they end, after how many updates, and what is said of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxgeo as jg
+from cases.classical_fits import CLASSICAL_FITS
+from cases.curve_fits import CURVE_FITS, CurveFit
+from cases.fitting import fit_to_the_end, scipys
+from jaxgeo.optim import Ending, Ends, Outcome
+
+ALL = [*CURVE_FITS, *CLASSICAL_FITS]
+FAST = ("gompertz", "bertalanffy", "doublet", "beale")
+
+
+def rise(xp, b, x):
+    return b[0] * (1 - xp.exp(-b[1] * (x - b[2])))
+
+
+# From reports of users; the start, and the parameters at the minimum.
+REPORTED = {
+    "an oscillation": (
+        lambda xp, b, x: b[0] * xp.sin(b[1] * x),
+        2 * np.pi * np.arange(1000) / 1000,
+        2 * np.sin(4 * np.pi * np.arange(1000) / 1000),
+        (1.0, 1.0),
+        (2.0, 2.0),
+    ),
+    "a plateau": (
+        rise,
+        np.array([1.0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 12]),
+        np.array([11.2, 12, 19.1, 18.2, 24.9, 26, 30.4, 29.5, 33.1, 34.8, 36.9, 39.1, 41, 42.3, 43.2, 44.5]),
+        (1.0, 1.0, 0.0),
+        (47.16586, 0.246966, -0.111506),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_fits_that_users_reported(name):
+    model, x, y, start, right = REPORTED[name]
+    (found,) = fit_to_the_end(CurveFit(name, model, x, y, start, start), [start], 60)
+    np.testing.assert_allclose(found.params, right, rtol=1e-5)
+    assert found.ending.outcome is Outcome.CONVERGED
+    assert found.late <= 5
+
+
+# A step between the 15th and the 16th point.
+STEP = np.concatenate([
+    np.zeros(5), [0.26899724779580747], np.zeros(10),
+    [0.7596293832300737, 1.2214165441700262, 1.044997340851686, 0.7705897033203687, 1.280988851538506],
+    [1.4403870545862594, 1.439644250890874, 1.280013863325763, 0.9349706185969648, 0.7035165962457238],
+    [0.914155421686925],
+])  # fmt: skip
+
+
+def test_a_step_that_fixes_one_parameter_of_three():
+    """Where the step is, and how steep, the data do not say: MINPACK fails here, and a variance must be infinite."""
+
+    def curve(x, b, c, d):
+        return b / (1 + jnp.exp(-(c + d * x)))
+
+    found = jg.curve_fit(curve, np.arange(27.0), STEP, [1.0, 1.0, 1.0])
+    assert found.cost == pytest.approx(0.35694966, rel=1e-7)
+    assert found.unfixed == ["c", "d"]
+    assert np.isinf(found.pcov[1, 1])
+    np.testing.assert_allclose(found.popt[0], STEP[17:].mean(), rtol=1e-3)
+
+
+def fit_line(**options):
+    x, y = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 3.0])
+    return jg.fit(jnp.zeros(2), x, y, apply=lambda b, x: b[0] + b[1] * x, method="levenberg-marquardt", **options)
+
+
+def test_a_line_through_three_points_ends():
+    found = fit_line()
+    assert found.outcome is Outcome.CONVERGED
+    assert found.steps <= 3
+    assert found.message in (Ending.GRADIENT.words, Ending.PRECISION.words)
+    assert found.message in str(found)
+    np.testing.assert_allclose(found.model, [-1 / 6, 1.5], rtol=1e-12)
+
+
+def test_a_tolerance_relative_to_a_huge_first_cost_is_not_reached():
+    """e⁶⁰ makes the first cost 3e50; a constant would cost 60."""
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([11.0, 19.0, 30.0])
+    found = jg.fit(
+        jnp.array([1.0, 1.0, 60.0]),
+        x,
+        y,
+        apply=lambda b, x: rise(jnp, b, x),
+        method="levenberg-marquardt",
+        max_steps=60,
+    )
+    assert found.initial_cost > 1e50
+    assert found.outcome is not Outcome.REACHED or found.cost < 1e-6 * np.var(y) / 2
+
+
+def test_the_tolerance_is_relative_to_the_cost_of_a_constant():
+    x = np.linspace(0.0, 1.0, 9)
+    y = 3 + np.exp(-2 * x)
+    found = jg.fit(
+        jnp.array([1e6, 2.0, 0.0]),
+        x,
+        y,
+        apply=lambda b, x: b[0] * jnp.exp(-b[1] * x) + b[2],
+        method="sgd",
+        tol=0.9,
+        max_steps=1,
+    )
+    assert found.outcome is Outcome.MAX_STEPS
+    exact = jg.fit(
+        jnp.array([1.0, 1.0, 2.0]), x, y, apply=lambda b, x: b[0] * jnp.exp(-b[1] * x) + b[2],
+        method="levenberg-marquardt", tol=0.01,
+    )  # fmt: skip
+    assert exact.outcome is Outcome.REACHED
+    assert exact.cost <= 0.01 * np.var(y) / 2
+
+
+def test_a_first_cost_that_overflows_is_refused():
+    i = np.arange(1.0, 11.0)
+
+    def curve(x, b, c):
+        return jnp.exp(x * b) + jnp.exp(x * c)
+
+    with pytest.raises(ValueError, match="cost at `p0` is inf"):
+        jg.curve_fit(curve, i, 2 + 2 * i, [30.0, 40.0])
+
+
+def test_minibatches_go_on():
+    x = np.linspace(0.0, 1.0, 8)
+    found = jg.fit(
+        jnp.zeros(2), x, x + 0.1 * np.cos(9 * x), apply=lambda b, x: b[0] + b[1] * x,
+        method="levenberg-marquardt", batch_size=4, max_steps=30,
+    )  # fmt: skip
+    assert found.outcome is Outcome.MAX_STEPS
+    assert found.steps == 30
+
+
+def run(problem, params, steps, **options):
+    tx = jg.optim.adapted_levenberg_marquardt(**options)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(params, state, params, problem=problem)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for count in range(steps):
+        if int(state.ends.ending):
+            return Ending(int(state.ends.ending)), count, params
+        params, state = step(params, state)
+    return Ending(int(state.ends.ending)), steps, params
+
+
+def noisy():
+    x = jnp.linspace(0.0, 2.0, 12)
+    y = 2 * jnp.exp(-1.5 * x) + 0.1 * jnp.cos(17 * x)
+    return jg.Problem(lambda b, x: b[0] * jnp.exp(-b[1] * x), x, jg.L2(y)), jnp.ones(2)
+
+
+def test_each_criterion_ends_a_fit():
+    problem, params = noisy()
+    ending, last, _ = run(problem, params, 40)
+    assert ending.outcome is Outcome.CONVERGED
+    for options, expected in (({"gtol": 1e-3}, Ending.GRADIENT), ({"xtol": 1e-2}, Ending.STEP)):
+        ending, count, _ = run(problem, params, 40, ends=Ends(**options))
+        assert ending is expected
+        assert count < last
+    ending, count, _ = run(problem, params, 40, ends=Ends(ftol=1e-3, small=1))
+    assert ending is Ending.DECREASE
+    assert count < last
+
+
+def test_an_exact_fit_ends_at_the_precision_of_the_cost():
+    x = jnp.linspace(0.0, 2.0, 12)
+    problem = jg.Problem(lambda b, x: b[0] * jnp.exp(-b[1] * x), x, jg.L2(2 * jnp.exp(-1.5 * x)))
+    ending, count, params = run(problem, jnp.ones(2), 40)
+    assert ending in (Ending.PRECISION, Ending.GRADIENT)
+    assert count < 12
+    np.testing.assert_allclose(params, [2.0, 1.5], rtol=1e-13)
+
+
+def test_a_network_with_more_parameters_than_outputs_ends_too():
+    x = jnp.linspace(-1.0, 1.0, 5)
+    params = jax.random.normal(jax.random.key(0), (3, 8))
+    problem = jg.Problem(lambda p, x: p[0] @ jnp.tanh(p[1] * x + p[2]), x, jg.L2(jnp.sin(3 * x)))
+    ending, count, found = run(problem, params, 60)
+    assert ending is Ending.PRECISION
+    assert count < 30
+    assert problem.cost(found) < 1e-29
+
+
+def test_where_derivatives_are_not_finite_it_has_failed():
+    problem = jg.Problem(lambda b, x: b[0] * jnp.sqrt(jnp.abs(b[1])) * x, jnp.ones(3), jg.L2(jnp.arange(3.0)))
+    ending, _, params = run(problem, jnp.array([1.0, 0.0]), 3)
+    assert ending is Ending.FAILED
+    assert jnp.isfinite(params).all()
+
+
+@pytest.mark.parametrize(
+    "fit", [pytest.param(fit, marks=[pytest.mark.slow] * (fit.name not in FAST), id=fit.name) for fit in ALL]
+)
+def test_classical_fits_are_solved_where_minpack_or_trf_solves_them(fit):
+    starts = [fit.start, fit.near]
+    theirs = {method: [found.cost for found in scipys(fit, starts, method)] for method in ("lm", "trf")}
+    least = min(cost for costs in theirs.values() for cost in costs)
+    for ours, *others in zip(fit_to_the_end(fit, starts), theirs["lm"], theirs["trf"], strict=True):
+        if min(others) <= least * (1 + 1e-8) + 1e-20:
+            assert ours.costs[-1] <= least * (1 + 1e-8) + 1e-20
+            assert ours.ending.outcome is Outcome.CONVERGED
+            assert ours.late <= 5
