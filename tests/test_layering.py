@@ -18,7 +18,8 @@ ARROWS = """
     costs
     _training_mode metrics
     outputs
-    linalg.memory linalg.precision linalg.refinement linalg.triangular linalg.jacobian linalg.shards
+    linalg.memory linalg.precision
+    linalg.refinement linalg.triangular linalg.jacobian linalg.shards
     linalg.gram linalg.singular linalg.spectra
     linalg.measured linalg.solvers
     linalg.planning linalg.linearisation linalg.covariance
