@@ -17,6 +17,7 @@ from jaxgeo.integrate.interpolation import (
     InterpolationSolution as InterpolationSolution,
     solve_interpolation as solve_interpolation,
 )
+from jaxgeo.integrate.line import StraightLine as StraightLine
 from jaxgeo.integrate.records import LineDeviation as LineDeviation, spectrum_record as spectrum_record
 from jaxgeo.integrate.solution import RESULTS as RESULTS, FlowSolution as FlowSolution
 from jaxgeo.integrate.solve import solve_flow as solve_flow

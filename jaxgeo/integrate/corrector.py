@@ -29,6 +29,20 @@ class Start(eqx.Module):
     deviation: Float[Array, "N Q"]
 
 
+def start_of(name: str, s: Time, state: PyTree, problem: Problem) -> Start:
+    """The start of the orbit through `state` at time `s`.
+
+    **Raises:** `ValueError` in the name of a solver unless the cost is L2.
+    """
+    if not isinstance(problem.loss, AbstractSquares):
+        raise ValueError(
+            f"`{name}` needs an L2 cost, whose orbits are known in the outputs; got {type(problem.loss).__name__}. "
+            "Integrate with the wrapped solver itself."
+        )
+    outputs = problem.outputs(trainable_of(state))
+    return Start(jnp.asarray(s, outputs.dtype), problem.loss.deviation(outputs))
+
+
 class OrbitCorrector(Checked, AbstractSolverAround):
     """A diffrax solver, each of whose steps is followed by one lift of x_exact(s) − x[θ].
 
@@ -86,13 +100,7 @@ class OrbitCorrector(Checked, AbstractSolverAround):
 
     def start(self, s: Time, state: PyTree, problem: Problem) -> Start:
         """The orbit through `state` at time `s`."""
-        if not isinstance(problem.loss, AbstractSquares):
-            raise ValueError(
-                f"`OrbitCorrector` needs an L2 cost, whose orbits are known in the outputs; got "
-                f"{type(problem.loss).__name__}. Integrate with the wrapped solver itself."
-            )
-        outputs = problem.outputs(trainable_of(state))
-        return Start(jnp.asarray(s, outputs.dtype), problem.loss.deviation(outputs))
+        return start_of("OrbitCorrector", s, state, problem)
 
     def change(self, start: Start, s: Time, state: PyTree, problem: Problem) -> PyTree:
         """D⁺(x_exact(s) − x[θ]), to be added to `state`; path lengths stay."""

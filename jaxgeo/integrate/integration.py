@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import is_concrete
 from jaxgeo.costs.squares import AbstractSquares
-from jaxgeo.integrate.corrector import OrbitCorrector
+from jaxgeo.integrate.corrector import OrbitCorrector, Start
 from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
+from jaxgeo.integrate.line import StraightLine
 from jaxgeo.integrate.options import Options, Whole
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.stops import Stops
@@ -95,9 +96,12 @@ class Integration(eqx.Module):
         observe = _Observe(self.options.record)
         controller, recorded = self.controller, dfx.SubSaveAt(t0=True, steps=True, fn=observe)
         if times is not None:
-            recorded = dfx.SubSaveAt(ts=times, fn=observe)
-            if isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
+            if isinstance(self.solver, OrbitCorrector) and isinstance(self.solver.solver, StraightLine):
+                # A step may be longer than all that is left of the deviation: one lift corrects what is interpolated.
+                observe = _Observe(self.options.record, self.solver, self.solver.start(s0, trainable, problem))
+            elif isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
                 controller = dfx.ClipStepSizeController(controller, step_ts=times)
+            recorded = dfx.SubSaveAt(ts=times, fn=observe)
         return dfx.diffeqsolve(
             dfx.ODETerm(Field(self.options.flow)),
             self.solver if self.watch is None else self.watch,
@@ -168,11 +172,15 @@ def _in_precision(result: RESULTS, problem: Problem, params: Params, cost_tol: F
 
 
 class _Observe(eqx.Module):
-    """What is recorded at a moment of the flow."""
+    """What is recorded at a moment of the flow; with a corrector and a start, on the orbit from there."""
 
     record: Whole | None
+    corrector: OrbitCorrector | None = None
+    start: Start | None = None
 
     def __call__(self, s: Any, state: PyTree, problem: Problem) -> tuple[Float[Array, ""], PyTree, PathLengths | None]:
+        if self.corrector is not None and self.start is not None:
+            state = jax.tree.map(jnp.add, state, self.corrector.change(self.start, s, state, problem))
         trainable = trainable_of(state)
         cost = problem.cost(trainable)
         # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.

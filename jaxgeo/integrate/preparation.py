@@ -14,6 +14,7 @@ from jaxgeo.integrate.controller import OutputController, default_rtol
 from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.events import CostReached, Stalled
 from jaxgeo.integrate.integration import Integration, check_cost, largest_output
+from jaxgeo.integrate.line import StraightLine
 from jaxgeo.integrate.options import Options
 from jaxgeo.integrate.stops import Stops
 from jaxgeo.integrate.times import Scalar
@@ -37,6 +38,13 @@ def prepare(options: Options, problem: Problem, trainable: PyTree, rank_check: b
     # A flow that bears rank loss follows its law only while there is none.
     exact = law and required == rows
     solver = dfx.Tsit5() if options.solver is None else options.solver
+    within = solver.solver if isinstance(solver, OrbitCorrector) else solver
+    if isinstance(within, StraightLine) and not exact:
+        raise ValueError(
+            "`StraightLine` needs a flow along which x − y falls as e^(-s/N): `AdaptedFlow` with an L2 cost, K ≥ QN "
+            f"and no damping; got {type(flow).__name__} with {type(problem.loss).__name__}, K={size} and QN={rows}. "
+            "Integrate with the wrapped solver itself."
+        )
     if isinstance(solver, OrbitCorrector) and not exact:
         warnings.warn(
             "`OrbitCorrector` corrects only what lies in range(D) along a flow that makes no demand of rank(D) = QN. "

@@ -67,14 +67,16 @@ def solve_flow(
         or of a boolean, which stop it after the step in which it becomes true; such as `jaxgeo.GradientBelow(tol)`.
         `event` of the solution says which one it was.
     - `solver`: a diffrax solver; `diffrax.Tsit5()` by default. Wrapped as `jaxgeo.OrbitCorrector(solver)`, it keeps the
-        outputs on their law to round-off.
+        outputs on their law to round-off; `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(solver))` does so in a
+        fifth of the lifts.
     - `rtol`, `atol`: tolerances of the error of a step in output space, relative to the deviation x − y and in
         units of the outputs; by default 1e-6 in float64, 1e-3 in float32, and the round-off in x − y.
     - `stepsize_controller`: any diffrax controller, in place of `jaxgeo.OutputController(rtol, atol)`.
     - `dt0`: the first step; chosen from the speed of the outputs by default.
     - `save_at`: increasing flow times at which to record, in place of every accepted step. Steps of an adaptive
-        controller are clipped to land on them, so that what is recorded is not interpolated. Times that lie
-        beyond the end where that is set by `cost_tol` are dropped.
+        controller are clipped to land on them, so that what is recorded is not interpolated; with a corrected
+        `StraightLine`, whose steps are long, each record is interpolated and then corrected by one lift. Times that
+        lie beyond the end where that is set by `cost_tol` are dropped.
     - `record`: a function `(s, params, problem)` of more to record beside the cost, such as test accuracy; the
         numbers come back as floating point.
     - `path_lengths`: whether to integrate the lengths of the path in θ and in x along with it.

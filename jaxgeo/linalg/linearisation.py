@@ -1,5 +1,7 @@
 """The outputs at a point, linearised in a metric, and what a step from there comes to."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from jaxgeo.costs import AbstractRoot, SampleWeighted
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.measured import counted_root, measured
 from jaxgeo.linalg.one_way import both_ways, one_ways, pulled
+from jaxgeo.linalg.precision import rescue_if, without_tf32
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import AbstractProblem, Params
@@ -113,6 +116,12 @@ class Linearisation(eqx.Module):
         """∇C."""
         return self.jacobian.T.mv(self.residual / self.total_weight)
 
+    def outputs_at(self, step: PyTree) -> Float[Array, "N Q"]:
+        """x at θ + step."""
+        moved = jax.tree.map(jnp.add, self.trainable, step)
+        with jax.default_matmul_precision("highest"):
+            return self.problem.outputs(eqx.combine(moved, self.frozen))
+
     def rows_at(self, step: PyTree) -> Float[Array, "rows R"]:
         """Lx at θ + step, with the L of θ."""
         moved = jax.tree.map(jnp.add, self.trainable, step)
@@ -123,8 +132,12 @@ class Linearisation(eqx.Module):
         """By how much C falls where the rows move by `moved`, if the metric stayed as it is here."""
         return -0.5 * jnp.sum(moved * (2 * self.residual + moved)) / self.total_weight
 
-    def move(self, step: PyTree, aim: Float[Array, "rows R"] | None = None) -> "Trial":
+    def move(
+        self, step: PyTree, aim: Float[Array, "rows R"] | None = None, outputs: Float[Array, "N Q"] | None = None
+    ) -> "Trial":
         """What θ + step comes to; `aim` is by how much it is to move the rows, by default LD times the step.
+
+        `outputs` are those of θ + step where they are known.
 
         The decrease is summed from output differences. Where even those are no larger than the round-off of the
         outputs, it is taken from the slopes at both ends, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, which round-off disturbs less
@@ -132,39 +145,17 @@ class Linearisation(eqx.Module):
         themselves round-off nothing is left to judge, and the difference stands. Where a network has derivatives in one
         mode only, the slopes are a gradient at each end, computed if they are needed.
         """
-        loss, one_way = self.problem.loss, bool(one_ways(self.problem.blocks))
-
-        def outputs_at(trainable: PyTree) -> Array:
-            return self.problem.outputs(eqx.combine(trainable, self.frozen))
-
-        with jax.default_matmul_precision("highest"):
-            end = jax.tree.map(jnp.add, self.trainable, step)
-            if one_way:
-                outputs = outputs_at(end)
-            else:
-                outputs, moving = jax.jvp(outputs_at, (end,), (step,))
-                _, moved = jax.jvp(outputs_at, (self.trainable,), (step,))
-        before, after = loss.gradient(self.outputs), loss.gradient(outputs)
-        decrease = loss.decrease(self.outputs, outputs)
+        loss = self.problem.loss
+        outputs = self.outputs_at(step) if outputs is None else outputs
+        before, decrease = loss.gradient(self.outputs), loss.decrease(self.outputs, outputs)
         noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
         finite = jnp.isfinite(decrease)
         judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs))
-        if one_way:
-            decrease = jax.lax.cond(judged, lambda: decrease, lambda: self._decrease_by_gradients(end, after, step))
-        else:
-            by_slopes = -0.5 * (jnp.sum(before * moved) + jnp.sum(after * moving))
-            decrease = jnp.where(judged, decrease, by_slopes)
+        decrease = rescue_if(~judged, _by_slopes, decrease, self, step)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))
         predicted = self.predicted_decrease(self.jacobian.mv(step) if aim is None else aim)
         return Trial(step, loss(outputs), decrease, predicted, finite)
-
-    def _decrease_by_gradients(self, end: PyTree, after: Float[Array, "N Q"], step: PyTree) -> Float[Array, ""]:
-        """−(∇C(θ) + ∇C(θ′))·δ/2 for θ′ = θ + δ, where ∇ₓC is `after`."""
-        with jax.default_matmul_precision("highest"):
-            there = pulled(self.problem, end, self.frozen, after)
-        slopes = jax.tree.map(lambda a, b, d: jnp.sum((a + b) * d), self.gradient, there, step)
-        return -0.5 * sum(jax.tree.leaves(slopes)).astype(self.outputs.dtype)
 
     def restrict(self, tree: PyTree) -> PyTree:
         """What a pytree like params has at the trainable leaves."""
@@ -175,6 +166,25 @@ class Linearisation(eqx.Module):
     def embed(self, step: PyTree) -> PyTree:
         """A step of the trainable part as one of params: zero at frozen arrays."""
         return self.jacobian.embed(step)
+
+
+def _by_slopes(decrease: Float[Array, ""], linear: Linearisation, step: PyTree) -> Float[Array, ""]:
+    """−(∇C(x)·Dδ + ∇C(x′)·D′δ)/2, in place of a decrease that is round-off."""
+    problem, one_way = linear.problem, bool(one_ways(linear.problem.blocks))
+
+    @without_tf32
+    def slope(start: PyTree) -> Float[Array, ""]:
+        if one_way:
+            end = jax.tree.map(jnp.add, linear.trainable, start)
+            rows = problem.loss.gradient(linear.outputs_at(start))
+            gradient = pulled(problem, end, linear.frozen, rows)
+            return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), gradient, step)))
+        outputs, moving = jax.jvp(linear.outputs_at, (start,), (step,))
+        return jnp.sum(problem.loss.gradient(outputs) * moving)
+
+    still = jax.tree.map(jnp.zeros_like, step)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), still, step)
+    return -0.5 * jnp.sum(jax.lax.map(slope, both))
 
 
 class Trial(eqx.Module):

@@ -5,6 +5,7 @@ a `jax.lax.while_loop` leaves it those in forward mode. In the mode that is ther
 a matrix it has products from both sides.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         row.reshape(outputs.size, -1).astype(outputs.dtype) @ tangent.reshape(-1).astype(outputs.dtype)
         for row, tangent in zip(jax.tree.leaves(rows), jax.tree.leaves(list(tangents[:3])), strict=True)
     ]
-    return outputs, sum(terms[1:], start=terms[0]).reshape(outputs.shape)
+    return outputs, functools.reduce(jnp.add, terms).reshape(outputs.shape)
 
 
 def both_ways(problem: AbstractProblem, params: Params) -> AbstractProblem:

@@ -3,57 +3,90 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxgeo.linalg.precision import rescue_if
+
+
+class Refined(NamedTuple):
+    """A value, and what was measured of it.
+
+    - `value`, `defect`, `size`: of the best round.
+    - `corrections`: how many corrections are in the value: the first ones, as the loop ends with one that is not.
+    - `first`: what the first round has noted.
+    """
+
+    value: PyTree
+    defect: PyTree
+    size: Float[Array, ""]
+    corrections: Int[Array, ""]
+    first: PyTree
 
 
 class _Iterate(NamedTuple):
-    """A value, its defect, and the size of that, now and before; corrections that were tried, and that are in it."""
+    """What is known before a round; `before` is the size one round earlier."""
 
-    count: Int[Array, ""]
-    made: Int[Array, ""]
-    value: PyTree
-    defect: Float[Array, "..."]
-    size: Float[Array, ""]
+    round: Int[Array, ""]
+    found: Refined
     before: Float[Array, ""]
 
 
 def refined(
     value: PyTree,
-    correct: Callable[[Float[Array, "..."]], PyTree],
-    measure: Callable[[PyTree], tuple[Float[Array, "..."], Float[Array, ""]]],
+    correct: Callable[[PyTree], PyTree],
+    measure: Callable[[PyTree], tuple[PyTree, Float[Array, ""], PyTree]],
     most: int | Int[Array, ""],
     floor: float | Float[Array, ""] = 0.0,
-) -> tuple[PyTree, Int[Array, ""]]:
+    *,
+    defect: PyTree | None = None,
+) -> Refined:
     """The value, with corrections added while the size of its defect is above `floor` and halves, at most `most` times.
 
-    Has no reverse mode, as it does not know beforehand how long it goes on.
+    Has no reverse mode, as it does not know beforehand how long it goes on. The first round is one of the loop, so that
+    `correct` and `measure` are compiled once: that is most of what a lift compiles.
 
     **Arguments:**
 
-    - `correct`: of a defect, what to add to the value, of the same structure.
-    - `measure`: the defect of a value, and its size.
-
-    **Returns:** the value, and how many corrections are in it: the first ones, as the loop ends with one that is not.
+    - `value`: where to start.
+    - `correct`: of a defect, what to add to the value, of the same structure; a module unless `defect` is given.
+    - `measure`: the defect of a value, its size, and what else to note.
+    - `defect`: that of `value` if it is known. Then the first round corrects it, and counts for the value itself;
+        without it the first round measures the value as it is.
     """
-
-    def go_on(now: _Iterate) -> Array:
-        return (now.count < most) & (now.size > floor) & (now.size < now.before / 2)
+    known = defect is not None
 
     def step(now: _Iterate) -> _Iterate:
-        value = jax.tree.map(jnp.add, now.value, correct(now.defect))
-        defect, size = measure(value)
-        new = _Iterate(now.count + 1, now.made + 1, value, defect, size, now.size)
-        kept = now._replace(count=new.count, before=now.size)
-        return jax.tree.map(lambda new, kept: jnp.where(size < now.size, new, kept), new, kept)
+        first, found = now.round == 0, now.found
+        given = found.value, found.defect, correct
+        value = _corrected(*given) if known else rescue_if(~first, _corrected, *given)
+        defect, size, note = measure(value)
+        better = first | (size < found.size)
+        note = jax.tree.map(lambda new, old: jnp.where(first, new, old), note, found.first)
+        corrections = jnp.where(first, 0, found.corrections + 1).astype(jnp.int32)
+        new = Refined(value, defect, size, corrections, note)
+        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, found._replace(first=note))
+        return _Iterate(now.round + 1, kept, jnp.where(first, jnp.inf, found.size).astype(size.dtype))
+
+    def go_on(now: _Iterate) -> Bool[Array, ""]:
+        size = now.found.size
+        return (now.round == 0) | ((now.round <= most) & (size > floor) & (size < now.before / 2))
 
     zero = jnp.zeros((), jnp.int32)
     if isinstance(most, int) and most == 0:
-        return value, zero
-    defect, size = measure(value)
-    end = jax.lax.while_loop(go_on, step, _Iterate(zero, zero, value, defect, size, jnp.full_like(size, jnp.inf)))
-    return end.value, end.made
+        value = _corrected(value, defect, correct) if known else value
+        defect, size, note = measure(value)
+        return Refined(value, defect, size, zero, note)
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(measure, value))
+    start = Refined(value, defect if known else blank[0], jnp.full_like(blank[1], jnp.inf), zero, blank[2])
+    start = _Iterate(zero, start, jnp.full_like(blank[1], jnp.inf))
+    return jax.lax.while_loop(go_on, step, start).found
+
+
+def _corrected(value: PyTree, defect: PyTree, correct: Callable[[PyTree], PyTree]) -> PyTree:
+    return jax.tree.map(jnp.add, value, correct(defect))
 
 
 def accumulated_eps(count: int, dtype: jnp.dtype) -> float:

@@ -16,6 +16,20 @@ from jaxgeo.linalg.tangents import freeze, tangent_of
 LEAST_GAIN = 1e-4
 
 
+class Ending(NamedTuple):
+    """Where a part of a step ends: what is missing of the rows that it was to move, and the outputs."""
+
+    missing: Float[Array, "rows R"]
+    outputs: Float[Array, "N Q"]
+
+
+class _CorrectEnding(eqx.Module):
+    correct: Callable[[Float[Array, "rows R"]], PyTree]
+
+    def __call__(self, ending: Ending) -> PyTree:
+        return self.correct(ending.missing)
+
+
 class Attempt(eqx.Module):
     """What a given fraction of a step comes to, with at most `most` corrections for the bend of the network.
 
@@ -69,14 +83,15 @@ class Attempt(eqx.Module):
         if aim is None or self.correct is None:
             return self.linear.move(start, aim), jnp.zeros((), jnp.int32)
 
-        def measure(part: PyTree) -> tuple[Float[Array, "rows R"], Float[Array, ""]]:
-            missing = self._missing(part, aim)
-            return missing, self.size(missing)
+        def measure(part: PyTree) -> tuple[Ending, Float[Array, ""], None]:
+            outputs = self.linear.outputs_at(part)
+            missing = aim - self.linear.measure(outputs - self.linear.outputs)
+            return Ending(missing, outputs), self.size(missing), None
 
         most = self.most if self.allowed is True else jnp.where(self.allowed, self.most, 0)
         enough = 0.1 * jnp.linalg.norm(self.linear.residual + aim)
-        value, count = refined(start, self.correct, measure, most, enough)
-        return self.linear.move(value, aim), count
+        end = refined(start, _CorrectEnding(self.correct), measure, most, enough)
+        return self.linear.move(end.value, aim, end.defect.outputs), end.corrections
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
         """The same for a known number of corrections: without decisions, so that it has derivatives in both modes."""
@@ -163,8 +178,12 @@ def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvi
         fraction, _, accepted = last
         return ~accepted & (fraction > 2.0**-halvings)
 
-    whole = tried(jnp.ones((), attempt.linear.outputs.dtype))
-    return jax.lax.while_loop(go_on, lambda last: tried(last[0] / 2), whole) if halvings else whole
+    one = jnp.ones((), attempt.linear.outputs.dtype)
+    if halvings == 0:
+        return tried(one)
+    # The whole step is tried within the loop too, so that a trial is compiled once.
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(tried, one))
+    return jax.lax.while_loop(go_on, lambda last: tried(last[0] / 2), (2 * one, blank[1], jnp.zeros((), bool)))
 
 
 @_shortened.def_jvp

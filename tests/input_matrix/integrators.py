@@ -137,6 +137,13 @@ def integrators() -> list[Entry]:
             solver=ode_solvers(dfx.Tsit5) | refused(None_=None),
             lift_solver=SOLVERS | refused(None_=None),
         ),
+        entry(
+            "StraightLine",
+            jg.integrate.StraightLine,
+            {"solver": dfx.Tsit5()},
+            solver=ode_solvers(dfx.Tsit5) | refused(None_=None, wrapped=jg.OrbitCorrector(dfx.Tsit5())),
+            lift_solver=SOLVERS | refused(None_=None),
+        ),
         *flows(),
         *reports(),
     ]

@@ -14,6 +14,7 @@ import typer
 
 from jaxgeo._names import did_you_mean
 from jaxgeo._signals import SIGNALS
+from jaxgeo.app.cli.cache import keep_programs
 from jaxgeo.app.cli.compare import compare_command
 from jaxgeo.app.cli.display import make_console, say
 from jaxgeo.app.cli.options import PROBLEMS, parse_hidden
@@ -43,11 +44,20 @@ def top(
     show_version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep compiled programs in the user's cache folder, so that the next command starts sooner.",
+        ),
+    ] = True,
 ) -> None:
     """Train networks along the geometrically adapted gradient flow.
 
     The cost falls as e^(-2s/N), and the time at which it reaches a tolerance is known before training starts.
     """
+    if cache:
+        keep_programs()
 
 
 DATA, NETWORK, RUN = "Data", "Network and method", "Run"

@@ -88,14 +88,23 @@ def conclude(
     outcome: Int[Array, ""],
     rank: Int[Array, ""],
     mismatch: Float[Array, ""] | None = None,
+    missed: Float[Array, "N Q"] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
-    """The solution with its report; 0 and the outcome 3 in place of a solution that is not finite."""
+    """The solution with its report; 0 and the outcome 3 in place of a solution that is not finite.
+
+    **Arguments:**
+
+    - `missed`: v − Dθ̇ where it is known already; the reported residual then has no derivative.
+    """
     finite = is_finite((solution, velocity))
     # `where` on both sides: a NaN that is only selected away comes back in the gradient.
     solution = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), solution)
-    residual = relative_norm(jacobian.mv(solution) - velocity, velocity)
+    if missed is None:
+        residual = relative_norm(jacobian.mv(solution) - velocity, velocity)
+    else:
+        residual = jax.lax.stop_gradient(relative_norm(missed, velocity))
     outcome = jnp.where(finite, outcome, FAILED).astype(jnp.int32)
-    residual = jnp.where(jnp.isfinite(residual), residual, jnp.ones_like(residual))
+    residual = jnp.where(finite & jnp.isfinite(residual), residual, jnp.ones_like(residual))
     mismatch = jnp.zeros_like(residual) if mismatch is None else jax.lax.stop_gradient(mismatch.astype(residual.dtype))
     return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual, mismatch)
 

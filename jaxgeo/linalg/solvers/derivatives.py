@@ -41,11 +41,15 @@ class FactorisedSide(eqx.Module):
         return over(value, self.side.sqrt_mean)
 
     def finish(
-        self, velocity: Float[Array, "N Q"], value: PyTree, mismatch: Float[Array, ""] | None = None
+        self,
+        velocity: Float[Array, "N Q"],
+        value: PyTree,
+        mismatch: Float[Array, ""] | None = None,
+        missed: Float[Array, "N Q"] | None = None,
     ) -> tuple[PyTree, LiftInfo]:
         """The lift `value`, which is more precise, with that derivative and its report."""
         found, solution = self.factorisation, attach(value, self(velocity))
-        return conclude(self.side.jacobian, solution, velocity, found.outcome, found.rank, mismatch)
+        return conclude(self.side.jacobian, solution, velocity, found.outcome, found.rank, mismatch, missed)
 
 
 @eqx.filter_custom_jvp

@@ -124,6 +124,19 @@ class _Scaled(NamedTuple):
         return jnp.where(self.finite, self.gram / self.scale, 0)
 
 
+class _Tried(NamedTuple):
+    """How many factorisations were tried, whether the last one is sound, and that one; None before the first."""
+
+    count: Int[Array, ""]
+    done: Bool[Array, ""]
+    found: Factorisation | None
+
+
+def _norm(nothing: Float[Array, ""], scaled: _Scaled) -> Float[Array, ""]:
+    """|A/t|, in place of a number that is not needed."""
+    return jnp.linalg.norm(scaled.matrix())
+
+
 class Factorise(eqx.Module):
     """Factorisations of A/t + μ, which know how they went.
 
@@ -168,12 +181,15 @@ class Factorise(eqx.Module):
         return in_dtype(self._eigh, self.dtype)(gram, relative_damping)
 
     def _cholesky(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
-        damped = relative_damping is not None
         scaled = self._scaled(gram, relative_damping)
+        damped = relative_damping is not None
+        if damped and self.rescue:
+            usual = self._more_and_more_damped(scaled)
+            if len(gram) > self.max_decomposition:
+                return usual
+            return rescue_if(~jnp.isfinite(jnp.sum(usual.matrix)), self._last, usual, scaled)
         usual = self._triangle(scaled, scaled.relative_damping, SOLVED, damped)
-        if not self.rescue:
-            return usual
-        return rescue_if(~usual.trusted, self._second if damped else self._last, usual, scaled)
+        return rescue_if(~usual.trusted, self._last, usual, scaled) if self.rescue else usual
 
     def _eigh(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
         return self._decomposed(self._scaled(gram, relative_damping), SOLVED)
@@ -185,7 +201,9 @@ class Factorise(eqx.Module):
         damping = jnp.zeros((), gram.dtype) if relative_damping is None else relative_damping.astype(gram.dtype)
         return _Scaled(gram, scale, finite, jnp.sqrt(scale).astype(self.own), damping)
 
-    def _triangle(self, scaled: _Scaled, damping: Float[Array, ""], outcome: int, damped: bool) -> Factorisation:
+    def _triangle(
+        self, scaled: _Scaled, damping: Float[Array, ""], outcome: int | Int[Array, ""], damped: bool
+    ) -> Factorisation:
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
         # Where the diagonal of A is 0 so are row and column, as of a sample of weight 0. Any pivot does there.
@@ -202,12 +220,33 @@ class Factorise(eqx.Module):
         rank, share = found.rank if damped else found.rank - lost, jnp.where(vanished, 0, found.share)
         return dataclasses.replace(found, outcome=told, rank=rank, share=share)
 
-    def _second(self, usual: Factorisation, scaled: _Scaled) -> Factorisation:
-        """More damping, by a little more than the round-off of a Cholesky factorisation."""
-        matrix = scaled.matrix()
-        more = scaled.relative_damping + accumulated_eps(len(matrix), matrix.dtype) * jnp.linalg.norm(matrix)
-        retried = self._triangle(scaled, jnp.where(more > 0, more, 1), DAMPED, True)
-        return rescue_if(~jnp.isfinite(jnp.sum(retried.matrix)), self._last, retried, scaled)
+    def _more_and_more_damped(self, scaled: _Scaled) -> Factorisation:
+        """With the damping that is asked for; where that fails with more, by a little more than the round-off of a
+        Cholesky factorisation, and where eigenvalues take too long once more with much more.
+
+        In a loop, so that the factorisation is compiled once.
+        """
+        n, dtype = len(scaled.gram), scaled.gram.dtype
+        shares = [0.0, accumulated_eps(n, dtype)]
+        if n > self.max_decomposition:
+            shares.append(100 * n**0.5 * float(jnp.finfo(dtype).eps))
+
+        def attempt(tried: _Tried) -> _Tried:
+            count, _, _ = tried
+            share = jnp.asarray(shares, dtype)[count]
+            more = scaled.relative_damping + share * rescue_if(count > 0, _norm, jnp.zeros((), dtype), scaled)
+            more = jnp.where((count > 0) & ~(more > 0), 1, more)
+            outcome = jnp.where(count > 0, DAMPED, SOLVED)
+            found = self._triangle(scaled, more, outcome, True)
+            done = jnp.where(count > 0, jnp.isfinite(jnp.sum(found.matrix)), found.trusted)
+            return _Tried(count + 1, done, found)
+
+        start = _Tried(jnp.zeros((), jnp.int32), jnp.zeros((), bool), None)
+        blank = jax.eval_shape(attempt, start).found
+        start = start._replace(found=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank))
+        end = jax.lax.while_loop(lambda tried: ~tried.done & (tried.count < len(shares)), attempt, start)
+        assert end.found is not None
+        return end.found
 
     def _last(self, usual: Factorisation, scaled: _Scaled) -> Factorisation:
         n, eps = len(scaled.gram), float(jnp.finfo(scaled.gram.dtype).eps)
@@ -235,7 +274,7 @@ def from_triangle(
     least: float,
     sqrt_mean: Float[Array, ""],
     relative_damping: Float[Array, ""] | None,
-    outcome: int = SOLVED,
+    outcome: int | Int[Array, ""] = SOLVED,
 ) -> Factorisation:
     """A/t + μ = UᵀU, trusted if the ratio of its extreme eigenvalues is above `least`; μ is None without damping."""
     n, damping = len(upper), relative_damping

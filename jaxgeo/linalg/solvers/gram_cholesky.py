@@ -24,7 +24,7 @@ from jaxgeo.linalg.solvers.base import (
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff, check_factoring
 from jaxgeo.linalg.solvers.derivatives import FactorisedSide
 from jaxgeo.linalg.solvers.factorisation import Factorisation, Factorise
-from jaxgeo.linalg.solvers.refined import contradicts, refined_lift
+from jaxgeo.linalg.solvers.refined import Lifted, contradicts, refined_lift
 from jaxgeo.linalg.solvers.sides import Rows, gram_dtype, relative_damping
 from jaxgeo.linalg.solvers.svd import SVD
 from jaxgeo.linalg.tangents import freeze
@@ -83,26 +83,27 @@ class GramCholesky(AbstractLiftSolver):
         return factorise.cholesky(matrix, damped)
 
     def by_singular_values(
-        self, usual: tuple[Factorisation, PyTree], jacobian: Jacobian, aim: Float[Array, "N Q"]
-    ) -> tuple[Factorisation, PyTree]:
+        self, usual: tuple[Factorisation, Lifted], jacobian: Jacobian, aim: Float[Array, "N Q"]
+    ) -> tuple[Factorisation, Lifted]:
         """In place of a lift through a G that failed."""
         found, value = SVD(self.cutoff, jnp.dtype(jnp.float64)).factorise(jacobian).solve(aim)
-        return found.with_outcome(DECOMPOSED), value
+        return found.with_outcome(DECOMPOSED), usual[1]._replace(value=value, missed=aim - jacobian.mv(value))
 
     def with_more_damping(
         self,
-        usual: tuple[Factorisation, PyTree],
+        usual: tuple[Factorisation, Lifted],
         jacobian: Jacobian,
         aim: Float[Array, "N Q"],
         damped: Float[Array, ""],
-    ) -> tuple[Factorisation, PyTree]:
+    ) -> tuple[Factorisation, Lifted]:
         """In place of a lift in which products with D have lost the damping."""
         # As much more as the refinement needs, λ_max being QN mean eigenvalues at most.
         more = damped + 4 * float(jnp.finfo(aim.dtype).eps) * aim.size
         matrix = Gram(jacobian).as_matrix(usual[0].matrix.dtype, certify=False)
         found = self._factorise(jacobian, matrix, more)
         found = found.with_outcome(jnp.maximum(found.outcome, DAMPED))
-        return found, refined_lift(jacobian, found, more, aim, self.refinements)[0]
+        lifted = refined_lift(jacobian, found, more, aim, self.refinements)
+        return found, lifted._replace(mismatch=usual[1].mismatch)
 
     def by_rows(
         self,
@@ -120,8 +121,10 @@ class GramCholesky(AbstractLiftSolver):
             return conclude(jacobian, nothing, velocity, info.outcome, info.rank, info.mismatch)
         # As little program as will do for what never happens: with damping Cholesky's factorisation does.
         found = self._factorise(still, matrix, damped, damped is None).with_outcome(CONTRADICTED)
-        value, _ = refined_lift(still, found, damped, aim, 0)
-        return FactorisedSide(Rows, jacobian, found, damping).finish(velocity, value, info.mismatch)
+        lifted = refined_lift(still, found, damped, aim, 0)
+        return FactorisedSide(Rows, jacobian, found, damping).finish(
+            velocity, lifted.value, info.mismatch, lifted.missed
+        )
 
 
 class FactorisedGram(AbstractFactorised):
@@ -143,19 +146,21 @@ class FactorisedGram(AbstractFactorised):
     def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
         solver, jacobian, found = self.solver, self.jacobian, self.factorisation
         still, aim, damped = freeze((jacobian, velocity, relative_damping(Rows, jacobian, self.damping)))
-        value, mismatch = refined_lift(still, found, damped, aim, solver.refinements)
+        lifted = refined_lift(still, found, damped, aim, solver.refinements)
         dtype, contradicted = found.matrix.dtype, jnp.zeros((), bool)
         if solver.certify:
-            contradicted = contradicts(mismatch, aim.size, dtype) & ~is_noise(found.sqrt_mean)
+            contradicted = contradicts(lifted.mismatch, aim.size, dtype) & ~is_noise(found.sqrt_mean)
         if self.dense:
             unsound = ~found.trusted | contradicted
-            found, value = rescue_if(unsound, solver.by_singular_values, (found, value), still, aim)
+            found, lifted = rescue_if(unsound, solver.by_singular_values, (found, lifted), still, aim)
             found = found.with_outcome(jnp.where(contradicted, CONTRADICTED, found.outcome))
         if damped is not None and dtype != aim.dtype:
             # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
-            lost = (relative_norm(still.mv(value) - aim, aim) > 1 + 1e-3) & ~contradicted
-            found, value = rescue_if(lost, solver.with_more_damping, (found, value), still, aim, damped)
-        usual = FactorisedSide(Rows, jacobian, found, self.damping).finish(velocity, value, mismatch)
+            lost = (relative_norm(lifted.missed, aim) > 1 + 1e-3) & ~contradicted
+            found, lifted = rescue_if(lost, solver.with_more_damping, (found, lifted), still, aim, damped)
+        usual = FactorisedSide(Rows, jacobian, found, self.damping).finish(
+            velocity, lifted.value, lifted.mismatch, lifted.missed
+        )
         if self.dense or not solver.certify:
             return usual
         # Last of all, so that the usual way is not cut in two.

@@ -49,8 +49,8 @@ class _Eigenvalues(AbstractFactorised):
 
     def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
         still, aim, damped = freeze((self.jacobian, velocity, relative_damping(Rows, self.jacobian, self.damping)))
-        value, mismatch = refined_lift(still, self.factorisation, damped, aim, 1)
-        return self.correct.finish(velocity, value, mismatch)
+        lifted = refined_lift(still, self.factorisation, damped, aim, 1)
+        return self.correct.finish(velocity, lifted.value, lifted.mismatch, lifted.missed)
 
     @property
     def correct(self) -> FactorisedSide:

@@ -1,5 +1,8 @@
 """The lift through a factorisation of G, refined against v − Dθ̇, and what it says of G."""
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -11,42 +14,53 @@ from jaxgeo.linalg.solvers.factorisation import Factorisation
 from jaxgeo.linalg.solvers.sides import over
 
 
+class Lifted(NamedTuple):
+    """A lift that takes part in no derivative.
+
+    - `value`: θ̇.
+    - `missed`: v − Dθ̇.
+    - `mismatch`: as in `LiftInfo`.
+    """
+
+    value: PyTree
+    missed: Float[Array, "N Q"]
+    mismatch: Float[Array, ""]
+
+
 def refined_lift(
     jacobian: Jacobian,
     found: Factorisation,
     relative_damping: Float[Array, ""] | None,
     velocity: Float[Array, "N Q"],
     refinements: int,
-) -> tuple[PyTree, Float[Array, ""]]:
+) -> Lifted:
     """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves; and the mismatch of G.
 
     Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
     """
+    # What the solution leaves of v on purpose: directions cut off, and damping that was added after a failure.
+    left = found.complement(velocity) if relative_damping is None else jnp.zeros_like(velocity)
+    added = found.relative_damping.astype(velocity.dtype) - (0 if relative_damping is None else relative_damping)
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
         psi = found.apply(rows)
         return psi, over(jacobian.T.mv(psi / found.sqrt_mean), found.sqrt_mean)
 
-    def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array]:
+    def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array, Array]:
         psi, solution = value
         defect = velocity - jacobian.mv(solution)
         defect = defect if relative_damping is None else defect - relative_damping * psi
-        return defect, relative_norm(defect, velocity)
+        return defect, relative_norm(defect, velocity), _mismatch(left + added * psi, psi, defect)
 
-    first = correct(velocity)
-    mismatch = _mismatch(found, relative_damping, velocity, first[0], measure(first)[0])
+    nothing = jnp.zeros_like(velocity), jax.tree.map(jnp.zeros_like, jacobian.trainable)
     round_off = accumulated_eps(velocity.size, velocity.dtype)
-    (_, solution), _ = refined(first, correct, measure, refinements, round_off)
-    return solution, mismatch
+    end = refined(nothing, correct, measure, refinements, round_off, defect=velocity)
+    psi, solution = end.value
+    missed = end.defect if relative_damping is None else end.defect + relative_damping * psi
+    return Lifted(solution, missed, end.first)
 
 
-def _mismatch(
-    found: Factorisation,
-    relative_damping: Float[Array, ""] | None,
-    velocity: Float[Array, "N Q"],
-    psi: Float[Array, "N Q"],
-    defect: Float[Array, "N Q"],
-) -> Float[Array, ""]:
+def _mismatch(left: Float[Array, "N Q"], psi: Float[Array, "N Q"], defect: Float[Array, "N Q"]) -> Float[Array, ""]:
     """|Gψ − D(Dᵀψ)| / (√n·t·|ψ|) for the ψ of a lift, G the factorised matrix and t its mean eigenvalue.
 
     However ill-conditioned G is, ψ has a small backward error: (G + λ)ψ = v up to c·eps·|G|·|ψ|, or what is left of
@@ -57,12 +71,10 @@ def _mismatch(
     Reference: J. L. Rigal and J. Gaches, On the compatibility of a given solution with the data of a linear system,
     J. ACM 14 (1967), 543–548
 
+    - `left`: what the solution leaves of v on purpose.
     - `defect`: v − D(Dᵀψ) − λψ.
     """
-    # What the solution leaves of v on purpose: directions cut off, and damping that was added after a failure.
-    left = found.complement(velocity) if relative_damping is None else jnp.zeros_like(velocity)
-    added = found.relative_damping.astype(psi.dtype) - (0 if relative_damping is None else relative_damping)
-    return relative_norm(left + added * psi - defect, psi) / psi.size**0.5
+    return relative_norm(left - defect, psi) / psi.size**0.5
 
 
 def contradicts(mismatch: Float[Array, ""], size: int, dtype: jnp.dtype) -> Bool[Array, ""]:

@@ -1,0 +1,66 @@
+"""Compiled programs, kept from one command to the next in the user's cache folder."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# Of all programs together. The oldest go first, so that a folder that nobody looks at does not grow.
+MOST_BYTES = 2**30
+
+
+def keep_programs() -> Path | None:
+    """Let JAX read and write the programs that it compiles; unless it is told to elsewhere, or they cannot be written.
+
+    Most of the first seconds of a command go into compiling; to read a program takes a tenth of that.
+
+    **Returns:** the folder, None where nothing is kept there.
+    """
+    # JAX declares its options while it is imported, which type checkers do not see.
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+        return None
+    folder = programs_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _trim(folder, MOST_BYTES)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
+
+
+def programs_folder() -> Path:
+    """By the XDG convention: `$XDG_CACHE_HOME`, or `~/.cache`, with a folder for each kind of processor.
+
+    A home folder may be shared by machines that do not run each other's programs.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    above = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    return above / "jaxgeo" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    flags = (line for line in lines if line.startswith(("flags", "Features")))
+    return f"{platform.machine()} {next(flags, platform.processor())}"
+
+
+def _trim(folder: Path, most: int) -> None:
+    """Remove the oldest files until the others take `most` bytes."""
+    files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.iterdir() if file.is_file())
+    total = sum(size for _, size, _ in files)
+    for _, size, file in files:
+        if total <= most:
+            break
+        file.unlink(missing_ok=True)
+        total -= size
