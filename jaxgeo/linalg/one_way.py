@@ -7,7 +7,7 @@ a matrix it has products from both sides.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,6 +16,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.outputs import AbstractProblem, Block, Params
+
+ProblemType = TypeVar("ProblemType", bound=AbstractProblem)
 
 # Only a network with one of these operations can lack a mode.
 SUSPICIOUS = frozenset(
@@ -73,7 +75,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return outputs, functools.reduce(jnp.add, terms).reshape(outputs.shape)
 
 
-def both_ways(problem: AbstractProblem, params: Params) -> AbstractProblem:
+def both_ways(problem: ProblemType, params: Params) -> ProblemType:
     """The same problem with derivatives in both modes: itself, unless a network lacks one.
 
     **Raises:** `ValueError` if a network has neither, with the leaves, the reason and what to write instead.
