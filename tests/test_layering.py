@@ -18,7 +18,7 @@ ARROWS = """
     costs
     _training_mode metrics
     outputs
-    linalg.memory linalg.precision linalg.refinement linalg.triangular linalg.one_way linalg.shards
+    linalg.memory linalg.precision linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths
     linalg.jacobian
     linalg.gram linalg.singular linalg.spectra
     linalg.measured linalg.solvers

@@ -1,5 +1,7 @@
 """The outputs at a point, linearised in a metric, and what a step from there comes to."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -164,7 +166,7 @@ class Linearisation(eqx.Module):
         with jax.default_matmul_precision("highest"):
             there = pulled(self.problem, end, self.frozen, after)
         slopes = jax.tree.map(lambda a, b, d: jnp.sum((a + b) * d), self.gradient, there, step)
-        return -0.5 * sum(jax.tree.leaves(slopes)).astype(self.outputs.dtype)
+        return -0.5 * functools.reduce(jnp.add, jax.tree.leaves(slopes))
 
     def restrict(self, tree: PyTree) -> PyTree:
         """What a pytree like params has at the trainable leaves."""

@@ -5,8 +5,9 @@ a `jax.lax.while_loop` leaves it those in forward mode. In the mode that is ther
 a matrix it has products from both sides.
 """
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -29,6 +30,9 @@ INSTEAD = (
     "`jax.lax.scan`, or as `fori_loop` with fixed bounds; give `diffrax.diffeqsolve` `adjoint=diffrax.DirectAdjoint()` "
     "or `diffrax.ForwardMode()`; or freeze these leaves through `trainable`."
 )
+
+
+AnyProblem = TypeVar("AnyProblem", bound=AbstractProblem)
 
 
 class OneWay(eqx.Module):
@@ -69,10 +73,10 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         row.reshape(outputs.size, -1).astype(outputs.dtype) @ tangent.reshape(-1).astype(outputs.dtype)
         for row, tangent in zip(jax.tree.leaves(rows), jax.tree.leaves(list(tangents[:3])), strict=True)
     ]
-    return outputs, sum(terms[1:], start=terms[0]).reshape(outputs.shape)
+    return outputs, functools.reduce(jnp.add, terms).reshape(outputs.shape)
 
 
-def both_ways(problem: AbstractProblem, params: Params) -> AbstractProblem:
+def both_ways(problem: AnyProblem, params: Params) -> AnyProblem:
     """The same problem with derivatives in both modes: itself, unless a network lacks one.
 
     **Raises:** `ValueError` if a network has neither, with the leaves, the reason and what to write instead.
@@ -153,7 +157,7 @@ def _sum_over(function: Callable[[PyTree], PyTree], samples: PyTree, chunk: int 
     return jax.tree.map(jnp.add, total, summed(jax.tree.map(lambda leaf: leaf[whole:], samples)))
 
 
-def for_gradients(problem: AbstractProblem, params: Params) -> AbstractProblem:
+def for_gradients(problem: AnyProblem, params: Params) -> AnyProblem:
     """The problem for `jax.grad` of its cost: by one VJP of all samples where JAX can take it, else as `both_ways`."""
     wrapped = both_ways(problem, params)
     if wrapped is problem:
