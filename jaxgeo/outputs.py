@@ -4,7 +4,7 @@ Everything that linear algebra needs to know of a problem; `jaxgeo.problem` has 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -188,3 +188,6 @@ class AbstractProblem(eqx.Module):
             return
         networks = tuple((block.apply, block.sample()) for block in self.blocks)
         eqx.filter_eval_shape(check_networks, networks, params)
+
+
+AnyProblem = TypeVar("AnyProblem", bound=AbstractProblem)

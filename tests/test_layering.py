@@ -19,7 +19,7 @@ ARROWS = """
     _training_mode metrics
     outputs
     linalg.precision
-    linalg.memory linalg.refinement linalg.triangular linalg.one_way linalg.shards
+    linalg.memory linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths
     linalg.jacobian
     linalg.gram linalg.singular linalg.spectra
     linalg.measured linalg.solvers

@@ -16,6 +16,7 @@ from jaxgeo.integrate.preparation import prepare
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.times import Scalar, check_save_at, check_times, times_after
 from jaxgeo.linalg.one_way import both_ways
+from jaxgeo.linalg.widths import cast_like, promoted
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -126,12 +127,14 @@ def solve_flow(
         check_save_at(save_at, s0, s1)
     problem = problem.without_ignored()
     problem.check(params)
-    problem = both_ways(problem, params)
-    restricted, trainable = problem.restrict(params)
+    problem, wide = promoted(problem, params)
+    problem = both_ways(problem, wide)
+    restricted, trainable = problem.restrict(wide)
     integration = prepare(options, restricted, trainable, rank_check)
     found = integration.integrate(restricted, trainable, s0, save_at)
     if restart is not None:
         found = _restarted(integration, found, problem, restart, int(max_restarts), save_at)
+    found = eqx.tree_at(lambda found: found.params, found, cast_like(params, found.params))
     return _raise_unless_accepted(found, options) if throw else found
 
 

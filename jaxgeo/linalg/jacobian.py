@@ -79,8 +79,16 @@ class Jacobian(lx.AbstractLinearOperator):
         return ravel_pytree(self.trainable)[1](vector)
 
     def embed(self, velocity: PyTree) -> PyTree:
-        """A velocity of the trainable part as one of params: zero at frozen arrays, None at what is no array."""
-        still = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_array(leaf) else None, self.frozen)
+        """A velocity of the trainable part as one of params: zero at frozen arrays, None at what has no zero.
+
+        That is what is no array, and random keys.
+        """
+
+        def zero(leaf: PyTree) -> Array | None:
+            number = eqx.is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+            return jnp.zeros_like(leaf) if number else None
+
+        still = jax.tree.map(zero, self.frozen)
         return eqx.combine(velocity, still)
 
     def as_matrix(

@@ -7,7 +7,7 @@ a matrix it has products from both sides.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,9 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo.outputs import AbstractProblem, Block, Params
-
-ProblemType = TypeVar("ProblemType", bound=AbstractProblem)
+from jaxgeo.outputs import AbstractProblem, AnyProblem, Block, Params
 
 # Only a network with one of these operations can lack a mode.
 SUSPICIOUS = frozenset(
@@ -75,7 +73,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return outputs, functools.reduce(jnp.add, terms).reshape(outputs.shape)
 
 
-def both_ways(problem: ProblemType, params: Params) -> ProblemType:
+def both_ways(problem: AnyProblem, params: Params) -> AnyProblem:
     """The same problem with derivatives in both modes: itself, unless a network lacks one.
 
     **Raises:** `ValueError` if a network has neither, with the leaves, the reason and what to write instead.
@@ -156,7 +154,7 @@ def _sum_over(function: Callable[[PyTree], PyTree], samples: PyTree, chunk: int 
     return jax.tree.map(jnp.add, total, summed(jax.tree.map(lambda leaf: leaf[whole:], samples)))
 
 
-def for_gradients(problem: AbstractProblem, params: Params) -> AbstractProblem:
+def for_gradients(problem: AnyProblem, params: Params) -> AnyProblem:
     """The problem for `jax.grad` of its cost: by one VJP of all samples where JAX can take it, else as `both_ways`."""
     wrapped = both_ways(problem, params)
     if wrapped is problem:

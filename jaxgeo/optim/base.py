@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from jaxgeo._trainable import tell_of_statistics
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.measured import check_metric
+from jaxgeo.linalg.widths import cast_like, cast_up, widened, widest
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.problem_maker import ProblemMaker, like
 from jaxgeo.problem import Problem
@@ -45,7 +46,7 @@ class AbstractTransformation(eqx.Module):
 
     def update(
         self,
-        updates: PyTree,
+        updates: PyTree | None,
         state: Any,
         params: PyTree = None,
         *,
@@ -56,11 +57,15 @@ class AbstractTransformation(eqx.Module):
         full_params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, Any]:
-        """optax's `update` with the batch as extra arguments; others are ignored, as optax asks."""
+        """optax's `update` with the batch as extra arguments; others are ignored, as optax asks.
+
+        `updates`, the gradients, may be None: those of the batch are taken then, where they are needed.
+        """
         del extra_args
         made, full = self.problems(params, full_params, problem, inputs, targets, weights)
         try:
-            step, state = self._linearise_and_step(updates, state, full, made)
+            # A weak type would not outlive the update, and the next one would be compiled anew.
+            step, state = self._linearise_and_step(updates, state, cast_like(full, full), made)
         except TypeError as error:
             # The usual loop of Equinox with optax passes a model without its functions, and those are what is called.
             if "NoneType" in str(error):
@@ -69,13 +74,16 @@ class AbstractTransformation(eqx.Module):
                     "which has None for activations, pass the model itself."
                 )
             raise
-        return like(params, updates, step), state
+        return like(params, params if updates is None else updates, step), state
 
     @eqx.filter_jit
     def _linearise_and_step(self, updates: PyTree, state: Any, params: PyTree, problem: Problem) -> tuple[PyTree, Any]:
-        linear = Linearisation(problem, params, self.metric)
-        step, after = self.step(updates, state, linear)
-        return linear.embed(step), after._replace(count=jnp.asarray(optax.safe_increment(state.count)))
+        # All algebra is in one dtype; what comes out is in those of the parameters and of the state.
+        problem, wide = widened(problem, params)
+        linear = Linearisation(problem, wide, self.metric)
+        step, after = self.step(updates, cast_up(state, linear.outputs.dtype), linear)
+        after = after._replace(count=jnp.asarray(optax.safe_increment(state.count)))
+        return cast_like(params, linear.embed(step)), cast_like(state, after)
 
     def first(self, params: PyTree) -> Any:
         """optax's `init`: the state before the first step; running statistics that are frozen are told of."""
@@ -88,5 +96,5 @@ class AbstractTransformation(eqx.Module):
 
 
 def dtype_of(trainable: PyTree) -> jnp.dtype:
-    """The dtype of the trainable parameters, in which a state keeps its numbers."""
-    return jnp.result_type(*jax.tree.leaves(trainable))
+    """In which a state keeps its numbers: the widest dtype of the trainable parameters, float32 at least."""
+    return widest(*(leaf.dtype for leaf in jax.tree.leaves(trainable)))

@@ -62,7 +62,7 @@ class GainRatioDamping(AbstractWay):
 
     def init(self, dtype: jnp.dtype) -> Float[Array, ""]:
         """The damping of the first step."""
-        return jnp.asarray(self.initial, dtype)
+        return jnp.array(self.initial, dtype)
 
     def propose(self, linear: Linearisation, by: AbstractLiftSolver, state: Float[Array, ""]) -> Proposal:
         """The lift by a solver, damped by `state`."""

@@ -61,16 +61,22 @@ class StepInfo(NamedTuple):
 
 def empty_direction(dtype: jnp.dtype) -> DirectionInfo:
     """Before the first update."""
-    zero = jnp.zeros((), dtype)
-    integer = jnp.zeros((), jnp.int32)
-    return DirectionInfo(zero, zero, zero, integer, integer - 1, zero, zero)
+    return DirectionInfo(_zero(dtype), _zero(dtype), _zero(dtype), *_lift_before(dtype))
 
 
 def empty_step(dtype: jnp.dtype) -> StepInfo:
     """Before the first update."""
-    zero = jnp.zeros((), dtype)
-    integer = jnp.zeros((), jnp.int32)
-    return StepInfo(zero, zero, zero, zero, zero, zero, zero, jnp.zeros((), bool), integer, integer - 1, zero, zero)
+    costs = _zero(dtype), _zero(dtype), _zero(dtype), _zero(dtype)
+    return StepInfo(*costs, _zero(dtype), _zero(dtype), _zero(dtype), jnp.zeros((), bool), *_lift_before(dtype))
+
+
+def _zero(dtype: jnp.dtype) -> Float[Array, ""]:
+    """With memory of its own each time, so that a state can be donated."""
+    return jnp.zeros((), dtype)
+
+
+def _lift_before(dtype: jnp.dtype) -> LiftInfo:
+    return LiftInfo(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), _zero(dtype), _zero(dtype))
 
 
 def direction_info(

@@ -14,6 +14,7 @@ from jaxgeo.linalg.lifting import check_solver
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.linalg.tangents import norm
+from jaxgeo.linalg.widths import cast_up
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
@@ -57,7 +58,8 @@ class AdaptedMomentum(AbstractTransformation):
         check_number("max_growth", self.max_growth, above=0)
 
     def init(self, params: PyTree) -> MomentumState:
-        velocity = jax.tree.map(jnp.zeros_like, eqx.filter(params, is_trainable_leaf))
+        velocity = cast_up(eqx.filter(params, is_trainable_leaf), jnp.dtype(jnp.float32))
+        velocity = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), velocity)
         return MomentumState(jnp.zeros((), jnp.int32), velocity, empty_step(dtype_of(self.problems.partition(params))))
 
     def step(self, updates: PyTree, state: MomentumState, linear: Linearisation) -> tuple[PyTree, MomentumState]:

@@ -101,8 +101,7 @@ class RankCutoff(AbstractWay):
 
     def init(self, dtype: jnp.dtype) -> CutState:
         """Before the first step; a radius of 0 stands for the length of the first whole step."""
-        initial = jnp.asarray(self.initial, dtype)
-        return CutState(initial, initial, jnp.zeros((), dtype))
+        return CutState(jnp.array(self.initial, dtype), jnp.array(self.initial, dtype), jnp.zeros((), dtype))
 
     def is_deficient(self, triangle: Float[Array, "K K"], rows: int) -> Bool[Array, ""]:
         """Whether to step by the cut-off, from the triangular factor of D, with its columns scaled to the same length.

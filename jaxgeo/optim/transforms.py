@@ -31,7 +31,7 @@ class Direction(eqx.Module):
         check_value("damping", self.damping)
 
     def __call__(
-        self, gradient: PyTree, linear: Linearisation, count: Int[Array, ""]
+        self, gradient: PyTree | None, linear: Linearisation, count: Int[Array, ""]
     ) -> tuple[PyTree, Float[Array, ""], LiftInfo]:
         """w(DᵀgD + λ)⁻¹ of a gradient, g the metric and w what C divides by; the damping; and how it went.
 
@@ -42,7 +42,7 @@ class Direction(eqx.Module):
         value = None if self.damping is None else value_at(self.damping, count, dtype)
         damping = None if value is None else linear.relative(value)
         own = linear.gradient
-        given = linear.restrict(gradient)
+        given = own if gradient is None else linear.restrict(gradient)
         ours = jax.tree.map(lambda mine, given: mine if given is None else given.astype(mine.dtype), own, given)
         rest = jax.tree.map(jnp.subtract, ours, own)
         main, lift = self.solver.solve(linear.jacobian, linear.residual, damping)

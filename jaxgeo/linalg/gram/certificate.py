@@ -42,7 +42,9 @@ def certified(jacobian: Jacobian, matrix: Float[Array, "QN QN"]) -> Float[Array,
     squares = norm(pulled) ** 2
     quadratic = in_dtype(_quadratic, matrix.dtype)(jax.lax.stop_gradient(matrix), vector.reshape(-1))
     squares = jax.lax.stop_gradient(squares)
-    wrong = _differ(quadratic, squares, half_the_digits(outputs.dtype, matrix.dtype))
+    # Products with D go through the dtype of each leaf, which need not be that of the outputs.
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(jacobian.trainable)}
+    wrong = _differ(quadratic, squares, half_the_digits(outputs.dtype, matrix.dtype, *dtypes))
     wrong = wrong & ~is_noise(jnp.sqrt(jnp.maximum(quadratic, squares) / outputs.size))
     # Not an error of the matrix itself: where x64 is off a callback cannot give one in float64 back.
     wrong = eqx.error_if(
