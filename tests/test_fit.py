@@ -12,8 +12,8 @@ import optax
 import pytest
 
 import jaxgeo as jg
-from jaxgeo.fitting import Outcome
 from jaxgeo.fitting.drivers import Batches
+from jaxgeo.optim import Outcome
 
 X = jnp.linspace(-1.0, 1.0, 6)[:, None]
 Y = jnp.sin(3 * X)

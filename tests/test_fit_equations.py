@@ -10,9 +10,9 @@ import pytest
 
 import jaxgeo as jg
 from jaxgeo.equations import Box, Condition, Network, partials
-from jaxgeo.fitting import Outcome
 from jaxgeo.fitting.bar import Bar
 from jaxgeo.fitting.collocation import collocate
+from jaxgeo.optim import Outcome
 
 TIME = Box(t=(0, 2))
 PLANE = Box(t=(0, 1), x=(-1, 1))

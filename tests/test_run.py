@@ -15,8 +15,9 @@ import jaxgeo as jg
 from jaxgeo.app.runs import Config, load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import Monitor
-from jaxgeo.fitting import Interruptible, Outcome
+from jaxgeo.fitting import Interruptible
 from jaxgeo.fitting.files import write_text
+from jaxgeo.optim import Outcome
 
 
 def test_a_run_is_loaded_back_exactly(tmp_path):
