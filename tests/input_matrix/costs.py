@@ -7,7 +7,19 @@ import numpy as np
 
 import jaxgeo as jg
 from input_matrix.cells import Case, Entry, entry, refused, without, works
-from input_matrix.values import COUNT, LABELS, NOT_NEGATIVE, ONE_HOT, OPTIONAL_COUNT, Y, floats, holed, labels, number
+from input_matrix.values import (
+    COUNT,
+    LABELS,
+    NOT_NEGATIVE,
+    ONE_HOT,
+    OPTIONAL_COUNT,
+    POSITIVE,
+    Y,
+    floats,
+    holed,
+    labels,
+    number,
+)
 
 # In place of a label that is ignored; one that is never met ignores nothing.
 IGNORED = works(negative=-1, a_class=1, NumPy_integer=np.int64(2)) | refused(
@@ -90,7 +102,7 @@ def costs() -> list[Entry]:
                 lambda cost=cost, **a: evaluated(cost(**a)),
                 {"targets": Y, "scale": 1.0},
                 targets=fits,
-                scale=number(infinite=True),
+                scale=POSITIVE,
             )
             for cost in (jg.SoftL1, jg.Cauchy, jg.Arctan)
         ),

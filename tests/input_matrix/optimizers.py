@@ -54,6 +54,7 @@ PARTS = {
     "trust_region": optim.TrustRegion,
     "scaling": optim.ColumnScaling,
     "cutoff": optim.RankCutoff,
+    "ends": optim.Ends,
 }
 
 
@@ -79,6 +80,7 @@ def optimizers() -> list[Entry]:
     unusual = without(networks(), "takes one argument", "branches on values")
     damping = dict.fromkeys(("initial", "error", "decrease", "increase", "minimum", "maximum"), POSITIVE)
     damping |= dict.fromkeys(("corrections", "halvings"), INDEX)
+    tolerances = dict.fromkeys(("gtol", "xtol", "ftol"), NOT_NEGATIVE)
     return [
         *(each for name in MAKERS for each in updates(name)),
         entry("a network in update", step, named={"apply": ("apply", "targets")}, apply=unusual),
@@ -86,8 +88,11 @@ def optimizers() -> list[Entry]:
         *(entry(f"{name} of", maker, **every) for name, maker in MAKERS.items()),
         entry("adapted_levenberg_marquardt of", optim.adapted_levenberg_marquardt, linesearch=linesearch, **parts),
         entry("GainRatioDamping", optim.GainRatioDamping, **damping),
-        entry("TrustRegion", optim.TrustRegion, factor=POSITIVE),
-        entry("ColumnScaling", optim.ColumnScaling, max_params=INDEX),
+        entry(
+            "TrustRegion", optim.TrustRegion, factor=POSITIVE, acceleration=NOT_NEGATIVE, tries=COUNT, retreats=INDEX
+        ),
+        entry("ColumnScaling", optim.ColumnScaling, max_params=INDEX, influence=NOT_NEGATIVE),
+        entry("Ends", optim.Ends, **tolerances, small=COUNT, rejected=COUNT),
         entry("RankCutoff", optim.RankCutoff, initial=POSITIVE),
     ]
 
