@@ -20,6 +20,7 @@ ARROWS = """
     outputs
     linalg.memory linalg.precision linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths
     linalg.jacobian
+    linalg.faults
     linalg.gram linalg.singular linalg.spectra
     linalg.measured linalg.solvers
     linalg.planning linalg.linearisation linalg.covariance
