@@ -21,6 +21,7 @@ ARROWS = """
     linalg.precision
     linalg.memory linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths
     linalg.jacobian
+    linalg.faults
     linalg.gram linalg.singular linalg.spectra
     linalg.measured linalg.solvers
     linalg.planning linalg.linearisation linalg.covariance

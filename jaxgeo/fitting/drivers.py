@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate import RESULTS, solve_flow
+from jaxgeo.linalg.faults import find_fault
 from jaxgeo.linalg.gram.certificate import FAULT
 from jaxgeo.linalg.one_way import for_gradients
-from jaxgeo.linalg.solvers.base import CONTRADICTED
+from jaxgeo.linalg.solvers.base import CONTRADICTED, FAILED
 from jaxgeo.optim.endings import Ending, Outcome
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.outputs import Params
@@ -251,6 +252,8 @@ class OptimizerDriver:
         outcome, message = None, ""
         if not np.isfinite(row["cost"]):
             outcome, message = Outcome.FAILED, "the cost is no longer finite; a smaller learning rate may help"
+        elif order is None and has_failed(inner):
+            outcome, message = Outcome.FAILED, find_fault(self.batches.problem, params)
         elif row["cost"] <= self.cost_tol:
             outcome = Outcome.REACHED
         # On minibatches the end of one says nothing about the others.
@@ -265,6 +268,12 @@ class OptimizerDriver:
         found = {name: float(value) for name, value in scores.items()}
         facts = lift_facts(state.method) if int(state.steps) else {}
         return {"step": int(state.steps), "cost": float(cost), **found, **facts}
+
+
+def has_failed(method: PyTree) -> bool:
+    """Whether the last lift of an optimizer could not be made, as D was not finite, by the state of the optimizer."""
+    outcomes = [value for _, value in optax.tree.get_all_with_path(method, "outcome") if eqx.is_array(value)]
+    return any(int(value) == FAILED for value in outcomes)
 
 
 def warn_of_contradictions(method: PyTree) -> None:

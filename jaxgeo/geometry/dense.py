@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from jaxgeo.linalg.faults import check_derivatives
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -24,9 +25,11 @@ class Dense(NamedTuple):
 
 
 def dense_jacobian(problem: Problem, params: Params) -> Dense:
-    """D at `params`. Compiled once for all points of the same shapes."""
+    """D at `params`, which has to be finite. Compiled once for all points of the same shapes."""
     problem.check(params)
     matrix, outputs = _compute(problem, params)
+    if not np.isfinite(matrix).all():
+        check_derivatives(problem, params)
     return Dense(np.asarray(matrix, np.float64), outputs)
 
 

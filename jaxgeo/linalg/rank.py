@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxgeo.linalg.faults import check_derivatives
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype
@@ -102,6 +103,8 @@ def check_rank(problem: AbstractProblem, params: Params, required: int) -> None:
         pivots = np.diagonal(np.linalg.cholesky(gram)) ** 2
     except np.linalg.LinAlgError:
         pivots = np.zeros(1)
+    if not np.isfinite(gram).all():
+        check_derivatives(problem, params)
     if pivots.min() > 100 * required * np.finfo(np.float64).eps * pivots.max():
         return
     jacobian = Jacobian(problem, params)

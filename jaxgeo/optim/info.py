@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import LiftInfo
+from jaxgeo.linalg.solvers.base import FAILED
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Tried
 
@@ -84,7 +85,7 @@ def direction_info(
 ) -> DirectionInfo:
     """The report of a direction, in the dtypes of the last one."""
     predicted = linear.predicted_decrease(-linear.jacobian.mv(direction))
-    return _cast_like(last, DirectionInfo(linear.cost, predicted, damping, *lift))
+    return _cast_like(last, DirectionInfo(linear.cost, predicted, damping, *_failed_if_undefined(lift, predicted)))
 
 
 def step_info(
@@ -92,8 +93,15 @@ def step_info(
 ) -> StepInfo:
     """The report of a step that was tried, in the dtypes of the last one."""
     _, trial, fraction, accepted, gain_ratio = tried
-    change = linear.cost, trial.cost, trial.predicted, gain_ratio
-    return _cast_like(last, StepInfo(*change, damping, fraction, norm(trial.step), accepted, *lift))
+    change, length = (linear.cost, trial.cost, trial.predicted, gain_ratio), norm(trial.step)
+    moved, lift = length > 0, _failed_if_undefined(lift, trial.predicted)
+    report = StepInfo(*change, damping, jnp.where(moved, fraction, 0), length, accepted & moved, *lift)
+    return _cast_like(last, report)
+
+
+def _failed_if_undefined(lift: LiftInfo, predicted: Float[Array, ""]) -> LiftInfo:
+    """The report of a lift; where D or the residual is not finite, that it failed."""
+    return lift._replace(outcome=jnp.where(jnp.isnan(predicted), FAILED, lift.outcome))
 
 
 Info = TypeVar("Info", DirectionInfo, StepInfo)
