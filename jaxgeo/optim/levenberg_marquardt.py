@@ -187,7 +187,8 @@ def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
     """
     rows = linear.jacobian.out_size()
     if linear.jacobian.in_size() >= rows and rows <= MOST_DOUBLE_ROWS:
-        return GramCholesky(dtype=jnp.dtype(jnp.float64))
+        # More damping answers a failure; eigenvalues would be compiled for nothing.
+        return GramCholesky(dtype=jnp.dtype(jnp.float64), max_decomposition=0)
     return Auto()
 
 

@@ -37,8 +37,8 @@ class Auto(AbstractLiftSolver):
     `choose` says which and why. While D is small it is held as a matrix: products with it can then be in float64
     though the parameters are float32. Beyond that, and with damping for K ≥ QN, DDᵀ or DᵀD is factorised in float64,
     whichever is smaller, and beyond that products with D alone are used. In each but the last, where D has lost
-    rank or is too ill-conditioned, singular values or eigenvalues with a smooth cut-off take over;
-    `LiftInfo.outcome` says so.
+    rank or is too ill-conditioned, singular values or eigenvalues with a smooth cut-off take over, or more damping
+    where DDᵀ is damped; `LiftInfo.outcome` says so.
 
     **Arguments:**
 
@@ -86,7 +86,7 @@ class Auto(AbstractLiftSolver):
             reason = f"{name}, {side} × {side}, takes {show_bytes(square)} to factor, and is formed without D"
             # D is whole on every device.
             fallback = sizes.shards == 1 and not damped and dense <= memory
-            return Choice(GramCholesky(dtype=double, cutoff=self.cutoff, dense_fallback=fallback), reason)
+            return Choice(gram_cholesky(double, damped, self.cutoff, dense_fallback=fallback), reason)
         if dense <= memory and (rows * columns <= self.max_entries or (not wide and not damped)):
             few = "" if rows * columns <= self.max_entries else "K < QN, and "
             reason = f"{few}D, {rows} × {columns}, takes {show_bytes(dense)} to factor in {double}"
@@ -97,7 +97,7 @@ class Auto(AbstractLiftSolver):
                 continue
             reason = f"D has {rows} × {columns} entries; {name} in {dtype} takes {show_bytes(square)} to factor"
             if wide:
-                return Choice(GramCholesky(dtype=dtype, cutoff=self.cutoff), reason)
+                return Choice(gram_cholesky(dtype, damped, self.cutoff), reason)
             return Choice(NormalCholesky(dtype=dtype, cutoff=self.cutoff), reason)
         reason = f"{name}, {side} × {side}, would take {show_bytes(square)} of {show_bytes(memory)} to factor"
         # A step through the network against reading G; without damping a held G would cost the accuracy of the former.
@@ -108,6 +108,14 @@ class Auto(AbstractLiftSolver):
 
     def factorise(self, jacobian: Jacobian, damping: Damping = None) -> AbstractFactorised:
         return self.choose(jacobian, damping).solver.factorise(jacobian, damping)
+
+
+def gram_cholesky(
+    dtype: jnp.dtype, damped: bool, cutoff: AbstractCutoff, *, dense_fallback: bool = False
+) -> GramCholesky:
+    """By DDᵀ in `dtype`. A failure of what is damped is answered by more damping, for which less is compiled."""
+    most = 0 if damped else GramCholesky().max_decomposition
+    return GramCholesky(dtype=dtype, cutoff=cutoff, dense_fallback=dense_fallback, max_decomposition=most)
 
 
 def default_memory() -> int:

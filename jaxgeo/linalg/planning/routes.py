@@ -9,7 +9,7 @@ from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.memory import check_memory
 from jaxgeo.linalg.one_way import said_of
-from jaxgeo.linalg.planning.auto import Auto, Choice, default_memory, show_bytes
+from jaxgeo.linalg.planning.auto import Auto, Choice, default_memory, gram_cholesky, show_bytes
 from jaxgeo.linalg.planning.bytes import (
     dense_matrices,
     gram_matrices,
@@ -19,7 +19,7 @@ from jaxgeo.linalg.planning.bytes import (
     sizes_of,
     sketch,
 )
-from jaxgeo.linalg.solvers import CG, LSMR, AbstractLiftSolver, DenseCholesky, GramCholesky, NormalCholesky
+from jaxgeo.linalg.solvers import CG, LSMR, AbstractLiftSolver, DenseCholesky, NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.outputs import AbstractProblem, Params
 
@@ -107,7 +107,7 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
     gram = Gram(jacobian, memory=memory)
     double = jnp.dtype(jnp.float64)
     dtypes = (double, sizes.dtype) if damped and sizes.dtype != double else (double,)
-    routes = []
+    routes, cutoff = [], Auto().cutoff
 
     def add(solver: AbstractLiftSolver, label: str, matrices: int, assembly: int = 0) -> None:
         routes.append(RoutePlan(solver, label, matrices, assembly, sizes.linearisation, sizes.lifts))
@@ -115,9 +115,9 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
     dense = dense_matrices(sizes, double)
     for dtype in dtypes:
         matrices, assembly = gram_matrices(sizes, dtype, damped), _assembly(gram, dtype)
-        add(GramCholesky(dtype=dtype), f"GramCholesky, {dtype}", matrices, assembly)
+        add(gram_cholesky(dtype, damped, cutoff), f"GramCholesky, {dtype}", matrices, assembly)
         if not damped:
-            fallback = GramCholesky(dtype=dtype, dense_fallback=True)
+            fallback = gram_cholesky(dtype, damped, cutoff, dense_fallback=True)
             add(fallback, f"GramCholesky, {dtype}, D if that fails", max(matrices, dense), assembly)
     for dtype in dtypes:
         share = min(1.0, NormalCholesky().chunk_size / jacobian.problem.num_samples)

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -42,7 +43,7 @@ class Factorisation(AbstractInverse):
     - `matrix`: U with A/t + μ = UᵀU, or eigenvectors of A as columns.
     - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept, and
         with U 0 for rows of A that are 0, which it leaves out.
-    - `spectral`: which of the two it is.
+    - `spectral`: which of the two it is; None where it cannot be eigenvectors, so that no program is made for them.
     - `sqrt_mean`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
         after a product with D: XLA makes one division of two that follow one another.
     - `outcome`, `rank`: as in `LiftInfo`.
@@ -53,7 +54,7 @@ class Factorisation(AbstractInverse):
     matrix: Float[Array, "n n"]
     weights: Float[Array, " n"]
     share: Float[Array, " n"]
-    spectral: Bool[Array, ""]
+    spectral: Bool[Array, ""] | None
     sqrt_mean: Float[Array, ""]
     outcome: Int[Array, ""]
     rank: Int[Array, ""]
@@ -61,7 +62,7 @@ class Factorisation(AbstractInverse):
     relative_damping: Float[Array, ""]
 
     def is_filtered(self) -> Bool[Array, ""]:
-        return self.spectral
+        return jnp.zeros((), bool) if self.spectral is None else self.spectral
 
     def apply(self, rhs: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(rhs)
@@ -74,6 +75,10 @@ class Factorisation(AbstractInverse):
     def is_sharp(self) -> Bool[Array, ""]:
         """Whether each direction is kept or left out in full, so that a defect can be solved for."""
         return in_dtype(_is_sharp, self.matrix.dtype)(self)
+
+    def of_triangle(self) -> "Factorisation":
+        """The same, known to be by Cholesky."""
+        return dataclasses.replace(self, spectral=None)
 
     def with_outcome(self, outcome: int | Int[Array, ""]) -> "Factorisation":
         """The same, reported otherwise."""
@@ -93,7 +98,7 @@ def _apply(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
         return found.share * cholesky_solve(found.matrix, found.share * rhs)
 
     vector = rhs.astype(found.matrix.dtype)
-    return jax.lax.cond(found.spectral, spectral, triangular, found, vector).astype(rhs.dtype)
+    return _by_kind(found, spectral, triangular, vector).astype(rhs.dtype)
 
 
 @without_tf32
@@ -108,7 +113,18 @@ def _complement(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, "
         return rest - found.share * rest
 
     vector = rhs.astype(found.matrix.dtype)
-    return jax.lax.cond(found.spectral, spectral, triangular, found, vector).astype(rhs.dtype)
+    return _by_kind(found, spectral, triangular, vector).astype(rhs.dtype)
+
+
+def _by_kind(
+    found: Factorisation,
+    spectral: Callable[[Factorisation, Array], Array],
+    triangular: Callable[[Factorisation, Array], Array],
+    vector: Float[Array, " n"],
+) -> Float[Array, " n"]:
+    if found.spectral is None:
+        return triangular(found, vector)
+    return jax.lax.cond(found.spectral, spectral, triangular, found, vector)
 
 
 class _Scaled(NamedTuple):
@@ -186,7 +202,7 @@ class Factorise(eqx.Module):
         if damped and self.rescue:
             usual = self._more_and_more_damped(scaled)
             if len(gram) > self.max_decomposition:
-                return usual
+                return usual.of_triangle()
             return rescue_if(~jnp.isfinite(jnp.sum(usual.matrix)), self._last, usual, scaled)
         usual = self._triangle(scaled, scaled.relative_damping, SOLVED, damped)
         return rescue_if(~usual.trusted, self._last, usual, scaled) if self.rescue else usual

@@ -121,6 +121,7 @@ class GramCholesky(AbstractLiftSolver):
             return conclude(jacobian, nothing, velocity, info.outcome, info.rank, info.mismatch)
         # As little program as will do for what never happens: with damping Cholesky's factorisation does.
         found = self._factorise(still, matrix, damped, damped is None).with_outcome(CONTRADICTED)
+        found = found if damped is None else found.of_triangle()
         lifted = refined_lift(still, found, damped, aim, 0)
         return FactorisedSide(Rows, jacobian, found, damping).finish(
             velocity, lifted.value, info.mismatch, lifted.missed
@@ -150,6 +151,9 @@ class FactorisedGram(AbstractFactorised):
         dtype, contradicted = found.matrix.dtype, jnp.zeros((), bool)
         if solver.certify:
             contradicted = contradicts(lifted.mismatch, aim.size, dtype) & ~is_noise(found.sqrt_mean)
+            if damped is not None:
+                # More damping does not help a G that is not positive semidefinite.
+                contradicted |= jnp.isnan(lifted.mismatch)
         if self.dense:
             unsound = ~found.trusted | contradicted
             found, lifted = rescue_if(unsound, solver.by_singular_values, (found, lifted), still, aim)
