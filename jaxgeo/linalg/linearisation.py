@@ -122,30 +122,36 @@ class Linearisation(eqx.Module):
         """By how much C falls where the rows move by `moved`, if the metric stayed as it is here."""
         return -0.5 * jnp.sum(moved * (2 * self.residual + moved)) / self.total_weight
 
-    def move(self, step: PyTree, aim: Float[Array, "rows R"] | None = None) -> "Trial":
+    def move(self, step: PyTree, aim: Float[Array, "rows R"] | None = None, *, judged: bool = True) -> "Trial":
         """What θ + step comes to; `aim` is by how much it is to move the rows, by default LD times the step.
 
         The decrease is summed from output differences. Where even those are no larger than the round-off of the
         outputs, it is taken from the slopes at both ends, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, which round-off disturbs less
         by a factor |δ|: so the last digits of θ can still be judged when those of C are exhausted. At costs that are
-        themselves round-off nothing is left to judge, and the difference stands.
+        themselves round-off nothing is left to judge, and the difference stands. Without `judged` it always does, which
+        saves two JVPs.
         """
         loss = self.problem.loss
 
         def outputs_at(trainable: PyTree) -> Array:
             return self.problem.outputs(eqx.combine(trainable, self.frozen))
 
+        end = jax.tree.map(jnp.add, self.trainable, step)
         with jax.default_matmul_precision("highest"):
-            end = jax.tree.map(jnp.add, self.trainable, step)
-            outputs, moving = jax.jvp(outputs_at, (end,), (step,))
-            _, moved = jax.jvp(outputs_at, (self.trainable,), (step,))
-        before, after = loss.gradient(self.outputs), loss.gradient(outputs)
+            if judged:
+                outputs, moving = jax.jvp(outputs_at, (end,), (step,))
+                _, moved = jax.jvp(outputs_at, (self.trainable,), (step,))
+            else:
+                outputs, moving, moved = outputs_at(end), None, None
         decrease = loss.decrease(self.outputs, outputs)
-        noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
-        by_slopes = -0.5 * (jnp.sum(before * moved) + jnp.sum(after * moving))
         finite = jnp.isfinite(decrease)
-        judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs))
-        decrease = jnp.where(judged, decrease, by_slopes)
+        if moving is not None and moved is not None:
+            before, after = loss.gradient(self.outputs), loss.gradient(outputs)
+            sizes = jnp.abs(self.outputs) + jnp.abs(outputs)
+            noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * sizes)
+            by_slopes = -0.5 * (jnp.sum(before * moved) + jnp.sum(after * moving))
+            clear = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs))
+            decrease = jnp.where(clear, decrease, by_slopes)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))
         predicted = self.predicted_decrease(self.jacobian.mv(step) if aim is None else aim)

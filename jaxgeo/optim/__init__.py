@@ -1,6 +1,7 @@
 """Flows as optax transformations: drop-in optimizers."""
 
 from jaxgeo._names import show_public_names as _show_public_names
+from jaxgeo.optim.agreement import NextBatchDamping as NextBatchDamping
 from jaxgeo.optim.damping import GainRatioDamping as GainRatioDamping
 from jaxgeo.optim.info import DirectionInfo as DirectionInfo, StepInfo as StepInfo
 from jaxgeo.optim.interpolation import linear_interpolation as linear_interpolation

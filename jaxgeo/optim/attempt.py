@@ -29,10 +29,11 @@ class Attempt(eqx.Module):
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517, for the straight line
 
-    - `line`: what `step` does to the rows by D; None without corrections.
+    - `line`: what `step` does to the rows by D; None where it is not known and there are no corrections.
     - `correct`: lifts rows; a module, all of which takes part in the derivative. None for no corrections.
     - `size`: of the part of rows that `correct` can lift.
     - `allowed`: whether corrections may be made at all.
+    - `judged`: whether decreases near the round-off of the outputs are judged by slopes, as `Linearisation.move` does.
     """
 
     linear: Linearisation
@@ -42,6 +43,7 @@ class Attempt(eqx.Module):
     size: Callable[[Float[Array, "rows R"]], Float[Array, ""]]
     most: int = eqx.field(static=True)
     allowed: bool | Bool[Array, ""]
+    judged: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -52,10 +54,12 @@ class Attempt(eqx.Module):
         *,
         size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] = jnp.linalg.norm,
         allowed: bool | Bool[Array, ""] = True,
+        line: Float[Array, "rows R"] | None = None,
+        judged: bool = True,
     ):
         self.linear, self.step, self.correct, self.size = linear, step, correct, size
-        self.line = None if correct is None else linear.jacobian.mv(step)
-        self.most, self.allowed = most, allowed
+        self.line = linear.jacobian.mv(step) if line is None and correct is not None else line
+        self.most, self.allowed, self.judged = most, allowed, judged
 
     def __call__(self, fraction: Float[Array, ""]) -> Trial:
         """The trial of `fraction` times the step; the fraction has no derivative."""
@@ -64,9 +68,9 @@ class Attempt(eqx.Module):
     def with_corrections(self, fraction: Float[Array, ""]) -> tuple[Trial, Int[Array, ""]]:
         """The trial, and how many corrections it has."""
         start = scaled(fraction, self.step)
-        if self.line is None or self.correct is None:
-            return self.linear.move(start), jnp.zeros((), jnp.int32)
-        aim = fraction * self.line
+        aim = None if self.line is None else fraction * self.line
+        if aim is None or self.correct is None:
+            return self.linear.move(start, aim, judged=self.judged), jnp.zeros((), jnp.int32)
 
         def measure(part: PyTree) -> tuple[Float[Array, "rows R"], Float[Array, ""]]:
             missing = self._missing(part, aim)
@@ -75,14 +79,14 @@ class Attempt(eqx.Module):
         most = self.most if self.allowed is True else jnp.where(self.allowed, self.most, 0)
         enough = 0.1 * jnp.linalg.norm(self.linear.residual + aim)
         value, count = refined(start, self.correct, measure, most, enough)
-        return self.linear.move(value, aim), count
+        return self.linear.move(value, aim, judged=self.judged), count
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
         """The same for a known number of corrections: without decisions, so that it has derivatives in both modes."""
-        value, line, correct = scaled(fraction, self.step), self.line, self.correct
-        if line is None or correct is None:
-            return self.linear.move(value)
-        aim = fraction * line
+        value, correct = scaled(fraction, self.step), self.correct
+        aim = None if self.line is None else fraction * self.line
+        if aim is None or correct is None:
+            return self.linear.move(value, aim, judged=self.judged)
 
         def add(part: PyTree) -> PyTree:
             return jax.tree.map(jnp.add, part, correct(self._missing(part, aim)))
@@ -91,7 +95,7 @@ class Attempt(eqx.Module):
             return jax.lax.cond(index < count, add, lambda part: part, part), None
 
         value, _ = jax.lax.scan(next_part, value, jnp.arange(self.most, dtype=jnp.int32))
-        return self.linear.move(value, aim)
+        return self.linear.move(value, aim, judged=self.judged)
 
     def _missing(self, part: PyTree, aim: Float[Array, "rows R"]) -> Float[Array, "rows R"]:
         return aim - (self.linear.rows_at(part) - self.linear.jacobian.outputs)
