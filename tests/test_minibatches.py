@@ -105,6 +105,19 @@ def test_the_cap_bounds_the_change_of_log_probabilities(damping):
     assert state.info.fraction == 1
 
 
+@pytest.mark.parametrize("classes", [False, True])
+def test_padding_changes_nothing_where_few_products_do(classes):
+    params, data = parameters(), batch(size=5)
+    targets = jnp.asarray([0, 1, 0, 1, 0]) if classes else data["targets"]
+    cost = functools.partial(jg.SoftmaxCrossEntropy.from_labels, num_classes=2) if classes else jg.L2
+    tx = jg.optim.adapted_momentum(network, cost=cost, damping=5.0)
+    some = jnp.asarray([0, 2, 4])
+    few, _ = tx.update(params, tx.init(params), params, inputs=data["inputs"][some], targets=targets[some])
+    weights = jnp.asarray([1.0, 0.0, 1.0, 0.0, 1.0])
+    all_, _ = tx.update(params, tx.init(params), params, inputs=data["inputs"], targets=targets, weights=weights)
+    np.testing.assert_allclose(flat(all_), flat(few), rtol=1e-9, atol=1e-12)
+
+
 def test_schedules_decay_clipping_accumulation_and_averages_compose():
     params, data = parameters(jnp.float32), batch(jnp.float32, size=6)
     # optax's own schedules, averages and accumulation mix dtypes, which strict promotion refuses.

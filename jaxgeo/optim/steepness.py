@@ -69,14 +69,14 @@ class Steepness(NamedTuple):
 
 def _signs(linear: Linearisation, count: Int[Array, ""]) -> Float[Array, "rows R"]:
     """Random signs for the rows: others in every step, and for a sample the same whatever pads the batch."""
-    rows, counted = linear.jacobian.outputs, linear.problem.loss.counted
+    rows, counted, samples = linear.jacobian.outputs, linear.problem.loss.counted, linear.outputs.shape[0]
     key = jax.random.fold_in(jax.random.key(0), count)
-    place = jnp.arange(rows.shape[0]) if counted is None else jnp.cumsum(counted) - 1
+    place = jnp.arange(samples) if counted is None else jnp.cumsum(counted) - 1
 
     def of_sample(place: Int[Array, ""]) -> Float[Array, " R"]:
-        return jax.random.rademacher(jax.random.fold_in(key, place), rows.shape[1:], rows.dtype)
+        return jax.random.rademacher(jax.random.fold_in(key, place), (rows.size // samples,), rows.dtype)
 
-    return jax.vmap(of_sample)(place)
+    return jax.vmap(of_sample)(place).reshape(rows.shape)
 
 
 def _weights(squares: PyTree, count: Int[Array, ""]) -> PyTree:
