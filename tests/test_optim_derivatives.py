@@ -116,7 +116,12 @@ OPTIMIZERS = {
     "momentum": lambda knob: jg.optim.adapted_momentum(
         network, learning_rate=0.3 * (1 + knob), momentum=0.8 + 0.1 * knob, damping=0.01 * (1 + knob)
     ),
-    "momentum, capped": lambda knob: jg.optim.adapted_momentum(network, learning_rate=0.5, norm_cap=0.2 * (1 + knob)),
+    "momentum, capped": lambda knob: jg.optim.adapted_momentum(
+        network, learning_rate=0.5, damping=0.1, max_change=0.02 * (1 + knob)
+    ),
+    "momentum, few products": lambda knob: jg.optim.adapted_momentum(
+        network, learning_rate=0.3 * (1 + knob), damping=5
+    ),
     "descent": lambda knob: jg.optim.adapted_gradient_descent(network, learning_rate=0.3 * (1 + knob)),
     "descent, damped": lambda knob: jg.optim.adapted_gradient_descent(
         network, learning_rate=0.5, damping=0.01 * (1 + knob)

@@ -1,6 +1,7 @@
 """Flows as optax transformations: drop-in optimizers."""
 
 from jaxgeo._names import show_public_names as _show_public_names
+from jaxgeo.optim.agreement import NextBatchDamping as NextBatchDamping
 from jaxgeo.optim.bounds import Bounds as Bounds
 from jaxgeo.optim.damping import GainRatioDamping as GainRatioDamping
 from jaxgeo.optim.endings import Ending as Ending, Ends as Ends, EndState as EndState, Outcome as Outcome

@@ -45,7 +45,7 @@ RATES = {"learning_rate": RATE | works(zero=0.0), "damping": DAMPING, "max_growt
 OWN: dict[str, dict[str, dict[str, Case]]] = {
     "adapted_levenberg_marquardt": {"acceleration": NOT_NEGATIVE},
     "linear_interpolation": {"num_steps": COUNT, "max_growth": GROWTH, "corrections": INDEX},
-    "adapted_momentum": RATES | {"momentum": DAMPING, "norm_cap": GROWTH},
+    "adapted_momentum": RATES | {"momentum": DAMPING, "max_change": GROWTH},
     "adapted_gradient_descent": RATES,
     "scale_by_adapted_metric": {"damping": DAMPING},
 }
@@ -88,6 +88,9 @@ def optimizers() -> list[Entry]:
         *(entry(f"{name} of", maker, **every) for name, maker in MAKERS.items()),
         entry("adapted_levenberg_marquardt of", optim.adapted_levenberg_marquardt, linesearch=linesearch, **parts),
         entry("GainRatioDamping", optim.GainRatioDamping, **damping),
+        entry(
+            "NextBatchDamping", optim.NextBatchDamping, **dict.fromkeys(("initial", "most", "least", "error"), POSITIVE)
+        ),
         entry(
             "TrustRegion", optim.TrustRegion, factor=POSITIVE, acceleration=NOT_NEGATIVE, tries=COUNT, retreats=INDEX
         ),

@@ -1,0 +1,187 @@
+"""Training by minibatches: lifts of few products, damping by the next batch, and what composes with them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from regression import batch, dense, flat, network, parameters
+
+import jaxgeo as jg
+from jaxgeo.linalg.few_products import approximate_lift, sampled_trace
+from jaxgeo.optim.agreement import NextBatchDamping
+
+
+def problem_and_weights():
+    params, data = parameters(), batch(size=4)
+    problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
+    weights = jax.tree.map(lambda leaf: 0.5 + jnp.cos(leaf) ** 2, params)
+    return problem, params, weights
+
+
+def test_few_products_minimise_over_the_krylov_space_and_many_give_the_damped_lift():
+    problem, params, weights = problem_and_weights()
+    jacobian, damping = problem.jacobian(params), jnp.asarray(0.3)
+    rows = jnp.arange(8.0).reshape(4, 2) / 8
+    d, inverse = dense(problem, params), np.diag(1 / flat(weights))
+    v = flat(rows)
+
+    def close_to(expected, steps, atol):
+        found, moved = approximate_lift(jacobian, weights, damping, jacobian.T.mv(rows), steps)
+        np.testing.assert_allclose(flat(found), expected, atol=atol)
+        np.testing.assert_allclose(flat(moved), d @ expected, atol=atol)
+
+    close_to(inverse @ d.T @ np.linalg.solve(d @ inverse @ d.T + 0.3 * np.eye(8), v), 8, 1e-9)
+    first = inverse @ d.T @ v
+    hessian = d.T @ d + 0.3 * np.linalg.inv(inverse)
+    space = np.stack([first, inverse @ hessian @ first], axis=1)
+    close_to(space @ np.linalg.solve(space.T @ hessian @ space, space.T @ d.T @ v), 2, 1e-10)
+
+
+def test_the_trace_is_the_mean_over_signs():
+    problem, params, weights = problem_and_weights()
+    signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 8), axis=-1).reshape(-1, 4, 2)
+    found = jax.vmap(lambda each: sampled_trace(problem.jacobian(params), weights, each))(jnp.asarray(signs))
+    d = dense(problem, params)
+    np.testing.assert_allclose(np.mean(found), np.sum(d**2 / flat(weights)), rtol=1e-12)
+
+
+def trained(tx, feed, params, steps, cost=jg.L2):
+    """Parameters after some updates by the batches of a feed in turn, and the dampings."""
+
+    @jax.jit
+    def update(params, state, inputs, targets):
+        updates, state = tx.update(params, state, params, inputs=inputs, targets=targets)
+        return optax.apply_updates(params, updates), state
+
+    state, dampings = tx.init(params), []
+    for step in range(steps):
+        params, state = update(params, state, *feed[step % len(feed)])
+        dampings.append(float(state.info.damping))
+    return params, dampings
+
+
+def test_damping_falls_on_full_batches_and_rises_where_batches_are_samples_of_noise():
+    data, random = batch(size=4), np.random.default_rng(0)
+    tx = jg.optim.adapted_momentum(network, learning_rate=0.7)
+    params, dampings = trained(tx, [(data["inputs"], data["targets"])], parameters(), 150)
+    assert jg.Problem(network, data["inputs"], jg.L2(data["targets"])).cost(params) < 1e-20
+    assert min(dampings) < 1e-2 * NextBatchDamping().initial
+    noise = [(random.uniform(-1, 1, (4, 2)), random.normal(size=(4, 2))) for _ in range(40)]
+    feed = [(jnp.asarray(inputs), jnp.asarray(targets)) for inputs, targets in noise]
+    damping = NextBatchDamping(initial=1e-3)
+    _, dampings = trained(jg.optim.adapted_momentum(network, damping=damping), feed, parameters(), 40)
+    assert np.median(dampings[20:]) == damping.most
+
+
+def test_damping_by_the_next_batch_follows_its_formula():
+    damping = NextBatchDamping(error=0.5)
+    state = damping.init(jnp.dtype(jnp.float64))._replace(
+        rate=jnp.ones(()), slope=jnp.asarray(-2.0), promised=jnp.asarray(-1.0)
+    )
+    state = state._replace(damping=jnp.asarray(0.1))
+    np.testing.assert_allclose(damping.learn(state, jnp.asarray(-0.5)), 0.1 * 0.5 / (0.5 * 2))
+    np.testing.assert_allclose(damping.learn(state, jnp.asarray(-1.0)), 0.1 / damping.decrease)
+    np.testing.assert_allclose(damping.learn(state, jnp.asarray(np.nan)), 0.1 * damping.increase)
+    np.testing.assert_allclose(damping.learn(state._replace(rate=jnp.zeros(())), jnp.asarray(9.0)), 0.1)
+
+
+@pytest.mark.parametrize("damping", [0.1, 5.0])
+def test_the_cap_bounds_the_change_of_log_probabilities(damping):
+    params, data = parameters(), batch(size=5)
+    labels = jnp.asarray([0, 1, 0, 1, 0])
+    cost = functools.partial(jg.SoftmaxCrossEntropy.from_labels, num_classes=2)
+    tx = jg.optim.adapted_momentum(network, cost=cost, damping=damping, max_change=1e-3)
+    updates, state = tx.update(params, tx.init(params), params, inputs=data["inputs"], targets=labels)
+    outputs, change = jax.jvp(lambda p: jax.vmap(lambda x: network(p, x))(data["inputs"]), (params,), (updates,))
+    p = jax.nn.softmax(outputs)
+    moved = jnp.sum(p * change**2, axis=1) - jnp.sum(p * change, axis=1) ** 2
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(moved)), 1e-3, rtol=1e-9)
+    assert state.info.fraction < 1
+    free = jg.optim.adapted_momentum(network, damping=damping)
+    _, state = free.update(params, free.init(params), params, **data)
+    assert state.info.fraction == 1
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_padding_changes_nothing_where_few_products_do(classes):
+    params, data = parameters(), batch(size=5)
+    targets = jnp.asarray([0, 1, 0, 1, 0]) if classes else data["targets"]
+    cost = functools.partial(jg.SoftmaxCrossEntropy.from_labels, num_classes=2) if classes else jg.L2
+    tx = jg.optim.adapted_momentum(network, cost=cost, damping=5.0)
+    some = jnp.asarray([0, 2, 4])
+    few, _ = tx.update(params, tx.init(params), params, inputs=data["inputs"][some], targets=targets[some])
+    weights = jnp.asarray([1.0, 0.0, 1.0, 0.0, 1.0])
+    all_, _ = tx.update(params, tx.init(params), params, inputs=data["inputs"], targets=targets, weights=weights)
+    np.testing.assert_allclose(flat(all_), flat(few), rtol=1e-9, atol=1e-12)
+
+
+def test_schedules_decay_clipping_accumulation_and_averages_compose():
+    params, data = parameters(jnp.float32), batch(jnp.float32, size=6)
+    # optax's own schedules, averages and accumulation mix dtypes, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        ours = jg.optim.adapted_momentum(network, learning_rate=optax.cosine_decay_schedule(1.0, 12))
+        plain, _ = ours.update(params, ours.init(params), params, **data)
+        chained = optax.chain(ours, optax.clip_by_global_norm(1e-2), optax.add_decayed_weights(-1e-3))
+        decayed, _ = chained.update(params, chained.init(params), params, **data)
+        averaged = optax.chain(ours, optax.ema(0.9))
+        mean, _ = averaged.update(params, averaged.init(params), params, **data)
+        steps = optax.MultiSteps(ours, 2)
+        state = steps.init(params)
+        first, state = steps.update(params, state, params, **data)
+        second, state = steps.update(params, state, params, **data)
+    shrunk = 1e-2 / optax.tree.norm(plain)
+    np.testing.assert_allclose(flat(decayed), shrunk * flat(plain) - 1e-3 * flat(params), atol=1e-7)
+    np.testing.assert_allclose(flat(mean), flat(plain), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(flat(first), 0)
+    np.testing.assert_allclose(flat(second), flat(plain), rtol=1e-5, atol=1e-7)
+
+
+def test_a_class_of_damping_is_refused():
+    with pytest.raises(ValueError, match=r"`damping` must be a number, a schedule or `NextBatchDamping\(\)`"):
+        jg.optim.adapted_momentum(network, damping=NextBatchDamping)
+
+
+@pytest.mark.slow
+def test_cross_entropy_by_minibatches_needs_no_more_steps_than_adam():
+    """Digits, batches of 100, 60 updates: held-out negative log likelihood, with a rate of the order 1 for ours."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(1797)
+    inputs, labels = jnp.asarray(data.data[order] / 16, jnp.float32), jnp.asarray(data.target[order])
+    keys = jax.random.split(jax.random.key(0))
+    params = {
+        "in": jax.random.normal(keys[0], (64, 64), jnp.float32) / 6,
+        "out": jax.random.normal(keys[1], (10, 64), jnp.float32) / 8,
+    }
+
+    def apply(params, x):
+        return params["out"] @ jax.nn.relu(params["in"] @ x)
+
+    def loss(params, inputs, labels):
+        outputs = jax.vmap(apply, (None, 0))(params, inputs)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
+
+    def held_out(tx):
+        @jax.jit
+        def update(params, state, inputs, labels):
+            grads = jax.grad(loss)(params, inputs, labels)
+            updates, state = tx.update(grads, state, params, inputs=inputs, targets=labels)
+            return optax.apply_updates(params, updates), state
+
+        now, state = params, tx.init(params)
+        for step in range(60):
+            start = 100 * step % 1400
+            now, state = update(now, state, inputs[start : start + 100], labels[start : start + 100])
+        return loss(now, inputs[1400:], labels[1400:])
+
+    cost = functools.partial(jg.SoftmaxCrossEntropy.from_labels, num_classes=10)
+    ours = held_out(jg.optim.adapted_momentum(apply, learning_rate=optax.cosine_decay_schedule(1.0, 60), cost=cost))
+    adam = [
+        held_out(optax.with_extra_args_support(optax.adam(optax.cosine_decay_schedule(rate, 60))))
+        for rate in (1e-3, 3e-3, 1e-2, 3e-2)
+    ]
+    assert ours < 1.05 * min(adam)
