@@ -217,15 +217,6 @@ def _orbits(result: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
-def _compiled(result: dict[str, Any]) -> str:
-    lines = [
-        [name, str(row["lines"]), f"{row['trace_s']:.2f}", f"{row['compile_s']:.2f}"]
-        for name, row in result["rows"].items()
-    ]
-    header = ["program", "lines of StableHLO", "tracing, s", "compiling, s"]
-    return table(header, lines) + "\n" + environment(result) + "\n"
-
-
 def _statements(results: dict[str, Any]) -> str:
     lines = []
     for row in results["statements"]:
@@ -268,7 +259,6 @@ TABLES = {
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
     "orbits": Table("orbits", "digits", _orbits),
-    "compile": Table("compile", "programs", _compiled),
     "scaling": Table("scaling", None, _scaling),
     "tables": Table("tables", "prices", _tables),
     "statements": Table("statements", None, _statements),
