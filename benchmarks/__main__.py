@@ -20,6 +20,7 @@ ALL = (
     "mnist",
     "two_steps",
     "orbits",
+    "compile",
     "ensembles",
     "tables",
     "fits",
