@@ -16,17 +16,17 @@ from jaxgeo.linalg.tangents import freeze, tangent_of
 LEAST_GAIN = 1e-4
 
 
-class Ending(NamedTuple):
+class Arrival(NamedTuple):
     """Where a part of a step ends: what is missing of the rows that it was to move, and the outputs."""
 
     missing: Float[Array, "rows R"]
     outputs: Float[Array, "N Q"]
 
 
-class _CorrectEnding(eqx.Module):
+class _CorrectArrival(eqx.Module):
     correct: Callable[[Float[Array, "rows R"]], PyTree]
 
-    def __call__(self, ending: Ending) -> PyTree:
+    def __call__(self, ending: Arrival) -> PyTree:
         return self.correct(ending.missing)
 
 
@@ -83,14 +83,14 @@ class Attempt(eqx.Module):
         if aim is None or self.correct is None:
             return self.linear.move(start, aim), jnp.zeros((), jnp.int32)
 
-        def measure(part: PyTree) -> tuple[Ending, Float[Array, ""], None]:
+        def measure(part: PyTree) -> tuple[Arrival, Float[Array, ""], None]:
             outputs = self.linear.outputs_at(part)
             missing = aim - self.linear.measure(outputs - self.linear.outputs)
-            return Ending(missing, outputs), self.size(missing), None
+            return Arrival(missing, outputs), self.size(missing), None
 
         most = self.most if self.allowed is True else jnp.where(self.allowed, self.most, 0)
         enough = 0.1 * jnp.linalg.norm(self.linear.residual + aim)
-        end = refined(start, _CorrectEnding(self.correct), measure, most, enough)
+        end = refined(start, _CorrectArrival(self.correct), measure, most, enough)
         return self.linear.move(end.value, aim, end.defect.outputs), end.corrections
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
