@@ -178,7 +178,8 @@ def adapted_momentum(
     """Training by minibatches: adapted steps that keep what earlier batches said wherever the present one says nothing.
 
     Use it with a learning rate of the order 1 and a schedule that ends at 0, for least squares and cross-entropy, small
-    and large batches; race it against AdamW, which may be ahead on dense networks. On a full batch the fixed points are those of the adapted flow.
+    and large batches; race it against AdamW, which may be ahead on dense networks. On a full batch the fixed points are
+    those of the adapted flow.
 
     φ ← μφ + W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹(v − μDφ), θ ← θ + ηφ, with v = −(x − y) for L2: the velocity closest to μφ that moves
     the present outputs by v (SPRING). The momentum is replaced, not added to, along the directions that this batch
