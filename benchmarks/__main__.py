@@ -18,6 +18,7 @@ ALL = (
     "lift_iterative",
     "scaling",
     "mnist",
+    "minibatches",
     "two_steps",
     "orbits",
     "compile",

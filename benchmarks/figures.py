@@ -132,6 +132,26 @@ def races(results: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
+def minibatches(results: dict[str, dict[str, Any]]) -> Figure:
+    """Held-out negative log likelihood over updates, above, and over seconds, below: a thin line for each split."""
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    axes = figure.subplots(2, len(results), squeeze=False)
+    for column, (case, result) in enumerate(results.items()):
+        for index, (name, budgets) in enumerate(result["rows"].items()):
+            for row, budget in enumerate(("equal_steps", "equal_time")):
+                for run in budgets.get(budget, budgets["equal_steps"])["runs"]:
+                    points = [(point[row], point[2]) for point in run["curve"]]
+                    axes[row, column].plot(*zip(*points, strict=True), color=f"C{index}", linewidth=1, label=name)
+        axes[0, column].set(xlabel="updates", title=case.replace("_", ", "))
+        axes[1, column].set(xlabel="seconds", xscale="log")
+        for axis in axes[:, column]:
+            axis.set_yscale("log")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("negative log likelihood")
+    _legend(figure)
+    return figure
+
+
 def _family(name: str) -> str:
     return name.split("(")[0]
 

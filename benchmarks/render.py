@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-from benchmarks.figures import deep_poisson, equation_errors, front, lift_sweep, races
+from benchmarks.figures import deep_poisson, equation_errors, front, lift_sweep, minibatches, races
 from benchmarks.harness import RESULTS
 
 ROOT = RESULTS.parent.parent
@@ -290,6 +290,30 @@ def _fits(results: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + summary
 
 
+def _minibatches(results: dict[str, Any]) -> str:
+    """Medians over the splits that no rate was chosen on."""
+    lines = []
+    for case, result in results.items():
+        for name, budgets in result["rows"].items():
+            for budget, row in budgets.items():
+                best = [min(run["curve"], key=lambda point: point[2]) for run in row["runs"]]
+                loss, accuracy, steps, seconds = (statistics.median(point[k] for point in best) for k in (2, 3, 0, 1))
+                cells = [f"{loss:.3f}", f"{accuracy:.3f}", f"{steps:.0f}", f"{seconds:.2f}"]
+                lines.append(
+                    [case.replace("_", ", "), f"`{name}`", f"{row['rate']:g}", budget.replace("_", " "), *cells]
+                )
+    header = ["problem", "optimizer", "rate", "at", "least NLL", "accuracy there", "after steps", "seconds"]
+    prices = ", ".join(f"{result['gradients_a_step']:.1f} ({case})" for case, result in results.items())
+    splits = ", ".join(
+        f"{case}: {len(result['splits'])} splits, rates chosen on {len(result['tuning_splits'])} more"
+        for case, result in results.items()
+    )
+    notes = f"CPU time of an update of ours over that of a gradient of the batch, in the median: {prices}. {splits}."
+    return (
+        table(header, lines) + "\n" + notes.replace("_", ", ") + " " + environment(next(iter(results.values()))) + "\n"
+    )
+
+
 class Table(NamedTuple):
     """What a table is made from: a case of a module, or all of its cases."""
 
@@ -310,6 +334,7 @@ TABLES = {
     "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
     "mnist": Table("mnist", None, _mnist),
     "optimizers_classification": Table("optimizers", "classification", _classification),
+    "minibatches": Table("minibatches", None, _minibatches),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
     "gpu_steps": Table("gpu", None, _gpu_steps),
@@ -361,6 +386,7 @@ def draw_figures() -> None:
         "lift_sweep": lift_sweep(read("lift_speed")),
         "deep_poisson": deep_poisson(read("gpu")["p5"]),
         "equations": equation_errors(read("equations")),
+        "minibatches": minibatches(read("minibatches")),
         "races": races({"diabetes, QN = 442": diabetes, "1000 of MNIST, QN = 10 000": mnist}),
     }
     folder = ROOT / "docs" / "figures"
