@@ -15,22 +15,10 @@ import matplotlib
 
 from benchmarks.figures import deep_poisson, equation_errors, front, lift_sweep, minibatches, races
 from benchmarks.harness import RESULTS
+from benchmarks.markdown import environment, number, reason, table
 
 ROOT = RESULTS.parent.parent
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def environment(result: dict[str, Any]) -> str:
-    """One line on where a result was measured."""
-    where = result["environment"]
-    blas = ", one BLAS thread" if where.get("OPENBLAS_NUM_THREADS") == "1" else ""
-    return f"{where['device']}, {where['cores']} cores{blas}, JAX {where['versions']['jax']}, Python {where['python']}."
 
 
 def _accuracy(result: dict[str, Any]) -> str:
@@ -66,25 +54,14 @@ def _conjugate_gradients(result: dict[str, Any]) -> str:
     )
 
 
-def _number(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _reason(row: dict[str, Any]) -> str:
-    """Why there is no measurement, short enough for a cell."""
-    first = row["failed"].splitlines()[0]
-    return first if len(first) <= 80 else first[:79] + "…"
-
-
 def _speed(result: dict[str, Any]) -> str:
     rows, lines = result["rows"], []
     ours = rows["jaxgeo"]["median_ms"]
     for name, row in rows.items():
         if "failed" in row:
-            lines.append([name, _reason(row), "", ""])
+            lines.append([name, reason(row), "", ""])
             continue
-        lines.append([name, *map(_number, (row["median_ms"], row["median_ms"] / ours)), f"{row['first_call_s']:.2g}"])
+        lines.append([name, *map(number, (row["median_ms"], row["median_ms"] / ours)), f"{row['first_call_s']:.2g}"])
     peak = result.get("peak_memory_mib")
     memory = "" if peak is None else f" Peak memory of the process: {peak / 1024:.2g} GiB."
     summary = (
@@ -105,9 +82,9 @@ def _scaling(results: dict[str, Any]) -> str:
         result = results[case]
         lift = result["lift"]
         sizes = [str(result["QN"]), str(result["K"]), str(lift["steps"] or "")]
-        times = [_number(lift["seconds"]), _number(result["model_s"])]
+        times = [number(lift["seconds"]), number(result["model_s"])]
         memory = (result["planned_mib"][label], lift["allocated_mib"], result["peak_memory_mib"])
-        lines.append([name, *sizes, f"{result['damping']:g}", *times, *(_number(size / 1024) for size in memory)])
+        lines.append([name, *sizes, f"{result['damping']:g}", *times, *(number(size / 1024) for size in memory)])
     machines = " ".join(f"{name}: {environment(results[case])}" for case, (name, _) in names.items())
     header = ["", "QN", "K", "steps", "λ", "seconds", "by the model", "planned, GiB", "allocated", "whole process"]
     rates = ", ".join(
@@ -171,7 +148,7 @@ def _race(runs: dict[str, Any]) -> str:
     lines = []
     for name, run in runs.items():
         if "failed" in run:
-            lines.append([f"`{name}`", _reason(run), "", "", "", ""])
+            lines.append([f"`{name}`", reason(run), "", "", "", ""])
             continue
         cells = [run["reached"][value] for value in ("1e-06", "1e-12", "1e-20")]
         times = [f"{cell['seconds']:.2f}" if cell else "—" for cell in cells]
@@ -242,7 +219,7 @@ def _gpu_steps(results: dict[str, Any]) -> str:
     for case in (case for case in results if case.startswith("step_")):
         result = results[case]
         rows = [result["rows"].get(name, {}) for name in names]
-        times = [_number(row["median_ms"]) if "median_ms" in row else "–" for row in rows]
+        times = [number(row["median_ms"]) if "median_ms" in row else "–" for row in rows]
         lines.append([str(result["QN"]), f"{result['K']:.3g}", *times])
     header = ["QN", "K", "gradient", "Adam", "`GramCholesky`", "default", "dense D, float32", "dense D, TF32"]
     return table(header, lines) + "\n" + environment(result) + "\n"
@@ -254,7 +231,7 @@ def _gpu_accuracy(result: dict[str, Any]) -> str:
 
 
 def _gpu_update(result: dict[str, Any]) -> str:
-    lines = [[name, _number(row["median_ms"])] for name, row in result["rows"].items()]
+    lines = [[name, number(row["median_ms"])] for name, row in result["rows"].items()]
     return table(["float64", "ms"], lines) + f"\nQN = {result['QN']}, K = {result['K']}.\n"
 
 
