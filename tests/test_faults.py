@@ -22,7 +22,7 @@ WHERE = r"params\['place'\].* for 1 of 4 samples, the first at index 0"
 
 def test_fit_fails_and_says_where():
     found = jg.fit(START, PROBLEM, method="levenberg-marquardt", max_steps=3)
-    assert found.outcome is jg.fitting.Outcome.FAILED
+    assert found.outcome is jg.optim.Outcome.FAILED
     assert "`params['place']`" in found.message
     assert "for 1 of 4 samples, the first at index 0" in found.message
 
