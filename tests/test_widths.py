@@ -26,7 +26,7 @@ def start(units, dtype=jnp.float64):
 MAKERS = {
     "levenberg-marquardt": jg.optim.adapted_levenberg_marquardt,
     "interpolation": lambda apply: jg.optim.linear_interpolation(apply, num_steps=3),
-    "momentum": lambda apply: jg.optim.adapted_momentum(apply, learning_rate=0.5),
+    "momentum": lambda apply: jg.optim.adapted_momentum(apply, learning_rate=0.5, damping=1e-3),
     "descent": lambda apply: jg.optim.adapted_gradient_descent(apply, learning_rate=0.5, damping=1e-2),
     "metric": lambda apply: jg.optim.scale_by_adapted_metric(apply, damping=1e-2),
 }

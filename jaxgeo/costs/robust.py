@@ -82,7 +82,7 @@ class SoftL1(AbstractRobust):
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
-    >>> float(jg.SoftL1(jnp.array([0.0]))(jnp.array([[3.0**0.5]])))
+    >>> round(float(jg.SoftL1(jnp.array([0.0]))(jnp.array([[3.0**0.5]]))), 12)
     1.0
 
     ```

@@ -78,6 +78,7 @@ class AbstractTransformation(eqx.Module):
 
     @eqx.filter_jit
     def _linearise_and_step(self, updates: PyTree, state: Any, params: PyTree, problem: Problem) -> tuple[PyTree, Any]:
+        problem.check_samples(params)
         # All algebra is in one dtype; what comes out is in those of the parameters and of the state.
         problem, wide = widened(problem, params)
         linear = Linearisation(problem, wide, self.metric)
@@ -88,7 +89,8 @@ class AbstractTransformation(eqx.Module):
     def first(self, params: PyTree) -> Any:
         """optax's `init`: the state before the first step; running statistics that are frozen are told of."""
         tell_of_statistics(params, self.problems.trainable)
-        return self.init(params)
+        # Each leaf in a buffer of its own, so that the state can be donated.
+        return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, self.init(params))
 
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
         # optax types the `update` of all transformations as one without keyword arguments.

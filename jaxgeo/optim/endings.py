@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgeo._fields import COUNT, NOT_NEGATIVE, Checked
 from jaxgeo.linalg.linearisation import Linearisation
+from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.linalg.solvers.base import FAILED
 from jaxgeo.linalg.tangents import freeze, norm
 from jaxgeo.optim.info import StepInfo
@@ -153,6 +154,7 @@ class Ends(Checked):
         return EndState(ending, small.astype(jnp.int32), rejected.astype(jnp.int32))
 
 
+@without_tf32
 def _largest_cosine(matrix: Float[Array, "rows K"], residual: Float[Array, "..."]) -> Float[Array, ""]:
     """That of the angle between the residual and a column of D; 0 where there is no residual."""
     size, norms = norm(residual), column_norms(matrix)

@@ -78,8 +78,7 @@ class AdaptedMomentum(AbstractTransformation):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), moving)
         dtype = dtype_of(self.problems.partition(params))
         agreement = (self.damping if isinstance(self.damping, NextBatchDamping) else NextBatchDamping()).init(dtype)
-        # A buffer of its own for each, so that the state can be donated.
-        steepness = Steepness(jax.tree.map(jnp.zeros_like, zeros), jnp.zeros((), dtype))
+        steepness = Steepness(zeros, jnp.zeros((), dtype))
         return MomentumState(jnp.zeros((), jnp.int32), zeros, steepness, agreement, empty_step(dtype))
 
     def step(self, updates: PyTree, state: MomentumState, linear: Linearisation) -> tuple[PyTree, MomentumState]:
