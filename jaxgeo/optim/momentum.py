@@ -10,6 +10,8 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_number, is_trainable_leaf
+from jaxgeo.costs import SampleWeighted
+from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.linalg.lifting import check_solver
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
@@ -26,6 +28,9 @@ from jaxgeo.optim.steepness import Steepness
 
 # Above it, what momentum keeps along ker D, 1/(1 − μ) times what comes in, is no longer an average of few batches.
 LARGEST_MOMENTUM = 0.99
+
+# Of least squares, whose batches can be fitted. Strong damping takes fewer gradients a step, and many more steps.
+SQUARES_DAMPING = 1e-3
 
 # Damping from which few products with D do for a lift: λ is then at least the mean eigenvalue of DDᵀ.
 LARGE_DAMPING = 1.0
@@ -58,7 +63,7 @@ class AdaptedMomentum(AbstractTransformation):
     solver: AbstractLiftSolver | None
     learning_rate: Value
     momentum: Value
-    damping: Value | NextBatchDamping
+    damping: Value | NextBatchDamping | None
     max_change: float | Float[Array, ""] | None
     max_growth: float | Float[Array, ""]
 
@@ -67,7 +72,7 @@ class AdaptedMomentum(AbstractTransformation):
         check_value("momentum", self.momentum, most=LARGEST_MOMENTUM)
         if isinstance(self.damping, type):
             raise ValueError(f"`damping` must be a number, a schedule or `NextBatchDamping()`; got {self.damping!r}.")
-        if not isinstance(self.damping, NextBatchDamping):
+        if self.damping is not None and not isinstance(self.damping, NextBatchDamping):
             check_value("damping", self.damping)
         if self.max_change is not None:
             check_number("max_change", self.max_change, above=0)
@@ -88,9 +93,10 @@ class AdaptedMomentum(AbstractTransformation):
         rate = value_at(self.learning_rate, state.count, work)
         last = linear.restrict(state.velocity)
         moving = linear.jacobian.mv(last)
-        damping = self._damping(state, linear, moving)
+        chosen = self._chosen(linear)
+        damping = self._damping(chosen, state, linear, moving)
         missing = -linear.residual - momentum * moving
-        correction, moved, report, steepness = self._lift(linear, state, damping, missing)
+        correction, moved, report, steepness = self._lift(chosen, linear, state, damping, missing)
         velocity = jax.tree.map(jnp.add, scaled(momentum, last), correction)
         moved = momentum * moving + moved
         capped = rate * self._fraction(linear, rate * norm(moved))
@@ -116,12 +122,26 @@ class AdaptedMomentum(AbstractTransformation):
             step_info(state.info, linear, tried._replace(fraction=fraction), damping, report),
         )
 
-    def _damping(self, state: MomentumState, linear: Linearisation, moving: Float[Array, "rows R"]) -> Float[Array, ""]:
+    def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping:
+        """The damping that was asked for, or that of the kind of cost."""
+        if self.damping is not None:
+            return self.damping
+        loss = linear.problem.loss
+        loss = loss.cost if isinstance(loss, SampleWeighted) else loss
+        return SQUARES_DAMPING if isinstance(loss, AbstractSquares) else NextBatchDamping()
+
+    def _damping(
+        self,
+        chosen: Value | NextBatchDamping,
+        state: MomentumState,
+        linear: Linearisation,
+        moving: Float[Array, "rows R"],
+    ) -> Float[Array, ""]:
         work = linear.outputs.dtype
-        if not isinstance(self.damping, NextBatchDamping):
-            return value_at(self.damping, state.count, work)
+        if not isinstance(chosen, NextBatchDamping):
+            return value_at(chosen, state.count, work)
         found = state.agreement.rate.astype(work) * jnp.sum(linear.residual * moving) / linear.total_weight
-        return self.damping.learn(state.agreement, found.astype(state.agreement.rate.dtype)).astype(work)
+        return chosen.learn(state.agreement, found.astype(state.agreement.rate.dtype)).astype(work)
 
     def _fraction(self, linear: Linearisation, length: Float[Array, ""]) -> Float[Array, ""]:
         """How much of a step that moves the rows by `length` the cap lets through."""
@@ -133,6 +153,7 @@ class AdaptedMomentum(AbstractTransformation):
 
     def _lift(
         self,
+        chosen: Value | NextBatchDamping,
         linear: Linearisation,
         state: MomentumState,
         damping: Float[Array, ""],
@@ -149,7 +170,7 @@ class AdaptedMomentum(AbstractTransformation):
             return correction, jacobian.mv(correction), report
 
         # A number is known before the program is made, which then needs only one of the two ways.
-        number = self.damping if isinstance(self.damping, float | int) else None
+        number = chosen if isinstance(chosen, float | int) else None
         if self.solver is not None or (number is not None and number < LARGE_DAMPING):
             return *exactly(), steepness
         pulled = jacobian.T.mv(missing)
@@ -187,11 +208,11 @@ def adapted_momentum(
     the present outputs by v (SPRING). The momentum is replaced, not added to, along the directions that this batch
     decides. The incoming gradients only give the form of the updates: chain what changes gradients after it.
 
-    A batch is a sample, and fitting all of it fits its noise; so λ is adapted by how well the next batch agrees
-    (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, two steps of conjugate gradients do for the
-    lift, in the metric W of Adam, the roots of mean squares of gradients: an update then costs a few gradients of the
-    batch, and its state has twice the size of the parameters. Below, and wherever a solver is given, the lift is exact
-    and W = 1.
+    Least squares are damped little, and each batch is fitted. With other costs a batch is a sample, and fitting all of
+    it fits its noise; so λ is adapted by how well the next batch agrees (`NextBatchDamping`). While λ is at least the
+    mean eigenvalue of DW⁻¹Dᵀ, two steps of conjugate gradients do for the lift, in the metric W of Adam, the roots of
+    mean squares of gradients: an update then costs a few gradients of the batch, and its state has twice the size of
+    the parameters. Below, and wherever a solver is given, the lift is exact and W = 1.
 
     Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
     neural network wavefunctions, 2024, arXiv 2401.10190
@@ -200,7 +221,8 @@ def adapted_momentum(
 
     - `learning_rate`: η in units of N, as for `adapted_gradient_descent`: a number or an optax schedule.
     - `momentum`: μ in [0, 0.99], a number or an optax schedule.
-    - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: `NextBatchDamping()` by default, a number or an optax schedule.
+    - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: a number, an optax schedule or a `NextBatchDamping`. By default 1e-3
+        for least squares, and `NextBatchDamping()` for other costs; noisy targets want the latter too.
     - `max_change`: how far an update may move the outputs, by the linearised network: the root mean square over the
         samples in the metric of the cost, which for cross-entropy is a change of log-probabilities. By default 1, and
         without bound in the Euclidean metric of L2, whose outputs have units of yours.
@@ -221,7 +243,6 @@ def adapted_momentum(
     ```
     """
     problems = ProblemMaker(apply, cost, trainable, per_sample)
-    damping = NextBatchDamping() if damping is None else damping
     solver = None if solver is None else check_solver(solver)
     return AdaptedMomentum(
         problems, metric, solver, learning_rate, momentum, damping, max_change, max_growth
