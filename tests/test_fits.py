@@ -191,7 +191,8 @@ def test_a_network_with_more_parameters_than_outputs_ends_too():
     params = jax.random.normal(jax.random.key(0), (3, 8))
     problem = jg.Problem(lambda p, x: p[0] @ jnp.tanh(p[1] * x + p[2]), x, jg.L2(jnp.sin(3 * x)))
     ending, count, found = run(problem, params, 60)
-    assert ending is Ending.PRECISION
+    # Which of the two comes first is round-off.
+    assert ending in (Ending.PRECISION, Ending.STEP)
     assert count < 30
     assert problem.cost(found) < 1e-29
 
