@@ -42,7 +42,7 @@ class Knobs:
         return params, jax.tree.map(lambda leaf, way: leaf + 0.1 * knob * way, self.data, self.data_way)
 
 
-MORE, FEWER = functools.partial(Knobs, 6, 5, seed=5), functools.partial(Knobs, 20, 3, seed=7)
+MORE, FEWER = functools.partial(Knobs, 6, 5, seed=5), functools.partial(Knobs, 20, 3, seed=7, away=0.1)
 
 
 def after_updates(make, knobs, count):

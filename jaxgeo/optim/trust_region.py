@@ -1,5 +1,6 @@
 """A bound on the length of steps that follows how well the linearised outputs predict."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from jaxgeo.linalg.one_way import one_ways
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import SOLVED, conclude
-from jaxgeo.linalg.tangents import norm
+from jaxgeo.linalg.tangents import norm, tangent_of
 from jaxgeo.optim.attempt import Attempt, Tried, is_worth_taking
 from jaxgeo.optim.bounds import Bounds
 from jaxgeo.optim.scaling import column_norms
@@ -65,7 +66,8 @@ class TrustRegion(Checked, AbstractWay):
         bounded = _Bounded(linear, by, jnp.asarray(self.acceleration, dtype), self.bounds)
         start = bounded.length(linear.trainable)
         first = jnp.where(start > 0, self.factor * start, jnp.asarray(self.factor, dtype))
-        radius, bends = _searched(self, bounded, jnp.where(state > 0, state.astype(dtype), first))
+        found = _searched(self, bounded, jnp.where(state > 0, state.astype(dtype), first))
+        radius, bends = found.radius, found.bends
         aim = -linear.residual
         relative = by.damping_for_length(aim.reshape(-1), radius)
         outcome, rank = jnp.asarray(SOLVED), jnp.asarray(by.values.size)
@@ -165,10 +167,37 @@ class _Search(NamedTuple):
 
 
 @eqx.filter_custom_jvp
-def _searched(
-    region: TrustRegion, bounded: _Bounded, radius: Float[Array, ""]
-) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+def _searched(region: TrustRegion, bounded: _Bounded, radius: Float[Array, ""]) -> _Search:
     """The bound within which the step is good, and whether it is accelerated there."""
+    return jax.lax.while_loop(lambda last: ~last.done, _looking(region, bounded), _unsearched(radius))
+
+
+@_searched.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[_Search, _Search]:
+    """That of as many looks again: how many there are, and what each decides, has none."""
+    region, *parts = primals
+    found = _searched(*primals)
+
+    def again(parts: list) -> Float[Array, ""]:
+        bounded, radius = parts
+        look = _looking(region, bounded)
+
+        def step(last: _Search, index: Int[Array, ""]) -> tuple[_Search, None]:
+            return jax.lax.cond(index < found.tries, look, lambda last: last, last), None
+
+        return jax.lax.scan(step, _unsearched(radius), jnp.arange(region.tries, dtype=jnp.int32))[0].radius
+
+    still = _Search(*(None,) * len(found))
+    return found, still._replace(radius=tangent_of(again, parts, list(tangents[1:])))
+
+
+def _unsearched(radius: Float[Array, ""]) -> _Search:
+    zero, no = jnp.zeros((), jnp.int32), jnp.asarray(False)
+    return _Search(radius, no, jnp.zeros_like(radius), no, zero, zero, no)
+
+
+def _looking(region: TrustRegion, bounded: _Bounded) -> Callable[[_Search], _Search]:
+    """One look at the step within a bound, which is then kept or made shorter."""
     linear, aim, no = bounded.linear, -bounded.linear.residual, jnp.asarray(False)
 
     def look(last: _Search) -> _Search:
@@ -200,14 +229,4 @@ def _searched(
         bends = jnp.where(back, first_bends, bends)
         return _Search(radius, bends, first, first_bends, tries, retreats, done)
 
-    zero = jnp.zeros((), jnp.int32)
-    last = _Search(radius, no, jnp.zeros_like(radius), no, zero, zero, no)
-    found = jax.lax.while_loop(lambda last: ~last.done, look, last)
-    return found.radius, found.bends
-
-
-@_searched.def_jvp
-def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    del tangents
-    # Which bound to take is a decision.
-    return _searched(*primals), (None, None)
+    return look
