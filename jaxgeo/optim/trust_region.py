@@ -187,7 +187,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[_Search, _Search]:
 
         return jax.lax.scan(step, _unsearched(radius), jnp.arange(region.tries, dtype=jnp.int32))[0].radius
 
-    still = _Search(*(None,) * len(found))
+    still = jax.tree.map(lambda _: None, found)
     return found, still._replace(radius=tangent_of(again, parts, list(tangents[1:])))
 
 
