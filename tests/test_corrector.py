@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbits import deviation, off_orbit
 
 import jaxgeo as jg
 from cases.problems import cases, digits, largest, to_float32
-
-
-def deviation(s, params, problem):
-    return problem.loss.deviation(problem.outputs(params))
 
 
 def corrected(case, flow=None, **options):
@@ -20,13 +17,6 @@ def corrected(case, flow=None, **options):
     flow = jg.AdaptedFlow(jg.linalg.SVD()) if flow is None else flow
     solver = jg.OrbitCorrector(options.pop("solver", dfx.Tsit5()), jg.linalg.SVD())
     return jg.solve_flow(case.problem, flow, case.params, solver=solver, record=deviation, **options)
-
-
-def off_orbit(case, s, deviations):
-    """|x − x_exact(s)|_∞ over all recorded moments, from (2.7) by NumPy."""
-    start = np.asarray(deviation(0.0, case.params, case.problem))
-    exact = np.exp(-np.asarray(s) / case.problem.num_samples)[:, None, None] * start
-    return np.abs(np.asarray(deviations) - exact).max()
 
 
 @pytest.fixture(scope="module")

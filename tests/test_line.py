@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbits import deviation, off_orbit
 
 import jaxgeo as jg
 from cases.problems import cases, digits, largest, to_float32
@@ -13,21 +14,10 @@ from cases.problems import cases, digits, largest, to_float32
 TIMES = np.linspace(0.0, 90.0, 13)
 
 
-def deviation(s, params, problem):
-    return problem.loss.deviation(problem.outputs(params))
-
-
 def along_the_line(solver=None):
     # Singular values alone compile fastest.
     svd = jg.linalg.SVD()
     return jg.OrbitCorrector(jg.integrate.StraightLine(dfx.Tsit5() if solver is None else solver, svd), svd)
-
-
-def off_orbit(case, s, deviations):
-    """|x − x_exact(s)|_∞ over all recorded moments, from (2.7) by NumPy."""
-    start = np.asarray(deviation(0.0, case.params, case.problem))
-    exact = np.exp(-np.asarray(s) / case.problem.num_samples)[:, None, None] * start
-    return np.abs(np.asarray(deviations) - exact).max()
 
 
 @pytest.fixture(scope="module")
