@@ -229,7 +229,8 @@ def update_parts(widths: tuple[int, ...], counts: tuple[int, int], directions: i
         return lambda: compiled(params)
 
     jacobian = jax.block_until_ready(of_params(lambda params: problem.jacobian(params).as_matrix())())
-    gram = jacobian @ jacobian.T + jnp.trace(jacobian @ jacobian.T) / len(jacobian) * jnp.eye(len(jacobian))
+    gram = jacobian @ jacobian.T
+    gram = gram + jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
     cholesky, eigh = jax.jit(jax.lax.linalg.cholesky), jax.jit(jnp.linalg.eigh)
     leading = jax.jit(lambda matrix: leading_singular_values(matrix, (directions,), jnp.array(0), jr.key(0))[0].values)
     update = eqx.filter_jit(lambda params, state: tx.update(params, state, params, problem=problem))

@@ -135,8 +135,7 @@ class CourseDriver:
             outcome, message = Outcome.FAILED, f"the cost is no longer finite: {fault or 'a sum overflows'}"
         elif max(cost, elsewhere) <= self.cost_tol:
             outcome = Outcome.REACHED
-        elif self.renewal.kind == "fixed" and step >= self.warmup and ending_of(course.method).outcome is not None:
-            ending = ending_of(course.method)
+        elif self.renewal.kind == "fixed" and step >= self.warmup and (ending := ending_of(course.method)).outcome:
             outcome, message = ending.outcome, ending.words
         elif step + count >= most:
             outcome = Outcome.MAX_STEPS

@@ -272,20 +272,18 @@ class OptimizerDriver:
 
 def has_failed(method: PyTree) -> bool:
     """Whether the last lift of an optimizer could not be made, as D was not finite, by the state of the optimizer."""
-    outcomes = [value for _, value in optax.tree.get_all_with_path(method, "outcome") if eqx.is_array(value)]
-    return any(int(value) == FAILED for value in outcomes)
+    return FAILED in map(int, _said(method, "outcome"))
 
 
 def warn_of_contradictions(method: PyTree) -> None:
     """Warn where the last lift of an optimizer found DDᵀ to be wrong, by the state of the optimizer."""
-    outcomes = [value for _, value in optax.tree.get_all_with_path(method, "outcome") if eqx.is_array(value)]
-    if any(int(value) == CONTRADICTED for value in outcomes):
+    if CONTRADICTED in map(int, _said(method, "outcome")):
         warnings.warn(f"{FAULT} Lifts go on by rows of D, which is right, but slow.", stacklevel=2)
 
 
 def ending_of(method: PyTree) -> Ending:
     """What the state of an optimizer says of its end; `NONE` for one that does not judge it."""
-    endings = [value for _, value in optax.tree.get_all_with_path(method, "ending") if eqx.is_array(value)]
+    endings = _said(method, "ending")
     return Ending(int(endings[0])) if endings else Ending.NONE
 
 
@@ -293,11 +291,16 @@ def lift_facts(method: PyTree) -> Row:
     """Damping and rank estimate of the last step, of the state of an optimizer that has them."""
     found: Row = {}
     for name, kind in (("damping", float), ("rank", int)):
-        values = [value for _, value in optax.tree.get_all_with_path(method, name) if eqx.is_array(value)]
+        values = _said(method, name)
         # −1 says that the solver did not estimate the rank.
         if values and values[0] >= 0:
             found[name] = kind(values[0])
     return found
+
+
+def _said(method: PyTree, name: str) -> list[Array]:
+    """What the state of an optimizer has by a name; several in a chain of them."""
+    return [value for _, value in optax.tree.get_all_with_path(method, name) if eqx.is_array(value)]
 
 
 def strong(state: PyTree) -> PyTree:

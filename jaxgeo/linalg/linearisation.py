@@ -128,6 +128,19 @@ class Linearisation(eqx.Module):
         with jax.default_matmul_precision("highest"):
             return self.jacobian.problem.outputs(eqx.combine(moved, self.frozen))
 
+    def bend(self, velocity: PyTree) -> Float[Array, "rows R"]:
+        """∂²(Lx)/∂t² at θ + t·velocity, t = 0: how the rows bend away from the straight line that D promises."""
+        if any(network.reverse for network in one_ways(self.problem.blocks)):
+            # Without second derivatives: by outputs a tenth of the way, of which D has told most.
+            part = jax.tree.map(lambda leaf: 0.1 * leaf, velocity)
+            moved = self.rows_at(part) - self.jacobian.outputs
+            return (moved - self.jacobian.mv(part)) / (0.5 * 0.1**2)
+
+        def speed(step: PyTree) -> Array:
+            return jax.jvp(self.rows_at, (step,), (velocity,))[1]
+
+        return jax.jvp(speed, (jax.tree.map(jnp.zeros_like, velocity),), (velocity,))[1]
+
     def predicted_decrease(self, moved: Float[Array, "rows R"]) -> Float[Array, ""]:
         """By how much C falls where the rows move by `moved`, if the metric stayed as it is here."""
         return -0.5 * jnp.sum(moved * (2 * self.residual + moved)) / self.total_weight

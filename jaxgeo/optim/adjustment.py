@@ -73,12 +73,6 @@ def _accelerated(
             "`acceleration` takes a second derivative in forward mode, and the network has derivatives in reverse "
             "only; leave it out, or write the network's custom rule by `jax.custom_jvp`."
         )
-
-    def speed(step: PyTree) -> Array:
-        return jax.jvp(attempt.linear.rows_at, (step,), (velocity,))[1]
-
-    still = jax.tree.map(jnp.zeros_like, velocity)
-    _, curvature = jax.jvp(speed, (still,), (velocity,))
-    half = lift(-0.5 * curvature)
+    half = lift(-0.5 * attempt.linear.bend(velocity))
     small = 2 * optax.tree.norm(half) <= most * optax.tree.norm(velocity)
     return jax.tree.map(lambda v, a: jnp.where(small, v + a, v), velocity, half)

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._fields import COUNT, NOT_NEGATIVE, POSITIVE, Checked, count, kind
 from jaxgeo.linalg.linearisation import Linearisation, Trial
-from jaxgeo.linalg.one_way import one_ways
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import SOLVED, conclude
@@ -112,18 +111,7 @@ class _Bounded(eqx.Module):
 
     def half_acceleration(self, velocity: PyTree, relative: Float[Array, ""]) -> PyTree:
         """a/2, which lifts what the outputs bend along v."""
-
-        def speed(step: PyTree) -> Array:
-            return jax.jvp(self.linear.rows_at, (step,), (velocity,))[1]
-
-        if any(network.reverse for network in one_ways(self.linear.problem.blocks)):
-            # Without second derivatives: by outputs a tenth of the way along v, of which D has told most.
-            part = jax.tree.map(lambda leaf: 0.1 * leaf, velocity)
-            moved = self.linear.rows_at(part) - self.linear.jacobian.outputs
-            curvature = (moved - self.linear.jacobian.mv(part)) / (0.5 * 0.1**2)
-        else:
-            _, curvature = jax.jvp(speed, (jax.tree.map(jnp.zeros_like, velocity),), (velocity,))
-        return self.lift(-0.5 * curvature, relative)
+        return self.lift(-0.5 * self.linear.bend(velocity), relative)
 
     def accelerated(self, velocity: PyTree, relative: Float[Array, ""]) -> PyTree:
         """v + a/2, within the bounds."""
