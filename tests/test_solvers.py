@@ -277,6 +277,27 @@ def test_only_those_that_fail_are_decomposed_under_vmap(velocity):
             assert relative_error(value, pseudo_inverse(matrix, rows, 1e-10)) < 1e-12
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(solver, id=name(solver), marks=[pytest.mark.slow] * (type(solver) is not GramCholesky))
+        for solver in DAMPED
+    ],
+)
+def test_a_branch_that_only_some_of_a_batch_take_lifts(solver, velocity):
+    matrix, rows = with_spectrum(6, 9, np.ones(6)), jnp.asarray(velocity(6)).reshape(-1, 1)
+    jacobian = jacobian_of(jnp.asarray(matrix))
+
+    @jax.jit
+    @jax.vmap
+    def lifted(damping):
+        return jax.lax.cond(damping > 0.5, lambda: solver.solve(jacobian, rows, damping)[0], lambda: jnp.zeros(9))
+
+    left, taken = lifted(jnp.asarray([0.1, 1.0]))
+    assert not left.any()
+    assert relative_error(taken, damped_inverse(matrix, rows[:, 0], 1.0)) < 1e-9
+
+
 def test_smooth_cutoff_is_continuous_and_exact_outside_its_transition(velocity):
     rows = jnp.asarray(velocity(6))
     solver = SVD(SmoothCutoff(rcond=1e-3, width=10.0))

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from jaxgeo.linalg.tangents import tangent_of
@@ -55,17 +56,41 @@ def in_dtype(fun: Callable[..., Any], dtype: jnp.dtype) -> Callable[..., Any]:
 def _in_float64(fun: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         with jax.enable_x64(True):
-            return fun(*args)
+            closed, constants = _closed(fun, *args)
+        return call(closed, constants, *args)
 
-    call = jax.custom_batching.custom_vmap(run)
+    def call(closed: Callable[..., Any], *operands: Any) -> Any:
+        def evaluate(*operands: Any) -> Any:
+            with jax.enable_x64(True):
+                return closed(*operands)
 
-    @call.def_vmap
-    def _(axis_size: int, in_batched: Any, *args: Any) -> tuple[Any, Any]:
-        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
-        out = _in_float64(jax.vmap(fun, in_axes=axes, axis_size=axis_size))(*args)
-        return out, jax.tree.map(lambda _: True, out)
+        custom = jax.custom_batching.custom_vmap(evaluate)
 
-    return call
+        @custom.def_vmap
+        def _(axis_size: int, in_batched: Any, *operands: Any) -> tuple[Any, Any]:
+            axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+            out = call(jax.vmap(closed, in_axes=axes, axis_size=axis_size), *operands)
+            return out, jax.tree.map(lambda _: True, out)
+
+        return custom(*operands)
+
+    return run
+
+
+def _closed(fun: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """`fun` of what it closes over and of its arguments, and the arrays that it closes over.
+
+    A function with a batching rule of its own may close over no array: within a branch of a `jax.lax.cond` whose
+    predicate is batched, JAX batches them, and then fails.
+    """
+    closed, shapes = jax.make_jaxpr(fun, return_shape=True)(*args)
+
+    def evaluate(constants: list[Any], *args: Any) -> Any:
+        return jax.tree.unflatten(
+            jax.tree.structure(shapes), jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args))
+        )
+
+    return evaluate, closed.consts
 
 
 def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
@@ -97,7 +122,15 @@ def _cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..
 
         return branch
 
-    return _cond_of_arrays(predicate, whole(0), whole(1), *dynamic)
+    (true_closed, of_true), (false_closed, of_false) = (_closed(whole(choose), *dynamic) for choose in (0, 1))
+    return _cond_of_arrays(
+        predicate,
+        lambda constants, _, *operands: true_closed(constants, *operands),
+        lambda _, constants, *operands: false_closed(constants, *operands),
+        of_true,
+        of_false,
+        *dynamic,
+    )
 
 
 @_cond_any.def_jvp
