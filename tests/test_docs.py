@@ -52,14 +52,27 @@ def test_code_blocks_are_python():
             ast.parse(source)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
-def test_no_command_of_tex_is_left_in_a_tutorial():
-    spec = importlib.util.spec_from_file_location("render", ROOT / "notebooks" / "render.py")
+@pytest.mark.skipif(importlib.util.find_spec("latex2mathml") is None, reason="latex2mathml is not installed")
+def test_every_formula_is_typeset():
+    """Each $…$ of the pages and notebooks, through the hook of the documentation."""
+    spec = importlib.util.spec_from_file_location("formulas", ROOT / "docs" / "hooks" / "formulas.py")
     assert spec is not None
     assert spec.loader is not None
-    render = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(render)
-    assert render.formula(r"\partial_s x = -\mathcal P\nabla_x C") == "`∂_s x = -𝒫∇_x C`"
+    formulas = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(formulas)
+    page = formulas.typeset(r'<p><span class="arithmatex">\(a &lt; \theta\)</span></p>')
+    assert re.search("<mi>a</mi>.*<mo>(<|&lt;|&#x0003C;)</mo>.*<mi>(θ|&#x003B8;)</mi>", page)
+    texts = [path.read_text() for path in PAGES]
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        prose = re.sub(r"```.*?```", "", render.page(json.loads(path.read_text())), flags=re.DOTALL)
-        assert not re.findall(r"\\[a-zA-Z]+|\$", prose), path.name
+        texts += [
+            "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"
+        ]
+    found = set()
+    for text in texts:
+        prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+        found |= {one or other for one, other in re.findall(r"\$\$(.+?)\$\$|\$([^$]+)\$", prose, re.DOTALL)}
+    assert len(found) > 50
+    for formula in found:
+        page = formulas.typeset(f'<span class="arithmatex">\\({formula}\\)</span>')
+        assert page.startswith("<math")
+        assert "\\" not in page, formula
