@@ -29,6 +29,7 @@ def task():
         t[:4],
         x[4:],
         t[4:],
+        (6, 7),
         inputs,
         outputs,
         Encoder.of_numbers(("a", "b")),
@@ -82,6 +83,9 @@ def summary(outcome="reached", **changes):
         "notes": (),
         "warnings": ("<script>alert(1)</script>",),
         "environment": {"Python": "3"},
+        "classes": (),
+        "confusion": (),
+        "held_out": {"row": (6, 7), "true": (1.0, 2.5), "predicted": (1.5, 2.0)},
     } | changes
 
 

@@ -51,6 +51,7 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
         train_targets=targets[train],
         test_inputs=inputs.apply(data.data[test]),
         test_targets=targets[test],
+        test_rows=tuple(test.tolist()),
         inputs=inputs,
         outputs=Scaling.identity(tuple(str(digit) for digit in range(10))),
         encoder=Encoder.of_numbers(names),

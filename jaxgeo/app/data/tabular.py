@@ -111,6 +111,7 @@ def table_task(
         train_targets=targets[train],
         test_inputs=scaling.apply(inputs[test]),
         test_targets=targets[test],
+        test_rows=tuple(int(table.lines[row]) for row in test),
         inputs=scaling,
         outputs=outputs,
         encoder=encoder,

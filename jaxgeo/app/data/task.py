@@ -26,6 +26,7 @@ class Task:
     - `kind`: classification or regression.
     - `train_inputs` (N, features), `train_targets` (N, Q): standardised; one-hot targets for classification.
     - `test_inputs`, `test_targets`: the held-out rows, standardised by the training rows.
+    - `test_rows`: of each held-out row its line in the file, or its number in the data set.
     - `inputs`: the inputs of the network. `outputs`: the target column, or the classes by name.
     - `encoder`: how the columns of a table become inputs.
     - `notes`: decisions that were made on the way, one sentence each.
@@ -38,6 +39,7 @@ class Task:
     train_targets: Float[np.ndarray, "N Q"]
     test_inputs: Float[np.ndarray, "M features"]
     test_targets: Float[np.ndarray, "M Q"]
+    test_rows: tuple[int, ...]
     inputs: Scaling
     outputs: Scaling
     encoder: Encoder

@@ -103,6 +103,24 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
     return _svg("score", draw)
 
 
+def held_out_figure(summary: Summary, rows: Rows) -> str | None:
+    """True and predicted values of the held-out rows, and how their errors are spread; for regression."""
+    if summary["classes"] or not summary["held_out"]:
+        return None
+    true, predicted = (np.array(summary["held_out"][name]) for name in ("true", "predicted"))
+
+    def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots(1, 2, width_ratios=[3, 2])
+        ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+        axes[0].plot(ends, ends, color=FAINT, lw=1)
+        axes[0].plot(true, predicted, ".", color=FIRST, ms=4, alpha=0.6)
+        axes[0].set(xlabel="true", ylabel="predicted")
+        axes[1].hist(predicted - true, bins="auto", color=FIRST, alpha=0.7)
+        axes[1].set(xlabel="predicted − true", ylabel="rows")
+
+    return _svg("held_out", draw)
+
+
 def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> str:
     """The costs and held-out scores of several methods over the seconds they took."""
 
@@ -125,6 +143,7 @@ def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> s
 FIGURES: dict[str, tuple[str, Callable[[Summary, Rows], str | None]]] = {
     "cost": ("The cost", cost_figure),
     "score": ("Training and held-out rows", score_figure),
+    "held_out": ("Held-out rows", held_out_figure),
     "spectrum": ("The spectrum of DDᵀ", spectrum_figure),
 }
 

@@ -44,6 +44,7 @@ def render(run: Run, figures: list[str]) -> str:
         tiles="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
         warnings=f'<section class="card notes"><h2>To note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
+        classes=_classes(summary),
         **dict(zip(("header", "steps"), _steps(run.metrics), strict=True)),
         trained=_pairs({"data": summary["source"], "network": "-".join(map(str, run.model.sizes)), **_settings(run)}),
         environment=_pairs(summary["environment"]),
@@ -67,22 +68,25 @@ def lead(summary: dict[str, Any]) -> str:
 
 
 def tiles(run: Run) -> dict[str, str]:
-    """The figures of merit, as text."""
+    """The figures of merit, as text: first what the network is worth on rows that it has not seen."""
     summary, last = run.summary, kept_row(run.metrics) if run.metrics else {}
-    shown = {"N": str(summary["N"]), "QN": str(summary["QN"]), "K": str(summary["K"])}
-    if summary["rank"] is not None:
-        condition = math.inf if summary["condition"] is None else summary["condition"]
-        shown |= {"rank(D)": str(summary["rank"]), "cond(DDᵀ)": f"{condition:.3g}"}
-    if summary["predicted_stopping_time"] is not None:
-        shown["largest |C/law − 1|"] = f"{summary['largest_deviation']:.1e}"
-    for name, label in (("train", "training"), ("test", "held-out")):
+    classify = summary["kind"] == "classification"
+    shown = {}
+    for name, label in (("test", "held-out"), ("train", "training")):
         if f"{name}_accuracy" in last:
             shown[f"{label} accuracy"] = f"{last[f'{name}_accuracy']:.1%}"
         if f"{name}_rmse" in last:
             shown[f"{label} error"] = plain(last[f"{name}_rmse"])
-    score = f"{summary['baseline']:.1%}" if summary["kind"] == "classification" else plain(summary["baseline"])
-    linear = f"{summary['linear']:.1%}" if summary["kind"] == "classification" else plain(summary["linear"])
-    return shown | {BASELINES[summary["kind"]]: score, "a linear model": linear}
+        if name == "test":
+            for simple, score in (("a linear model", "linear"), (BASELINES[summary["kind"]], "baseline")):
+                shown[simple] = f"{summary[score]:.1%}" if classify else plain(summary[score])
+    if summary["predicted_stopping_time"] is not None:
+        shown["largest |C/law − 1|"] = f"{summary['largest_deviation']:.1e}"
+    shown |= {"N": str(summary["N"]), "QN": str(summary["QN"]), "K": str(summary["K"])}
+    if summary["rank"] is not None:
+        condition = math.inf if summary["condition"] is None else summary["condition"]
+        shown |= {"rank(D)": str(summary["rank"]), "cond(DDᵀ)": f"{condition:.3g}"}
+    return shown
 
 
 def _settings(run: Run) -> dict[str, str]:
@@ -101,6 +105,39 @@ def _settings(run: Run) -> dict[str, str]:
         "seed": str(config.seed),
         "held-out rows": str(run.summary["test_rows"]),
     }
+
+
+def _classes(summary: dict[str, Any]) -> str:
+    """For classification: which class was taken for which, and the surest of the wrong answers."""
+    names, pairs, wrong = summary["classes"], summary["confusion"], summary["held_out"]
+    cards = ""
+    if pairs:
+        size = len(names)
+        most = max(max(pairs), 1)
+        rows = []
+        for true, name in enumerate(names):
+            cells = "".join(
+                f'<td style="--share:{pairs[true * size + taken] / most:.3f}">{pairs[true * size + taken] or ""}</td>'
+                for taken in range(size)
+            )
+            rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
+        header = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+        cards += (
+            '<section class="card"><h2>Held-out rows: a class (down), taken for a class (across)</h2>'
+            f'<table class="confusion"><thead><tr><th></th>{header}</tr></thead>{"".join(rows)}</table></section>'
+        )
+    if names and wrong.get("row"):
+        columns = (wrong[name] for name in ("row", "true", "predicted", "lead"))
+        lines = "".join(
+            f"<tr><td>{int(row)}</td><td>{html.escape(names[int(true)])}</td>"
+            f"<td>{html.escape(names[int(predicted)])}</td><td>{lead:.2f}</td></tr>"
+            for row, true, predicted, lead in zip(*columns, strict=True)
+        )
+        cards += (
+            '<section class="card"><h2>Surest, and wrong</h2><table class="steps"><thead><tr><th>row</th><th>is</th>'
+            f"<th>taken for</th><th>outputs apart</th></tr></thead>{lines}</table></section>"
+        )
+    return cards
 
 
 def _steps(rows: list[dict[str, Any]]) -> tuple[str, str]:

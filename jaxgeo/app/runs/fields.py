@@ -78,12 +78,18 @@ def read_fields(found: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
 def convert(name: str, value: Any, kind: Any) -> Any:
     """`value` with lists as tuples; `ValueError` unless it is of this kind."""
     allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    value = tuple(value) if isinstance(value, list) else value
+    value = _with_tuples(value)
     if not any(_fits(value, each) for each in allowed):
         wanted = " or ".join(_describe(each) for each in allowed if each is not type(None))
         shown = repr(value)
         raise ValueError(f"{name} must be {wanted}; got {shown if len(shown) < 80 else shown[:80] + '…'}.")
     return value
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(each) for name, each in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _fits(value: Any, kind: Any) -> bool:

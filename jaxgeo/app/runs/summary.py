@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxgeo.app.data import Kind
 from jaxgeo.app.runs.fields import read_fields
+from jaxgeo.app.runs.held_out import FIELDS as HELD_OUT, check_held_out, held_out, nothing_held_out
 from jaxgeo.app.runs.monitor import kept_row, moment, plain
 from jaxgeo.app.runs.setup import Setup
 from jaxgeo.fitting.files import read_json
@@ -28,6 +29,7 @@ FIELDS: dict[str, Any] = {
     **dict.fromkeys(("notes", "warnings"), tuple[str, ...]),
     "rank": int | None,
     "environment": dict[str, str],
+    **HELD_OUT,
 }
 
 
@@ -38,6 +40,7 @@ def read_summary(content: bytes) -> dict[str, Any]:
         kinds(found[name])
     if min(found["N"], found["QN"], found["K"]) < 1 or found["steps"] < 0:
         raise ValueError("its counts must be positive")
+    check_held_out(found)
     return found
 
 
@@ -73,6 +76,7 @@ def summary_of(
         "notes": list(notes),
         "warnings": [*_worse_than_simple(setup, rows), *notes, *_warnings(setup, outcome, message, rows)],
         "environment": environment(),
+        **(nothing_held_out() if found is None else held_out(task, found.model)),
     }
 
 

@@ -1,0 +1,74 @@
+"""What a network makes of the held-out rows, one by one."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxgeo.app.data import Kind, Task
+from jaxgeo.equations import Network
+
+# Classes of which all pairs are counted, rows whose errors are shown, and wrong rows that are named.
+MOST_CLASSES = 30
+MOST_POINTS = 2000
+MOST_NAMED = 10
+
+FIELDS: dict[str, Any] = {
+    "classes": tuple[str, ...],
+    # Rows of each true class, taken for each class: row-major.
+    "confusion": tuple[int, ...],
+    # Columns of one length: `row`, `true`, `predicted` and, for classes, the `lead` of the answer over the truth.
+    "held_out": dict[str, tuple[float, ...]],
+}
+
+
+def nothing_held_out() -> dict[str, Any]:
+    """The fields of a run that has not ended."""
+    return {"classes": [], "confusion": [], "held_out": {}}
+
+
+def held_out(task: Task, network: Network) -> dict[str, Any]:
+    """The fields `classes`, `confusion` and `held_out` of a summary.
+
+    For classification the answers are counted, and the surest of the wrong ones are named; for regression true and
+    predicted values stand side by side, in the unit of the target.
+    """
+    outputs = np.asarray(_outputs(network, jnp.asarray(task.test_inputs, network.layers[0].weight.dtype)), np.float64)
+    rows = np.asarray(task.test_rows)
+    if task.kind is Kind.REGRESSION:
+        shown = slice(MOST_POINTS)
+        true, predicted = (task.outputs.invert(each[shown])[:, 0] for each in (task.test_targets, outputs))
+        columns = {"row": rows[shown], "true": true, "predicted": predicted}
+        return nothing_held_out() | {"held_out": {name: column.tolist() for name, column in columns.items()}}
+    true, predicted = task.test_targets.argmax(axis=1), outputs.argmax(axis=1)
+    lead = outputs.max(axis=1) - outputs[np.arange(len(true)), true]
+    surest = np.argsort(-lead, kind="stable")[: min(MOST_NAMED, int(np.sum(true != predicted)))]
+    columns = {"row": rows, "true": true, "predicted": predicted, "lead": lead}
+    classes = task.outputs.names
+    counted = len(classes) <= MOST_CLASSES
+    pairs = np.bincount(true * len(classes) + predicted, minlength=len(classes) ** 2) if counted else np.zeros(0, int)
+    return {
+        "classes": list(classes),
+        "confusion": pairs.tolist(),
+        "held_out": {name: column[surest].tolist() for name, column in columns.items()},
+    }
+
+
+@eqx.filter_jit
+def _outputs(network: Network, inputs: Float[jax.Array, "M features"]) -> Float[jax.Array, "M Q"]:
+    return jax.vmap(network)(inputs)
+
+
+def check_held_out(found: dict[str, Any]) -> None:
+    """`ValueError` unless the columns have one length and name classes that there are."""
+    columns, size = found["held_out"], len(found["classes"])
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ValueError("the columns of `held_out` must have one length")
+    if found["confusion"] and len(found["confusion"]) != size**2:
+        raise ValueError(f"`confusion` must hold {size**2} numbers for {size} classes; got {len(found['confusion'])}")
+    named = (*columns.get("true", ()), *columns.get("predicted", ())) if size else ()
+    if any(not (0 <= index < size and index == int(index)) for index in named):
+        raise ValueError("`held_out` names a class that is not in `classes`")
