@@ -23,6 +23,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 PROGRAMS = pytest.StashKey[str]()
+# Examples that integrate or fit, of functions that fast tests use too.
+SLOW_EXAMPLES = {
+    "jaxgeo.estimators.JaxgeoClassifier",
+    "jaxgeo.fitting.call.fit",
+    "jaxgeo.geometry.critical.walk_critical",
+    "jaxgeo.geometry.escapes.escape",
+    "jaxgeo.geometry.paths.lift_path",
+    "jaxgeo.geometry.subriemannian.nonintegrability",
+    "jaxgeo.geometry.trapping.trapped_intervals",
+    "jaxgeo.integrate.checkpoint.load_point",
+    "jaxgeo.integrate.corrector.OrbitCorrector",
+    "jaxgeo.integrate.defect.explain_defect",
+    "jaxgeo.integrate.events.GradientBelow",
+    "jaxgeo.integrate.line.StraightLine",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,6 +68,13 @@ def pytest_configure_node(node) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if PROGRAMS in config.stash and not hasattr(config, "workerinput"):
         shutil.rmtree(config.stash[PROGRAMS], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name in SLOW_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:
