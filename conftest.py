@@ -1,6 +1,7 @@
 """Strict numerics for every test and doctest: float64, no silent promotion of dtypes or ranks."""
 
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -23,16 +24,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 PROGRAMS = pytest.StashKey[str]()
+FINISHED = itertools.count(1)
 # Examples that integrate or fit, of functions that fast tests use too.
 SLOW_EXAMPLES = {
     "jaxgeo.estimators.JaxgeoClassifier",
     "jaxgeo.fitting.call.fit",
-    "jaxgeo.geometry.critical.walk_critical",
     "jaxgeo.geometry.escapes.escape",
-    "jaxgeo.geometry.paths.lift_path",
-    "jaxgeo.geometry.subriemannian.nonintegrability",
-    "jaxgeo.geometry.trapping.trapped_intervals",
-    "jaxgeo.integrate.checkpoint.load_point",
     "jaxgeo.integrate.corrector.OrbitCorrector",
     "jaxgeo.integrate.defect.explain_defect",
     "jaxgeo.integrate.events.GradientBelow",
@@ -92,6 +89,10 @@ def key() -> jax.Array:
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
-    """Bounds the memory of a test process: compiled programs of one test file are of no use to the next."""
+    """Bounds the memory of a test process.
+
+    Not after each file, since to forget takes time, and so does to trace once more what the files have in common.
+    """
     yield
-    jax.clear_caches()
+    if next(FINISHED) % 8 == 0:
+        jax.clear_caches()

@@ -121,6 +121,7 @@ def test_without_the_certificate_the_wrong_matrix_is_used(key, misreading):
     assert problem.gram(params).as_matrix(certify=False).shape == (8, 8)
 
 
+@pytest.mark.slow
 def test_without_room_for_rows_the_lift_fails(key, misreading, monkeypatch):
     problem, params = FORMS["skip"].problem(key)
     whole = jg.linalg.Gram.as_matrix
@@ -136,6 +137,7 @@ def test_without_room_for_rows_the_lift_fails(key, misreading, monkeypatch):
     assert not np.any(ravel_pytree(solution)[0])
 
 
+@pytest.mark.slow
 def test_a_step_shows_it_and_is_right(key, misreading):
     form = FORMS["two biases"]
     problem, params = form.problem(key)
@@ -162,7 +164,8 @@ def test_it_is_named_as_the_cause_of_a_defect(key, misreading):
     assert report.solve > 1e-2
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(jnp.float64, marks=pytest.mark.slow), jnp.float32])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 def test_a_right_matrix_leaves_round_off(dtype, key):
     problem, params = FORMS["relative attention"].problem(key)
     problem, params = jax.tree.map(

@@ -112,6 +112,7 @@ def test_what_makes_the_steps_slow_is_told_before_they_are_taken(home, capsys):
     assert "is close to what" not in after
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_told_of_the_condition_at_the_end(home, capsys):
     train_on_close_rows(home, 1e-8, "--optimizer", "levenberg-marquardt")
     output = capsys.readouterr().out

@@ -12,13 +12,10 @@ from jaxgeo.optim import Outcome
 
 # From the others' starts both walk off to infinity; from here all end at the minimum.
 STARTS = {case.name: case.near if case.name in ("boxbod", "mgh09") else case.start for case in CURVE_FITS}
-FAST = ("danwood",)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=[pytest.mark.slow] * (case.name not in FAST), id=case.name) for case in CURVE_FITS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CURVE_FITS, ids=[case.name for case in CURVE_FITS])
 def test_standard_errors_are_those_of_scipy(case):
     """With the exact Jacobian, as differences in SciPy's leave it 1e-5."""
 
@@ -94,6 +91,7 @@ def test_any_pytree_with_frozen_leaves():
     assert str(found).startswith("converged after")
 
 
+@pytest.mark.slow
 def test_several_predictors_as_scipy_takes_them():
     """x of shape (k, M), in which f sees the rows."""
     points = np.stack([X, np.sin(3 * X)])

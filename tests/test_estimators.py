@@ -100,6 +100,7 @@ def test_several_targets():
     assert JaxgeoRegressor(**SMALL).fit(x, y[:, :1]).predict(x).shape == (20, 1)
 
 
+@pytest.mark.slow
 def test_a_function_to_the_tolerance():
     x = np.random.default_rng(0).normal(size=(30, 3))
     y = np.sin(x[:, 0]) * x[:, 1] + x[:, 2]
@@ -129,6 +130,7 @@ def test_the_same_seed_gives_the_same_network_and_a_copy_predicts_the_same():
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(first)).predict(X), first.predict(X))
 
 
+@pytest.mark.slow
 def test_in_a_pipeline_and_a_grid_search():
     search = GridSearchCV(
         make_pipeline(StandardScaler(), JaxgeoRegressor(**SMALL)), {"jaxgeoregressor__damping": [0.1, 10.0]}, cv=2
