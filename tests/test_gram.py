@@ -14,7 +14,24 @@ import jaxgeo as jg
 from jaxgeo.linalg.gram.gram import Gram
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# One for each way in which a product is read; all that are made of them are slow.
+FAST = {
+    "mlp",
+    "tied_autoencoder",
+    "convolution",
+    "attention",
+    "scan_over_layers",
+    "embedding_classifier",
+    "pde_by_nested_jvp",
+    "blocks_that_share_some_leaves",
+    "frozen_leaves",
+    "leaves_used_in_odd_ways",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in ARCHITECTURES]
+)
 def test_structured_equals_dense(name, key):
     problem, params = ARCHITECTURES[name](key)
     dense, gram, diagonal = matrices(problem, params)

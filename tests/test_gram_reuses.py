@@ -11,7 +11,7 @@ from reuses import FORMS, OTHERS
 import jaxgeo as jg
 
 
-@pytest.mark.parametrize("name", FORMS | OTHERS)
+@pytest.mark.parametrize("name", [*FORMS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_structured_equals_dense(name, key):
     problem, params = (FORMS | OTHERS)[name].problem(key)
     dense, gram, diagonal = matrices(problem, params)
