@@ -13,7 +13,6 @@ from compiled import gram_matrix, jacobian_matrix, matrices
 import jaxgeo as jg
 from jaxgeo.linalg.gram.gram import Gram
 
-
 # One for each way in which a product is read; all that are made of them are slow.
 FAST = {
     "mlp",

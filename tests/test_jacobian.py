@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 from cases.problems import CASES, cases, random_like
 
-
 FAST = ("linear over", "mlp under", "mlp duplicates", "two blocks", "frozen")
 
 
