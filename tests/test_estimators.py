@@ -29,7 +29,7 @@ SLOW = set(
     check_n_features_in_after_fitting check_positive_only_tag_during_fit check_estimators_dtypes check_dtype_object
     check_estimators_nan_inf check_regressors_train check_regressors_no_decision_function check_regressors_int
     check_fit2d_1sample check_fit2d_1feature check_fit_idempotent check_fit_check_is_fitted
-    check_f_contiguous_array_estimator check_regressor_data_not_an_array
+    check_f_contiguous_array_estimator check_regressor_data_not_an_array check_pipeline_consistency
     """.split()  # noqa: SIM905 - a line for each would be a page
 )
 
