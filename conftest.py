@@ -1,6 +1,7 @@
 """Strict numerics for every test and doctest: float64, no silent promotion of dtypes or ranks."""
 
 import gc
+import itertools
 import os
 import pathlib
 import shutil
@@ -24,8 +25,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 PROGRAMS = pytest.StashKey[str]()
-FINISHED = pytest.StashKey[int]()
 MAPS = pathlib.Path("/proc/self/maps")
+TESTS, FILES = itertools.count(1), itertools.count(1)
+# Examples that integrate or fit, of functions that fast tests use too.
+SLOW_EXAMPLES = {
+    "jaxgeo.estimators.JaxgeoClassifier",
+    "jaxgeo.fitting.call.fit",
+    "jaxgeo.geometry.escapes.escape",
+    "jaxgeo.integrate.corrector.OrbitCorrector",
+    "jaxgeo.integrate.defect.explain_defect",
+    "jaxgeo.integrate.events.GradientBelow",
+    "jaxgeo.integrate.line.StraightLine",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,6 +69,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(config.stash[PROGRAMS], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name in SLOW_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish() -> None:
     # Tracing makes many objects that live long, and each search for garbage among them goes through the million objects
     # of the imported libraries: a tenth of the time of all tests.
@@ -71,15 +89,18 @@ def key() -> jax.Array:
     return jax.random.key(0)
 
 
-def pytest_runtest_teardown(item: pytest.Item) -> None:
+def pytest_runtest_teardown() -> None:
     # XLA maps some hundred pieces of memory for each larger program, and a process that has 65 530 of them aborts.
-    tests = item.session.stash[FINISHED] = item.session.stash.get(FINISHED, 0) + 1
-    if tests % 10 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 40_000:
+    if next(TESTS) % 10 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
-    """Bounds the memory of a test process: compiled programs of one test file are of no use to the next."""
+    """Bounds the memory of a test process.
+
+    Not after each file, since to forget takes time, and so does to trace once more what the files have in common.
+    """
     yield
-    jax.clear_caches()
+    if next(FILES) % 8 == 0:
+        jax.clear_caches()

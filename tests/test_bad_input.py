@@ -121,6 +121,7 @@ def test_rank_loss_is_refused_before_the_integration(name, caplog):
     assert not any("diffeqsolve" in record.message for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_no_rank_is_needed_by_the_rank_adaptive_flow():
     case = cases()["linear deficient"]
     sol = jg.solve_flow(case.problem, jg.RankAdaptiveFlow(), case.params, s1=1.0)

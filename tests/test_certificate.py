@@ -21,6 +21,7 @@ MISREAD = [
     "same product twice",
     "literals that compare equal",
 ]
+FAST = ("skip", "inside a scan", "literals that compare equal")
 
 
 @pytest.fixture
@@ -72,7 +73,9 @@ def check_answered(solver, name, key, damping):
     np.testing.assert_allclose(ravel_pytree(solution)[0], expected, rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", MISREAD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in MISREAD]
+)
 def test_a_matrix_that_is_wrong_raises(name, key, misreading):
     problem, params = (FORMS | OTHERS)[name].problem(key)
     with pytest.raises(Exception, match="contradicts products with D"):
@@ -83,9 +86,9 @@ def test_a_matrix_that_is_wrong_raises(name, key, misreading):
     ("solver", "name", "damping"),
     [
         (jg.linalg.GramCholesky(), "skip", 1e-3),
-        (jg.linalg.GramCholesky(refinements=0), "residual", None),
+        pytest.param(jg.linalg.GramCholesky(refinements=0), "residual", None, marks=pytest.mark.slow),
         (jg.linalg.Auto(), "two biases", None),
-        (jg.linalg.GramCholesky(), "literals that compare equal", 1e-3),
+        pytest.param(jg.linalg.GramCholesky(), "literals that compare equal", 1e-3, marks=pytest.mark.slow),
     ],
     ids=["damped", "not refined", "by default", "literals"],
 )
@@ -101,12 +104,14 @@ def test_every_form_is_noticed_in_a_lift(name, solver, damping, key, misreading)
     check_answered(solver, name, key, damping)
 
 
+@pytest.mark.slow
 def test_eigenvalues_of_a_wrong_matrix_raise(key, misreading):
     problem, params = FORMS["residual"].problem(key)
     with pytest.raises(Exception, match="contradicts products with D"):
         lift(jg.linalg.GramEigh(), problem, params, None)
 
 
+@pytest.mark.slow
 def test_without_the_certificate_the_wrong_matrix_is_used(key, misreading):
     problem, params = FORMS["skip"].problem(key)
     solution, info = lift(jg.linalg.GramCholesky(certify=False, refinements=0), problem, params, 1e-3)
@@ -116,6 +121,7 @@ def test_without_the_certificate_the_wrong_matrix_is_used(key, misreading):
     assert problem.gram(params).as_matrix(certify=False).shape == (8, 8)
 
 
+@pytest.mark.slow
 def test_without_room_for_rows_the_lift_fails(key, misreading, monkeypatch):
     problem, params = FORMS["skip"].problem(key)
     whole = jg.linalg.Gram.as_matrix
@@ -131,6 +137,7 @@ def test_without_room_for_rows_the_lift_fails(key, misreading, monkeypatch):
     assert not np.any(ravel_pytree(solution)[0])
 
 
+@pytest.mark.slow
 def test_a_step_shows_it_and_is_right(key, misreading):
     form = FORMS["two biases"]
     problem, params = form.problem(key)
@@ -146,6 +153,7 @@ def test_a_step_shows_it_and_is_right(key, misreading):
     assert min(costs) < 1e-20
 
 
+@pytest.mark.slow
 def test_it_is_named_as_the_cause_of_a_defect(key, misreading):
     problem, params = FORMS["skip"].problem(key)
     flow = jg.AdaptedFlow(jg.linalg.GramCholesky(certify=False, refinements=0))
@@ -156,6 +164,7 @@ def test_it_is_named_as_the_cause_of_a_defect(key, misreading):
     assert report.solve > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 def test_a_right_matrix_leaves_round_off(dtype, key):
     problem, params = FORMS["relative attention"].problem(key)
@@ -168,7 +177,7 @@ def test_a_right_matrix_leaves_round_off(dtype, key):
         assert float(info.mismatch) < 30 * float(jnp.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("damping", [None, 1e-3])
+@pytest.mark.parametrize("damping", [pytest.param(None, marks=pytest.mark.slow), 1e-3])
 def test_a_jacobian_that_is_round_off_is_no_contradiction(damping, key):
     """Terms of order one that cancel: D is 0 but for round-off, which differs from one way to compute it to another."""
 

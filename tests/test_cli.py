@@ -104,6 +104,7 @@ def train_on_close_rows(home, distance, *method):
     run(["train", "near.csv", *method, *options])
 
 
+@pytest.mark.slow
 def test_what_makes_the_steps_slow_is_told_before_they_are_taken(home, capsys):
     train_on_close_rows(home, 1e-6, "--flow", "adapted")
     before, _, after = capsys.readouterr().out.partition("deviation")
@@ -111,6 +112,7 @@ def test_what_makes_the_steps_slow_is_told_before_they_are_taken(home, capsys):
     assert "is close to what" not in after
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_told_of_the_condition_at_the_end(home, capsys):
     train_on_close_rows(home, 1e-8, "--optimizer", "levenberg-marquardt")
     output = capsys.readouterr().out
@@ -152,6 +154,7 @@ def test_a_table_is_trained_and_loaded_back(table, capsys):
     assert all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(r.model) for r in (kept, again)), strict=True))
 
 
+@pytest.mark.slow
 def test_with_patience_the_scores_are_those_of_the_network_that_is_kept(table, capsys):
     arguments = ["train", "plain.csv", "--target", "y", "--hidden", "8-8", "--optimizer", "levenberg-marquardt"]
     assert run([*arguments, "--test-fraction", "0.4", "--max-steps", "12", "--tol", "1e-12", "--patience", "50"]) == 0

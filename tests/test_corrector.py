@@ -41,7 +41,8 @@ def test_cost_follows_the_law_down_to_round_off(orbit):
     assert np.abs(orbit.defect[:9]).max() <= 1e-6
 
 
-@pytest.mark.parametrize("solver", [dfx.Euler(), pytest.param(dfx.Kvaerno5(), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [dfx.Euler(), dfx.Kvaerno5()])
 def test_any_solver(solver):
     case = cases()["linear over"]
     options = {"stepsize_controller": dfx.ConstantStepSize(), "dt0": 0.1} if isinstance(solver, dfx.Euler) else {}
@@ -60,6 +61,7 @@ def test_event_ends_on_the_orbit():
     np.testing.assert_allclose(sol.final_s, sol.stopping_time, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dense_output_meets_the_corrected_points():
     case = cases()["linear over"]
     solution = dfx.diffeqsolve(
@@ -83,7 +85,8 @@ def test_dense_output_meets_the_corrected_points():
     np.testing.assert_allclose(part, solution.evaluate(s[1]) - solution.evaluate(s[0]), atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["linear under", pytest.param("mlp duplicates", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear under", "mlp duplicates"])
 def test_what_lies_in_the_range_is_corrected(name):
     """range(D) does not change here, so 𝒫(x − y) falls as e^{-s/N} and (1 − 𝒫)(x − y) stays."""
     case = cases()[name]

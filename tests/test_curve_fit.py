@@ -12,13 +12,10 @@ from jaxgeo.optim import Outcome
 
 # From the others' starts both walk off to infinity; from here all end at the minimum.
 STARTS = {case.name: case.near if case.name in ("boxbod", "mgh09") else case.start for case in CURVE_FITS}
-FAST = ("danwood", "mgh09")
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=[pytest.mark.slow] * (case.name not in FAST), id=case.name) for case in CURVE_FITS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CURVE_FITS, ids=[case.name for case in CURVE_FITS])
 def test_standard_errors_are_those_of_scipy(case):
     """With the exact Jacobian, as differences in SciPy's leave it 1e-5."""
 
@@ -65,7 +62,9 @@ SIGMAS = {"none": None, "each": 0.05 + 0.02 * X, "covariance": 0.01 * np.exp(-np
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize(
+    "sigma", ["each", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "covariance"))]
+)
 def test_sigma_means_what_it_means_in_scipy(sigma, absolute):
     popt, pcov = scipys(sigma=SIGMAS[sigma], absolute_sigma=absolute)
     found = jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=SIGMAS[sigma], absolute_sigma=absolute)
@@ -92,6 +91,7 @@ def test_any_pytree_with_frozen_leaves():
     assert str(found).startswith("converged after")
 
 
+@pytest.mark.slow
 def test_several_predictors_as_scipy_takes_them():
     """x of shape (k, M), in which f sees the rows."""
     points = np.stack([X, np.sin(3 * X)])
@@ -137,6 +137,7 @@ def test_data_that_are_met_exactly():
     assert (found.stderr < 1e-14).all()
 
 
+@pytest.mark.slow
 def test_steps_that_run_out():
     assert jg.curve_fit(decay, X, Y, [1.0, 1.0], max_steps=1).outcome is Outcome.MAX_STEPS
 

@@ -22,6 +22,7 @@ def test_step():
     assert max(report.solve, report.rank, report.precision) < 1e-10
 
 
+@pytest.mark.slow
 def test_solve():
     """A damped lift leaves λ(G + λ)⁻¹v: for a single eigenvalue G = g the rate is g/(g + λ) in place of 1."""
     problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.array([1.0, -2.0])))

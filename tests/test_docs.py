@@ -13,7 +13,7 @@ import jaxgeo as jg
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-SLOW = {"ode", "gram", "numerics", "start", "uncertainty"}
+SLOW = {"coming", "ode", "gram", "index", "numerics", "start", "training", "uncertainty"}
 WITH_EXAMPLES = [page for page in PAGES if ">>> " in page.read_text()]
 
 

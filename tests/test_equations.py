@@ -31,9 +31,14 @@ def test_solution_has_no_residual_and_the_network_the_published_size(name):
     equation = getattr(jg.equations, name)()
     inside, edge = equation.points(jr.key(0), counts)
     assert (inside.shape, edge.shape) == ((counts[0], equation.dim), (counts[1], equation.dim))
-    residuals = jax.vmap(lambda x: equation.residual(equation.solution, x))(inside)
-    scale = jnp.max(jnp.abs(jax.vmap(lambda x: laplacian(equation.solution)(x))(inside))) + 1
-    np.testing.assert_allclose(residuals / scale, 0, atol=1e-12)
+
+    @jax.jit
+    @jax.vmap
+    def both(x):
+        return equation.residual(equation.solution, x), laplacian(equation.solution)(x)
+
+    residuals, laplacians = both(inside)
+    np.testing.assert_allclose(residuals / (np.abs(laplacians).max() + 1), 0, atol=1e-12)
     params = jax.eval_shape(equation.init, jr.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_params
 
@@ -77,10 +82,13 @@ def test_derivatives_are_those_of_the_hessian():
     def u(x):
         return jnp.sin(x[0]) * x[1] ** 3 + jnp.exp(x[2] * x[0])
 
-    x = jr.normal(jr.key(0), (3,))
-    np.testing.assert_allclose(gradient(u)(x), jax.grad(u)(x), rtol=1e-13)
-    np.testing.assert_allclose(laplacian(u)(x), jnp.trace(jax.hessian(u)(x)), rtol=1e-13)
-    np.testing.assert_allclose(divergence(gradient(u))(x), laplacian(u)(x), rtol=1e-13)
+    @jax.jit
+    def all_of(x):
+        found = gradient(u)(x), laplacian(u)(x), divergence(gradient(u))(x)
+        return found, (jax.grad(u)(x), *[jnp.trace(jax.hessian(u)(x))] * 2)
+
+    for found, expected in zip(*all_of(jr.normal(jr.key(0), (3,))), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("viscosity", [0.003, 0.01 / np.pi, 0.1])
@@ -96,7 +104,7 @@ def test_burgers_solution_is_a_quotient_of_integrals(viscosity):
         return -np.sum(weights * np.sin(np.pi * (x - shifts))) / np.sum(weights)
 
     expected = [exact(t, x) for t, x in np.asarray(points)]
-    np.testing.assert_allclose(jax.vmap(equation.solution)(points), expected, atol=1e-13)
+    np.testing.assert_allclose(jax.jit(jax.vmap(equation.solution))(points), expected, atol=1e-13)
 
 
 def test_a_network_meets_the_conditions_of_burgers_equation_exactly():
@@ -147,25 +155,27 @@ def test_partial_derivatives_by_name_are_those_of_nested_derivatives():
     def u(scale, x):
         return scale * jnp.stack([jnp.sin(x[0]) * x[1] ** 3, jnp.exp(x[1] * x[0])])
 
-    x = jr.normal(jr.key(0), (2,))
-    found = partials(u, "t xt xxt tx xx", ["t", "x"])(2.0, x)
-    first = jax.jacfwd(lambda x: u(2.0, x))
-    second, third = jax.jacfwd(first), jax.jacfwd(jax.jacfwd(first))
-    expected = (first(x)[:, 0], second(x)[:, 0, 1], third(x)[:, 1, 1, 0], second(x)[:, 0, 1], second(x)[:, 1, 1])
-    for one, other in zip(found, expected, strict=True):
+    @jax.jit
+    def both(x):
+        first = jax.jacfwd(lambda x: u(2.0, x))
+        second, third = jax.jacfwd(first), jax.jacfwd(jax.jacfwd(first))
+        expected = (first(x)[:, 0], second(x)[:, 0, 1], third(x)[:, 1, 1, 0], second(x)[:, 0, 1], second(x)[:, 1, 1])
+        return partials(u, "t xt xxt tx xx", ["t", "x"])(2.0, x), expected
+
+    for one, other in zip(*both(jr.normal(jr.key(0), (2,))), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-13)
     with pytest.raises(ValueError, match="'ty' names no derivative by the coordinates t, x"):
         partials(u, "ty", "tx")
 
 
 def test_names_of_coordinates_may_begin_alike():
-    found = partials(lambda x: x[0] * x[1] ** 2, "x xx1 x1x1", ("x", "x1"))(jnp.array([2.0, 3.0]))
+    found = jax.jit(partials(lambda x: x[0] * x[1] ** 2, "x xx1 x1x1", ("x", "x1")))(jnp.array([2.0, 3.0]))
     assert [float(each) for each in found] == [9, 6, 4]
 
 
 def test_the_laplacian_of_a_vector_is_that_of_its_entries():
     x = jr.normal(jr.key(0), (3,))
-    found = laplacian(lambda x: jnp.stack([x @ x, x[0] ** 3]))(x)
+    found = jax.jit(laplacian(lambda x: jnp.stack([x @ x, x[0] ** 3])))(x)
     np.testing.assert_allclose(found, [6, 6 * x[0]], rtol=1e-13)
 
 
@@ -186,7 +196,7 @@ def test_a_box_draws_within_itself_and_on_its_faces():
 
 def test_a_factor_vanishes_where_it_is_asked_to_and_nowhere_else():
     box = Box(t=(0, 2), x=(-1, 3))
-    factor = jax.vmap(lambda point: box.vanishing(point, t=0, x=(-1, 3)))
+    factor = jax.jit(jax.vmap(lambda point: box.vanishing(point, t=0, x=(-1, 3))))
     t, x = box.uniform(jr.key(0), 50).T
     np.testing.assert_allclose(factor(jnp.stack([t, x], axis=-1)), t / 2 * (x + 1) * (3 - x) / 4, rtol=1e-12)
     for face in (box.face(t=0), *box.faces("x")):
@@ -204,7 +214,7 @@ def test_features_are_periodic_in_what_they_are_asked_to_be():
     np.testing.assert_allclose(one[0], -0.5)
     # Three frequencies: the features of 100 places span as many dimensions, and the two of t and of a constant.
     points = jnp.stack([jnp.full(100, 0.5), jnp.linspace(-1, 3, 100)], axis=-1)
-    assert np.linalg.matrix_rank(jax.vmap(features)(points)) == 7
+    assert np.linalg.matrix_rank(jax.jit(jax.vmap(features))(points)) == 7
     assert Periodic(box).size == Periodic(box)(jnp.zeros(2)).size == 4
 
 
@@ -213,7 +223,7 @@ def test_fourier_features_are_no_parameters():
     assert jax.tree.leaves(features) == []
     assert features(jnp.array([0.3, 0.4])).shape == (features.size,) == (1000,)
     np.testing.assert_allclose(np.std(features.frequencies), 3, rtol=0.1)
-    slope = jax.jacfwd(features)(jnp.array([0.5, 0.5]))[500:]
+    slope = jax.jit(jax.jacfwd(features))(jnp.array([0.5, 0.5]))[500:]
     # sin(π B (2x − 1)) has the slope 2π B in the middle.
     np.testing.assert_allclose(slope, 2 * np.pi * np.array(features.frequencies), rtol=1e-12)
 
@@ -222,7 +232,7 @@ def test_fourier_features_are_no_parameters():
 def test_an_inverse_problem_is_met_by_its_coefficient_and_no_other(make):
     sought = make((4,), count=30)
     points, values = sought.measurements(jr.key(0))
-    np.testing.assert_allclose(values, jax.vmap(sought.equation.solution)(points), rtol=1e-13)
+    np.testing.assert_allclose(values, jax.jit(jax.vmap(sought.equation.solution))(points), rtol=1e-13)
     equation, measurements = sought.conditions(jr.key(0))
     params = sought.init(jr.key(1))
     np.testing.assert_allclose(sought.estimate(params), sought.start)
@@ -230,7 +240,8 @@ def test_an_inverse_problem_is_met_by_its_coefficient_and_no_other(make):
                                sought.equation.field(params["network"])(points[3]) - values[3])  # fmt: skip
     # The residual is that of the estimate: the solution of one coefficient does not solve the equation of another.
     for coefficient, most in ((sought.coefficient, 1e-12), (2 * sought.coefficient, np.inf)):
-        residual = sought.make(coefficient).residual(sought.equation.solution, points[3])
+        made = sought.make(coefficient)
+        residual = jax.jit(lambda point, made=made: made.residual(sought.equation.solution, point))(points[3])
         assert abs(residual) < most
     assert abs(residual) > 1e-6
     assert equation.places == measurements.places == (sought.equation.box,)

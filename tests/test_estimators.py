@@ -22,7 +22,25 @@ X = np.linspace(-1, 1, 30)[:, None]
 Y = np.sin(3 * X[:, 0])
 
 
-@parametrize_with_checks([JaxgeoRegressor(**SMALL)])
+# Each of these fits data of shapes of its own, with programs of their own.
+SLOW = set(
+    """
+    check_fit_score_takes_y check_estimators_overwrite_params check_dont_overwrite_parameters
+    check_n_features_in_after_fitting check_positive_only_tag_during_fit check_estimators_dtypes check_dtype_object
+    check_estimators_nan_inf check_regressors_train check_regressors_no_decision_function check_regressors_int
+    check_fit2d_1sample check_fit2d_1feature check_fit_idempotent check_fit_check_is_fitted
+    check_f_contiguous_array_estimator check_regressor_data_not_an_array check_pipeline_consistency
+    """.split()  # noqa: SIM905 - a line for each would be a page
+)
+
+
+def contract(estimator):
+    names, checks = (mark := parametrize_with_checks([estimator])).args
+    pairs = [pytest.param(*pair, marks=[pytest.mark.slow] * (pair[1].func.__name__ in SLOW)) for pair in checks]
+    return pytest.mark.parametrize(names, pairs, **mark.kwargs)
+
+
+@contract(JaxgeoRegressor(**SMALL))
 def test_contract_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -35,6 +53,7 @@ def test_contract_of_scikit_learn_with_other_options(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_diabetes_about_as_well_as_the_linear_model_and_far_better_than_the_mean():
     # Nothing beats the linear model by much here; a network trained to the end scores below zero.
     inputs, targets = load_diabetes(return_X_y=True)
@@ -51,7 +70,7 @@ def test_diabetes_about_as_well_as_the_linear_model_and_far_better_than_the_mean
     assert early > 0.35 > exact
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "l2"])
+@pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("l2", marks=pytest.mark.slow)])
 def test_iris_as_well_as_the_linear_model(loss):
     x, x_test, y, y_test = train_test_split(*load_iris(return_X_y=True), test_size=0.4, random_state=0)
     model = JaxgeoClassifier((16,), loss=loss, random_state=0).fit(x, y)
@@ -63,9 +82,8 @@ def test_iris_as_well_as_the_linear_model(loss):
     np.testing.assert_array_equal(probabilities.argmax(axis=1), model.predict(x_test))
 
 
-@pytest.mark.parametrize(
-    ("loss", "behind"), [("cross_entropy", 0.03), pytest.param("l2", 0.07, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "behind"), [("cross_entropy", 0.03), ("l2", 0.07)])
 def test_digits_about_as_well_as_the_linear_model_from_two_hundred_rows(loss, behind):
     x, x_test, y, y_test = train_test_split(*load_digits(return_X_y=True), train_size=200, random_state=0)
     model = JaxgeoClassifier((32,), loss=loss, max_iter=30, random_state=0).fit(x, y)
@@ -73,6 +91,7 @@ def test_digits_about_as_well_as_the_linear_model_from_two_hundred_rows(loss, be
     assert model.score(x_test, y_test) > linear.score(x_test, y_test) - behind
 
 
+@pytest.mark.slow
 def test_several_targets():
     x, y = load_linnerud(return_X_y=True)
     model = JaxgeoRegressor((8,), early_stopping=False, random_state=0).fit(x, y)
@@ -81,6 +100,7 @@ def test_several_targets():
     assert JaxgeoRegressor(**SMALL).fit(x, y[:, :1]).predict(x).shape == (20, 1)
 
 
+@pytest.mark.slow
 def test_a_function_to_the_tolerance():
     x = np.random.default_rng(0).normal(size=(30, 3))
     y = np.sin(x[:, 0]) * x[:, 1] + x[:, 2]
@@ -110,6 +130,7 @@ def test_the_same_seed_gives_the_same_network_and_a_copy_predicts_the_same():
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(first)).predict(X), first.predict(X))
 
 
+@pytest.mark.slow
 def test_in_a_pipeline_and_a_grid_search():
     search = GridSearchCV(
         make_pipeline(StandardScaler(), JaxgeoRegressor(**SMALL)), {"jaxgeoregressor__damping": [0.1, 10.0]}, cv=2

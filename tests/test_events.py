@@ -86,6 +86,7 @@ def test_a_function_of_the_user():
     np.testing.assert_allclose(sol.params[0], 0.25, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_gradient_event_takes_no_lift():
     problem, start = diagonal(1.0, 2.0), jnp.array([1.0, 0.5])
     flow = jg.AdaptedFlow(Counting(jg.linalg.SVD()))
@@ -100,7 +101,7 @@ def product(a, x):
     return a[0] * a[1] * x
 
 
-@pytest.mark.parametrize("start", [[0.0, 0.0], [0.5, 0.5]])
+@pytest.mark.parametrize("start", [pytest.param([0.0, 0.0], marks=pytest.mark.slow), [0.5, 0.5]])
 def test_a_cost_that_stalls_in_float32_under_x64(start):
     problem = jg.Problem(product, jnp.ones(1, jnp.float32), jg.L2(-jnp.ones(1, jnp.float32)))
     params = jnp.array(start, jnp.float32)

@@ -34,13 +34,14 @@ def test_flows_and_rank_reports_say_where():
         jg.rank_report(PROBLEM, START)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tx",
     [
         jg.optim.adapted_levenberg_marquardt(),
-        pytest.param(jg.optim.adapted_momentum(learning_rate=0.5), marks=pytest.mark.slow),
-        pytest.param(jg.optim.linear_interpolation(), marks=pytest.mark.slow),
-        pytest.param(jg.optim.adapted_gradient_descent(learning_rate=0.5), marks=pytest.mark.slow),
+        jg.optim.adapted_momentum(learning_rate=0.5),
+        jg.optim.linear_interpolation(),
+        jg.optim.adapted_gradient_descent(learning_rate=0.5),
     ],
     ids=["levenberg-marquardt", "momentum", "interpolation", "descent"],
 )

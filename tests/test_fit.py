@@ -39,7 +39,7 @@ def stop_at(step):
     return lambda progress, model: progress.step >= step
 
 
-@pytest.mark.parametrize("method", ["levenberg-marquardt", "lbfgs"])
+@pytest.mark.parametrize("method", ["levenberg-marquardt", pytest.param("lbfgs", marks=pytest.mark.slow)])
 def test_the_tolerance_is_reached(method):
     found = jg.fit(model(), X, Y, method=method, tol=1e-2)
     assert found.outcome is Outcome.REACHED

@@ -83,7 +83,7 @@ def test_a_network_that_interpolates_is_found_out_and_gets_other_points():
     assert float(problem.cost(fixed.model)) < 3 * fixed.validation_cost
 
 
-@pytest.mark.parametrize("kind", ["uniform", "residual"])
+@pytest.mark.parametrize("kind", [pytest.param("uniform", marks=pytest.mark.slow), "residual"])
 def test_points_are_drawn_anew_every_so_many_updates(kind):
     found = jg.fit(
         network(), Condition(decay, TIME, count=12), points=kind, renew_every=10, **{**SHORT, "max_steps": 30}
@@ -92,6 +92,7 @@ def test_points_are_drawn_anew_every_so_many_updates(kind):
     assert [row["drawn"] for row in found.rows] == [0, 0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_runs_of_one_seed_are_alike_and_of_another_not():
     options = {**SHORT, "max_steps": 5}
     one, two, other = (jg.fit(network(), Condition(decay, TIME, count=12), seed=seed, **options) for seed in (0, 0, 1))
@@ -100,6 +101,7 @@ def test_runs_of_one_seed_are_alike_and_of_another_not():
     assert not same(one.model, other.model)
 
 
+@pytest.mark.slow
 def test_a_line_search_forgets_its_value_at_other_points():
     """The first update after a change of points is that of the same state with its value unknown."""
     seen = []
@@ -151,6 +153,7 @@ def test_a_tolerance_is_reached_where_the_cost_elsewhere_is_there_too():
     assert found.validation_cost <= 1e-3 * found.initial_cost
 
 
+@pytest.mark.slow
 def test_an_unknown_coefficient_is_one_more_parameter():
     """u' = −c u with measurements of e^{−3t/2}."""
 
@@ -188,6 +191,7 @@ def test_given_points_are_trained_on_and_others_of_their_place_held_out():
     assert not np.isin(np.asarray(out), np.asarray(GRID)).any()
 
 
+@pytest.mark.slow
 def test_several_outputs_and_boundary_values():
     """A system: u' = v, v' = −u from (0, 1), whose solution is (sin t, cos t), by one network with two outputs."""
     pair = network((1, 10, 2))
@@ -220,6 +224,7 @@ def test_a_problem_is_trained_as_it_is_and_what_is_frozen_stays():
         assert found.rows[-1]["validation_cost"] == pytest.approx(float(held_out.cost(found.model)))
 
 
+@pytest.mark.slow
 def test_a_flow_follows_the_residuals_at_fixed_points():
     found = jg.fit(network((1, 12, 1)), Condition(decay, TIME, count=6), method="adapted", tol=1e-2)
     assert found.outcome is Outcome.REACHED

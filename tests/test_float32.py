@@ -101,7 +101,8 @@ def run(script):
 OTHERS = ["GramCholesky()", "QR()", "NormalCholesky(chunk_size=3)", "GramEigh()"]
 
 
-@pytest.mark.parametrize("solver", ["Auto()", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["Auto()", *OTHERS])
 def test_lift_under_vmap_of_jit_and_differentiated(solver):
     run(SETUP + BODY.format(solver=solver))
 

@@ -26,7 +26,10 @@ def moved(case, velocity, step):
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+FAST = ("linear over", "mlp under", "mlp duplicates", "two blocks", "frozen")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CASES])
 def test_standard_flow(name):
     """(1.9), and (1.10): ∂ₛC = −|∇θC|²."""
     case = cases()[name]
@@ -45,9 +48,15 @@ OTHER_FLOWS = [jg.OverparametrizedFlow(), jg.RankAdaptiveFlow()]
 @pytest.mark.parametrize(
     ("flow", "name"),
     [
-        *((jg.AdaptedFlow(), each) for each in FULL_RANK),
+        # The lift meets all of these in `test_lift.py`.
         *(
-            pytest.param(flow, each, marks=[pytest.mark.slow] * (each not in ("mlp over", "linear borderline")))
+            pytest.param(
+                jg.AdaptedFlow(), each, marks=[pytest.mark.slow] * (each not in ("mlp over", "equinox", "frozen"))
+            )
+            for each in FULL_RANK
+        ),
+        *(
+            pytest.param(flow, each, marks=[pytest.mark.slow] * (each != "linear borderline"))
             for flow in OTHER_FLOWS
             for each in FULL_RANK
         ),
@@ -60,7 +69,7 @@ def test_outputs_move_along_their_gradient(name, flow):
     np.testing.assert_allclose(case.dense() @ flat(case, velocity), -gradient(case), atol=1e-10)
 
 
-@pytest.mark.parametrize("name", UNDER)
+@pytest.mark.parametrize("name", [UNDER[0], pytest.param(UNDER[1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("flow", [jg.AdaptedFlow(), jg.UnderparametrizedFlow(), jg.RankAdaptiveFlow()])
 def test_outputs_move_along_their_projected_gradient(name, flow):
     """(5.3), (5.5): Dθ̇ = −𝒫∇ₓC, so 𝒫⊥∂ₛx = 0, with 𝒫 from an orthonormal basis of range(D)."""
@@ -76,7 +85,7 @@ def test_outputs_move_along_their_projected_gradient(name, flow):
     assert np.linalg.norm(outside) <= 1e-12 * np.linalg.norm(by_jvp)
 
 
-@pytest.mark.parametrize("name", BORDERLINE)
+@pytest.mark.parametrize("name", [BORDERLINE[0], pytest.param(BORDERLINE[1], marks=pytest.mark.slow)])
 def test_borderline_flows_coincide(name):
     """(6.2): for K = QN the two flows have the same velocity, D⁻¹ times −∇ₓC."""
     case = cases()[name]
@@ -137,7 +146,7 @@ def test_no_retrace_on_the_second_call():
         assert len(traces) == count > 0
 
 
-@pytest.mark.parametrize("flow", [jg.StandardFlow(), jg.AdaptedFlow()])
+@pytest.mark.parametrize("flow", [pytest.param(jg.StandardFlow(), marks=pytest.mark.slow), jg.AdaptedFlow()])
 def test_vmap_over_parameters(flow):
     case = cases()["dict"]
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), case.params)

@@ -8,7 +8,13 @@ import jaxgeo as jg
 from cases.problems import BORDERLINE, OVER, UNDER, cases, random_like
 
 
-@pytest.mark.parametrize("name", [*OVER, *UNDER, *BORDERLINE, "frozen"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("mlp over", "linear under")))
+        for name in [*OVER, *UNDER, *BORDERLINE, "frozen"]
+    ],
+)
 def test_projections(name):
     """(2.3) and (5.4)."""
     case = cases()[name]

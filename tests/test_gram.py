@@ -13,8 +13,24 @@ from compiled import gram_matrix, jacobian_matrix, matrices
 import jaxgeo as jg
 from jaxgeo.linalg.gram.gram import Gram
 
+# One for each way in which a product is read; all that are made of them are slow.
+FAST = {
+    "mlp",
+    "tied_autoencoder",
+    "convolution",
+    "attention",
+    "scan_over_layers",
+    "embedding_classifier",
+    "pde_by_nested_jvp",
+    "blocks_that_share_some_leaves",
+    "frozen_leaves",
+    "leaves_used_in_odd_ways",
+}
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in ARCHITECTURES]
+)
 def test_structured_equals_dense(name, key):
     problem, params = ARCHITECTURES[name](key)
     dense, gram, diagonal = matrices(problem, params)

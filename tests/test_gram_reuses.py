@@ -11,7 +11,7 @@ from reuses import FORMS, OTHERS
 import jaxgeo as jg
 
 
-@pytest.mark.parametrize("name", FORMS | OTHERS)
+@pytest.mark.parametrize("name", [*FORMS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_structured_equals_dense(name, key):
     problem, params = (FORMS | OTHERS)[name].problem(key)
     dense, gram, diagonal = matrices(problem, params)
@@ -44,6 +44,7 @@ def test_blocks_without_a_leaf_in_common(key):
     np.testing.assert_allclose(diagonal.reshape(-1), (np.asarray(dense) ** 2).sum(1), rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_flow_keeps_its_law_and_the_optimizer_its_speed(key):
     problem, params = FORMS["skip"].problem(key)
     solution = jg.solve_flow(problem, jg.AdaptedFlow(jg.linalg.GramCholesky()), params, cost_tol=1e-8, rtol=1e-9)

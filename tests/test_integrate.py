@@ -61,7 +61,7 @@ def test_law(name):
     check_law(cases()[name])
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("ratio", [RATIOS[1], *(pytest.param(ratio, marks=pytest.mark.slow) for ratio in RATIOS[::2])])
 def test_stopping_time(ratio):
     check_stopping_time(cases()["mlp over"], ratio)
 
@@ -94,6 +94,7 @@ def check_standard_is_later(case: Case):
     assert reached or standard.final_cost > tol
 
 
+@pytest.mark.slow
 def test_standard_flow_is_later():
     """In s, for the eigenvalues of DDᵀ below 1 that a network has."""
     check_standard_is_later(cases()["mlp over"])
@@ -114,6 +115,7 @@ def test_cost_along_the_standard_flow():
     np.testing.assert_allclose(sol.costs[-1] - sol.costs[0], -weights @ sol.records, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cost_along_the_underparametrized_flow():
     """(5.12): ∂ₛC = −|𝒫∇ₓC|² along the orbit, by central differences of the recorded costs."""
     case = cases()["mlp under"]
@@ -132,7 +134,8 @@ def test_cost_along_the_underparametrized_flow():
     assert jnp.all(jnp.diff(sol.costs) < 0)
 
 
-@pytest.mark.parametrize("name", [pytest.param(UNDER[0], marks=pytest.mark.slow), UNDER[1]])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNDER)
 def test_cost_left_at_a_critical_point(name):
     """(5.7), with 𝒫⊥ from NumPy; the flow stops by itself where the cost falls no more."""
     case = cases()[name]
@@ -152,11 +155,12 @@ def test_cost_left_at_a_critical_point(name):
         np.testing.assert_allclose(sol.final_cost, residual / 14, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "order", "counts"),
     [
-        pytest.param(dfx.Euler(), 1, (64, 128), marks=pytest.mark.slow),
-        pytest.param(dfx.Heun(), 2, (32, 64), marks=pytest.mark.slow),
+        (dfx.Euler(), 1, (64, 128)),
+        (dfx.Heun(), 2, (32, 64)),
         (dfx.Tsit5(), 5, (32, 64)),
     ],
 )
@@ -184,7 +188,8 @@ def test_order_of_convergence(solver, order, counts):
     assert abs(np.log2(coarse / fine) - order) < 0.3
 
 
-@pytest.mark.parametrize("name", ["mlp over", pytest.param("linear borderline", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp over", "linear borderline"])
 def test_float32_ends_in_the_same_place(name):
     case = cases()[name]
     n = case.problem.num_samples
@@ -198,6 +203,7 @@ def test_float32_ends_in_the_same_place(name):
     assert jnp.linalg.norm(found.astype(exact.dtype) - exact) <= 1e-4 * jnp.linalg.norm(exact)
 
 
+@pytest.mark.slow
 def test_float32_cost_near_the_floor():
     """A cost that round-off does not allow ends at the time that the law gave, and says so."""
     case = cases()["mlp over"]
@@ -318,7 +324,7 @@ def test_progress_meter(capfd):
 @pytest.mark.parametrize(
     ("name", "controller"),
     [
-        (OVER[1], dfx.PIDController(1e-6, 1e-6)),
+        pytest.param(OVER[1], dfx.PIDController(1e-6, 1e-6), marks=pytest.mark.slow),
         (BORDERLINE[0], dfx.StepTo(jnp.linspace(0.0, 4.0, 41))),
         pytest.param(OVER[1], dfx.StepTo(jnp.linspace(0.0, 4.0, 41)), marks=pytest.mark.slow),
         pytest.param(BORDERLINE[0], dfx.PIDController(1e-6, 1e-6), marks=pytest.mark.slow),

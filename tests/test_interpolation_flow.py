@@ -30,7 +30,7 @@ def test_cost_falls_as_the_square_of_the_time_left():
     np.testing.assert_allclose(sol.costs, (1 - times) ** 2 * sol.initial_cost, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dict", "linear borderline"])
+@pytest.mark.parametrize("name", [pytest.param("dict", marks=pytest.mark.slow), "linear borderline"])
 def test_walk_to_the_end_point(name):
     case = cases()[name]
     sol = jg.solve_interpolation(case.problem, case.params, num_steps=16)
@@ -41,7 +41,10 @@ def test_walk_to_the_end_point(name):
         np.testing.assert_allclose(sol.costs[:16], (1 - sol.t[:16]) ** 2 * sol.costs[0], rtol=1e-9)
 
 
-@pytest.mark.parametrize(("solver", "order", "counts"), [(dfx.Euler(), 1, (32, 64)), (dfx.Heun(), 2, (16, 32))])
+@pytest.mark.parametrize(
+    ("solver", "order", "counts"),
+    [(dfx.Euler(), 1, (32, 64)), pytest.param(dfx.Heun(), 2, (16, 32), marks=pytest.mark.slow)],
+)
 def test_open_loop_converges_with_the_order_of_the_solver(solver, order, counts):
     inputs = jnp.array([[1.0, 0.5, -0.3], [0.2, -1.0, 0.7]])
     problem = jg.Problem(lambda a, x: jnp.sinh(a) @ x, inputs, jg.L2(jnp.array([1.0, -0.5])))
@@ -57,6 +60,7 @@ def test_open_loop_converges_with_the_order_of_the_solver(solver, order, counts)
     assert abs(np.log2(errors[0] / errors[1]) - order) < 0.3
 
 
+@pytest.mark.slow
 def test_bad_input_and_a_walk_that_goes_astray():
     case = cases()["linear deficient"]
     with pytest.raises(ValueError, match="rank"):

@@ -11,8 +11,10 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 from cases.problems import CASES, cases, random_like
 
+FAST = ("linear over", "mlp under", "mlp duplicates", "two blocks", "frozen")
 
-@pytest.fixture(params=CASES)
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CASES])
 def case(request):
     return cases()[request.param]
 
@@ -83,7 +85,7 @@ def test_embed_leaves_frozen_leaves_still():
     assert float(jnp.abs(velocity["W"]).max()) > 0
 
 
-@pytest.mark.parametrize("name", ["mlp over", "dict"])
+@pytest.mark.parametrize("name", [pytest.param("mlp over", marks=pytest.mark.slow), "dict"])
 def test_lineax_takes_it_as_an_operator(name):
     """The least-squares solvers of lineax on the operator give the pseudo-inverse of the dense D."""
     case = cases()[name]

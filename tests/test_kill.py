@@ -62,6 +62,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_at_any_file_ends_like_one_that_was_not(tmp_path, monkeypatch):
     x = jnp.linspace(-1.0, 1.0, 6)[:, None]
     model = eqx.nn.MLP(1, 1, 4, 1, activation=jnp.tanh, key=jax.random.key(0))

@@ -15,7 +15,16 @@ def flat_lift(case, velocity, solver=None):
     return lifted, np.asarray(ravel_pytree(case.problem.partition(lifted)[0])[0])
 
 
-@pytest.mark.parametrize("name", [*OVER, *UNDER, *BORDERLINE, *KINDS, "two blocks"])
+FAST = ("linear over", "linear under", "mlp under", "linear borderline", "two blocks")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST))
+        for name in [*OVER, *UNDER, *BORDERLINE, *KINDS, "two blocks"]
+    ],
+)
 def test_is_the_pseudo_inverse(name):
     """(1.23) and (5.2)."""
     case = cases()[name]
@@ -38,7 +47,7 @@ def test_least_squares_at_any_rank(name):
     np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", OVER)
+@pytest.mark.parametrize("name", [OVER[0], pytest.param(OVER[1], marks=pytest.mark.slow)])
 def test_right_inverse_and_shortest(name):
     """D D⁺v = v, and nothing of D⁺v lies in ker D."""
     case = cases()[name]

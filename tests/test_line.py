@@ -41,6 +41,7 @@ def test_what_is_recorded_lies_on_the_orbit(orbit):
     assert np.abs(orbit.defect[:9]).max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_it_is_the_orbit_of_the_flow_in_fewer_steps(orbit):
     case = cases()["dict"]
     flow = jg.AdaptedFlow(jg.linalg.SVD())
@@ -60,6 +61,7 @@ def test_the_end_is_that_of_a_closed_form():
     np.testing.assert_allclose(sol.params, [first, product / first], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_dense_output_is_in_flow_time():
     case = cases()["linear over"]
     solution = dfx.diffeqsolve(

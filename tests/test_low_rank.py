@@ -131,6 +131,7 @@ def test_where_d_is_not_of_low_rank_steps_are_damped():
     assert (infos.outcome[3:solved] != DECOMPOSED).all()
 
 
+@pytest.mark.slow
 def test_updates_have_the_derivatives_of_their_differences():
     equation = jg.equations.poisson_2d((4,))
     problem, params = equation.problem(equation.points(jr.key(0), (25, 8))), equation.init(jr.key(0))

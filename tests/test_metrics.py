@@ -116,8 +116,19 @@ def network(params, x):
 PARAMS = {"w": jnp.asarray(RANDOM.normal(size=(3, 5))), "v": jnp.asarray(RANDOM.normal(size=5))}
 
 
-@pytest.mark.parametrize("size", [2, 12], ids=["over", "under"])
-@pytest.mark.parametrize("metric", [Euclidean(), *METRICS.values()])
+@pytest.mark.parametrize(
+    ("metric", "size"),
+    [
+        *((metric, 2) for metric in (Euclidean(), METRICS["hessian"])),
+        pytest.param(METRICS["hessian"], 12, marks=pytest.mark.slow),
+        *(
+            pytest.param(METRICS[name], size, marks=pytest.mark.slow)
+            for name in ("weighted", "matrix")
+            for size in (2, 12)
+        ),
+        pytest.param(Euclidean(), 12, marks=pytest.mark.slow),
+    ],
+)
 def test_the_adapted_direction_in_a_metric(metric, size):
     """Against (DᵀMD + λ)⁻¹∇C in dense algebra, M the metric on R^QN."""
     x = jnp.linspace(-1, 1, size)
@@ -142,6 +153,7 @@ def _rows(matrix, d):
     return np.einsum("nrq,nqk->nrk", matrix, samples).reshape(-1, d.shape[1])
 
 
+@pytest.mark.slow
 def test_cross_entropy_with_smoothed_labels_reaches_its_minimum():
     """With smoothed labels the least cost is the entropy of the labels, and softmax(x) = y there."""
     labels = np.array([0, 1, 2])

@@ -88,7 +88,7 @@ def test_damping_by_the_next_batch_follows_its_formula():
     np.testing.assert_allclose(damping.learn(state._replace(rate=jnp.zeros(())), jnp.asarray(9.0)), 0.1)
 
 
-@pytest.mark.parametrize("damping", [0.1, 5.0])
+@pytest.mark.parametrize("damping", [pytest.param(0.1, marks=pytest.mark.slow), 5.0])
 def test_the_cap_bounds_the_change_of_log_probabilities(damping):
     params, data = parameters(), batch(size=5)
     labels = jnp.asarray([0, 1, 0, 1, 0])
@@ -105,7 +105,7 @@ def test_the_cap_bounds_the_change_of_log_probabilities(damping):
     assert state.info.fraction == 1
 
 
-@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("classes", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_padding_changes_nothing_where_few_products_do(classes):
     params, data = parameters(), batch(size=5)
     targets = jnp.asarray([0, 1, 0, 1, 0]) if classes else data["targets"]
@@ -118,6 +118,7 @@ def test_padding_changes_nothing_where_few_products_do(classes):
     np.testing.assert_allclose(flat(all_), flat(few), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_schedules_decay_clipping_accumulation_and_averages_compose():
     params, data = parameters(jnp.float32), batch(jnp.float32, size=6)
     # optax's own schedules, averages and accumulation mix dtypes, which strict promotion refuses.

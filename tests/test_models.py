@@ -147,7 +147,7 @@ METHODS = {
     "rank-adaptive flow": by_flow(jg.RankAdaptiveFlow()),
 }
 
-FAST = [("bfloat16", "momentum"), ("while_loop", "fit by adam"), ("dropout", "levenberg-marquardt")]
+FAST = [("bfloat16", "momentum"), ("while_loop", "fit by adam"), ("dropout", "metric")]
 CELLS = [(model, method) for model in MODELS for method in METHODS]
 
 

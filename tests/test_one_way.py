@@ -92,7 +92,7 @@ def test_the_plans_say_so(tanh, word):
     "tx",
     [
         jg.optim.adapted_levenberg_marquardt(),
-        jg.optim.linear_interpolation(num_steps=10),
+        pytest.param(jg.optim.linear_interpolation(num_steps=10), marks=pytest.mark.slow),
     ],
     ids=["levenberg-marquardt", "interpolation"],
 )

@@ -64,6 +64,7 @@ def test_any_gradient_gets_the_metric_form(size):
         assert state.info.damping == 1e-2
 
 
+@pytest.mark.slow
 def test_descent_is_the_chain_of_direction_and_rate():
     params, data = parameters(), batch()
     grads = gradient(params, **data)
@@ -116,6 +117,7 @@ def test_momentum_is_the_nearest_velocity_that_moves_the_outputs():
         params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.slow
 def test_momentum_stands_still_where_the_flow_does():
     params, data = parameters(), batch(size=4)
     problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))

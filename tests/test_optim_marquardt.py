@@ -15,7 +15,14 @@ from cases.fitting import digits, fit, minpack
 PARTIAL = ["danwood", "rat42", "eckerle", "diode"]
 
 
-@pytest.mark.parametrize("case", [case for case in CURVE_FITS if case.name in PARTIAL], ids=PARTIAL[::1])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (case.name != PARTIAL[0]), id=case.name)
+        for case in CURVE_FITS
+        if case.name in PARTIAL
+    ],
+)
 def test_some_curve_fits_to_the_last_digits(case):
     params, infos = fit(case, 80)
     assert digits(params, case) > 12
@@ -85,6 +92,7 @@ def test_digits_to_round_off(seed):
     assert problem.cost(after) <= 1e-29
 
 
+@pytest.mark.slow
 def test_single_precision_is_monotone_and_finite():
     problem, params = digits_problem(20, 0, width=24, dtype=jnp.float32)
     after, infos = run(jg.optim.adapted_levenberg_marquardt(), problem, params, 20)
@@ -113,6 +121,7 @@ def test_a_rejected_step_leaves_everything_but_the_damping():
     assert problem.cost(params) < problem.cost(jnp.array([0.01, 0.02, -0.1, 0.05]).reshape(2, 2))
 
 
+@pytest.mark.slow
 def test_the_gain_ratio_means_something_at_round_off():
     problem, params = digits_problem(10, 1, width=24)
     _, infos = run(jg.optim.adapted_levenberg_marquardt(), problem, params, 12)
@@ -121,7 +130,7 @@ def test_the_gain_ratio_means_something_at_round_off():
     np.testing.assert_allclose(late, 1, atol=0.1)
 
 
-@pytest.mark.parametrize("scale", [1e-9, 1e7])
+@pytest.mark.parametrize("scale", [pytest.param(1e-9, marks=pytest.mark.slow), 1e7])
 def test_units_of_parameters_do_not_matter(scale):
     x = jnp.linspace(0.0, 1.0, 9)
     target = jg.L2(3 * jnp.exp(-2 * x))

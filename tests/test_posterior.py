@@ -116,7 +116,7 @@ class Words(eqx.Module):
         )
 
 
-@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("held", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_any_kind_of_leaf_by_rows(held, monkeypatch):
     """Blocks of the Gram matrix with new inputs, held or computed again, against rows of D by differentiation."""
     monkeypatch.setattr(cross, "MOST_BYTES", 2**28 if held else 0)

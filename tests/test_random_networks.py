@@ -35,7 +35,7 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-@drawn(10)
+@drawn(4)
 @hypothesis.given(programs())
 def test_gram_of_a_random_network(program):
     assert compare(*program.run()).error <= TOLERANCE

@@ -91,7 +91,7 @@ CASES = {
     "iris": iris,
 }
 
-SLOW = ["dead units", "iris"]
+SLOW = ["duplicates, equal targets", "dead units", "bottleneck", "iris"]
 
 
 @pytest.fixture(
@@ -164,6 +164,7 @@ def test_at_full_rank_it_is_the_overparametrized_flow():
     np.testing.assert_allclose(flat, expected, atol=1e-10 * np.linalg.norm(expected))
 
 
+@pytest.mark.slow
 def test_both_flows_have_the_same_equilibria():
     # Paper: Theorem 4.2. Two equal inputs with contradictory targets: a critical point with ∇ₓC ≠ 0.
     problem, params = duplicated(True)
@@ -182,6 +183,7 @@ def test_a_flow_says_nan_where_the_lift_failed_so_that_an_adaptive_step_is_retri
     assert bool(jnp.isnan(jg.AdaptedFlow()(0.0, jnp.array(-1.0), problem)))
 
 
+@pytest.mark.slow
 def test_iris_has_a_natural_duplicate():
     problem, params = iris()
     solution = solved(problem, params, s1=24.0)

@@ -51,7 +51,7 @@ def test_the_orbit_of_a_product_ends_where_it_does():
         solve([1.0, -1.0], throw=True)
 
 
-@pytest.mark.parametrize("off", [1e-3, -1e-3, 1e-6, -1e-9])
+@pytest.mark.parametrize("off", [1e-3, *(pytest.param(off, marks=pytest.mark.slow) for off in (-1e-3, 1e-6, -1e-9))])
 def test_beside_it_the_orbit_goes_where_its_first_integrals_say(off):
     """θ₁θ₂ = x(s), and θ₁² − θ₂² is constant as the velocity is along (θ₂, θ₁). It passes D = 0 at |x| about |off|."""
     sol = solve([1.0 + off, -1.0], rtol=min(1e-6, abs(off) / 10))
@@ -77,6 +77,7 @@ def test_the_rank_adaptive_flow_goes_on_and_says_which_way():
     assert not jnp.any(beside.continuation)
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap_it_is_found_for_the_member_that_it_concerns():
     starts = jnp.array([[1.0, -1.0], [1.0, 0.5]])
 
@@ -93,6 +94,7 @@ def test_under_jit_and_vmap_it_is_found_for_the_member_that_it_concerns():
         eqx.filter_jit(lambda start: jg.solve_flow(PRODUCT, STRICT, start, cost_tol=1e-4, max_steps=256))(starts[0])
 
 
+@pytest.mark.slow
 def test_steps_of_a_given_size_report_it_and_no_coarse_steps_do():
     options: dict[str, Any] = {"stepsize_controller": dfx.ConstantStepSize(), "dt0": 0.01, "s1": 2.0, "cost_tol": None}
     sol = solve([1.0, -1.0], solver=dfx.Euler(), **options)
@@ -209,6 +211,7 @@ def test_in_float32_it_is_found_to_the_tolerance_of_that():
     np.testing.assert_allclose(sol.rank_lost_at, np.log(2), atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_walk_and_a_traced_solution_are_printed_in_words():
     problem = jg.Problem(lambda w, x: w @ x, jnp.eye(2), jg.L2(jnp.array([0.5, -0.5])))
     walk = jg.solve_interpolation(problem, jnp.zeros(2))

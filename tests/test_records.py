@@ -20,6 +20,7 @@ def test_spectrum():
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_path_lengths():
     """x goes straight to y: ∫|∂ₛx| = (1 − e^{-s/N})|x₀ − y|. x = sinh(a) gives ∫|∂ₛa| in closed form too."""
     problem = jg.Problem(lambda a, x: jnp.sinh(a * x), jnp.ones(1), jg.L2(jnp.array([0.0])))
@@ -44,7 +45,7 @@ def test_path_lengths_with_events_and_correction():
     assert sol.path_lengths.params[-1] >= jnp.linalg.norm(jax.flatten_util.ravel_pytree(moved)[0])
 
 
-@pytest.mark.parametrize("solver", [dfx.Euler(), dfx.Tsit5()])
+@pytest.mark.parametrize("solver", [dfx.Euler(), pytest.param(dfx.Tsit5(), marks=pytest.mark.slow)])
 def test_resumed_with_fixed_steps_to_the_last_bit(solver):
     case = cases()["dict"]
     options = {"solver": solver, "stepsize_controller": dfx.ConstantStepSize(), "dt0": 0.25}

@@ -14,9 +14,8 @@ from cases.problems import cases
 QUICK = jg.AdaptedFlow(jg.linalg.SVD())
 
 
-@pytest.mark.parametrize(
-    "name", ["frozen", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dict", "other leaves"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["frozen", "dict", "other leaves"])
 def test_a_controller_of_the_outputs_that_is_passed_knows_what_is_frozen(name):
     case = cases()[name]
     sol = jg.solve_flow(
@@ -30,7 +29,7 @@ def test_diffrax_itself_integrates_a_flow_of_a_restricted_problem():
     case = cases()["frozen"]
     problem, trainable = case.problem.restrict(case.params)
     sol = dfx.diffeqsolve(
-        dfx.ODETerm(jg.AdaptedFlow()),
+        dfx.ODETerm(QUICK),
         dfx.Tsit5(),
         0.0,
         1.0,
@@ -40,7 +39,7 @@ def test_diffrax_itself_integrates_a_flow_of_a_restricted_problem():
         stepsize_controller=jg.OutputController(1e-6, 0.0),
     )
     found = problem.extend(jax.tree.map(lambda leaf: leaf[0], sol.ys))[1]
-    plain = jg.solve_flow(case.problem, jg.AdaptedFlow(), case.params, s1=1.0)
+    plain = jg.solve_flow(case.problem, QUICK, case.params, s1=1.0)
     np.testing.assert_allclose(case.problem.cost(found), plain.final_cost, rtol=1e-4)
     assert found["W"] is case.params["W"]
 
@@ -68,6 +67,7 @@ def test_what_is_frozen_has_derivatives_and_other_values_are_not_compiled_anew()
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_diffrax_itself_integrates_a_flow_of_a_module():
     x = jnp.linspace(-1, 1, 6)[:, None]
     model = eqx.nn.MLP(1, 1, 16, 1, activation=jnp.tanh, key=jax.random.key(0))

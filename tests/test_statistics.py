@@ -175,6 +175,7 @@ def test_parameters_alone_are_trained_without_a_word(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_leaves_that_are_masked_stay_beside_frozen_statistics():
     apply, variables = linen(train=False)
     mask = jax.tree_util.tree_map_with_path(lambda path, _: "Dense_0" not in jax.tree_util.keystr(path), variables)
@@ -306,9 +307,7 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("Huber", "labels"))) for name in COSTS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "labels")) for name in COSTS])
 def test_samples_at_once_with_any_cost(name):
     cost = COSTS[name]
     problem = jg.Problem(at_once, INPUTS, cost, per_sample=False)
@@ -329,7 +328,8 @@ def test_samples_at_once_with_any_cost(name):
     np.testing.assert_allclose(ravel_pytree(found)[0], wanted, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["descent", pytest.param("marquardt", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["descent", "marquardt"])
 def test_optimizers_take_samples_at_once(name):
     def cost(labels):
         return jg.SoftmaxCrossEntropy.from_labels(labels, num_classes=2, smoothing=0.1)

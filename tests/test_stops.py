@@ -14,6 +14,7 @@ from cases.problems import cases
 FLOW = jg.AdaptedFlow(jg.linalg.SVD())
 
 
+@pytest.mark.slow
 def test_both_ends_given():
     case = cases()["mlp over"]
     tol = 0.5 * float(case.problem.cost(case.params))

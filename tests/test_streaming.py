@@ -29,7 +29,7 @@ def test_it_is_the_lift_of_all_samples_at_once(dtype, tolerance, damping):
     assert relative_error(found, np.asarray(whole, np.float64)) < tolerance
 
 
-@pytest.mark.parametrize("preconditioner", [None, Nystrom(rank=3)])
+@pytest.mark.parametrize("preconditioner", [pytest.param(None, marks=pytest.mark.slow), Nystrom(rank=3)])
 @pytest.mark.parametrize(("columns", "damping"), [(4, None), (30, None), (30, 0.1)])
 def test_conjugate_gradients_pass_again_and_again(columns, damping, preconditioner):
     """On either side of K = QN, and in the second case to the shortest of many solutions."""

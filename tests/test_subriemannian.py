@@ -89,6 +89,7 @@ def test_bracket_of_lifts_is_the_curvature():
     assert np.linalg.norm(found - bracket) <= 1e-9 * size
 
 
+@pytest.mark.slow
 def test_curvature_depends_on_values_only_and_changes_sign():
     case = cases()["dict"]
     first, second = output_velocities(case, 1, 2)
@@ -131,6 +132,7 @@ def test_curvature_under_rank_loss_by_finite_differences():
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.linalg.norm(expected))
 
 
+@pytest.mark.slow
 def test_nonintegrability_sums_the_curvature_of_a_basis():
     case = bottleneck()
     left, values, _ = np.linalg.svd(case.dense(), full_matrices=False)
@@ -186,6 +188,7 @@ def test_underparametrized_is_holonomic():
     assert float(lifted.chord) < 1e-6 * float(lifted.length)
 
 
+@pytest.mark.slow
 def test_holonomy_is_the_curvature_of_a_small_loop():
     """To second order in the size of the loop; the relative difference falls linearly over three decades."""
     case = cases()["dict"]
@@ -207,6 +210,7 @@ def test_holonomy_is_the_curvature_of_a_small_loop():
     assert differences[-1] < 1e-4
 
 
+@pytest.mark.slow
 def test_lift_of_a_chord():
     """The outputs walk the chord; θ moves the shortest way, so less than one that moves in the fibre as well."""
     case = cases()["equinox"]

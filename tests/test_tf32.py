@@ -54,7 +54,13 @@ def test_the_products_are_found(problem):
     assert coarse_products(lambda params: problem.cost(params), params)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+FAST = (Auto(), GramCholesky(refinements=0, dtype=FLOAT32), CG())
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [pytest.param(solver, marks=[pytest.mark.slow] * (solver not in FAST), id=repr(solver)) for solver in SOLVERS],
+)
 def test_lift(problem, solver):
     problem, params = problem
     velocity = jnp.ones_like(problem.outputs(params))
@@ -65,6 +71,7 @@ def test_lift(problem, solver):
     assert not coarse_products(lift, params, velocity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [Auto(), GramCholesky(refinements=0, dtype=FLOAT32)], ids=repr)
 def test_derivative_of_a_lift(problem, solver):
     problem, params = problem
@@ -88,7 +95,12 @@ def test_jacobian(problem):
 
 
 @pytest.mark.parametrize(
-    "make", [jg.optim.adapted_levenberg_marquardt, jg.optim.adapted_momentum, jg.optim.adapted_gradient_descent]
+    "make",
+    [
+        pytest.param(jg.optim.adapted_levenberg_marquardt, marks=pytest.mark.slow),
+        pytest.param(jg.optim.adapted_momentum, marks=pytest.mark.slow),
+        jg.optim.adapted_gradient_descent,
+    ],
 )
 def test_update(problem, make):
     problem, params = problem
