@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._trainable import partition
 from jaxgeo.costs import AbstractCost
 from jaxgeo.costs.regularised import Regularised
-from jaxgeo.outputs import AnyProblem, Block, Params
+from jaxgeo.outputs import AbstractProblem, AnyProblem, Block, Params
 
 
 class PriorRows(eqx.Module):
@@ -23,7 +23,10 @@ class PriorRows(eqx.Module):
     def __call__(self, params: Params, roots: Float[Array, " groups"]) -> Float[Array, " K"]:
         leaves = jax.tree.leaves(partition(params, self.trainable)[0])
         wide = jnp.result_type(*leaves)
-        rows = [roots[group].astype(wide) * jnp.ravel(leaf).astype(wide) for group, leaf in zip(self.groups, leaves)]
+        rows = [
+            roots[group].astype(wide) * jnp.ravel(leaf).astype(wide)
+            for group, leaf in zip(self.groups, leaves, strict=True)
+        ]
         return jnp.concatenate(rows)
 
 
@@ -46,7 +49,7 @@ def with_prior(
     return _with(problem, (*problem.blocks, block), loss)
 
 
-def has_prior(problem: AnyProblem) -> bool:
+def has_prior(problem: AbstractProblem) -> bool:
     """Whether the problem has one."""
     return isinstance(problem.loss, Regularised)
 
@@ -58,7 +61,7 @@ def without_prior(problem: AnyProblem) -> AnyProblem:
     return _with(problem, problem.blocks[:-1], problem.loss.cost)
 
 
-def prior_of(problem: AnyProblem) -> tuple[Float[Array, " groups"], tuple[int, ...]]:
+def prior_of(problem: AbstractProblem) -> tuple[Float[Array, " groups"], tuple[int, ...]]:
     """The precisions of the groups, and the group of each trainable leaf."""
     assert isinstance(problem.loss, Regularised)
     return problem.blocks[-1].inputs[0] ** 2, problem.loss.groups

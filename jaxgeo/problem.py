@@ -18,7 +18,7 @@ from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.planning.routes import LiftPlan, plan_lift
 from jaxgeo.outputs import AbstractProblem, Block, Params
-from jaxgeo.prior import spread, with_prior
+from jaxgeo.prior import number, spread, with_prior
 
 
 class Problem(AbstractProblem):
@@ -145,7 +145,7 @@ class Problem(AbstractProblem):
         return problem, eqx.combine(trainable, network.frozen)
 
     def with_prior(self, params: Params, precision: PyTree) -> "Problem":
-        """The same problem with a Gaussian prior on the parameters around 0: C + Σ_k p_k θ_k²/(2W), W what C divides by.
+        """The same problem with a Gaussian prior on the parameters: C + Σ_k p_k θ_k²/(2W), W what C divides by.
 
         Its outputs are those of the data and, behind them, √p_k θ_k, so every flow, optimizer and solver knows it. For
         K ≥ QN lifts still factorise a matrix of size QN (`jaxgeo.linalg.PriorLift`). An adapted flow is then
@@ -171,9 +171,10 @@ class Problem(AbstractProblem):
         values, treedef = jax.tree.flatten(precision)
         for value in values:
             check_number("precision", value, least=0)
-        groups = spread(jax.tree.unflatten(treedef, range(len(values))), params, trainable, "precision")
+        indices = spread(jax.tree.unflatten(treedef, range(len(values))), params, trainable, "precision")
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
-        return with_prior(self, params, jnp.stack([jnp.asarray(value, dtype) for value in values]), groups)
+        used = jnp.stack([jnp.asarray(values[index], dtype) for index in dict.fromkeys(indices)])
+        return with_prior(self, params, used, number(indices))
 
     def without_ignored(self) -> "Problem":
         """The same problem without the samples that have weight 0, where that is known and they can be left out.

@@ -22,6 +22,9 @@ class Regularised(AbstractCost):
     size: int = eqx.field(static=True)
     groups: tuple[int, ...] = eqx.field(static=True)
 
+    def __init__(self, cost: AbstractCost, size: int, groups: tuple[int, ...]):
+        self.cost, self.size, self.groups = cost, size, groups
+
     def data(self, outputs: Float[Array, "rows 1"]) -> Float[Array, "N Q"]:
         """The outputs of the network among these rows."""
         return self.cost.arrange(outputs[: -self.size].reshape(-1))

@@ -197,8 +197,8 @@ def fit(
     if prior is not None:
         chosen = method_with(prior, chosen, method, apply)
     if not simple:
-        refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size, weights=weights,
-                    per_sample=None if per_sample else per_sample)  # fmt: skip
+        refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size,
+                    weights=weights, per_sample=None if per_sample else per_sample)  # fmt: skip
     if conditions is not None:
         if validation is not None:
             raise ValueError("`validation` of conditions is made by itself; leave it out.")
@@ -213,14 +213,20 @@ def fit(
     if patience is not None and task.held_out is None:
         raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
     problem, params = task.problem, task.params
-    tol = float(tol) if tol is not None else 0.0 if (conditions is not None or prior is not None) and not is_flow else 1e-6
+    tol = (
+        float(tol)
+        if tol is not None
+        else 0.0
+        if (conditions is not None or prior is not None) and not is_flow
+        else 1e-6
+    )
     warmup = WARMUP if warmup is None and method in (None, "levenberg-marquardt") else warmup or 0
     warmup = 0 if conditions is None or is_flow else warmup
     initial = float(problem.cost(params))
     if not math.isfinite(initial):
         raise ValueError(f"the cost of `model` on these samples is {initial} before training; rescale data or model.")
     least = tol * (initial if is_flow else _scale(problem.loss, initial))
-    follows = is_flow and isinstance(problem.loss, AbstractSquares) and chosen.follows_law(
+    follows = isinstance(chosen, AbstractFlow) and isinstance(problem.loss, AbstractSquares) and chosen.follows_law(
         problem.num_rows(params), problem.num_params(params)
     )  # fmt: skip
     stop = (

@@ -83,7 +83,7 @@ class AdaptedMomentum(AbstractTransformation):
         check_number("max_growth", self.max_growth, above=0)
         if self.prior is not None and self.prior.by_evidence:
             raise ValueError(
-                '`prior="evidence"` needs all data at every update: use `adapted_levenberg_marquardt`, or give a number.'
+                '`prior="evidence"` needs all data at every update: use `adapted_levenberg_marquardt`, or a number.'
             )
 
     def regularised(self, problem: Problem, params: PyTree, state: MomentumState) -> Problem:

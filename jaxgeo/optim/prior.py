@@ -136,7 +136,9 @@ def _first_beta(problem: Problem, params: Params, state: PriorState) -> Float[Ar
     outputs = problem.outputs(params)
     misfit = 2 * problem.loss(outputs) * problem.loss.total_weight
     count = _count(problem.loss, outputs.size)
-    return freeze(jnp.where(misfit > 0, count / (FIRST_NOISE**2 * jnp.where(misfit > 0, misfit, 1)), 1).astype(state.beta.dtype))
+    return freeze(
+        jnp.where(misfit > 0, count / (FIRST_NOISE**2 * jnp.where(misfit > 0, misfit, 1)), 1).astype(state.beta.dtype)
+    )
 
 
 def _has_noise(cost: AbstractCost) -> bool:

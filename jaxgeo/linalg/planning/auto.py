@@ -75,7 +75,9 @@ class Auto(AbstractLiftSolver):
         memory = default_memory() if self.memory is None else self.memory
         if has_prior(jacobian.problem) and 2 * columns >= rows:
             size = rows - columns
-            return Choice(PriorLift(self.cutoff), f"DDᵀ of the data, {size} × {size}, beside which the prior is diagonal")
+            return Choice(
+                PriorLift(self.cutoff), f"DDᵀ of the data, {size} × {size}, beside which the prior is diagonal"
+            )
         # In float32 a damped Gram matrix would ask for more damping than was given: its eigenvalues spread by the
         # condition number of D squared, and with QN.
         double, own = jnp.dtype(jnp.float64), sizes.dtype

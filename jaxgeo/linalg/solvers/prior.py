@@ -139,6 +139,4 @@ def group_grams(data, params: PyTree, groups: tuple[int, ...]) -> list[Float[Arr
 
 def _total(grams: list[Float[Array, "n n"]], whole: Float[Array, " groups"]) -> Float[Array, "n n"]:
     """Σ G_g/M_g."""
-    return functools.reduce(
-        jnp.add, [gram / each.astype(gram.dtype) for gram, each in zip(grams, whole, strict=True)]
-    )
+    return functools.reduce(jnp.add, [gram / each.astype(gram.dtype) for gram, each in zip(grams, whole, strict=True)])
