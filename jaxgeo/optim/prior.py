@@ -27,6 +27,8 @@ ROUNDS = 3
 FIRST_NOISE = 0.01
 # By which factor a precision changes at most in a round.
 MOST_CHANGE = 3.0
+# A precision that is so many times as large as what the data say leaves them no say.
+MOST_RATIO = 1e12
 # Precisions of prior and noise are settled where a step changes them by less than this part.
 SETTLED = 1e-3
 
@@ -135,7 +137,7 @@ def _first_beta(problem: Problem, params: Params, state: PriorState) -> Float[Ar
         return jnp.ones_like(state.beta)
     outputs = problem.outputs(params)
     misfit = 2 * problem.loss(outputs) * problem.loss.total_weight
-    count = _count(problem.loss, outputs.size)
+    count = _count(problem.loss, outputs.size, outputs.dtype)
     return freeze(
         jnp.where(misfit > 0, count / (FIRST_NOISE**2 * jnp.where(misfit > 0, misfit, 1)), 1).astype(state.beta.dtype)
     )
@@ -146,11 +148,11 @@ def _has_noise(cost: AbstractCost) -> bool:
     return isinstance(bare, AbstractSquares | WeightedL2)
 
 
-def _count(cost: AbstractCost, rows: int) -> Float[Array, ""]:
+def _count(cost: AbstractCost, rows: int, dtype: jnp.dtype) -> Float[Array, ""]:
     """How many targets there are, one of a sample of weight 2 twice."""
     if isinstance(cost, WeightedL2):
-        return jnp.sum(cost.weights > 0).astype(cost.weights.dtype)
-    return jnp.asarray(cost.total_weight) * (rows // cost.num_samples)
+        return jnp.sum(cost.weights > 0).astype(dtype)
+    return jnp.asarray(cost.total_weight, dtype) * (rows // cost.num_samples)
 
 
 def learn(linear: Linearisation, state: PriorState) -> PriorState:
@@ -169,7 +171,7 @@ def learn(linear: Linearisation, state: PriorState) -> PriorState:
     ratio, _ = prior_of(linear.problem)
     # β as it is in the problem, also before the first step.
     beta = jnp.max(jnp.where(ratio > 0, state.precisions / jnp.where(ratio > 0, ratio, 1), 0))
-    count = _count(loss.cost, loss.data(linear.outputs).size)
+    count = _count(loss.cost, loss.data(linear.outputs).size, linear.outputs.dtype)
     if size >= len(aim):
         rounds = _ByRows(has_noise, max(groups) + 1)
         grams = group_grams(data, params, groups)
@@ -199,6 +201,7 @@ class _ByRows(eqx.Module):
     def __call__(self, grams: list[Array], aim: Array, count: Array, precisions: Array, beta: Array) -> Rounds:
         aim, count = aim.astype(DOUBLE), count.astype(DOUBLE)
         one = jnp.eye(len(aim), dtype=DOUBLE)
+        total = sum(jnp.trace(gram) for gram in grams)
 
         def round_of(_: Any, last: Rounds) -> Rounds:
             alpha, beta, _ = last
@@ -207,7 +210,8 @@ class _ByRows(eqx.Module):
             dual = beta * (inverse @ aim)
             counts = jnp.stack([beta / alpha[g] * jnp.vdot(inverse, gram) for g, gram in enumerate(grams)])
             squares = jnp.stack([dual @ gram @ dual / alpha[g] ** 2 for g, gram in enumerate(grams)])
-            return _next(alpha, beta, counts, squares, jnp.sum(dual**2) / beta**2, count, self.has_noise)
+            misfit = jnp.sum(dual**2) / beta**2
+            return _next(alpha, beta, counts, squares, misfit, count, total, self.has_noise)
 
         start = precisions.astype(DOUBLE), beta.astype(DOUBLE), jnp.zeros(self.num_groups, DOUBLE)
         return jax.lax.fori_loop(0, ROUNDS, round_of, start)
@@ -224,7 +228,7 @@ class _ByColumns(eqx.Module):
         matrix, aim, count = matrix.astype(DOUBLE), aim.astype(DOUBLE), count.astype(DOUBLE)
         square, image = matrix.T @ matrix, matrix.T @ aim
         groups = jnp.asarray(self.groups)
-        one = jnp.eye(len(square), dtype=DOUBLE)
+        one, total = jnp.eye(len(square), dtype=DOUBLE), jnp.trace(square)
         sizes = jnp.bincount(groups, length=self.num_groups).astype(DOUBLE)
 
         def of_groups(values: Array) -> Array:
@@ -233,20 +237,27 @@ class _ByColumns(eqx.Module):
         def round_of(_: Any, last: Rounds) -> Rounds:
             alpha, beta, _ = last
             root = jax.lax.rsqrt(alpha)[groups]
-            inverse = _inverse(one + beta * root[:, None] * square * root)
+            inverse = _inverse(one + beta * root[:, None] * square * root[None])
             theta = beta * root * (inverse @ (root * image))
             counts = sizes - of_groups(jnp.diagonal(inverse))
             misfit = jnp.sum((aim - matrix @ theta) ** 2)
-            return _next(alpha, beta, counts, of_groups(theta**2), misfit, count, self.has_noise)
+            return _next(alpha, beta, counts, of_groups(theta**2), misfit, count, total, self.has_noise)
 
         start = precisions.astype(DOUBLE), beta.astype(DOUBLE), jnp.zeros(self.num_groups, DOUBLE)
         return jax.lax.fori_loop(0, ROUNDS, round_of, start)
 
 
 def _next(
-    alpha: Array, beta: Array, counts: Array, squares: Array, misfit: Array, count: Array, has_noise: bool
+    alpha: Array,
+    beta: Array,
+    counts: Array,
+    squares: Array,
+    misfit: Array,
+    count: Array,
+    total: Array,
+    has_noise: bool,
 ) -> Rounds:
-    """α = γ/|θ|² and β = (n − γ)/|r|², by a bounded factor."""
+    """α = γ/|θ|² and β = (n − γ)/|r|², by a bounded factor; `total` is |D|²."""
 
     def bounded(new: Array, old: Array) -> Array:
         return jnp.clip(new, old / MOST_CHANGE, old * MOST_CHANGE)
@@ -255,7 +266,7 @@ def _next(
     precisions = bounded(counts / jnp.maximum(squares, tiny), alpha)
     left = jnp.maximum(count - jnp.sum(counts), 0)
     noise = bounded(left / jnp.maximum(misfit, tiny), beta) if has_noise else beta
-    return precisions, noise, counts
+    return jnp.minimum(precisions, MOST_RATIO * noise * total), noise, counts
 
 
 def _inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
