@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._checks import as_array, check_number, check_positive, is_trainable_leaf, leading_size
 from jaxgeo._trainable import Restricted, partition, tell_of_statistics
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
@@ -18,6 +18,7 @@ from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.planning.routes import LiftPlan, plan_lift
 from jaxgeo.outputs import AbstractProblem, Block, Params
+from jaxgeo.prior import number, spread, with_prior
 
 
 class Problem(AbstractProblem):
@@ -142,6 +143,38 @@ class Problem(AbstractProblem):
         networks = [block.apply.apply for block in self.blocks if isinstance(block.apply, Restricted)]
         problem = eqx.tree_at(_networks_and_choice, self, [*networks, network.trainable])
         return problem, eqx.combine(trainable, network.frozen)
+
+    def with_prior(self, params: Params, precision: PyTree) -> "Problem":
+        """The same problem with a Gaussian prior on the parameters: C + Σ_k p_k θ_k²/(2W), W what C divides by.
+
+        Its outputs are those of the data and, behind them, √p_k θ_k, so every flow, optimizer and solver knows it. For
+        K ≥ QN lifts still factorise a matrix of size QN (`jaxgeo.linalg.PriorLift`). An adapted flow is then
+        θ̇ = −(DᵀD + P)⁻¹(Dᵀ(x − y) + Pθ)/N, for L2: of a model that is linear in θ the gradient of the cost decays as
+        e^{−s/N}, and of others no law is known.
+
+        **Arguments:**
+
+        - `precision`: p ≥ 0 in units of the precision of a target of weight 1, that is α/β: a number, or a pytree
+            prefix of `params` with one for each leaf.
+
+        **Raises:** `ValueError` if a number is negative, `precision` is no prefix, or there is a prior already.
+
+        ```python
+        >>> import jax.numpy as jnp, jaxgeo as jg
+        >>> problem = jg.Problem(lambda a, x: a * x, jnp.ones(1), jg.L2(jnp.ones(1)))
+        >>> float(problem.with_prior(jnp.array(1.0), 0.5).cost(jnp.array(1.0)))
+        0.25
+
+        ```
+        """
+        trainable, _ = self.partition(params)
+        values, treedef = jax.tree.flatten(precision)
+        for value in values:
+            check_number("precision", value, least=0)
+        indices = spread(jax.tree.unflatten(treedef, range(len(values))), params, trainable, "precision")
+        dtype = jnp.result_type(*jax.tree.leaves(trainable))
+        used = jnp.stack([jnp.asarray(values[index], dtype) for index in dict.fromkeys(indices)])
+        return with_prior(self, params, used, number(indices))
 
     def without_ignored(self) -> "Problem":
         """The same problem without the samples that have weight 0, where that is known and they can be left out.

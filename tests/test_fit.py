@@ -102,7 +102,7 @@ def test_batches_of_an_epoch_hold_no_sample_twice():
     assert sorted(order[:3].ravel()) == sorted(order[3:].ravel()) == list(range(6))
     assert not np.array_equal(order[:3], order[3:])
     np.testing.assert_array_equal(batches.order(2, 3), order[2:5])
-    one = batches.take(jnp.asarray(order[0]))
+    one = batches.take(jnp.asarray(order[0]), None)
     np.testing.assert_array_equal(one.loss.targets, Y[order[0]])
 
 

@@ -18,6 +18,7 @@ ARROWS = """
     costs
     _training_mode metrics
     outputs
+    prior
     linalg.precision
     linalg.memory linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths
     linalg.jacobian

@@ -20,8 +20,10 @@ from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Keeper
 from jaxgeo.fitting.loop import Aim, Callback, Fit, Loop, Progress
 from jaxgeo.fitting.methods import Method
+from jaxgeo.fitting.priors import method_with, regularised, settings_of
 from jaxgeo.fitting.tasks import arrays_task, conditions_task, problem_task, read_conditions, refuse_data
 from jaxgeo.flows import AbstractFlow
+from jaxgeo.optim.prior import Prior, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.problem import Problem
 
@@ -39,6 +41,8 @@ def fit(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     trainable: PyTree = is_trainable_leaf,
     per_sample: bool = True,
+    weights: ArrayLike | None = None,
+    prior: Prior | float | PyTree | None = None,
     tol: float | None = None,
     rtol: float | None = None,
     max_steps: int = 1000,
@@ -90,9 +94,16 @@ def fit(
     - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
     - `trainable`: as for `jaxgeo.Problem`; running statistics of batch normalisation are frozen by default.
     - `per_sample`: as for `jaxgeo.Problem`; with False `model` or `apply` takes all samples, or a batch, at once.
+    - `weights`: of the samples, for arrays: one of weight 2 is two samples, and one of weight 0 none. Those that are
+        held out have none.
+    - `prior`: a Gaussian prior on the parameters, as a part of the cost: a number or a pytree prefix of `model`, as for
+        `jaxgeo.Problem.with_prior`; or "evidence", for the strength that the data ask for, with
+        "levenberg-marquardt", which is the default then. The cost in the rows is then that of the data, and
+        beside it are the `noise` and the effective number of parameters; `jaxgeo.posterior(…,
+        prior_precision="evidence")` goes on from there. A `jaxgeo.optim.Prior` has groups.
     - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer. With one it is relative to the
-        cost of the mean of the targets as the only output, where that is less than C(0). By default 1e-6, and 0 for
-        conditions, for which the cost at the points that are held out has to come down to it too.
+        cost of the mean of the targets as the only output, where that is less than C(0). By default 1e-6, and 0
+        with a prior, and for conditions, for which the cost at the points that are held out has to come down to it too.
     - `rtol`: of a flow, as for `jaxgeo.solve_flow`.
     - `max_steps`: attempted steps of a flow or updates of an optimizer, after which to give up.
     - `max_seconds`: end after the part in which so much time has passed.
@@ -173,7 +184,9 @@ def fit(
         raise ValueError("`resume` needs the `folder` in which the run is kept.")
     conditions = read_conditions(inputs)
     simple = conditions is None and not isinstance(inputs, Problem)
-    chosen = read_method(method or ("adapted" if simple else "levenberg-marquardt"))
+    prior = read_prior(prior)
+    evidence = prior is not None and prior.by_evidence
+    chosen = read_method(method or ("adapted" if simple and not evidence else "levenberg-marquardt"))
     is_flow = isinstance(chosen, AbstractFlow)
     given = {"points": points, "renew_every": renew_every, "warmup": warmup}
     if conditions is None or is_flow:
@@ -181,9 +194,11 @@ def fit(
         for name, value in given.items():
             if value not in (None, "fixed", 0) or (value is not None and conditions is None):
                 raise ValueError(f"`{name}` is an option for the points {where}; leave it out.")
+    if prior is not None:
+        chosen = method_with(prior, chosen, method, apply)
     if not simple:
         refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size,
-                    per_sample=None if per_sample else per_sample)  # fmt: skip
+                    weights=weights, per_sample=None if per_sample else per_sample)  # fmt: skip
     if conditions is not None:
         if validation is not None:
             raise ValueError("`validation` of conditions is made by itself; leave it out.")
@@ -192,18 +207,26 @@ def fit(
     elif isinstance(inputs, Problem):
         task = problem_task(model, inputs, validation)
     else:
-        task = arrays_task(model, inputs, targets, cost, apply, trainable, per_sample, validation)
+        task = arrays_task(model, inputs, targets, cost, apply, trainable, per_sample, validation, weights)
+    if prior is not None:
+        task = regularised(task, prior, apply)
     if patience is not None and task.held_out is None:
         raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
     problem, params = task.problem, task.params
-    tol = float(tol) if tol is not None else 0.0 if conditions is not None and not is_flow else 1e-6
+    tol = (
+        float(tol)
+        if tol is not None
+        else 0.0
+        if (conditions is not None or prior is not None) and not is_flow
+        else 1e-6
+    )
     warmup = WARMUP if warmup is None and method in (None, "levenberg-marquardt") else warmup or 0
     warmup = 0 if conditions is None or is_flow else warmup
     initial = float(problem.cost(params))
     if not math.isfinite(initial):
         raise ValueError(f"the cost of `model` on these samples is {initial} before training; rescale data or model.")
     least = tol * (initial if is_flow else _scale(problem.loss, initial))
-    follows = is_flow and isinstance(problem.loss, AbstractSquares) and chosen.follows_law(
+    follows = isinstance(chosen, AbstractFlow) and isinstance(problem.loss, AbstractSquares) and chosen.follows_law(
         problem.num_rows(params), problem.num_params(params)
     )  # fmt: skip
     stop = (
@@ -217,6 +240,8 @@ def fit(
             "batch_size": None if batch_size is None else int(batch_size),
             "data": task.fingerprint,
         }
+        if prior is not None:
+            settings |= settings_of(prior)
         if conditions is not None:
             settings |= {"points": points, "renew_every": renew_every, "warmup": warmup}
         keeper = Keeper(read_folder(folder), settings, float(keep_every), resume=resume)
@@ -256,7 +281,7 @@ def fit(
         if batch_size is not None and batch_size > problem.num_samples:
             raise ValueError(f"`batch_size` is {batch_size}, but there are only {problem.num_samples} samples.")
         if task.collocated is None:
-            batches = Batches(problem, task.targets, cost, batch_size, seed)
+            batches = Batches(problem, task.targets, cost, batch_size, seed, task.weights)
             every = batches.per_epoch if record_every is None else record_every
             driver = OptimizerDriver(batches, chosen, cost_tol=least, record=record, every=every)
         else:

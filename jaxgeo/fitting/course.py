@@ -176,8 +176,8 @@ class _Same(AbstractBatches):
 
     problem: Problem
 
-    def take(self, index: None) -> Problem:
-        del index
+    def take(self, index: None, params: Params) -> Problem:
+        del index, params
         return self.problem
 
 
@@ -187,7 +187,8 @@ class _Fresh(AbstractBatches):
     collocation: Collocation
     key: Array
 
-    def take(self, index: Int[Array, ""]) -> Problem:
+    def take(self, index: Int[Array, ""], params: Params) -> Problem:
+        del params
         return self.collocation.problem(self.collocation.draw_some(jax.random.fold_in(self.key, index)))
 
 

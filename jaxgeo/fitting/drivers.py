@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgeo.costs import SampleWeighted
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate import RESULTS, solve_flow
 from jaxgeo.linalg.faults import find_fault
@@ -22,6 +23,7 @@ from jaxgeo.linalg.solvers.base import CONTRADICTED, FAILED
 from jaxgeo.optim.endings import Ending, Outcome
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.outputs import Params
+from jaxgeo.prior import has_prior, prior_of, with_prior, without_prior
 from jaxgeo.problem import Problem
 
 # Attempted steps of a part. Starting anew costs one velocity of the six that a step of Tsit5 costs.
@@ -172,7 +174,7 @@ class AbstractBatches(eqx.Module):
     """Where the problem of an update is from."""
 
     @abc.abstractmethod
-    def take(self, index: Any) -> Problem:
+    def take(self, index: Any, params: Params) -> Problem:
         """That of an entry of an order, or of None where all updates are on one problem."""
 
 
@@ -188,6 +190,7 @@ class Batches(AbstractBatches):
     cost: CostOfTargets
     size: int | None = eqx.field(static=True)
     seed: int = eqx.field(static=True)
+    weights: Array | None = None
 
     @property
     def per_epoch(self) -> int:
@@ -205,14 +208,22 @@ class Batches(AbstractBatches):
         skipped = first % self.per_epoch
         return np.concatenate(rows)[skipped : skipped + count].astype(np.int32)
 
-    def take(self, index: Int[Array, " size"] | None) -> Problem:
+    def take(self, index: Int[Array, " size"] | None, params: Params) -> Problem:
         """The problem of these samples."""
         if index is None:
             return self.problem
-        whole = self.problem
+        whole = without_prior(self.problem)
         inputs, targets = jax.tree.map(lambda leaf: leaf[index], (whole.inputs, self.targets))
         cost = self.cost(targets)
-        return Problem(whole.blocks[0].apply, inputs, cost, trainable=whole.trainable, per_sample=whole.per_sample)
+        if self.weights is not None:
+            cost = SampleWeighted(cost, self.weights[index])
+        network = whole.blocks[0].apply
+        batch = Problem(network, inputs, cost, trainable=whole.trainable, per_sample=whole.per_sample)
+        if not has_prior(self.problem):
+            return batch
+        # As much of the prior as the batch is of the data.
+        (precisions, groups), part = prior_of(self.problem), cost.total_weight / whole.loss.total_weight
+        return with_prior(batch, params, precisions * part, groups)
 
 
 class OptimizerDriver:
@@ -288,8 +299,10 @@ def ending_of(method: PyTree) -> Ending:
 
 
 def lift_facts(method: PyTree) -> Row:
-    """Damping and rank estimate of the last step, of the state of an optimizer that has them."""
+    """Damping and rank estimate of the last step, and noise and γ by the evidence, of a state that has them."""
     found: Row = {}
+    for beta, determined in zip(_said(method, "beta"), _said(method, "determined"), strict=False):
+        found |= {"noise": float(beta) ** -0.5, "num_effective": float(jnp.sum(determined))}
     for name, kind in (("damping", float), ("rank", int)):
         values = _said(method, name)
         # −1 says that the solver did not estimate the rank.
@@ -331,7 +344,7 @@ def run_updates(
 
     def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
         params, state = carry
-        batch = for_gradients(batches.take(None if order is None else order[i]), params)
+        batch = for_gradients(batches.take(None if order is None else order[i], params), params)
 
         # optax's line searches pass on to it what else they were given, and mind what it does not take.
         def cost(params: Params, problem: Problem = batch) -> Array:

@@ -12,8 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from jaxgeo._checks import as_array, is_trainable_leaf
+from jaxgeo._checks import as_array, as_real, is_trainable_leaf
 from jaxgeo._trainable import partition, tell_of_statistics
+from jaxgeo.costs import SampleWeighted
 from jaxgeo.equations.condition import Condition
 from jaxgeo.equations.equation import Equation
 from jaxgeo.fitting.arguments import make_cost, read_pair
@@ -29,7 +30,7 @@ class Task:
 
     - `rebuild`: from trained parameters to a model as it was passed.
     - `held_out`: what is not trained on, None for nothing. `fingerprint`: of the data.
-    - `targets`: of the samples, where batches of them are to be made.
+    - `targets`, `weights`: of the samples, where batches of them are to be made; weights None for equal ones.
     - `collocated`: conditions, what is held out of them, and the first points.
     """
 
@@ -39,6 +40,7 @@ class Task:
     held_out: Problem | None
     fingerprint: str
     targets: Array | None = None
+    weights: Array | None = None
     collocated: tuple[Collocation, Problem, Samples] | None = None
 
 
@@ -51,19 +53,25 @@ def arrays_task(
     trainable: PyTree,
     per_sample: bool,
     validation: Any,
+    weights: ArrayLike | None = None,
 ) -> Task:
     """Samples and targets; those of weight 0 are left out."""
     if targets is None:
         raise ValueError("`targets` are missing: pass one for each sample, or a problem or conditions as `inputs`.")
-    network = model if apply is None else _Applied(model, apply)
-    mask = trainable if apply is None or trainable is is_trainable_leaf else _Applied(trainable, apply)
+    network = model if apply is None else Applied(model, apply)
+    mask = trainable if apply is None or trainable is is_trainable_leaf else Applied(trainable, apply)
     dtype = jnp.result_type(*jax.tree.leaves(partition(network, mask)[0]))
     aims = _cast("targets", targets, dtype)
-    problem, params = supervised(network, inputs, make_cost(cost, aims), trainable=mask, per_sample=per_sample)
+    made = make_cost(cost, aims)
+    if weights is not None:
+        weights = as_real("weights", weights).astype(dtype)
+        made = SampleWeighted(made, weights)
+    problem, params = supervised(network, inputs, made, trainable=mask, per_sample=per_sample)
     counted, whole = problem.loss.counted, problem
     problem = problem.without_ignored()
     if problem is not whole and counted is not None:
-        aims = aims[np.flatnonzero(counted)]
+        kept = np.flatnonzero(counted)
+        aims, weights = aims[kept], None if weights is None else weights[kept]
     held_out = None
     if validation is not None:
         held_inputs, held_targets = read_pair(validation)
@@ -73,7 +81,7 @@ def arrays_task(
         except (TypeError, ValueError) as error:
             raise ValueError(f"`validation` cannot be used: {error}") from error
     rebuild = _Rebuild(network, unwrap=apply is not None)
-    return Task(problem, params, rebuild, held_out, _fingerprint(inputs, targets), aims)
+    return Task(problem, params, rebuild, held_out, _fingerprint(inputs, targets, weights), aims, weights)
 
 
 def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
@@ -110,7 +118,7 @@ def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: P
     data = [each.points for each in conditions], [each.data for each in conditions]
     rebuild = _Rebuild(static, unwrap=False)
     fingerprint = _fingerprint(*data, np.asarray(trained.counts), np.asarray([each.weight for each in conditions]))
-    return Task(problem, params, rebuild, held_out, fingerprint, None, (trained, held_out, samples))
+    return Task(problem, params, rebuild, held_out, fingerprint, None, None, (trained, held_out, samples))
 
 
 def read_conditions(inputs: Any) -> tuple[Condition, ...] | None:
@@ -134,7 +142,7 @@ def refuse_data(**given: Any) -> None:
             raise ValueError(f"`{name}` is for samples and targets; a problem or conditions have their own.")
 
 
-class _Applied(eqx.Module):
+class Applied(eqx.Module):
     """Parameters and the function that applies them, as a model."""
 
     params: PyTree

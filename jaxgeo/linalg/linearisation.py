@@ -1,13 +1,15 @@
 """The outputs at a point, linearised in a metric, and what a step from there comes to."""
 
 import functools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo.costs import AbstractRoot, SampleWeighted
+from jaxgeo.costs import AbstractRoot, WeightedRoot
+from jaxgeo.costs.regularised import Regularised
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.measured import counted_root, measured
 from jaxgeo.linalg.one_way import both_ways, one_ways, pulled
@@ -52,7 +54,10 @@ class Linearisation(eqx.Module):
                 self.outputs = problem.outputs(params)
         else:
             self.trainable, self.frozen, self.outputs = known.trainable, known.frozen, known.outputs
-        self.root = counted_root(metric, problem.loss, self.outputs)
+        cost, own = problem.loss, self.outputs
+        if isinstance(cost, Regularised):
+            cost, own = cost.cost, cost.data(own)
+        self.root = counted_root(metric, cost, own)
         if self.root is None:
             self.jacobian = Jacobian(problem, params) if known is None else known
         else:
@@ -68,15 +73,20 @@ class Linearisation(eqx.Module):
         """Lv for an output velocity v."""
         if self.root is None:
             return velocity
-        rows = jax.vmap(lambda root, row: root(row))(self.root, velocity)
-        return rows.reshape(self.jacobian.outputs.shape)
+        return self._of_data(lambda rows: jax.vmap(lambda root, row: root(row))(self.root, rows), velocity)
 
     def _dual(self, gradient: Float[Array, "N Q"]) -> Float[Array, "rows R"]:
         """(Lᵀ)⁺ times an output gradient."""
         if self.root is None:
             return gradient
-        rows = jax.vmap(lambda root, row: root.dual(row))(self.root, gradient)
-        return rows.reshape(self.jacobian.outputs.shape)
+        return self._of_data(lambda rows: jax.vmap(lambda root, row: root.dual(row))(self.root, rows), gradient)
+
+    def _of_data(self, function: Callable[[Array], Array], rows: Array) -> Float[Array, "rows R"]:
+        """A function of the rows of the data; those of a prior stay as they are."""
+        loss = self.problem.loss
+        if not isinstance(loss, Regularised):
+            return function(rows).reshape(self.jacobian.outputs.shape)
+        return loss.join(function(loss.data(rows)), rows[-loss.size :])
 
     @property
     def total_weight(self) -> int | Float[Array, ""]:
@@ -85,14 +95,16 @@ class Linearisation(eqx.Module):
         return weight if isinstance(weight, int) else weight.astype(self.outputs.dtype)
 
     def relative(self, damping: Float[Array, ""]) -> Float[Array, ""]:
-        """A damping relative to the mean of the diagonal of DDᵀ, as one relative to trace(DDᵀ)/rows.
+        """A damping relative to the mean square of the rows of D, as one relative to trace(DDᵀ)/rows.
 
-        They differ where samples of weight 0, such as padding, have rows of 0.
+        They differ where samples have weights: one of weight 2 is two rows, and one of weight 0, such as padding, none.
         """
-        loss = self.problem.loss
-        if not isinstance(loss, SampleWeighted):
+        if not isinstance(self.root, WeightedRoot):
             return damping
-        return damping / jnp.mean((loss.weights > 0).astype(damping.dtype))
+        loss, rows = self.problem.loss, self.jacobian.out_size()
+        of_prior = loss.size if isinstance(loss, Regularised) else 0
+        share = jnp.mean(self.root.scale**2).astype(damping.dtype)
+        return damping * (rows / ((rows - of_prior) * share + of_prior))
 
     def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
         """Whether a lift went through a factorisation that is sound for every row.

@@ -13,6 +13,7 @@ from jaxgeo._checks import check_kind, is_concrete
 from jaxgeo.costs import AbstractCost, AbstractRoot, DiagonalRoot, SumOfSquares, WeightedRoot
 from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.outputs import AbstractProblem, Block
+from jaxgeo.prior import has_prior, without_prior
 
 
 def counted_root(metric: AbstractMetric, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractRoot | None:
@@ -46,6 +47,11 @@ class MeasuredApply(eqx.Module):
 
 def measured(problem: AbstractProblem, root: AbstractRoot) -> AbstractProblem:
     """The problem whose outputs are Lx, for L held fixed."""
+    if has_prior(problem):
+        # Its rows have the length that they are to have.
+        data = measured(without_prior(problem), root)
+        loss = eqx.tree_at(lambda loss: loss.cost, problem.loss, data.loss)
+        return with_blocks(problem, (*data.blocks, problem.blocks[-1]), loss)
     if len(problem.blocks) != 1:
         raise ValueError(
             f"a metric other than `Euclidean()` needs a problem of one block; this one has {len(problem.blocks)}. "

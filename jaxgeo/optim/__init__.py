@@ -9,6 +9,7 @@ from jaxgeo.optim.info import DirectionInfo as DirectionInfo, StepInfo as StepIn
 from jaxgeo.optim.interpolation import linear_interpolation as linear_interpolation
 from jaxgeo.optim.levenberg_marquardt import adapted_levenberg_marquardt as adapted_levenberg_marquardt
 from jaxgeo.optim.momentum import adapted_momentum as adapted_momentum
+from jaxgeo.optim.prior import Prior as Prior, PriorState as PriorState
 from jaxgeo.optim.rank_cutoff import RankCutoff as RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling as ColumnScaling
 from jaxgeo.optim.transforms import (

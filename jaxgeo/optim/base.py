@@ -79,12 +79,18 @@ class AbstractTransformation(eqx.Module):
     @eqx.filter_jit
     def _linearise_and_step(self, updates: PyTree, state: Any, params: PyTree, problem: Problem) -> tuple[PyTree, Any]:
         problem.check_samples(params)
+        problem = self.regularised(problem, params, state)
         # All algebra is in one dtype; what comes out is in those of the parameters and of the state.
         problem, wide = widened(problem, params)
         linear = Linearisation(problem, wide, self.metric)
         step, after = self.step(updates, cast_up(state, linear.outputs.dtype), linear)
         after = after._replace(count=jnp.asarray(optax.safe_increment(state.count)))
         return cast_like(params, linear.embed(step)), cast_like(state, after)
+
+    def regularised(self, problem: Problem, params: PyTree, state: Any) -> Problem:
+        """The problem with the prior that belongs to what is minimised, if there is one."""
+        del params, state
+        return problem
 
     def first(self, params: PyTree) -> Any:
         """optax's `init`: the state before the first step; running statistics that are frozen are told of."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo._fields import COUNT, NOT_NEGATIVE, Checked
 from jaxgeo.linalg.linearisation import Linearisation
@@ -93,6 +93,11 @@ class EndState(NamedTuple):
     ending: Int[Array, ""]
     small: Int[Array, ""]
     rejected: Int[Array, ""]
+
+    def unless(self, goes_on: Bool[Array, ""]) -> "EndState":
+        """Without an end but failure where what is minimised still changes."""
+        ending = jnp.where(goes_on & (self.ending != Ending.FAILED), 0, self.ending)
+        return EndState(ending, jnp.where(goes_on, 0, self.small), jnp.where(goes_on, 0, self.rejected))
 
 
 class Ends(Checked):

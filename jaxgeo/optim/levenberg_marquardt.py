@@ -15,7 +15,7 @@ from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import svd_of_triangle
-from jaxgeo.linalg.solvers import AbstractLiftSolver, GramCholesky
+from jaxgeo.linalg.solvers import AbstractLiftSolver, GramCholesky, PriorLift
 from jaxgeo.linalg.solvers.base import DECOMPOSED
 from jaxgeo.linalg.tangents import freeze
 from jaxgeo.metrics import AbstractMetric
@@ -25,11 +25,14 @@ from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.endings import Ends, EndState
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
+from jaxgeo.optim.prior import SETTLED, Prior, PriorState, learn, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 from jaxgeo.optim.rank_cutoff import CutState, RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling
 from jaxgeo.optim.trust_region import TrustRegion
 from jaxgeo.optim.way import AbstractWay
+from jaxgeo.prior import has_prior
+from jaxgeo.problem import Problem
 
 # Up to so many bytes D is held, for its leading singular values.
 MOST_BYTES = 2**30
@@ -50,6 +53,7 @@ class LevenbergMarquardtState(NamedTuple):
     - `largest`: the largest norm that each column of D has had; empty where parameters are not scaled.
     - `rung`: how many leading singular values to compute, by `RankCutoff.ladder`; −1 where D is not of low rank.
     - `linesearch`: the state of the line search; () without one.
+    - `prior`: the strength of a prior that is found; () without one.
     - `ends`: whether there is more to do on this batch; `Ending(int(state.ends.ending))` says why not.
     - `info`: how the last update went.
     """
@@ -61,6 +65,7 @@ class LevenbergMarquardtState(NamedTuple):
     largest: Float[Array, " K"]
     rung: Int[Array, ""]
     linesearch: PyTree
+    prior: PriorState | tuple[()]
     ends: EndState
     info: StepInfo
 
@@ -78,6 +83,7 @@ class LevenbergMarquardt(AbstractTransformation):
     cutoff: RankCutoff
     adjustment: Adjustment
     ends: Ends
+    prior: Prior | None
 
     def init(self, params: PyTree) -> LevenbergMarquardtState:
         trainable = self.problems.partition(params)
@@ -90,13 +96,24 @@ class LevenbergMarquardt(AbstractTransformation):
             largest=self.scaling.init(size, dtype),
             rung=jnp.zeros((), jnp.int32),
             linesearch=self.adjustment.init(trainable),
+            prior=() if self.prior is None else self.prior.init(trainable, dtype),
             ends=self.ends.init(),
             info=empty_step(dtype),
         )
 
+    def regularised(self, problem: Problem, params: PyTree, state: LevenbergMarquardtState) -> Problem:
+        return problem if self.prior is None else self.prior.attach(problem, params, state.prior)
+
     def step(self, updates: PyTree, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
         del updates
-        rows, columns = linear.jacobian.out_size(), linear.jacobian.in_size()
+        step, after = self._step(state, linear)
+        if not isinstance(state.prior, PriorState):
+            return step, after
+        prior = learn(linear, state.prior)
+        return step, after._replace(prior=prior, ends=after.ends.unless(prior.change > SETTLED))
+
+    def _step(self, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
+        rows, columns = rows_of_data(linear), linear.jacobian.in_size()
         if self.trust_region.bounds is not None:
             if self.solver is not None or columns > rows or state.largest.size != columns:
                 raise ValueError(
@@ -180,13 +197,20 @@ class LevenbergMarquardt(AbstractTransformation):
         return step, state._replace(rung=jnp.where(state.info.accepted, state.rung, top).astype(jnp.int32))
 
 
+def rows_of_data(linear: Linearisation) -> int:
+    """Rows without those of a prior."""
+    return linear.jacobian.out_size() - linear.jacobian.in_size() * has_prior(linear.problem)
+
+
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
     """For K ≥ QN by DDᵀ in float64, whatever the dtype of the parameters.
 
     Its condition number is that of D squared, so a DDᵀ in float32 asks for more damping than the last steps have.
     """
-    rows = linear.jacobian.out_size()
+    rows = rows_of_data(linear)
     if linear.jacobian.in_size() >= rows and rows <= MOST_DOUBLE_ROWS:
+        if has_prior(linear.problem):
+            return PriorLift()
         # More damping answers a failure; eigenvalues would be compiled for nothing.
         return GramCholesky(dtype=jnp.dtype(jnp.float64), max_decomposition=0)
     return Auto()
@@ -205,6 +229,7 @@ def adapted_levenberg_marquardt(
     acceleration: float | Float[Array, ""] | None = None,
     linesearch: optax.GradientTransformationExtraArgs | None = None,
     ends: Ends | None = None,
+    prior: Prior | float | PyTree | None = None,
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -246,6 +271,10 @@ def adapted_levenberg_marquardt(
 
     - `ends`: when there is nothing more to do, which the state says, and by which `jaxgeo.fit` and `jaxgeo.curve_fit`
         end.
+    - `prior`: a Gaussian prior on the parameters as a part of what is minimised: a number, a pytree prefix of
+        `params` of numbers, "evidence" for the strength that the data ask for, or a `jaxgeo.optim.Prior`. The cost in
+        the report has it in it. With "evidence" the state has α, β and γ, as `state.prior`, and the run is at its end
+        when these have settled too.
 
     Steps by `cutoff` take no part in `acceleration` and `linesearch`, as they have corrections and halvings of their
     own.
@@ -280,6 +309,7 @@ def adapted_levenberg_marquardt(
         _chosen("cutoff", cutoff, RankCutoff),
         Adjustment(acceleration, linesearch),
         _chosen("ends", ends, Ends),
+        read_prior(prior),
     ).as_optax()
 
 

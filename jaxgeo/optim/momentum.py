@@ -23,8 +23,11 @@ from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
+from jaxgeo.optim.prior import Prior, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker, like
 from jaxgeo.optim.steepness import Steepness
+from jaxgeo.prior import without_prior
+from jaxgeo.problem import Problem
 
 # Above it, what momentum keeps along ker D, 1/(1 − μ) times what comes in, is no longer an average of few batches.
 LARGEST_MOMENTUM = 0.99
@@ -66,6 +69,7 @@ class AdaptedMomentum(AbstractTransformation):
     damping: Value | NextBatchDamping | None
     max_change: float | Float[Array, ""] | None
     max_growth: float | Float[Array, ""]
+    prior: Prior | None
 
     def __check_init__(self):
         check_value("learning_rate", self.learning_rate)
@@ -77,6 +81,14 @@ class AdaptedMomentum(AbstractTransformation):
         if self.max_change is not None:
             check_number("max_change", self.max_change, above=0)
         check_number("max_growth", self.max_growth, above=0)
+        if self.prior is not None and self.prior.by_evidence:
+            raise ValueError(
+                '`prior="evidence"` needs all data at every update: use `adapted_levenberg_marquardt`, or a number.'
+            )
+
+    def regularised(self, problem: Problem, params: PyTree, state: MomentumState) -> Problem:
+        del state
+        return problem if self.prior is None else self.prior.attach(problem, params, ())
 
     def init(self, params: PyTree) -> MomentumState:
         moving = cast_up(eqx.filter(params, is_trainable_leaf), jnp.dtype(jnp.float32))
@@ -126,7 +138,7 @@ class AdaptedMomentum(AbstractTransformation):
         """The damping that was asked for, or that of the kind of cost."""
         if self.damping is not None:
             return self.damping
-        loss = linear.problem.loss
+        loss = without_prior(linear.problem).loss
         loss = loss.cost if isinstance(loss, SampleWeighted) else loss
         return SQUARES_DAMPING if isinstance(loss, AbstractSquares) else NextBatchDamping()
 
@@ -195,6 +207,7 @@ def adapted_momentum(
     damping: Value | NextBatchDamping | None = None,
     max_change: float | Float[Array, ""] | None = None,
     max_growth: float | Float[Array, ""] = 2.0,
+    prior: Prior | float | PyTree | None = None,
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -226,6 +239,8 @@ def adapted_momentum(
     - `max_change`: how far an update may move the outputs, by the linearised network: the root mean square over the
         samples in the metric of the cost, which for cross-entropy is a change of log-probabilities. By default 1, and
         without bound in the Euclidean metric of L2, whose outputs have units of yours.
+    - `prior`: a Gaussian prior on the parameters as a part of what is minimised: a number, a pytree prefix of `params`
+        of numbers, or a `jaxgeo.optim.Prior`, which also says of how many samples a batch is a part.
     - the others: as for `adapted_gradient_descent`, and the same extra arguments of `update`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
@@ -245,5 +260,5 @@ def adapted_momentum(
     problems = ProblemMaker(apply, cost, trainable, per_sample)
     solver = None if solver is None else check_solver(solver)
     return AdaptedMomentum(
-        problems, metric, solver, learning_rate, momentum, damping, max_change, max_growth
+        problems, metric, solver, learning_rate, momentum, damping, max_change, max_growth, read_prior(prior)
     ).as_optax()

@@ -13,9 +13,9 @@ from jaxgeo._checks import check_number, check_positive, plain
 from jaxgeo.linalg.covariance.columns import ColumnCovariance, ColumnInformation, column_covariance, triangle
 from jaxgeo.linalg.covariance.rows import RowInformation, group_grams, row_covariance
 from jaxgeo.outputs import Params
+from jaxgeo.prior import masks_of, number, spread
 from jaxgeo.problem import Problem
 from jaxgeo.uncertainty.evidence import Evidence, maximise_evidence
-from jaxgeo.uncertainty.leaves import masks_of, number, spread
 from jaxgeo.uncertainty.likelihood import Likelihood, read_likelihood
 from jaxgeo.uncertainty.plan import PosteriorPlan, plan_posterior
 from jaxgeo.uncertainty.posteriors import Posterior

@@ -1,9 +1,7 @@
-"""Leaves of parameters: their names, those of their entries, and which belong together."""
+"""Leaves of parameters: their names, those of their entries, and where they are among the columns of D."""
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Int, PyTree
@@ -32,40 +30,6 @@ def entry_names(trainable: PyTree) -> list[str]:
         name = jax.tree_util.keystr(path)
         names += [name + (f"[{', '.join(map(str, index))}]" if index else "") for index in np.ndindex(*leaf.shape)]
     return names
-
-
-def spread(prefix: PyTree, params: Params, trainable: PyTree, name: str) -> list[Any]:
-    """What a pytree prefix of `params` has for each trainable leaf.
-
-    **Raises:** `ValueError` if it is no prefix.
-    """
-    try:
-        full = jax.tree.map(lambda value, part: jax.tree.map(lambda _: value, part), prefix, params)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"`{name}` must be shaped like `params` or its upper part: {error}") from error
-    found = []
-    values = jax.tree.leaves(full, is_leaf=lambda leaf: leaf is None)
-    masks = jax.tree.leaves(jax.tree.map(lambda _: True, trainable), is_leaf=lambda leaf: leaf is None)
-    for value, mask in zip(values, masks, strict=True):
-        if mask:
-            found.append(value)
-    return found
-
-
-def number(labels: Sequence[Hashable]) -> list[int]:
-    """0, 1, … for labels in the order in which they first come."""
-    order = {label: index for index, label in enumerate(dict.fromkeys(labels))}
-    return [order[label] for label in labels]
-
-
-def masks_of(params: Params, trainable: PyTree, groups: list[int]) -> tuple[PyTree, ...]:
-    """For each group a pytree of bools like `params`: which leaves are in it."""
-    treedef = jax.tree.structure(params)
-    present = iter(groups)
-    held = jax.tree.map(lambda _: -1, params)
-    marks = jax.tree.map(lambda _: next(present), trainable)
-    values = jax.tree.leaves(eqx.combine(marks, held))
-    return tuple(jax.tree.unflatten(treedef, [value == group for value in values]) for group in range(max(groups) + 1))
 
 
 def positions(trainable: PyTree, where: Callable[[PyTree], PyTree] | None) -> Int[np.ndarray, " k"]:

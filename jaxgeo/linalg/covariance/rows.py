@@ -24,14 +24,10 @@ from jaxgeo.linalg.covariance.weighting import RowRoot
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.outputs import AbstractProblem, Params
+from jaxgeo.prior import with_trainable
 
 # Gradients at a time, for what rows of D say of single parameters.
 GRADIENTS = 8
-
-
-def with_trainable(problem: AbstractProblem, mask: PyTree) -> AbstractProblem:
-    """The same problem with other leaves held."""
-    return eqx.tree_at(lambda problem: problem.trainable, problem, mask)
 
 
 def group_grams(

@@ -18,6 +18,8 @@ from jaxgeo.linalg.solvers.dense_cholesky import DenseCholesky
 from jaxgeo.linalg.solvers.gram_cholesky import GramCholesky
 from jaxgeo.linalg.solvers.lsmr import LSMR
 from jaxgeo.linalg.solvers.normal_cholesky import NormalCholesky
+from jaxgeo.linalg.solvers.prior import PriorLift
+from jaxgeo.prior import has_prior
 
 
 class Choice(NamedTuple):
@@ -71,6 +73,11 @@ class Auto(AbstractLiftSolver):
         sizes = sizes_of(jacobian)
         rows, columns = sizes.rows, sizes.columns
         memory = default_memory() if self.memory is None else self.memory
+        if has_prior(jacobian.problem) and 2 * columns >= rows:
+            size = rows - columns
+            return Choice(
+                PriorLift(self.cutoff), f"DDᵀ of the data, {size} × {size}, beside which the prior is diagonal"
+            )
         # In float32 a damped Gram matrix would ask for more damping than was given: its eigenvalues spread by the
         # condition number of D squared, and with QN.
         double, own = jnp.dtype(jnp.float64), sizes.dtype

@@ -22,6 +22,7 @@ from jaxgeo.linalg.planning.bytes import (
 from jaxgeo.linalg.solvers import CG, LSMR, AbstractLiftSolver, DenseCholesky, NormalCholesky
 from jaxgeo.linalg.solvers.base import Damping, check_damping
 from jaxgeo.outputs import AbstractProblem, Params
+from jaxgeo.prior import has_prior, without_prior
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,12 @@ def plan_lift(
 
     def look(params: Params) -> None:
         problem.check(params)
-        plans.append(_plan(Jacobian(problem, params), damping, memory))
+        jacobian = Jacobian(problem, params)
+        if has_prior(problem) and 2 * jacobian.in_size() >= jacobian.out_size():
+            # What is factored is DDᵀ of the data, damped by the prior.
+            plans.append(_plan(Jacobian(without_prior(problem), params), 1.0 if damping is None else damping, memory))
+        else:
+            plans.append(_plan(jacobian, damping, memory))
 
     # Shapes are all that is needed: nothing is computed.
     eqx.filter_eval_shape(look, params)

@@ -17,5 +17,6 @@ from jaxgeo.linalg.solvers.gram_eigh import GramEigh as GramEigh
 from jaxgeo.linalg.solvers.lsmr import LSMR as LSMR
 from jaxgeo.linalg.solvers.normal_cholesky import NormalCholesky as NormalCholesky
 from jaxgeo.linalg.solvers.nystrom import Nystrom as Nystrom
+from jaxgeo.linalg.solvers.prior import PriorLift as PriorLift
 from jaxgeo.linalg.solvers.qr import QR as QR
 from jaxgeo.linalg.solvers.svd import SVD as SVD

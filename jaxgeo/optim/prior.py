@@ -1,0 +1,274 @@
+"""A Gaussian prior on the parameters as part of what an optimizer minimises, with its strength given or found."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jaxgeo._checks import check_count, check_number
+from jaxgeo.costs import AbstractCost, SampleWeighted, WeightedL2
+from jaxgeo.costs.regularised import Regularised
+from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.linearisation import Linearisation
+from jaxgeo.linalg.precision import in_dtype
+from jaxgeo.linalg.solvers.prior import DOUBLE, group_grams
+from jaxgeo.linalg.tangents import freeze
+from jaxgeo.outputs import Params
+from jaxgeo.prior import number, prior_of, spread, with_prior, without_prior
+from jaxgeo.problem import Problem
+
+# Rounds of the fixed point with one linearisation.
+ROUNDS = 3
+# The noise at the start in units of the residual there. Where all of it is taken for noise, nothing is learnt from it.
+FIRST_NOISE = 0.01
+# By which factor a precision changes at most in a round.
+MOST_CHANGE = 3.0
+# A precision that is so many times as large as what the data say leaves them no say.
+MOST_RATIO = 1e12
+# Precisions of prior and noise are settled where a step changes them by less than this part.
+SETTLED = 1e-3
+
+
+class PriorState(NamedTuple):
+    """What is known of the strength of a prior.
+
+    - `precisions`: α of each group, in the order in which they first come among the leaves.
+    - `beta`: β = 1/noise² of a target of weight 1; 1 for classes.
+    - `determined`: γ of each group, how many of its parameters the data determine.
+    - `change`: the largest factor by which one of them changed in the last step, as a logarithm.
+    """
+
+    precisions: Float[Array, " groups"]
+    beta: Float[Array, ""]
+    determined: Float[Array, " groups"]
+    change: Float[Array, ""]
+
+
+class Prior(eqx.Module):
+    """A Gaussian prior around 0: Σ_j c_j + Σ_k p_k θ_k²/2 is minimised, c_j being the cost of a sample.
+
+    p = α/β is the precision of a parameter in units of that of a target of weight 1, so α where the noise is 1, and for
+    class labels. It is weight decay as part of the objective: in the steps, in the gain test and in what is reported.
+
+    With "evidence" α and β follow the data: at each linearisation they go some rounds towards those under which the
+    data are most probable, for the network linearised there,
+
+        α_g = γ_g/|θ_g|², β = (n − Σγ_g)/|r|², γ_g = tr(1 − αΣ)_gg,
+
+    with Σ = (βDᵀD + A)⁻¹, θ its mean and r the residual that this leaves. So no held-out data are needed.
+
+    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992; F. D. Foresee and M. T. Hagan,
+        Gauss–Newton approximation to Bayesian learning, 1997
+
+    **Arguments:**
+
+    - `precision`: p ≥ 0, one number or a pytree prefix of the parameters with one for each leaf; or "evidence".
+    - `groups`: with "evidence", a pytree prefix of the parameters of labels: leaves with equal labels have one
+        precision. By default all have one.
+    - `num_samples`: of all data, where updates are made on batches of them; by default a batch is all there is.
+
+    **Raises:** `ValueError` if a number is negative, or an option does not belong to the others.
+    """
+
+    precision: PyTree = "evidence"
+    groups: PyTree = None
+    num_samples: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.num_samples is not None:
+            check_count("num_samples", self.num_samples)
+        if self.by_evidence:
+            if self.num_samples is not None:
+                raise ValueError("the evidence is that of all data: leave `num_samples` out, or give a `precision`.")
+            return
+        if self.groups is not None:
+            raise ValueError('`groups` says which leaves share a precision that is found: pass "evidence".')
+        for value in jax.tree.leaves(self.precision):
+            if isinstance(value, str):
+                raise ValueError(f'`precision` must be numbers or "evidence"; got {value!r}.')
+            check_number("precision", value, least=0)
+
+    @property
+    def by_evidence(self) -> bool:
+        """Whether the strength is found."""
+        return isinstance(self.precision, str) and self.precision == "evidence"
+
+    def init(self, trainable: PyTree, dtype: jnp.dtype) -> PriorState | tuple[()]:
+        """Before the first step: the precisions that the parameters have by their size; () where they are given."""
+        if not self.by_evidence:
+            return ()
+        groups = self._labels(trainable, trainable)
+        sums, sizes = np.zeros(max(groups) + 1), np.zeros(max(groups) + 1)
+        totals = [jnp.zeros((), dtype)] * len(sums)
+        for leaf, group in zip(jax.tree.leaves(trainable), groups, strict=True):
+            totals[group] = totals[group] + jnp.sum(leaf.astype(dtype) ** 2)
+            sizes[group] += leaf.size
+        squares, counts = jnp.stack(totals), jnp.asarray(sizes, dtype)
+        precisions = jnp.where(squares > 0, counts / jnp.where(squares > 0, squares, 1), 1)
+        return PriorState(precisions, jnp.zeros((), dtype), jnp.zeros_like(precisions), jnp.asarray(jnp.inf, dtype))
+
+    def attach(self, problem: Problem, params: Params, state: PriorState | tuple[()]) -> Problem:
+        """The problem with the prior as it stands."""
+        trainable, _ = problem.partition(params)
+        if isinstance(state, PriorState):
+            beta = jnp.where(state.beta > 0, state.beta, _first_beta(problem, params, state))
+            return with_prior(problem, params, state.precisions / beta, self._labels(params, trainable))
+        part = 1 if self.num_samples is None else problem.loss.total_weight / self.num_samples
+        return problem.with_prior(params, jax.tree.map(lambda value: value * part, self.precision))
+
+    def _labels(self, params: Params, trainable: PyTree) -> list[int]:
+        if self.groups is None:
+            return [0] * len(jax.tree.leaves(trainable))
+        return number(spread(self.groups, params, trainable, "groups"))
+
+
+def read_prior(prior: Any) -> Prior | None:
+    """A `Prior`, of one or of what it is made of; None for none."""
+    return prior if prior is None or isinstance(prior, Prior) else Prior(prior)
+
+
+def _first_beta(problem: Problem, params: Params, state: PriorState) -> Float[Array, ""]:
+    """That by which a small part of the residual at the start is noise."""
+    if not _has_noise(problem.loss):
+        return jnp.ones_like(state.beta)
+    outputs = problem.outputs(params)
+    misfit = 2 * problem.loss(outputs) * problem.loss.total_weight
+    count = _count(problem.loss, outputs.size, outputs.dtype)
+    return freeze(
+        jnp.where(misfit > 0, count / (FIRST_NOISE**2 * jnp.where(misfit > 0, misfit, 1)), 1).astype(state.beta.dtype)
+    )
+
+
+def _has_noise(cost: AbstractCost) -> bool:
+    bare = cost.cost if isinstance(cost, SampleWeighted) else cost
+    return isinstance(bare, AbstractSquares | WeightedL2)
+
+
+def _count(cost: AbstractCost, rows: int, dtype: jnp.dtype) -> Float[Array, ""]:
+    """How many targets there are, one of a sample of weight 2 twice."""
+    if isinstance(cost, WeightedL2):
+        return jnp.sum(cost.weights > 0).astype(dtype)
+    return jnp.asarray(cost.total_weight, dtype) * (rows // cost.num_samples)
+
+
+def learn(linear: Linearisation, state: PriorState) -> PriorState:
+    """The precisions after some rounds for the network linearised here; as they were where round-off prevents that."""
+    linear = freeze(linear)
+    loss, jacobian = linear.problem.loss, linear.jacobian
+    assert isinstance(loss, Regularised)
+    _, groups = prior_of(linear.problem)
+    size = loss.size
+    # The targets of the linearised network, whose output at 0 is 0.
+    aim = (jacobian.mv(linear.trainable) - linear.residual)[:-size, 0]
+    data = without_prior(jacobian.problem)
+    params = eqx.combine(linear.trainable, linear.frozen)
+    sizes = [leaf.size for leaf in jax.tree.leaves(linear.trainable)]
+    has_noise = _has_noise(loss.cost)
+    ratio, _ = prior_of(linear.problem)
+    # β as it is in the problem, also before the first step.
+    beta = jnp.max(jnp.where(ratio > 0, state.precisions / jnp.where(ratio > 0, ratio, 1), 0))
+    count = _count(loss.cost, loss.data(linear.outputs).size, linear.outputs.dtype)
+    if size >= len(aim):
+        rounds = _ByRows(has_noise, max(groups) + 1)
+        grams = group_grams(data, params, groups)
+        found = in_dtype(rounds, DOUBLE)(grams, aim, count, state.precisions, beta)
+    else:
+        of_column = np.repeat(groups, sizes)
+        rounds = _ByColumns(has_noise, max(groups) + 1, tuple(map(int, of_column)))
+        found = in_dtype(rounds, DOUBLE)(Jacobian(data, params).as_matrix(), aim, count, state.precisions, beta)
+    precisions, beta_found, determined = (value.astype(state.beta.dtype) for value in found)
+    sound = jnp.all(jnp.isfinite(precisions)) & jnp.isfinite(beta_found) & (beta_found > 0) & jnp.all(precisions > 0)
+    old = jnp.append(state.precisions, beta)
+    change = jnp.max(jnp.abs(jnp.log(jnp.append(precisions, beta_found) / old)))
+    after = PriorState(precisions, beta_found, determined, change)
+    kept = PriorState(state.precisions, beta, state.determined, jnp.zeros_like(change))
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, kept)
+
+
+Rounds = tuple[Float[Array, " groups"], Float[Array, ""], Float[Array, " groups"]]
+
+
+class _ByRows(eqx.Module):
+    """Some rounds of the fixed point, from DDᵀ of each group."""
+
+    has_noise: bool = eqx.field(static=True)
+    num_groups: int = eqx.field(static=True)
+
+    def __call__(self, grams: list[Array], aim: Array, count: Array, precisions: Array, beta: Array) -> Rounds:
+        aim, count = aim.astype(DOUBLE), count.astype(DOUBLE)
+        one = jnp.eye(len(aim), dtype=DOUBLE)
+        total = sum(jnp.trace(gram) for gram in grams)
+
+        def round_of(_: Any, last: Rounds) -> Rounds:
+            alpha, beta, _ = last
+            matrix = one + beta * sum(gram / alpha[g] for g, gram in enumerate(grams))
+            inverse = _inverse(matrix)
+            dual = beta * (inverse @ aim)
+            counts = jnp.stack([beta / alpha[g] * jnp.vdot(inverse, gram) for g, gram in enumerate(grams)])
+            squares = jnp.stack([dual @ gram @ dual / alpha[g] ** 2 for g, gram in enumerate(grams)])
+            misfit = jnp.sum(dual**2) / beta**2
+            return _next(alpha, beta, counts, squares, misfit, count, total, self.has_noise)
+
+        start = precisions.astype(DOUBLE), beta.astype(DOUBLE), jnp.zeros(self.num_groups, DOUBLE)
+        return jax.lax.fori_loop(0, ROUNDS, round_of, start)
+
+
+class _ByColumns(eqx.Module):
+    """The same, from D."""
+
+    has_noise: bool = eqx.field(static=True)
+    num_groups: int = eqx.field(static=True)
+    groups: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, matrix: Array, aim: Array, count: Array, precisions: Array, beta: Array) -> Rounds:
+        matrix, aim, count = matrix.astype(DOUBLE), aim.astype(DOUBLE), count.astype(DOUBLE)
+        square, image = matrix.T @ matrix, matrix.T @ aim
+        groups = jnp.asarray(self.groups)
+        one, total = jnp.eye(len(square), dtype=DOUBLE), jnp.trace(square)
+        sizes = jnp.bincount(groups, length=self.num_groups).astype(DOUBLE)
+
+        def of_groups(values: Array) -> Array:
+            return jnp.zeros(self.num_groups, DOUBLE).at[groups].add(values)
+
+        def round_of(_: Any, last: Rounds) -> Rounds:
+            alpha, beta, _ = last
+            root = jax.lax.rsqrt(alpha)[groups]
+            inverse = _inverse(one + beta * root[:, None] * square * root[None])
+            theta = beta * root * (inverse @ (root * image))
+            counts = sizes - of_groups(jnp.diagonal(inverse))
+            misfit = jnp.sum((aim - matrix @ theta) ** 2)
+            return _next(alpha, beta, counts, of_groups(theta**2), misfit, count, total, self.has_noise)
+
+        start = precisions.astype(DOUBLE), beta.astype(DOUBLE), jnp.zeros(self.num_groups, DOUBLE)
+        return jax.lax.fori_loop(0, ROUNDS, round_of, start)
+
+
+def _next(
+    alpha: Array,
+    beta: Array,
+    counts: Array,
+    squares: Array,
+    misfit: Array,
+    count: Array,
+    total: Array,
+    has_noise: bool,
+) -> Rounds:
+    """α = γ/|θ|² and β = (n − γ)/|r|², by a bounded factor; `total` is |D|²."""
+
+    def bounded(new: Array, old: Array) -> Array:
+        return jnp.clip(new, old / MOST_CHANGE, old * MOST_CHANGE)
+
+    tiny = jnp.finfo(DOUBLE).tiny
+    precisions = bounded(counts / jnp.maximum(squares, tiny), alpha)
+    left = jnp.maximum(count - jnp.sum(counts), 0)
+    noise = bounded(left / jnp.maximum(misfit, tiny), beta) if has_noise else beta
+    return jnp.minimum(precisions, MOST_RATIO * noise * total), noise, counts
+
+
+def _inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    lower = jnp.linalg.cholesky(matrix)
+    return jax.scipy.linalg.cho_solve((lower, True), jnp.eye(len(matrix), dtype=matrix.dtype))
