@@ -1,13 +1,11 @@
 """Runs that are killed at random moments and gone on with end where a run that was never killed ends, to the last bit.
 
-`JAXGEO_KILLS=50 pytest -m slow tests/test_kill.py` makes fifty kills rather than five.
+`JAXGEO_KILLS=100 pytest -m slow tests/test_kill.py` makes a hundred kills rather than five.
 """
 
 import functools
 import json
 import os
-import subprocess
-import sys
 import time
 
 import equinox as eqx
@@ -15,47 +13,64 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import write_table
+from killed import Command
 
 import jaxgeo as jg
+from jaxgeo.app.runs import load
 
-CHILD = """
-import sys
-import equinox as eqx, jax, jax.numpy as jnp
-import jaxgeo as jg
-jax.config.update("jax_enable_x64", True)
-folder, method, result = sys.argv[1:]
-x = jnp.linspace(-1.0, 1.0, 8)[:, None]
-model = eqx.nn.MLP(1, 1, 16, 2, activation=jnp.tanh, key=jax.random.key(0))
-# rtol of a flow makes for many parts.
-options = {"rtol": 1e-8} if method == "adapted" else {"batch_size": 4, "record_every": 5, "max_steps": 200}
-callbacks = [lambda progress, model: print("part", progress.step, flush=True)]
-found = jg.fit(model, x, jnp.sin(3 * x), method=method, tol=1e-6, folder=folder, resume=True, keep_every=0, seed=3,
-               validation=(x + 0.1, jnp.sin(3 * x)), patience=1000, callbacks=callbacks, **options)
-eqx.tree_serialise_leaves(result, found.model)
-"""
 KILLS = int(os.environ.get("JAXGEO_KILLS", "5"))
-METHODS = ("adam", "adapted-momentum", "adam", "adapted-momentum", "adapted")
-
-
-def start(folder, method):
-    command = [sys.executable, "-c", CHILD, str(folder), method, str(folder) + ".eqx"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(folder, method):
-    """The bytes of the final network, the rows, and the number of parts that this process made."""
-    process = start(folder, method)
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return folder.with_name(folder.name + ".eqx").read_bytes(), rows, output.count("part")
+TRAIN = ["--target", "y", "--model", "6", "--keep-every", "0", "--tol", "1e-9"]
+METHODS = {
+    "adam": ["--optimizer", "adam", "--batch-size", "3", "--record-every", "5", "--max-steps", "100"],
+    "early stopping": ["--optimizer", "levenberg-marquardt", "--patience", "1000", "--max-steps", "20"],
+    "momentum": ["--optimizer", "adapted-momentum", "--batch-size", "3", "--record-every", "5", "--max-steps", "100"],
+    "adapted": ["--flow", "adapted", "--rtol", "1e-6"],
+}
+# The moment that is waited for, and for how many seconds at most after it the kill comes.
+MOMENTS = {
+    "training": ("training", 0.02),
+    "checkpointing": ("checkpointing", 0.05),
+    "reporting": ("reporting", 1.0),
+    "resuming": ("resuming", 0.3),
+    "two processes": ("training", 0.1),
+}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What `finish` gives of a run by a method that was never killed."""
-    folder = tmp_path_factory.mktemp("whole")
-    return functools.cache(lambda method: finish(folder / method, method))
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    write_table(home)
+    return home
+
+
+def train(home, method, name):
+    return Command(home, "train", "plain.csv", *TRAIN, *METHODS[method], "--out", name)
+
+
+def resume(home, name):
+    return Command(home, "resume", name)
+
+
+def contents(folder):
+    """All that has to be the same: the network, the rows, and what was found but for the seconds."""
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["seconds"]
+    assert (folder / "report.html").is_file()
+    load(folder)
+    return (folder / "parameters.eqx").read_bytes(), (folder / "metrics.jsonl").read_bytes(), summary
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    """The contents of a run by a method that was never killed, and how often it was at each moment."""
+
+    def run(method):
+        name = f"whole {method}"
+        counts = train(home, method, name).end()
+        return contents(home / name), counts
+
+    return functools.cache(run)
 
 
 class Killed(BaseException):
@@ -100,22 +115,34 @@ def test_a_run_that_is_cut_at_any_file_ends_like_one_that_was_not(tmp_path, monk
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(KILLS))
-def test_a_killed_run_ends_like_one_that_was_not(tmp_path, whole, number):
-    method = METHODS[number % len(METHODS)]
-    network, rows, parts = whole(method)
-    assert parts > 5
+def test_a_killed_run_ends_like_one_that_was_not(home, whole, number):
     rng = np.random.default_rng(number)
-    process = start(tmp_path / "killed", method)
-    # At a part drawn at random, and a moment drawn at random in it: while it is computed or while it is kept.
-    made = int(rng.integers(0, parts - 1))
-    for _ in range(made):
-        assert process.stdout.readline().startswith("part")
-    time.sleep(rng.uniform(0, 0.1))
-    process.kill()
-    _, errors = process.communicate()
-    assert process.returncode == -9, f"it had ended before it was killed: {errors}"
-    found, its_rows, its_parts = finish(tmp_path / "killed", method)
-    assert found == network
-    assert its_rows == rows
-    # It went on from the last part that was told of, or the one before, whose checkpoint was cut off.
-    assert its_parts <= parts - made + 1
+    phase = [*MOMENTS][number % len(MOMENTS)]
+    method = [*METHODS][number // len(MOMENTS) % len(METHODS)]
+    expected, counts = whole(method)
+    assert counts["training"] > 5
+    moment, most = MOMENTS[phase]
+    name, delay = f"killed {number}", rng.uniform(0, most)
+    if phase == "two processes":
+        second = Command(home, "resume", name, waits=True)
+        assert second.wait_for("waiting")
+    first = train(home, method, name)
+    if phase == "resuming":
+        # Twice: while it trains, and while it goes on from there.
+        assert first.wait_for("training", int(rng.integers(1, counts["training"])))
+        first.kill()
+        first = resume(home, name)
+    times = int(rng.integers(1, counts[moment])) if counts.get(moment, 1) > 1 else 1
+    assert first.wait_for(moment, times)
+    time.sleep(delay)
+    if phase == "two processes" and rng.random() < 0.5:
+        # The one that is refused dies: the owner notices nothing.
+        second.kill()
+        first.end()
+    else:
+        first.kill()
+        # Killed, that is, and not ended by itself before.
+        assert first.process.exitcode in ((-9,) if phase != "reporting" else (-9, 0))
+        # The one that waits takes the folder at that moment.
+        (second if phase == "two processes" else resume(home, name)).end()
+    assert contents(home / name) == expected

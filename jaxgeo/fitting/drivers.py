@@ -1,10 +1,12 @@
 """A flow or an optimizer, advanced part by part, so that a run can be watched, kept and left between two parts."""
 
 import abc
+import itertools
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 import equinox as eqx
 import jax
@@ -86,7 +88,8 @@ class FlowDriver:
         rank_check: bool,
     ):
         self.problem, self.flow, self.cost_tol, self.rtol = problem, flow, cost_tol, rtol
-        self.observe = _Observe(record, listen)
+        self.listener = None if listen is None else _Listener(listen)
+        self.observe = _Observe(record, None if self.listener is None else jnp.asarray(self.listener.number, jnp.int32))
         self.rank_check = rank_check
 
     def start(self, params: Params) -> State:
@@ -145,13 +148,34 @@ class FlowDriver:
         return Part(after, rows, outcome, message)
 
 
+class _Listener:
+    """A function that a compiled integration calls by a number, for as long as this object is there.
+
+    JAX keeps programs, and with them what they call: by the function itself, each run would be compiled anew and kept
+    with all its data.
+    """
+
+    _numbers = itertools.count()
+    _there: "weakref.WeakValueDictionary[int, _Listener]" = weakref.WeakValueDictionary()
+
+    def __init__(self, listen: Callable[..., None]):
+        self.listen, self.number = listen, next(self._numbers)
+        self._there[self.number] = self
+
+    @classmethod
+    def tell(cls, number: SupportsInt, s: SupportsFloat, cost: SupportsFloat) -> None:
+        """Call the function that has this number."""
+        if (listener := cls._there.get(int(number))) is not None:
+            listener.listen(s, cost)
+
+
 class _Observe(eqx.Module):
     record: Record | None
-    listen: Callable[..., None] | None = eqx.field(static=True)
+    listener: Int[Array, ""] | None
 
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Array]:
-        if self.listen is not None:
-            jax.debug.callback(self.listen, s, problem.cost(params))
+        if self.listener is not None:
+            jax.debug.callback(_Listener.tell, self.listener, s, problem.cost(params))
         return _scores(self.record, s, params, problem)
 
 

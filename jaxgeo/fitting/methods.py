@@ -1,5 +1,6 @@
 """Flows and optimizers by name."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,8 +69,11 @@ def flow_named(name: str) -> AbstractFlow:
     return FLOWS[name]()
 
 
+@functools.lru_cache(maxsize=64)
 def optimizer_named(name: str, learning_rate: float | None = None) -> optax.GradientTransformation:
     """The optimizer of this name, with its usual learning rate by default.
+
+    Always the same for the same arguments: JAX takes one of optax that is made anew for another, and compiles for it.
 
     **Raises:** `ValueError` with the nearest name if there is none, or on a learning rate that is not positive or not
     taken.
