@@ -63,7 +63,9 @@ else:
         if not name.startswith("_") and name in (found := _public_names()):
             globals().update(found)
             return found[name]
-        raise AttributeError(f"module 'jaxgeo' has no attribute '{name}'")
+        from jaxgeo._names import did_you_mean
+
+        raise AttributeError(f"module 'jaxgeo' has no attribute {name!r}{did_you_mean(name, __dir__())}")
 
     def __dir__():
         return sorted({"__version__", *_MODULES, *_NAMES, *_public_names()})

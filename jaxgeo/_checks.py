@@ -32,6 +32,11 @@ def as_array(name: str, value: ArrayLike) -> Array:
 
     **Raises:** `ValueError` with the name if it holds something else than numbers, or is ragged.
     """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
+        raise ValueError(
+            f"`{name}` must be an array of numbers; got one of dtype {value.dtype}. Convert text and objects to numbers, "
+            "as with `.astype(float)`."
+        )
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:

@@ -15,6 +15,16 @@ AT_ONCE = (
 )
 
 
+def cannot_evaluate(error: Exception, sample: PyTree) -> ValueError:
+    """The error of a network that fails on a sample."""
+    shape = jax.tree.map(lambda leaf: leaf.shape, sample)
+    return ValueError(
+        f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {shape}: {type(error).__name__}: "
+        f"{error}. It is called as apply(params, x_j): with the parameters first, and with one sample at a time unless "
+        "`per_sample=False`."
+    )
+
+
 @eqx.filter_jit
 def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTree], ...], params: PyTree) -> None:
     """Raise `ValueError` for functions `apply(params, x_j)`, each with a sample, that want all samples at once.
@@ -43,6 +53,8 @@ def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTr
                 f"the network couples its samples, as batch normalisation does ({error}), but is evaluated one sample "
                 f"at a time. {AT_ONCE}"
             ) from error
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise cannot_evaluate(error, sample) from error
         if SAMPLE in found.named - found.sources:
             raise ValueError(
                 "the outputs are the same for every sample: the network subtracts from a sample its own mean, and what "

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import as_array, check_finite, leading_size
 from jaxgeo._trainable import partition, tell_of_statistics
-from jaxgeo._training_mode import check_networks
+from jaxgeo._training_mode import cannot_evaluate, check_networks
 from jaxgeo.costs import AbstractCost
 
 Params = PyTree[Any, "params"]
@@ -167,11 +167,7 @@ class AbstractProblem(eqx.Module):
             self.check_samples(params)
             outputs = eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
-            sample = jax.tree.map(lambda leaf: leaf.shape, self.blocks[0].sample())
-            raise ValueError(
-                f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {sample}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            raise cannot_evaluate(error, self.blocks[0].sample()) from error
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
         if jnp.promote_types(dtype, outputs.dtype) != dtype:
             raise ValueError(

@@ -42,6 +42,11 @@ REFUSED = {
     "NaN in targets": (lambda: jg.supervised(MODEL, INPUTS, holed(TARGETS, np.nan)), "`targets` has 1 NaN"),
     "inf in targets": (lambda: jg.L2(holed(TARGETS, -np.inf)), "`targets` has 1 NaN or inf"),
     "NaN in parameters": (lambda: jg.supervised(NAN_MODEL, INPUTS, TARGETS), "`params` has 1 NaN"),
+    "text in inputs": (lambda: jg.supervised(MODEL, INPUTS.astype(str), TARGETS), "`inputs`.* dtype <U.*Convert text"),
+    "inputs without their last axis": (
+        lambda: jg.supervised(MODEL, INPUTS[:, 0], TARGETS),
+        r"could not be evaluated.* of shape \(\): .*one sample at a time",
+    ),
     "N of inputs and targets": (lambda: jg.supervised(MODEL, INPUTS, TARGETS[:2]), "`inputs` and `targets`.* 3 .* 2 "),
     "N of two inputs": (lambda: jg.supervised(MODEL, (INPUTS, INPUTS[:2]), TARGETS), r"`inputs` must agree.*\[2, 3\]"),
     "Q of outputs and targets": (lambda: jg.supervised(MODEL, INPUTS, np.zeros((3, 2))), "`targets`.*Q=1.*Q=2"),
@@ -88,6 +93,13 @@ REFUSED = {
         "`OverparametrizedFlow` needs K ≥ QN; got K=2.*QN=3",
     ),
 }
+
+
+def test_an_optimizer_says_how_the_network_is_called():
+    params = {"w": WEIGHT}
+    tx = jg.optim.adapted_levenberg_marquardt(lambda x, params: params["w"] @ x)
+    with pytest.raises(ValueError, match=r"could not be evaluated.* of shape \(2,\): .*parameters first"):
+        tx.update(None, tx.init(params), params, inputs=INPUTS, targets=TARGETS)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -66,7 +66,7 @@ class AbstractTransformation(eqx.Module):
         try:
             # A weak type would not outlive the update, and the next one would be compiled anew.
             step, state = self._linearise_and_step(updates, state, cast_like(full, full), made)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             # The usual loop of Equinox with optax passes a model without its functions, and those are what is called.
             if "NoneType" in str(error):
                 error.add_note(

@@ -143,9 +143,8 @@ def load(path: Path | str) -> Run:
         raise ValueError(f"{path} is not the folder of a run: there is no {name} in it.") from None
     except (ValueError, OSError, OverflowError, TypeError, EOFError) as error:
         told = str(error)
-        raise ValueError(
-            told if told.startswith("the run in") else f"the run in {path} is damaged ({told}); train it again."
-        ) from error
+        complete = told.startswith(("the run in", f"{path} is not the folder"))
+        raise ValueError(told if complete else f"the run in {path} is damaged ({told}); train it again.") from error
     if lost:
         warnings.warn(f"metrics.jsonl in {path} is damaged: {lost} of its rows are lost.", stacklevel=2)
     return Run(folder.path, config, summary, metrics, model, kind, inputs, outputs, encoder)
