@@ -105,7 +105,7 @@ def test_other_costs_and_wrappers_are_refused():
     problem = eqx.tree_at(lambda problem: problem.loss, case.problem, jg.Huber(case.problem.loss.targets, 1.0))
     with pytest.raises(ValueError, match="`StraightLine` needs a flow.*Huber"):
         jg.solve_flow(problem, jg.AdaptedFlow(), case.params, s1=1.0, solver=along_the_line())
-    with pytest.raises(ValueError, match="takes the ODE solver itself; got `OrbitCorrector`"):
+    with pytest.raises(ValueError, match="`solver` must be .* nothing is wrapped around; got `OrbitCorrector`"):
         jg.integrate.StraightLine(jg.OrbitCorrector(dfx.Tsit5()))
 
 
