@@ -18,12 +18,10 @@ FAST = {
     "mlp",
     "tied_autoencoder",
     "convolution",
-    "attention",
     "scan_over_layers",
     "embedding_classifier",
     "pde_by_nested_jvp",
     "blocks_that_share_some_leaves",
-    "frozen_leaves",
     "leaves_used_in_odd_ways",
 }
 

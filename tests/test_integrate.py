@@ -61,7 +61,8 @@ def test_law(name):
     check_law(cases()[name])
 
 
-@pytest.mark.parametrize("ratio", [RATIOS[1], *(pytest.param(ratio, marks=pytest.mark.slow) for ratio in RATIOS[::2])])
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", RATIOS)
 def test_stopping_time(ratio):
     check_stopping_time(cases()["mlp over"], ratio)
 

@@ -213,6 +213,7 @@ def test_a_flow_has_the_velocity_without_the_rows(name):
     close(FLOWS[name](0.3, PARAMS, problem), FLOWS[name](0.3, PARAMS, alone), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_law_counts_the_samples_that_have_a_label():
     problem, alone = padded("L2")
     cost = float(problem.cost(PARAMS))

@@ -118,6 +118,7 @@ def test_a_differential_equation_is_solved_through_the_leading_directions():
     assert infos.new_cost[-1] < 1e-8 * infos.cost[0]
 
 
+@pytest.mark.slow
 def test_where_d_is_not_of_low_rank_steps_are_damped():
     """On straight outputs with all singular values near 1, which one undamped step solves."""
     matrix = with_spectrum(90, 80, np.linspace(1, 0.5, 80))

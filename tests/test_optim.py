@@ -148,6 +148,7 @@ def test_a_problem_and_its_batch_give_the_same_update(make):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), direct, batched)
 
 
+@pytest.mark.slow
 @either
 def test_padding_with_weight_zero_changes_nothing(make):
     params, data = parameters(), batch()

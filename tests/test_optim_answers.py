@@ -78,6 +78,7 @@ def test_descent_is_the_chain_of_direction_and_rate():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), u1, u2)
 
 
+@pytest.mark.slow
 def test_a_huge_learning_rate_is_cut_down():
     params, data = parameters(), batch()
     tx = jg.optim.adapted_gradient_descent(network, learning_rate=1e6, damping=1e-6)
