@@ -30,6 +30,7 @@ TESTS, FILES = itertools.count(1), itertools.count(1)
 # Examples that integrate or fit, of functions that fast tests use too.
 SLOW_EXAMPLES = {
     "jaxgeo.estimators.JaxgeoClassifier",
+    "jaxgeo.estimators.JaxgeoRegressor",
     "jaxgeo.fitting.call.fit",
     "jaxgeo.geometry.escapes.escape",
     "jaxgeo.integrate.corrector.OrbitCorrector",

@@ -70,7 +70,8 @@ def test_diabetes_about_as_well_as_the_linear_model_and_far_better_than_the_mean
     assert early > 0.35 > exact
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["cross_entropy", "l2"])
 def test_iris_as_well_as_the_linear_model(loss):
     x, x_test, y, y_test = train_test_split(*load_iris(return_X_y=True), test_size=0.4, random_state=0)
     model = JaxgeoClassifier((16,), loss=loss, random_state=0).fit(x, y)

@@ -39,7 +39,8 @@ def stop_at(step):
     return lambda progress, model: progress.step >= step
 
 
-@pytest.mark.parametrize("method", ["levenberg-marquardt", pytest.param("lbfgs", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["levenberg-marquardt", "lbfgs"])
 def test_the_tolerance_is_reached(method):
     found = jg.fit(model(), X, Y, method=method, tol=1e-2)
     assert found.outcome is Outcome.REACHED

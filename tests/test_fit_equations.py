@@ -83,7 +83,8 @@ def test_a_network_that_interpolates_is_found_out_and_gets_other_points():
     assert float(problem.cost(fixed.model)) < 3 * fixed.validation_cost
 
 
-@pytest.mark.parametrize("kind", [pytest.param("uniform", marks=pytest.mark.slow), "residual"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["uniform", "residual"])
 def test_points_are_drawn_anew_every_so_many_updates(kind):
     found = jg.fit(
         network(), Condition(decay, TIME, count=12), points=kind, renew_every=10, **{**SHORT, "max_steps": 30}
@@ -123,6 +124,7 @@ def test_a_line_search_forgets_its_value_at_other_points():
     np.testing.assert_allclose(*np.array(seen).T, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_last_bit(tmp_path):
     condition, options = Condition(decay, TIME, count=5), {"warmup": 10, "max_steps": 30, "record_every": 5}
     whole = jg.fit(network(), condition, **options)

@@ -61,7 +61,8 @@ def test_law(name):
     check_law(cases()[name])
 
 
-@pytest.mark.parametrize("ratio", [RATIOS[1], *(pytest.param(ratio, marks=pytest.mark.slow) for ratio in RATIOS[::2])])
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", RATIOS)
 def test_stopping_time(ratio):
     check_stopping_time(cases()["mlp over"], ratio)
 
@@ -100,6 +101,7 @@ def test_standard_flow_is_later():
     check_standard_is_later(cases()["mlp over"])
 
 
+@pytest.mark.slow
 def test_cost_along_the_standard_flow():
     """(1.10): C(s₂) − C(s₁) = −∫ |∇θC|² ds along the orbit, by Simpson's rule on a fine record."""
     case = cases()["mlp over"]
@@ -219,9 +221,12 @@ def test_float32_cost_near_the_floor():
 @pytest.mark.parametrize(
     ("flow", "name"),
     [
-        # A flow does not see what holds the parameters, so the one without a lift, soon compiled, meets all kinds.
-        *(pytest.param(jg.AdaptedFlow(), each, marks=[pytest.mark.slow] * (each != "frozen")) for each in KINDS),
-        *((jg.StandardFlow(), each) for each in KINDS),
+        # A flow does not see what holds the parameters, so the fast tests take the one without a lift, soon compiled.
+        *(pytest.param(jg.AdaptedFlow(), each, marks=pytest.mark.slow) for each in KINDS),
+        *(
+            pytest.param(jg.StandardFlow(), each, marks=[pytest.mark.slow] * (each not in ("frozen", "other leaves")))
+            for each in KINDS
+        ),
     ],
 )
 def test_any_pytree_and_nothing_frozen_moves(name, flow):

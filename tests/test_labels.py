@@ -152,13 +152,9 @@ def trained(tx, make, inputs, labels, weights=None):
     return jax.lax.scan(step, (PARAMS, tx.init(PARAMS)), None, length=3)[0]
 
 
-PAIRS = [(optimizer, name) for optimizer in OPTIMIZERS for name in ("L2", "softmax")]
-FAST = [("descent", "L2")]
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "name"), [pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in FAST)) for pair in PAIRS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["L2", "softmax"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_an_optimizer_steps_as_without_the_rows(optimizer, name):
     tx = OPTIMIZERS[optimizer](apply=network, cost=ignoring(name))
     # Two batches of one shape, whose labels are missing elsewhere.
@@ -206,7 +202,7 @@ FLOWS = {
 }
 
 
-SLOW_FLOWS = ("natural", "weighted", "homotopy")
+SLOW_FLOWS = ("natural", "weighted", "interpolation", "homotopy")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +213,7 @@ def test_a_flow_has_the_velocity_without_the_rows(name):
     close(FLOWS[name](0.3, PARAMS, problem), FLOWS[name](0.3, PARAMS, alone), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_law_counts_the_samples_that_have_a_label():
     problem, alone = padded("L2")
     cost = float(problem.cost(PARAMS))

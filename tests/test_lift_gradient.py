@@ -9,6 +9,9 @@ from cases.matrices import damped_inverse, jacobian_of, pseudo_inverse, relative
 from jaxgeo.linalg import Auto, GramCholesky, GramEigh, lift_gradient
 
 SHAPES = [(6, 15), (8, 8), (15, 6)]
+each_shape = pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=[pytest.mark.slow] * (shape != SHAPES[0]), id=str(shape)) for shape in SHAPES]
+)
 
 
 @eqx.filter_jit
@@ -21,7 +24,7 @@ def metric(matrix, damping):
     return matrix.T @ matrix + damping * np.sum(matrix**2) / len(matrix) * np.eye(matrix.shape[1])
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each_shape
 @pytest.mark.parametrize("rank", [6, 4])
 @pytest.mark.parametrize("damping", [1e-6, 1e-2])
 def test_any_gradient(shape, rank, damping):
@@ -50,7 +53,7 @@ def test_nothing_is_divided_by_zero_where_the_jacobian_vanishes():
     np.testing.assert_array_equal(value, 0)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each_shape
 @pytest.mark.parametrize("rank", [6, 4])
 def test_pseudo_inverse_of_the_metric(shape, rank):
     matrix = with_spectrum(*shape, np.logspace(0, -1, rank))
@@ -60,8 +63,8 @@ def test_pseudo_inverse_of_the_metric(shape, rank):
         assert relative_error(value, np.linalg.pinv(matrix.T @ matrix, rcond=1e-9) @ gradient) < 1e-9
 
 
-@pytest.mark.parametrize("solver", [Auto(), GramCholesky()])
-@pytest.mark.parametrize("damping", [1e-14, 1e-10, 1e-4, None])
+@pytest.mark.parametrize("solver", [Auto(), pytest.param(GramCholesky(), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damping", [1e-14, 1e-10, 1e-4, pytest.param(None, marks=pytest.mark.slow)])
 def test_is_the_lift_where_the_gradient_is_that_of_a_velocity(solver, damping):
     matrix = with_spectrum(6, 15, np.logspace(0, -4, 6))
     rows = np.random.default_rng(2).standard_normal(6)

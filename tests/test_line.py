@@ -50,6 +50,7 @@ def test_it_is_the_orbit_of_the_flow_in_fewer_steps(orbit):
     assert int(orbit.stats["num_steps"]) <= 0.5 * int(plain.stats["num_steps"])
 
 
+@pytest.mark.slow
 def test_the_end_is_that_of_a_closed_form():
     """x = θ₁θ₂ to y = 1: θ₁² − θ₂² stays, and x is known, so θ is."""
     problem = jg.Problem(lambda theta, x: theta[0] * theta[1] * x, jnp.ones(1), jg.L2(jnp.ones(1)))

@@ -59,7 +59,7 @@ def test_a_lift_through_what_is_far_above_the_last_is_that_of_all_of_d():
         assert relative_error(found, pseudo_inverse(matrix, velocity, 1e-5)) < 1e-6
 
 
-@pytest.mark.parametrize("shape", [(12, 9), (9, 12)])
+@pytest.mark.parametrize("shape", [(12, 9), pytest.param((9, 12), marks=pytest.mark.slow)])
 def test_a_lift_has_the_derivative_of_a_d_without_further_directions(shape):
     """Of a matrix of rank 4, moved within matrices of rank 4; by its own decomposition at each point."""
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_a_lift_has_the_derivative_of_a_d_without_further_directions(shape):
     np.testing.assert_allclose(jax.jit(jax.jacfwd(value))(0.0), slope, atol=max(1e-8 * abs(slope), 10 * error))
     np.testing.assert_allclose(jax.jit(jax.grad(value))(0.0), slope, atol=max(1e-8 * abs(slope), 10 * error))
     with pytest.raises(NotImplementedError, match="second derivatives.*4 singular values.*Take first derivatives"):
-        jax.jacfwd(jax.jacfwd(value))(0.0)
+        jax.jit(jax.jacfwd(jax.jacfwd(value)))(0.0)
 
 
 def test_the_number_of_directions_follows_what_is_left_of_d():
@@ -118,6 +118,7 @@ def test_a_differential_equation_is_solved_through_the_leading_directions():
     assert infos.new_cost[-1] < 1e-8 * infos.cost[0]
 
 
+@pytest.mark.slow
 def test_where_d_is_not_of_low_rank_steps_are_damped():
     """On straight outputs with all singular values near 1, which one undamped step solves."""
     matrix = with_spectrum(90, 80, np.linspace(1, 0.5, 80))

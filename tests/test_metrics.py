@@ -169,6 +169,7 @@ def test_cross_entropy_with_smoothed_labels_reaches_its_minimum():
     np.testing.assert_allclose(jax.nn.softmax(problem.outputs(params), axis=1), cost.targets, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_huber_ignores_an_outlier():
     x = jnp.linspace(0, 1, 11)
     y = (2 * x).at[4].add(50.0)

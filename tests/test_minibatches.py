@@ -63,6 +63,7 @@ def trained(tx, feed, params, steps, cost=jg.L2):
     return params, dampings
 
 
+@pytest.mark.slow
 def test_damping_falls_on_full_batches_and_rises_where_batches_are_samples_of_noise():
     data, random = batch(size=4), np.random.default_rng(0)
     tx = jg.optim.adapted_momentum(network, learning_rate=0.7)
@@ -105,7 +106,8 @@ def test_the_cap_bounds_the_change_of_log_probabilities(damping):
     assert state.info.fraction == 1
 
 
-@pytest.mark.parametrize("classes", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [False, True])
 def test_padding_changes_nothing_where_few_products_do(classes):
     params, data = parameters(), batch(size=5)
     targets = jnp.asarray([0, 1, 0, 1, 0]) if classes else data["targets"]

@@ -147,7 +147,7 @@ METHODS = {
     "rank-adaptive flow": by_flow(jg.RankAdaptiveFlow()),
 }
 
-FAST = [("bfloat16", "momentum"), ("while_loop", "fit by adam"), ("dropout", "metric")]
+FAST = [("bfloat16", "momentum"), ("while_loop", "fit by adam")]
 CELLS = [(model, method) for model in MODELS for method in METHODS]
 
 

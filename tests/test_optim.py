@@ -100,6 +100,7 @@ def test_the_second_call_compiles_nothing(make):
     assert len(traces) == first
 
 
+@pytest.mark.slow
 @either
 def test_vmap_over_an_ensemble_is_a_loop_over_it(make):
     members = [jax.tree.map(lambda leaf, s=s: s * leaf, parameters()) for s in (1.0, 0.7)]
@@ -147,6 +148,7 @@ def test_a_problem_and_its_batch_give_the_same_update(make):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), direct, batched)
 
 
+@pytest.mark.slow
 @either
 def test_padding_with_weight_zero_changes_nothing(make):
     params, data = parameters(), batch()

@@ -12,7 +12,7 @@ import jaxgeo as jg
 from jaxgeo.linalg import QR
 
 
-@pytest.mark.parametrize("size", [3, 9], ids=["over", "under"])
+@pytest.mark.parametrize("size", [3, pytest.param(9, marks=pytest.mark.slow)], ids=["over", "under"])
 def test_a_full_step_solves_a_linear_problem(size):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(size, 4)))
     y = jnp.asarray(np.random.default_rng(1).normal(size=(size, 1)))
@@ -46,7 +46,7 @@ def test_small_steps_follow_the_flow_to_first_order():
     assert (np.abs(ratios - 2) < 0.25).all(), (errors, ratios)
 
 
-@pytest.mark.parametrize("size", [4, 40], ids=["over", "under"])
+@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 40], ids=["over", "under"])
 def test_any_gradient_gets_the_metric_form(size):
     params, data = parameters(), batch(size=size)
     # Scale and v together would leave D without full rank.
@@ -78,6 +78,7 @@ def test_descent_is_the_chain_of_direction_and_rate():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), u1, u2)
 
 
+@pytest.mark.slow
 def test_a_huge_learning_rate_is_cut_down():
     params, data = parameters(), batch()
     tx = jg.optim.adapted_gradient_descent(network, learning_rate=1e6, damping=1e-6)
@@ -130,6 +131,7 @@ def test_momentum_stands_still_where_the_flow_does():
     assert optax.tree.norm(updates) < 1e-4
 
 
+@pytest.mark.slow
 def test_momentum_is_bounded():
     with pytest.raises(ValueError, match="momentum"):
         jg.optim.adapted_momentum(learning_rate=0.1, momentum=1.0)
@@ -155,7 +157,7 @@ def test_interpolation_walks_the_line_and_ends_in_round_off():
     assert costs[-1] < 1e-28
 
 
-@pytest.mark.parametrize("factor", [1e-5, 1e5])
+@pytest.mark.parametrize("factor", [pytest.param(1e-5, marks=pytest.mark.slow), 1e5])
 def test_a_change_of_units_of_the_outputs_changes_nothing(factor):
     """Scaling outputs, targets and the metric alike gives the same update."""
     params, data = parameters(), batch(size=4)

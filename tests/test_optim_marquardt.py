@@ -130,7 +130,8 @@ def test_the_gain_ratio_means_something_at_round_off():
     np.testing.assert_allclose(late, 1, atol=0.1)
 
 
-@pytest.mark.parametrize("scale", [pytest.param(1e-9, marks=pytest.mark.slow), 1e7])
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [1e-9, 1e7])
 def test_units_of_parameters_do_not_matter(scale):
     x = jnp.linspace(0.0, 1.0, 9)
     target = jg.L2(3 * jnp.exp(-2 * x))
@@ -158,6 +159,7 @@ def test_geodesic_acceleration_is_a_quarter_of_the_second_order():
         assert errors[1] == pytest.approx(size**3 / 2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_line_search_of_optax():
     problem, params = digits_problem(10, 0, width=16)
     tx = jg.optim.adapted_levenberg_marquardt(linesearch=optax.scale_by_backtracking_linesearch(12))

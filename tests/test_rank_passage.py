@@ -258,11 +258,7 @@ def lost(seed):
             float(2 * jnp.log((theta[0] ** 2 + 0.5) / 0.5)),
         ),
         # Of these only that they end: repeated inputs, a bottleneck, dead units.
-        (
-            jg.Problem(lambda p, x: p["v"] @ jnp.tanh(p["W"] @ x), jnp.asarray(inputs), jg.L2(two)),
-            params,
-            None,
-        ),
+        (jg.Problem(lambda p, x: p["v"] @ jnp.tanh(p["W"] @ x), jnp.asarray(inputs), jg.L2(two)), params, None),
         (
             jg.Problem(lambda p, x: p["v"] @ (p["m"] @ jnp.tanh(p["W"] @ x)), jnp.asarray(inputs), jg.L2(three)),
             narrow,

@@ -69,7 +69,9 @@ def test_the_curvature_is_positive_and_that_of_the_cost_near_a_minimum(name):
     np.testing.assert_allclose(weights[near], exact[near], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (k > 0)) for k, name in enumerate(COSTS)]
+)
 def test_a_parabola_with_ten_gross_outliers(name):
     cost = functools.partial(COSTS[name].func, **{next(iter(COSTS[name].keywords)): 0.1})
     found = jg.fit(jnp.zeros(3), X, Y, apply=parabola, cost=cost, method="levenberg-marquardt", tol=0)

@@ -214,7 +214,7 @@ SAME = (
 )
 
 
-@pytest.mark.parametrize("kind", ["linen", "nnx", "by hand"])
+@pytest.mark.parametrize("kind", ["linen", pytest.param("nnx", marks=pytest.mark.slow), "by hand"])
 def test_training_mode_sample_by_sample_is_refused_by_name(kind):
     apply, params = closed(kind)
     problem = jg.Problem(apply, X, jg.L2(Y))
