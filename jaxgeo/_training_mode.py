@@ -1,4 +1,4 @@
-"""Networks in training mode that are evaluated one sample at a time, found before anything is computed."""
+"""Find networks in training mode that are evaluated one sample at a time, before anything is computed."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ AT_ONCE = (
 
 @eqx.filter_jit
 def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTree], ...], params: PyTree) -> None:
-    """Raise `ValueError` for functions `apply(params, x_j)`, each with a sample, that want all samples at once.
+    """Raise `ValueError` if one of the functions `apply(params, x_j)`, each given with a sample, needs all samples.
 
-    Compiled by nobody: under `jax.eval_shape` the jaxprs are followed once for each shape.
+    Never compiled: under `jax.eval_shape` the jaxprs are followed once for each shape.
     """
     known, read = False, False
     for apply, sample in networks:
@@ -45,15 +45,15 @@ def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTr
             ) from error
         if SAMPLE in found.named - found.sources:
             raise ValueError(
-                "the outputs are the same for every sample: the network subtracts from a sample its own mean, and what "
-                "is left is 0. Batch normalisation in training mode does so when it is evaluated one sample at a time. "
+                "the outputs are the same for every sample: the network subtracts its own mean from each sample, which "
+                "leaves 0. Batch normalisation in training mode does so when it is evaluated one sample at a time. "
                 f"{AT_ONCE}"
             )
         known |= STATISTICS in jax.tree.leaves(statistics)
         read |= STATISTICS in found.sources
     if known and not read:
         raise ValueError(
-            "the network is given running statistics (`batch_stats` and the like) and does not read them: it is in "
+            "the network is given running statistics (`batch_stats` and the like) but does not read them: it is in "
             "training mode, but is evaluated one sample at a time, so each sample is normalised by itself. "
             f"{AT_ONCE}"
         )
