@@ -44,7 +44,8 @@ def outputs_at(
     - `outputs0`, `targets`: x(0) and y, of one shape (N, Q).
     - `num_samples`: N.
 
-    **Raises:** `ValueError` if the shapes differ, if `s` is not a number, or if `num_samples` is not a count.
+    **Raises:** `ValueError` if the shapes differ, if `s` is not a number, or if `num_samples` is not a positive
+    integer.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

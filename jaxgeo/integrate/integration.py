@@ -192,7 +192,7 @@ class _Observe(eqx.Module):
 
 
 def largest_output(problem: Problem, params: Params) -> Float[Array, ""]:
-    """The largest output or target; times eps, it is the round-off in x − y, which bounds errors of steps from below."""
+    """The largest output or target; times eps, it is the round-off in x − y, a floor for the error of any step."""
     outputs = problem.outputs(params)
     aim = outputs - problem.loss.deviation(outputs)
     # Outputs and targets that are all zero must not make the tolerance zero.

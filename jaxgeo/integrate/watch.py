@@ -90,11 +90,12 @@ class Watch(AbstractSolverAround):
     what it should be, without a lift: x(t₁) = y + e^{-(t₁−t₀)/N}(x(t₀) − y) if that law holds, and otherwise the mean
     of ∂ₛx at the two ends of the step, times its length.
 
-    A step that misses by more than its tolerance is repeated with a shorter step. Misses of steps that are as short as
-    possible add up. Once their sum exceeds the tolerance of one step, D does not reach where the flow has to go, and
-    the orbit ends: `rank_lost_at` says where that began. The orbit does not end if D merely comes close to losing rank,
-    or loses it in a direction that matters less than the tolerance. If small misses add up to more than the tolerances
-    of all steps allow, `left_law_at` records it, and the integration continues.
+    A step that misses by more than its tolerance is repeated with a shorter step. The misses of steps that do not get
+    where they should, however short these are, add up. Once their sum exceeds the tolerance of one step, D does not
+    reach where the flow has to go, and the orbit ends: `rank_lost_at` says where that began. The orbit does not end if
+    D merely comes close to losing rank, or loses it in a direction that matters less than the tolerance. If small
+    misses add up to more than the tolerances of all steps allow, `left_law_at` records it, and the integration
+    continues.
 
     A flow that does not require full rank also continues. It passes through D = 0 where the outputs turn back: with
     Δθ and Δx of a step, Δx ≈ (D₀ + D₁)Δθ/2, and the two terms have opposite directions where |D₁Δθ|² > 2 Δx·D₁Δθ.
