@@ -52,14 +52,16 @@ class Signals:
     def advice(self) -> str:
         """What to type to resume."""
         return (
-            "nothing was written" if self.folder is None else f"to go on: jaxgeo resume {shlex.quote(str(self.folder))}"
+            "nothing was written"
+            if self.folder is None
+            else f"to resume: jaxgeo resume {shlex.quote(str(self.folder))}"
         )
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.code = 128 + number
         if self.polled is not None and not self.polled.interrupted:
             self.polled.interrupted = True
-            _say("\nfinishing the steps at hand; press Ctrl-C again to leave at once\n")
+            _say("\nfinishing the current steps; press Ctrl-C again to exit at once\n")
             return
         with contextlib.suppress(Exception):
             # Write out the line that the signal interrupted.

@@ -187,7 +187,7 @@ def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int],
 
     The last range of samples may overlap the one before; the shared entries are written twice, with equal values.
 
-    - `mirrored`: also write the transposed blocks on the other side of the diagonal, in place of a second matrix.
+    - `mirrored`: also write the transposed blocks on the other side of the diagonal, so that no second matrix is held.
     """
     within = mirrored and corner[0] == corner[1]
     pairs = [
