@@ -176,7 +176,7 @@ def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
     if eqn.primitive.name not in CALLS:
         return None
     for value in eqn.params.values():
-        # With JAX 0.12 the two are one class.
+        # In JAX 0.12 the two are the same class.
         if isinstance(value, ClosedJaxpr) and len(value.jaxpr.invars) == len(eqn.invars):
             return value.jaxpr, value.consts
         if isinstance(value, Jaxpr) and len(value.invars) == len(eqn.invars):

@@ -182,7 +182,7 @@ class AbstractProblem(eqx.Module):
     def check_samples(self, params: Params) -> None:
         """Raise `ValueError` if the network is in training mode but is evaluated one sample at a time.
 
-        Its jaxpr tells, also under `jax.jit`; it is traced once for each shape.
+        This is read off its jaxpr, also under `jax.jit`; the network is traced once for each shape.
         """
         if not self.per_sample or self.num_samples == 1:
             return

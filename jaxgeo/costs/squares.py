@@ -156,9 +156,9 @@ class L2(AbstractSquares):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if [size for size in shape if size != 1] != [size for size in self.shape if size != 1]:
             raise ValueError(
-                f"outputs and `targets` must have the same shape; the network gives outputs of shape {shape}, that is "
-                f"Q={math.prod(shape) // self.num_samples} numbers a sample, and `targets` have shape {self.shape}, "
-                f"that is Q={self.targets.shape[1]}. Reshape one of them."
+                f"outputs and `targets` must have the same shape; the network returns outputs of shape {shape}, "
+                f"that is Q={math.prod(shape) // self.num_samples} numbers per sample, but `targets` have shape "
+                f"{self.shape}, that is Q={self.targets.shape[1]}. Reshape one of them."
             )
 
 

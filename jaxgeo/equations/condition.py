@@ -98,7 +98,7 @@ class Condition(eqx.Module):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether its points are drawn, and can be drawn anew."""
+        """Whether its points are drawn, so that new ones can be drawn."""
         return self.points is None
 
     @property

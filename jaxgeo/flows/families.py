@@ -74,8 +74,8 @@ class HomotopyFlow(Checked, AbstractFlow):
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517, Theorem 2.3
 
-    Both terms vanish only where Dᵀ∇ₓC = 0, and their scalar product is |𝒫∇ₓC|² ≥ 0, so the equilibria are the same for
-    all α.
+    Both terms vanish exactly where Dᵀ∇ₓC = 0, and their scalar product is |𝒫∇ₓC|² ≥ 0, so the equilibria are the same
+    for all α.
 
     **Arguments:**
 

@@ -69,7 +69,7 @@ class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         if y_error is None:
             raise ValueError(
-                "this ODE solver gives no error estimate, which `OutputController` needs; pass "
+                "this ODE solver does not estimate its error, which `OutputController` needs; pass "
                 "`stepsize_controller=diffrax.ConstantStepSize()` with `dt0`, or a solver such as `diffrax.Tsit5()`."
             )
         problem: Problem = args

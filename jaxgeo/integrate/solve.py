@@ -158,7 +158,7 @@ def _restarted(
 
 
 def _raise_unless_accepted(found: FlowSolution, options: Options) -> FlowSolution:
-    # Reaching an `s1` that was asked for is not a failure, although `result` tells; nor is an event.
+    # Reaching an `s1` that was asked for is not a failure, although `result` reports it; nor is an event.
     accepted = found.result == RESULTS.successful
     if options.s1 is not None:
         accepted = accepted | (found.result == RESULTS.cost_tol_not_reached)

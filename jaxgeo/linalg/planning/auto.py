@@ -75,7 +75,7 @@ class Auto(AbstractLiftSolver):
         if has_prior(jacobian.problem) and 2 * columns >= rows:
             size = rows - columns
             return Choice(
-                PriorLift(self.cutoff), f"DDᵀ of the data, {size} × {size}, beside which the prior is diagonal"
+                PriorLift(self.cutoff), f"DDᵀ of the data, {size} × {size}, is all to factorise: the prior is diagonal"
             )
         # In float32 a damped Gram matrix would need more damping than was given: its eigenvalues spread by cond(D)²,
         # and with QN.
