@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from jaxgeo.geometry import RankReport as RankReport, rank_report as rank_report
     from jaxgeo.uncertainty import curve_fit as curve_fit, posterior as posterior
 else:
-    # At run time nothing is loaded before it is asked for: the command line sets the threads of OpenBLAS first, and
-    # `import jaxgeo` takes no time. Type checkers read the imports above, so that a misspelt name is an error.
+    # At run time modules are loaded on first use: the command line must first set the number of OpenBLAS threads, and
+    # `import jaxgeo` stays fast. Type checkers read the imports above, so a misspelt name is an error.
     _MODULES = (
         "app",
         "costs",
@@ -56,7 +56,7 @@ else:
 
     def __getattr__(name):
         if name in _MODULES:
-            # Also where one of them is imported first, and asks for another before the public names are there.
+            # Before the public names: a module that is imported first may need another while they are not there yet.
             return importlib.import_module(f"jaxgeo.{name}")
         if name in _NAMES:
             return vars(importlib.import_module(f"jaxgeo.{_NAMES[name]}"))[name]

@@ -1,4 +1,4 @@
-"""`python -m jaxgeo` is `jaxgeo`."""
+"""Make `python -m jaxgeo` run the `jaxgeo` command."""
 
 from jaxgeo.cli import main
 

@@ -30,12 +30,12 @@ def is_trainable_leaf(leaf: Any) -> bool:
 def as_array(name: str, value: ArrayLike) -> Array:
     """`value` as an array.
 
-    **Raises:** `ValueError` with the name if it holds something else than numbers, or is ragged.
+    **Raises:** `ValueError` with the name if it holds anything but numbers, or is ragged.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
         raise ValueError(
-            f"`{name}` must be an array of numbers; got one of dtype {value.dtype}. Convert text and objects to numbers, "
-            "as with `.astype(float)`."
+            f"`{name}` must be an array of numbers; got one of dtype {value.dtype}. Convert text and objects to "
+            "numbers, as with `.astype(float)`."
         )
     try:
         return jnp.asarray(value)
@@ -44,7 +44,7 @@ def as_array(name: str, value: ArrayLike) -> Array:
 
 
 def check_finite(name: str, tree: PyTree) -> None:
-    """Raise if a floating-point leaf of `tree` holds NaN or infinity; traced leaves are let through.
+    """Raise if a floating-point leaf of `tree` holds NaN or infinity; traced leaves pass.
 
     **Raises:** `ValueError` with the name, the count and the first position.
     """
@@ -52,12 +52,12 @@ def check_finite(name: str, tree: PyTree) -> None:
         if isinstance(leaf, jax.core.Tracer) or not eqx.is_inexact_array_like(leaf):
             continue
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            # Other processes hold a part of it: all of them find out together.
+            # Other processes hold a part of it, so all of them must compute this together.
             if not bool(jnp.all(jnp.isfinite(leaf))):
                 raise ValueError(f"`{name}` has NaN or infinite entries; remove or fill these samples first.")
             continue
         leaf = np.asarray(leaf)
-        # NumPy knows no finiteness of bfloat16 and its like, all of which float32 can hold.
+        # NumPy has no `isfinite` for bfloat16 and similar dtypes; float32 can hold all their values.
         bad = ~np.isfinite(leaf if leaf.dtype.kind in "fc" else leaf.astype(np.float32))
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -68,7 +68,7 @@ def check_finite(name: str, tree: PyTree) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A Python number for a concrete one of NumPy or JAX, which `jit` would trace; anything else as it is."""
+    """A Python number for a concrete NumPy or JAX scalar, which `jit` would trace; anything else as it is."""
     scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0)
     return value.item() if scalar and is_concrete(value) else value
 
@@ -76,9 +76,9 @@ def plain(value: Any) -> Any:
 def check_number(
     name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> None:
-    """Raise if `value` is not one real number, > `above`, ≥ `least` and ≤ `most`; a traced one is let through.
+    """Raise unless `value` is one real number, > `above`, ≥ `least` and ≤ `most`; a traced one passes.
 
-    Infinity is let through where no bound is against it: ask for `most=MOST` where it should not be.
+    Infinity passes unless a bound excludes it: pass `most=MOST` to do so.
 
     **Raises:** `ValueError` with the name.
     """
@@ -103,7 +103,7 @@ def check_number(
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise if `value` is not a positive and finite number; a traced one is let through.
+    """Raise unless `value` is a positive and finite number; a traced one passes.
 
     **Raises:** `ValueError` with the name.
     """
@@ -114,12 +114,12 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """Whether `value` is an integer, of Python or NumPy, of at least `least`."""
+    """Whether `value` is a Python or NumPy integer of at least `least`."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise if `value` is not an integer of at least `least`.
+    """Raise unless `value` is an integer of at least `least`.
 
     **Raises:** `ValueError` with the name.
     """
@@ -137,7 +137,7 @@ def check_function(name: str, value: Any) -> None:
 
 
 def check_kind(name: str, value: Any, kind: type, wanted: str) -> None:
-    """Raise if `value` is no `kind`, which is said as "a metric, such as …".
+    """Raise unless `value` is a `kind`, which the message describes as `wanted`: "a metric, such as …".
 
     **Raises:** `ValueError` with the name.
     """
@@ -146,9 +146,9 @@ def check_kind(name: str, value: Any, kind: type, wanted: str) -> None:
 
 
 def as_real(name: str, value: ArrayLike, *, finite: bool = True) -> Array:
-    """`value` as an array of real numbers, of which concrete ones are finite; integers become floating point.
+    """`value` as an array of real numbers, checked to be finite if concrete; integers become floating point.
 
-    With `finite=False` they may be infinite, but not NaN.
+    With `finite=False` infinite numbers pass, but NaN does not.
 
     **Raises:** `ValueError` with the name.
     """
@@ -165,7 +165,7 @@ def as_real(name: str, value: ArrayLike, *, finite: bool = True) -> Array:
 
 
 def as_table(name: str, values: ArrayLike, columns: int) -> NDArray[np.float64]:
-    """`values` as finite numbers with so many columns, in float64 whether or not JAX has x64.
+    """`values` as a table of finite numbers with this many columns, in float64 whether or not JAX has x64.
 
     **Raises:** `ValueError` with the name.
     """
@@ -195,7 +195,7 @@ def check_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
 def leading_size(name: str, tree: PyTree) -> int:
     """The common length of the leading axis of every array in `tree`, at least 1.
 
-    **Raises:** `ValueError` if there is no array, an array has no leading axis, the lengths differ or are 0.
+    **Raises:** `ValueError` if there is no array, if an array has no leading axis, or if the lengths differ or are 0.
     """
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array_like(leaf)]
     shapes = [np.shape(leaf) for leaf in leaves]

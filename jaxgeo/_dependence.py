@@ -1,12 +1,13 @@
 """What the outputs of one sample depend on, read off their jaxpr: nothing is computed, so no numbers can mislead.
 
 Batch normalisation in training mode, given one sample at a time, subtracts from each number the mean of that one
-number. The difference is 0 whatever the sample is, and so all that is made of it is the same for every sample. Here the
-jaxpr is followed with this one rule of algebra beside the usual dependence of a result on its operands: a difference of
-equal values is 0, and a product with 0 is 0. Two values are known to be equal if they come from equal operations on
-equal values; a mean over an axis of length 1, a reshape or a division by 1 leave a value as it is.
+number. The difference is 0 for every sample, so everything computed from it is the same for every sample. To detect
+this, the jaxpr is followed with one rule of algebra besides the usual dependence of a result on its operands: a
+difference of equal values is 0, and a product with 0 is 0. Two values are known to be equal if they come from equal
+operations on equal values. A mean over an axis of length 1, a reshape and a division by 1 leave a value unchanged.
 
-An operation that is not listed depends on all its operands, so what is reported not to depend on the sample does not.
+The result of an operation that is not listed depends on all operands. So outputs that are reported not to depend on the
+sample really do not.
 """
 
 import math
@@ -19,33 +20,33 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import PyTree
 
-# Sources that the values of a jaxpr are followed back to.
+# The sources that values are traced back to.
 SAMPLE, STATISTICS = "sample", "statistics"
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
          "custom_vjp_call", "custom_vjp_call_jaxpr")  # fmt: skip
-# They give zeros for zeros.
+# Operations that map zeros to zeros.
 KEEP_ZERO = (
     "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "slice", "rev", "concatenate", "copy",
     "convert_element_type", "reduce_precision", "stop_gradient", "reduce_sum", "cumsum", "neg", "abs", "sign", "sqrt",
     "square", "real",
 )  # fmt: skip
-# They give zeros where one of their operands is zero.
+# Operations that return zeros if one operand is zero.
 PRODUCTS = ("mul", "dot_general", "conv_general_dilated")
-# They leave the numbers and their order as they are where they leave their number as it is.
+# Operations that keep all numbers and their order if they keep the size.
 RESHAPES = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "stop_gradient", "reduce_sum")
 
 
 class Reads(NamedTuple):
-    """What outputs depend on: `named`, whose values they are computed from; `sources`, on which they truly depend."""
+    """What outputs depend on: they are computed from all `named`, and truly depend on `sources`."""
 
     named: frozenset[str]
     sources: frozenset[str]
 
 
 class _Value(NamedTuple):
-    """What is known of a value; `key` is equal for values that hold equal numbers in one order.
+    """What is known about a value. Values with equal `key` hold the same numbers in the same order.
 
-    - `constant`: the number that it holds everywhere, None if that is not known.
+    - `constant`: the number that all its entries equal, None if unknown.
     """
 
     key: int
@@ -59,8 +60,8 @@ def reads(function: Callable[..., Any], arguments: Sequence[PyTree], names: Sequ
 
     **Arguments:**
 
-    - `arguments`: of the function, arrays or their shapes.
-    - `names`: pytrees like them, of the source that each array is, or "" for none.
+    - `arguments`: what the function takes, arrays or their shapes.
+    - `names`: pytrees like these, with the source that each array is, or "" for none.
     """
     closed = jax.make_jaxpr(function)(*arguments)
     follower = _Follower()
@@ -122,7 +123,7 @@ class _Follower:
         return [_Value(self.intern((key, index)), named, sources) for index in range(len(eqn.outvars))]
 
     def _zero(self, eqn: JaxprEqn, values: list[_Value]) -> _Value | None:
-        """The result where algebra says that it is 0."""
+        """The result if algebra says that it is 0, otherwise None."""
         name, zeros = eqn.primitive.name, [value.constant == 0 for value in values]
         is_zero = (
             (name in PRODUCTS and any(zeros))
@@ -139,7 +140,7 @@ class _Follower:
         return _Value(self.intern("zero"), frozenset(), frozenset(), 0.0) if is_zero else None
 
     def _same(self, eqn: JaxprEqn, values: list[_Value]) -> _Value | None:
-        """The operand that the result equals, number by number; and for a negative the operand with another key."""
+        """The operand that the result equals, number by number; for a negation, the operand with another key."""
         name, size, first = eqn.primitive.name, _size(eqn.outvars[0]), values[0]
         if name == "neg":
             return first._replace(key=self.intern(("neg", first.key)), constant=None)
@@ -171,11 +172,11 @@ class _Follower:
 
 
 def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
-    """The function that is called with the operands as they are; None for any other operation."""
+    """The function that this operation calls with its operands unchanged; None for any other operation."""
     if eqn.primitive.name not in CALLS:
         return None
     for value in eqn.params.values():
-        # With JAX 0.12 the two are one class.
+        # In JAX 0.12 the two are the same class.
         if isinstance(value, ClosedJaxpr) and len(value.jaxpr.invars) == len(eqn.invars):
             return value.jaxpr, value.consts
         if isinstance(value, Jaxpr) and len(value.invars) == len(eqn.invars):

@@ -1,4 +1,4 @@
-"""Fields that check what is put into them: `tol: float = eqx.field(metadata=POSITIVE)` in a class that is `Checked`."""
+"""Fields that check their values: `tol: float = eqx.field(metadata=POSITIVE)` in a class that is `Checked`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from jaxgeo._checks import MOST, check_count, check_function, check_kind, check_
 
 
 class Checked(eqx.Module):
-    """A module whose fields are checked when it is made, by the name of each; traced values are let through.
+    """A module that checks its fields when it is made, and names the field in the error; traced values pass.
 
-    None is let through where the type of the field says so. What `eqx.tree_at`, `jax.jit` and `jax.vmap` put in place
-    of a value is not looked at.
+    None passes if the type of the field allows it. Values that `eqx.tree_at`, `jax.jit` and `jax.vmap` put in are not
+    checked.
     """
 
     def __check_init__(self):
@@ -24,7 +24,7 @@ class Checked(eqx.Module):
 
 
 def by(check: Callable[[str, Any], Any]) -> dict[str, Any]:
-    """Metadata of a field that is checked by a function of its name and value."""
+    """Metadata of a field that `check(name, value)` checks."""
     return {"check": check}
 
 
@@ -41,7 +41,7 @@ def count(least: int = 1) -> dict[str, Any]:
 
 
 def kind(kind: type, wanted: str) -> dict[str, Any]:
-    """Metadata of a field for an instance of `kind`, which a refusal calls "a metric, such as …"."""
+    """Metadata of a field for an instance of `kind`, which the error describes as "a metric, such as …"."""
     return by(lambda name, value: check_kind(name, value, kind, wanted))
 
 

@@ -1,4 +1,4 @@
-"""Names: help with mistyped ones, and which of a package or module are public."""
+"""Help with mistyped names, and show only the public names of a package or module."""
 
 import difflib
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """'; did you mean "…"?' where a known name resembles `name`, and '.' otherwise.
+    """'; did you mean "…"?' if a known name resembles `name`, and '.' otherwise.
 
     ```python
     >>> from jaxgeo._names import did_you_mean
@@ -21,13 +21,13 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def show_public_names(namespace: dict[str, Any], *modules: str, within: str = "") -> None:
-    """Let `dir` of a package or module show what it defines or re-exports, and not what it imports to do so.
+    """Let `dir` of a package or module show what it defines or re-exports, but not what it imports for its own use.
 
     **Arguments:**
 
     - `namespace`: its `globals()`.
-    - `modules`: those among its modules that are public.
-    - `within`: the package whose names it shows; by default itself.
+    - `modules`: its public modules.
+    - `within`: the package whose names it shows; by default its own.
     """
 
     def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""The public names of the top level, which `jaxgeo` loads when the first of them is asked for."""
+"""The public names of the top level, which `jaxgeo` loads when one of them is first used."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.costs import (

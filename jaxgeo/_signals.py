@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard from before anything is loaded. Imports nothing that takes time."""
+"""Handle Ctrl-C and SIGTERM before anything else is loaded. Imports nothing slow."""
 
 import contextlib
 import os
@@ -13,19 +13,19 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Polled(Protocol):
-    """What a training looks at between two parts."""
+    """What a training run checks between two parts."""
 
     interrupted: bool
 
 
 class Signals:
-    """Leaves at once while nothing is at stake; a training is told to end with its part, and left by the second signal.
+    """Exits at once while nothing is at stake. A training run may first finish its part; a second signal ends it.
 
-    No exception is raised into whatever code is running: in the midst of an import or of a finalizer it would be lost,
-    or end in a traceback. Files are whole at any time, so the process may end at any.
+    No exception is raised into running code: in the middle of an import or a finalizer it would be lost, or end in a
+    traceback. Files are complete at all times, so the process may exit at any moment.
 
-    - `code`: the exit code that the last signal asks for, 128 and its number; 0 without one.
-    - `folder`: of the run that can be resumed.
+    - `code`: the exit code for the last signal, 128 plus its number; 0 if there was none.
+    - `folder`: the folder of the run that can be resumed.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class Signals:
         self.polled: Polled | None = None
 
     def install(self) -> None:
-        """Answer both signals, unless whoever started this process has them ignored."""
+        """Handle both signals, unless the parent process has set them to be ignored."""
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hear)
 
     @contextlib.contextmanager
     def training(self, polled: Polled) -> Iterator[None]:
-        """Tell the training, rather than leave."""
+        """Ask the training run to stop, rather than exit."""
         self.polled = polled
         try:
             yield
@@ -50,28 +50,30 @@ class Signals:
 
     @property
     def advice(self) -> str:
-        """What to type to go on."""
+        """What to type to resume."""
         return (
-            "nothing was written" if self.folder is None else f"to go on: jaxgeo resume {shlex.quote(str(self.folder))}"
+            "nothing was written"
+            if self.folder is None
+            else f"to resume: jaxgeo resume {shlex.quote(str(self.folder))}"
         )
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.code = 128 + number
         if self.polled is not None and not self.polled.interrupted:
             self.polled.interrupted = True
-            _say("\nfinishing the steps at hand; press Ctrl-C again to leave at once\n")
+            _say("\nfinishing the current steps; press Ctrl-C again to exit at once\n")
             return
         with contextlib.suppress(Exception):
-            # The line that was being written when the signal came.
+            # Write out the line that the signal interrupted.
             sys.stdout.flush()
         if os.isatty(2):
-            _say("\x1b[?25h\r\x1b[K")  # the cursor, which a progress bar hides, and a clean line
+            _say("\x1b[?25h\r\x1b[K")  # show the cursor, which a progress bar hides, and clear the line
         _say(f"interrupted; {self.advice}\n")
         os._exit(self.code)
 
 
 def _say(text: str) -> None:
-    # Not through `sys.stderr`, in the midst of whose writing the signal may have come.
+    # Not through `sys.stderr`: the signal may have interrupted a write to it.
     with contextlib.suppress(OSError):
         os.write(2, text.encode(errors="replace"))
 

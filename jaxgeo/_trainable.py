@@ -1,4 +1,4 @@
-"""Which leaves of a pytree are parameters to train: what was chosen, and by default no running statistics."""
+"""Which leaves of a pytree are trained: those the user chose, and by default no running statistics."""
 
 import warnings
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def statistics_in(tree: PyTree) -> PyTree:
 def _holds_statistics(node: Any) -> bool:
     if isinstance(node, eqx.nn.State | eqx.nn.StateIndex):
         return True
-    # Flax is known by its names: it need not be installed.
+    # Flax is recognised by name, so it need not be installed.
     return any(kind.__name__ == "BatchStat" and kind.__module__.startswith("flax.") for kind in type(node).__mro__)
 
 
@@ -46,7 +46,7 @@ def _name(key: Any) -> Any:
 
 
 def selected(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
-    """(trainable, frozen) as `eqx.partition`; `is_trainable_leaf`, the default, leaves running statistics out."""
+    """(trainable, frozen) as from `eqx.partition`; the default, `is_trainable_leaf`, leaves out running statistics."""
     if is_trainable is not is_trainable_leaf:
         return eqx.partition(params, is_trainable)
     statistics = statistics_in(params)
@@ -55,7 +55,7 @@ def selected(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def tell_of_statistics(params: PyTree, is_trainable: PyTree) -> None:
-    """Warn where `params` hold running statistics, and nobody has chosen what is trained."""
+    """Warn if `params` hold running statistics and the user has not chosen what to train."""
     if is_trainable is not is_trainable_leaf:
         return
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -68,7 +68,7 @@ def tell_of_statistics(params: PyTree, is_trainable: PyTree) -> None:
     warnings.warn(
         f"the parameters hold running statistics, `{first}`{f' and {more} more' * bool(more)}, "
         f"{sum(leaf.size for _, leaf in floating)} numbers in all. They are frozen, since statistics are not "
-        "trained. To do without this warning, pass the parameters alone and let `apply` add the statistics; to choose "
+        "trained. To avoid this warning, pass the parameters alone and let `apply` add the statistics; to choose "
         "otherwise, pass `trainable=`.",
         stacklevel=3,
     )
@@ -110,9 +110,9 @@ def partition(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
 class Restricted(eqx.Module):
     """A network as a function of the trainable part of its parameters alone.
 
-    - `apply`: the network, of whole parameters.
-    - `frozen`: what it has beside the trainable part.
-    - `trainable`: the choice by which that was split off.
+    - `apply`: the network, a function of all parameters.
+    - `frozen`: the parameters that are not trained.
+    - `trainable`: the choice that split them off.
     """
 
     apply: Callable[[PyTree, PyTree], Array]

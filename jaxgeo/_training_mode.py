@@ -1,4 +1,4 @@
-"""Networks in training mode that are evaluated one sample at a time, found before anything is computed."""
+"""Find networks in training mode that are evaluated one sample at a time, before anything is computed."""
 
 from collections.abc import Callable
 
@@ -19,17 +19,17 @@ def cannot_evaluate(error: Exception, sample: PyTree) -> ValueError:
     """The error of a network that fails on a sample."""
     shape = jax.tree.map(lambda leaf: leaf.shape, sample)
     return ValueError(
-        f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {shape}: {type(error).__name__}: "
-        f"{error}. It is called as apply(params, x_j): with the parameters first, and with one sample at a time unless "
+        f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {shape}: "
+        f"{type(error).__name__}: {error}. It is called as apply(params, x_j): with the parameters first, and with one sample at a time unless "
         "`per_sample=False`."
     )
 
 
 @eqx.filter_jit
 def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTree], ...], params: PyTree) -> None:
-    """Raise `ValueError` for functions `apply(params, x_j)`, each with a sample, that want all samples at once.
+    """Raise `ValueError` if one of the functions `apply(params, x_j)`, each given with a sample, needs all samples.
 
-    Compiled by nobody: under `jax.eval_shape` the jaxprs are followed once for each shape.
+    Never compiled: under `jax.eval_shape` the jaxprs are followed once for each shape.
     """
     known, read = False, False
     for apply, sample in networks:
@@ -57,15 +57,15 @@ def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTr
             raise cannot_evaluate(error, sample) from error
         if SAMPLE in found.named - found.sources:
             raise ValueError(
-                "the outputs are the same for every sample: the network subtracts from a sample its own mean, and what "
-                "is left is 0. Batch normalisation in training mode does so when it is evaluated one sample at a time. "
+                "the outputs are the same for every sample: the network subtracts its own mean from each sample, which "
+                "leaves 0. Batch normalisation in training mode does so when it is evaluated one sample at a time. "
                 f"{AT_ONCE}"
             )
         known |= STATISTICS in jax.tree.leaves(statistics)
         read |= STATISTICS in found.sources
     if known and not read:
         raise ValueError(
-            "the network is given running statistics (`batch_stats` and the like) and does not read them: it is in "
+            "the network is given running statistics (`batch_stats` and the like) but does not read them: it is in "
             "training mode, but is evaluated one sample at a time, so each sample is normalised by itself. "
             f"{AT_ONCE}"
         )

@@ -1,4 +1,4 @@
-"""Metrics on output space: which lengths the adapted gradient is steepest in."""
+"""Metrics on output space. A metric defines the length in which the adapted gradient is steepest."""
 
 import abc
 
@@ -28,7 +28,7 @@ class AbstractMetric(eqx.Module):
 
 
 class Euclidean(AbstractMetric):
-    """g = 1: the source's own choice, in which L2 is a round bowl."""
+    """g = 1, the paper's choice. In this metric the L2 cost is a round bowl."""
 
     def root(self, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> None:
         return None
@@ -37,8 +37,8 @@ class Euclidean(AbstractMetric):
 class CostHessian(AbstractMetric):
     """g = N ∂²C/∂x²: generalized Gauss–Newton, and for cross-entropy the natural gradient of Fisher's metric.
 
-    In this metric every cost is a round bowl to second order, so that a full step is a Newton step of the outputs.
-    Equal to `Euclidean` for L2.
+    In this metric every cost is a round bowl to second order, so a full step is a Newton step of the outputs. For L2
+    it is the same as `Euclidean`.
 
     ```python
     >>> import jax, jax.numpy as jnp, jaxgeo as jg
@@ -62,7 +62,7 @@ class Weighted(AbstractMetric):
 
     - `weights`: positive, of shape (Q,).
 
-    **Raises:** `ValueError` if a weight is not positive and finite.
+    **Raises:** `ValueError` unless all weights are positive and finite.
     """
 
     weights: Float[Array, " Q"]
@@ -84,7 +84,7 @@ class MatrixMetric(AbstractMetric):
 
     - `matrix`: g, of shape (Q, Q).
 
-    **Raises:** `ValueError` if it is not square, symmetric, finite and positive definite.
+    **Raises:** `ValueError` unless `matrix` is square, symmetric, finite and positive definite.
     """
 
     upper: Float[Array, "Q Q"]
@@ -108,7 +108,7 @@ class MatrixMetric(AbstractMetric):
 
 def _check_size(size: int, outputs: Array) -> None:
     if size != outputs.shape[1]:
-        raise ValueError(f"the metric is for Q={size} outputs a sample; the network gives Q={outputs.shape[1]}.")
+        raise ValueError(f"the metric is for Q={size} outputs per sample; the network returns Q={outputs.shape[1]}.")
 
 
 show_public_names(globals())

@@ -1,6 +1,6 @@
-"""What maps θ to the outputs x[θ] and their cost C(x[θ]): blocks of per-sample functions, counts and checks.
+"""Blocks of per-sample functions, which map θ to the outputs x[θ] and their cost C(x[θ]), with counts and checks.
 
-Everything that linear algebra needs to know of a problem; `jaxgeo.problem` has what a user makes and asks.
+This is all that the linear algebra needs to know about a problem; `jaxgeo.problem` has what users build and call.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Block(eqx.Module):
     """One per-sample function over its own points: rows `scale * apply(params, x_j)`, j = 1…N.
 
     - `sharding`: how the samples lie on a mesh, None for one device; see `jaxgeo.shard_samples`.
-    - `padding`: how many of `inputs`, at the end, only fill up the last shard; they have no rows.
+    - `padding`: how many `inputs` at the end only fill up the last shard; they have no rows.
     """
 
     apply: Callable[[PyTree, PyTree], Array]
@@ -57,11 +57,11 @@ class Block(eqx.Module):
 
     @property
     def num_shards(self) -> int:
-        """Over how many devices the samples are spread."""
+        """The number of devices that the samples are spread over."""
         return 1 if self.sharding is None else self.sharding.mesh.shape[self.sharding.spec[0]]
 
     def pad(self, tree: PyTree) -> PyTree:
-        """Arrays of N samples, with as much padding as `inputs` have: the last sample again."""
+        """Pad arrays of N samples as `inputs` are padded, by repeating the last sample."""
         return jax.tree.map(lambda leaf: repeat_last(leaf, self.padding), tree)
 
     def sample(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -69,7 +69,7 @@ class Block(eqx.Module):
         return jax.eval_shape(lambda inputs: jax.tree.map(lambda leaf: leaf[0], inputs), self.inputs)
 
     def outputs(self, params: Params, sample: PyTree) -> Float[Array, "..."]:
-        """The outputs of one sample, scaled, in the shape that `apply` gives them."""
+        """The scaled outputs of one sample, in the shape that `apply` returns."""
         outputs = self.apply(params, sample)
         if not isinstance(outputs, jax.Array) or outputs.size == 0:
             raise ValueError(f"`apply` must return the outputs of a sample as an array; got {outputs!r}.")
@@ -93,7 +93,7 @@ class AbstractProblem(eqx.Module):
     - `blocks`: the per-sample functions with their samples.
     - `loss`: C, a function of the outputs.
     - `trainable`: which leaves of params are θ.
-    - `per_sample`: False where the samples are coupled, so that all of them are the one sample of the one block.
+    - `per_sample`: False if the samples are coupled; all of them are then the one sample of the one block.
     """
 
     blocks: eqx.AbstractVar[tuple[Block, ...]]
@@ -108,13 +108,13 @@ class AbstractProblem(eqx.Module):
         **Raises:** `ValueError` if there are several blocks.
         """
         if len(self.blocks) != 1:
-            raise ValueError(f"the samples of {len(self.blocks)} blocks differ in kind; see `blocks`.")
+            raise ValueError(f"this problem has {len(self.blocks)} blocks of samples; use `problem.blocks[i].inputs`.")
         inputs = self.blocks[0].inputs
         return inputs if self.per_sample else jax.tree.map(lambda leaf: leaf[0], inputs)
 
     @property
     def num_samples(self) -> int:
-        """N, in the unit of flow time: the cost decays as e^{-2s/N}."""
+        """N, which sets the unit of flow time: the cost decays as e^{-2s/N}."""
         return self.loss.num_samples
 
     def num_rows(self, params: Params) -> int:
@@ -156,9 +156,9 @@ class AbstractProblem(eqx.Module):
         return self.loss(self.outputs(params))  # pyright: ignore[reportCallIssue]
 
     def check(self, params: Params) -> None:
-        """Raise `ValueError` if `params` cannot be trained here, from shapes alone, compiling nothing.
+        """Raise `ValueError` if this problem cannot train `params`; looks at shapes alone and compiles nothing.
 
-        Running statistics that are frozen by default are told of in a warning.
+        Warns if running statistics are frozen by default.
         """
         trainable, _ = self.partition(params)
         check_finite("params", trainable)
@@ -171,14 +171,14 @@ class AbstractProblem(eqx.Module):
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
         if jnp.promote_types(dtype, outputs.dtype) != dtype:
             raise ValueError(
-                f"`params` are {dtype}, but `apply` makes outputs of {outputs.dtype} of them, as `inputs` of a wider "
-                f"dtype do. Cast the inputs with `.astype({dtype})`, or the parameters to {outputs.dtype}."
+                f"`params` are {dtype}, but `apply` returns {outputs.dtype} outputs, perhaps because `inputs` have a "
+                f"wider dtype. Cast the inputs with `.astype({dtype})`, or the parameters to {outputs.dtype}."
             )
 
     def check_samples(self, params: Params) -> None:
-        """Raise `ValueError` if the network is in training mode, but is evaluated one sample at a time.
+        """Raise `ValueError` if the network is in training mode but is evaluated one sample at a time.
 
-        That is read off its jaxpr, also under `jax.jit`, and traced once for each shape.
+        This is read off its jaxpr, also under `jax.jit`; the network is traced once for each shape.
         """
         if not self.per_sample or self.num_samples == 1:
             return

@@ -1,4 +1,4 @@
-"""A training problem as a user makes it: outputs and cost, with their derivative D, DDᵀ and the plan of a lift."""
+"""The training problem that a user builds from a network, samples and a cost, with its D, DDᵀ and plan of a lift."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,21 +22,21 @@ from jaxgeo.prior import number, spread, with_prior
 
 
 class Problem(AbstractProblem):
-    """Outputs x[θ] = (apply(θ, x_1), …, apply(θ, x_N)) and a cost of them.
+    """A network, samples and a cost: the outputs are x[θ] = (apply(θ, x_1), …, apply(θ, x_N)).
 
     **Arguments:**
 
-    - `apply`: the network, `apply(params, x_j)` for one sample x_j, giving Q numbers of any shape.
+    - `apply`: the network; `apply(params, x_j)` returns Q numbers, in any shape, for one sample x_j.
     - `inputs`: the samples, an array or pytree of arrays with leading axis N.
     - `cost`: a cost on outputs of shape (N, Q), such as `jaxgeo.L2(targets)`.
-    - `trainable`: which leaves of params the flows move: a function leaf → bool, or a pytree prefix of
-        params holding bools. By default every real floating-point array but running statistics: what lies under the
-        name `batch_stats`, in a `BatchStat` of Flax or in a `State` of Equinox. All other leaves stay untouched.
-    - `per_sample`: pass False for a network that couples the samples, as batch normalisation does in training mode:
-        then `apply(params, inputs)` is given all samples at once and gives (N, Q) outputs. To the linear algebra such
-        a batch is one sample with NQ outputs, which costs N times the backward passes.
+    - `trainable`: which leaves of params to train: a function leaf → bool, or a pytree prefix of params with bools.
+        By default all real floating-point arrays except running statistics, which lie under the name `batch_stats`,
+        in a `BatchStat` of Flax or in a `State` of Equinox. All other leaves stay as they are.
+    - `per_sample`: pass False if the network couples the samples, as batch normalisation does in training mode.
+        `apply(params, inputs)` then takes all samples at once and returns (N, Q) outputs. The linear algebra treats
+        such a batch as one sample with NQ outputs, which needs N times as many backward passes.
 
-    **Raises:** `ValueError` if inputs are empty, not finite, or not as many as the cost's samples.
+    **Raises:** `ValueError` if inputs are empty or not finite, or if the cost is for another number of samples.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -92,12 +92,14 @@ class Problem(AbstractProblem):
     def plan(
         self, params: Params, *, damping: float | Float[Array, ""] | None = None, memory: int | None = None
     ) -> LiftPlan:
-        """What every way to lift would hold on each device, and which one `Auto` takes and why; computes nothing.
+        """How much memory each way to lift would need on each device, and which one `Auto` takes and why.
+
+        Computes nothing.
 
         **Arguments:**
 
-        - `damping`: as for `jaxgeo.lift`; whether there is any decides about the dtype.
-        - `memory`: bytes that matrices may take on each device; by default a quarter of what it has.
+        - `damping`: as for `jaxgeo.lift`; the dtype depends on whether it is given.
+        - `memory`: bytes that matrices may take on each device; by default a quarter of its memory.
 
         ```python
         >>> import jax.numpy as jnp, jaxgeo as jg
@@ -111,11 +113,11 @@ class Problem(AbstractProblem):
         return plan_lift(self, params, damping=damping, memory=memory)
 
     def restrict(self, params: Params) -> tuple["Problem", PyTree]:
-        """This problem as one of the trainable part of `params` alone, and that part.
+        """The same problem as a function of the trainable part of `params` alone, and that part.
 
-        What is frozen becomes a constant of the network. Where nothing is, the problem stays as it is.
+        Frozen leaves become constants of the network. If nothing is frozen, the problem is returned as it is.
 
-        **Raises:** as `partition`.
+        **Raises:** `ValueError` as for `partition`.
 
         ```python
         >>> import jax.numpy as jnp, jaxgeo as jg
@@ -132,11 +134,11 @@ class Problem(AbstractProblem):
         if not jax.tree.leaves(frozen):
             return self, trainable
         networks = [Restricted(block.apply, frozen, self.trainable) for block in self.blocks]
-        # A choice has been made: whatever is left is trained.
+        # The choice has been made: all that is left is trained.
         return eqx.tree_at(_networks_and_choice, self, [*networks, eqx.is_array]), trainable
 
     def extend(self, trainable: PyTree) -> tuple["Problem", Params]:
-        """The problem and whole parameters that `restrict` made this problem and its parameters of."""
+        """Undo `restrict`: the original problem, and all of its parameters."""
         network = self.blocks[0].apply
         if not isinstance(network, Restricted):
             return self, trainable
@@ -145,19 +147,20 @@ class Problem(AbstractProblem):
         return problem, eqx.combine(trainable, network.frozen)
 
     def with_prior(self, params: Params, precision: PyTree) -> "Problem":
-        """The same problem with a Gaussian prior on the parameters: C + Σ_k p_k θ_k²/(2W), W what C divides by.
+        """The same problem with a Gaussian prior on the parameters: C + Σ_k p_k θ_k²/(2W), where C divides by W.
 
-        Its outputs are those of the data and, behind them, √p_k θ_k, so every flow, optimizer and solver knows it. For
-        K ≥ QN lifts still factorise a matrix of size QN (`jaxgeo.linalg.PriorLift`). An adapted flow is then
-        θ̇ = −(DᵀD + P)⁻¹(Dᵀ(x − y) + Pθ)/N, for L2: of a model that is linear in θ the gradient of the cost decays as
-        e^{−s/N}, and of others no law is known.
+        The outputs become those of the data followed by √p_k θ_k, so every flow, optimizer and solver handles the
+        prior. For K ≥ QN, lifts still factorise a matrix of size QN (`jaxgeo.linalg.PriorLift`). For L2 an adapted
+        flow is then θ̇ = −(DᵀD + P)⁻¹(Dᵀ(x − y) + Pθ)/N. If the model is linear in θ, the gradient of the cost decays
+        as e^{−s/N}; for other models no law is known.
 
         **Arguments:**
 
-        - `precision`: p ≥ 0 in units of the precision of a target of weight 1, that is α/β: a number, or a pytree
-            prefix of `params` with one for each leaf.
+        - `precision`: p ≥ 0 in units of the precision of a target of weight 1, that is α/β: one number, or a pytree
+            prefix of `params` with a number for each leaf.
 
-        **Raises:** `ValueError` if a number is negative, `precision` is no prefix, or there is a prior already.
+        **Raises:** `ValueError` if a number is negative, if `precision` is not a prefix of `params`, or if the problem
+        already has a prior.
 
         ```python
         >>> import jax.numpy as jnp, jaxgeo as jg
@@ -177,9 +180,9 @@ class Problem(AbstractProblem):
         return with_prior(self, params, used, number(indices))
 
     def without_ignored(self) -> "Problem":
-        """The same problem without the samples that have weight 0, where that is known and they can be left out.
+        """The same problem without the samples of weight 0.
 
-        They cannot where weights are traced, where the network couples its samples, and where these lie on a mesh.
+        They stay if the weights are traced, if the network couples its samples, or if the samples lie on a mesh.
         """
         block = self.blocks[0]
         found = None if not self.per_sample or block.sharding is not None else without_ignored(self.loss)
@@ -202,22 +205,22 @@ def supervised(
     trainable: PyTree = is_trainable_leaf,
     per_sample: bool = True,
 ) -> tuple[Problem, PyTree]:
-    """An Equinox model, its samples and targets as a problem with the L2 cost.
+    """Make a problem with the L2 cost from an Equinox model, its samples and targets.
 
     Paper: (1.3)–(1.7)
 
     **Arguments:**
 
     - `model`: a callable pytree, `model(x_j)` for one sample, or `model(inputs)` for all with `per_sample=False`.
-    - `inputs`: samples with leading axis N; cast to the parameters' dtype where floating point.
+    - `inputs`: samples with leading axis N; floating-point ones are cast to the parameters' dtype.
     - `targets`: y of shape (N, …), or a cost such as `L2.from_labels(labels)`.
     - `trainable`: which leaves to train, as for `jaxgeo.Problem`; the others become part of the network.
     - `per_sample`: as for `jaxgeo.Problem`.
 
     **Returns:** `(problem, params)`; `eqx.combine(params, model)` is the model again.
 
-    **Raises:** `ValueError` on empty or non-finite data, on as many inputs as targets not being given, on
-    outputs whose shape differs from the targets', and where nothing is trainable.
+    **Raises:** `ValueError` if the data are empty or not finite, if there are not as many targets as inputs, if the
+    outputs differ in shape from the targets, or if nothing is trainable.
 
     ```python
     >>> import equinox as eqx, jax, jax.numpy as jnp, jaxgeo as jg
@@ -243,7 +246,7 @@ def supervised(
 
 
 class ModelApply(eqx.Module):
-    """`apply(params, x)` of an Equinox model whose other leaves are kept here."""
+    """`apply(params, x)` for an Equinox model; holds the leaves that are not in `params`."""
 
     static: PyTree
 
@@ -256,18 +259,18 @@ def residual_problem(
 ) -> Problem:
     """Least squares over several kinds of points, such as the interior and the boundary of a PDE's domain.
 
-    The cost is Σ_b weight_b · mean_j |fn_b(params, x_j)|² / 2. Outputs are the scaled residuals of all blocks
-    in order, of shape (rows, 1), and the targets 0: the law of the flows holds with N the number of points.
+    The cost is Σ_b weight_b · mean_j |fn_b(params, x_j)|² / 2. The outputs are the scaled residuals of all blocks
+    in order, of shape (rows, 1), and the targets are 0. The law of the flows holds, with N the number of points.
 
     **Arguments:**
 
-    - `blocks`: `(fn, points, weight)` for each block; `fn(params, x_j)` gives the residual(s) at one point.
+    - `blocks`: `(fn, points, weight)` for each block; `fn(params, x_j)` returns the residual(s) at one point.
     - `trainable`: as for `jaxgeo.Problem`.
 
-    **Raises:** `ValueError` if there is no block, points are empty or not finite, or a weight is not positive.
+    **Raises:** `ValueError` if there is no block, if points are empty or not finite, or if a weight is not positive.
     """
     if not isinstance(blocks, Sequence) or not blocks:
-        raise ValueError(f"`blocks` is empty or no list; pass at least one (fn, points, weight); got {blocks!r}.")
+        raise ValueError(f"`blocks` is empty or not a list; pass at least one (fn, points, weight); got {blocks!r}.")
     for index, block in enumerate(blocks):
         if not isinstance(block, tuple) or len(block) != 3:
             raise ValueError(f"`blocks[{index}]` must be (fn, points, weight); got {block!r}.")

@@ -1,4 +1,4 @@
-"""Samples spread over the devices of a mesh. JAX's own runtime moves what has to be moved."""
+"""Spread samples over the devices of a mesh. JAX's own runtime moves the data."""
 
 import equinox as eqx
 import jax
@@ -11,25 +11,25 @@ from jaxgeo.problem import Problem
 
 
 def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Problem:
-    """The same problem with its samples spread over one axis of a mesh, and all else that it holds on every device.
+    """Spread the samples of a problem over one axis of a mesh, and copy all else that it holds to every device.
 
-    Flows, lifts and optimizers take it like any other: outputs, D and its products, and the block rows of DDᵀ stay
-    where their samples are, and DDᵀ is brought together only where it is factored. Where N is not a multiple of the
-    number of devices the last device's share is filled up with samples that have no rows, so that results do not
-    change. Parameters may lie on the mesh in any way; `jax.device_put(params, NamedSharding(mesh, …))` shards wide
-    layers over another axis, and they are not gathered.
+    Flows, lifts and optimizers take the result like any other problem. Outputs, D and its products, and the block rows
+    of DDᵀ stay where their samples are; DDᵀ is gathered only to be factorised. If N is not a multiple of the number of
+    devices, samples without rows fill up the last device's share, so results do not change. Parameters may lie on the
+    mesh in any way: `jax.device_put(params, NamedSharding(mesh, …))` shards wide layers over another axis, and they
+    are not gathered.
 
-    With several processes (`jax.distributed.initialize()`) every process calls this with the same data, or with
-    arrays that span the processes already, such as those of `jax.make_array_from_process_local_data`; parameters are
-    put on the mesh by `jax.device_put` too.
+    With several processes (`jax.distributed.initialize()`), every process calls this with the same data, or with
+    arrays that already span the processes, such as those of `jax.make_array_from_process_local_data`. Put the
+    parameters on the mesh with `jax.device_put` too.
 
     **Arguments:**
 
     - `mesh`: with axes of `AxisType.Auto`, such as `jax.make_mesh(shape, names, axis_types=(AxisType.Auto,))`.
     - `axis`: the name of the axis to spread the samples over.
 
-    **Raises:** `ValueError` if `mesh` is none, has no such axis or one of another type, if the problem couples its
-    samples, or if it has fewer samples than the axis has devices.
+    **Raises:** `ValueError` unless `mesh` is a mesh that has this axis and only axes of type Auto, if the problem
+    couples its samples, or if it has fewer samples than the axis has devices.
 
     ```python
     >>> import jax, jax.numpy as jnp, jaxgeo as jg
@@ -49,8 +49,8 @@ def shard_samples(problem: Problem, mesh: Mesh, axis: str = "samples") -> Proble
         )
     if len(problem.blocks) == 1 and problem.blocks[0].num_samples != problem.num_samples:
         raise ValueError(
-            "a problem with `per_sample=False` couples its samples, so that they cannot be spread over devices; shard "
-            "its parameters instead, or write the network for one sample."
+            "a problem with `per_sample=False` couples its samples, so they cannot be spread over devices; shard its "
+            "parameters instead, or write the network for one sample."
         )
     if any(kind is not AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
@@ -71,8 +71,8 @@ def _shard(block: Block, sharding: NamedSharding) -> Block:
     num_shards = sharding.mesh.shape[sharding.spec[0]]
     if block.num_samples < num_shards:
         raise ValueError(
-            f"{block.num_samples} samples cannot be spread over {num_shards} devices; use a mesh whose samples axis is "
-            "no longer than that, or more samples."
+            f"{block.num_samples} samples cannot be spread over {num_shards} devices; use a mesh with a shorter "
+            "samples axis, or more samples."
         )
     padding = -block.num_samples % num_shards
     inputs = jax.tree.map(lambda leaf: repeat_last(leaf[: block.num_samples], padding), block.inputs)
@@ -81,5 +81,5 @@ def _shard(block: Block, sharding: NamedSharding) -> Block:
 
 
 def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """The arrays of a tree, laid out so; what is no array stays as it is."""
+    """Lay out the arrays of a tree in this way; everything else stays as it is."""
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding) if eqx.is_array(leaf) else leaf, tree)

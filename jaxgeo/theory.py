@@ -1,4 +1,4 @@
-"""Closed forms of the source. They use nothing that jaxgeo computes, so that they can judge it."""
+"""Closed forms from the paper. They use nothing that jaxgeo computes, so its results can be checked against them."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -44,7 +44,8 @@ def outputs_at(
     - `outputs0`, `targets`: x(0) and y, of one shape (N, Q).
     - `num_samples`: N.
 
-    **Raises:** `ValueError` if the shapes differ, or a number is not one.
+    **Raises:** `ValueError` if the shapes differ, if `s` is not a number, or if `num_samples` is not a positive
+    integer.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -62,7 +63,7 @@ def outputs_at(
 
 
 def stopping_time(cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], num_samples: int) -> Float[Array, ""]:
-    """s_ε = (N/2) log(C(0)/ε), when the cost reaches ε = `tol`; 0 if it is there already.
+    """s_ε = (N/2) log(C(0)/ε), the flow time at which the cost reaches ε = `tol`; 0 if it is already there.
 
     Paper: Theorem 2.3, (2.17), (2.18)
 
@@ -71,7 +72,7 @@ def stopping_time(cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], num_sa
     - `cost0`, `tol`: C(0) and ε.
     - `num_samples`: N.
 
-    **Raises:** `ValueError` unless `tol` is positive and `cost0` not negative.
+    **Raises:** `ValueError` if `tol` is not positive, or if `cost0` is negative.
 
     ```python
     >>> import jaxgeo as jg, math
@@ -103,11 +104,11 @@ def critical_cost(orthogonal_gradient: Float[ArrayLike, "N Q"], num_samples: int
 def num_steps(
     cost0: Float[ArrayLike, ""], tol: Float[ArrayLike, ""], learning_rate: Float[ArrayLike, ""]
 ) -> Float[Array, ""]:
-    """log(ε/C(0)) / 2log(1 − η), rounded up: Euler steps of flow time ηN until the cost reaches ε = `tol`.
+    """log(ε/C(0)) / 2log(1 − η), rounded up: how many Euler steps of flow time ηN bring the cost to ε = `tol`.
 
     Paper: (2.18) for (1.11) by Euler's method, where each step multiplies x − y by 1 − η
 
-    Exact for outputs linear in θ, and to first order in η otherwise.
+    This is exact if the outputs are linear in θ, and correct to first order in η otherwise.
 
     **Arguments:**
 
@@ -125,7 +126,7 @@ def num_steps(
     check_positive("tol", tol)
     check_positive("learning_rate", learning_rate)
     needed = jnp.log(cost0 / jnp.asarray(tol)) / (-2 * jnp.log1p(-jnp.asarray(learning_rate)))
-    # A whole number of steps must not become one more by round-off.
+    # Round-off must not turn a whole number of steps into one more.
     eps = jnp.finfo(needed.dtype).eps
     return jnp.maximum(jnp.ceil(needed * (1 - 8 * eps)), 0)
 
@@ -136,6 +137,6 @@ def _check_samples(num_samples: int) -> None:
 
 
 def __dir__() -> list[str]:
-    """The closed forms, and not what they are written with."""
+    """The closed forms, without the names that this module imports."""
     own = {name for name, value in globals().items() if getattr(value, "__module__", "") == __name__}
     return sorted(name for name in own if not name.startswith("_"))

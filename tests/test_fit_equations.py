@@ -321,12 +321,12 @@ def test_options_for_points_are_refused_with_arrays_and_targets_are_missed():
         (lambda: Condition(decay), "`where` must be a `jaxgeo.equations.Box`"),
         (
             lambda: Condition(decay, TIME, points=3 * GRID),
-            r"26 of the 40 `points` of decay lie outside of Box\(t=\(0, 2",
+            r"26 of the 40 `points` of decay lie outside Box\(t=\(0, 2",
         ),
         (lambda: Condition(decay, PLANE, points=GRID), "must have 2 coordinates, t, x; got 1"),
         (lambda: Condition(decay, TIME, points=GRID, values=jnp.ones(3)), "got 3 values where 40 `points`"),
         (lambda: Condition(decay, TIME, values=jnp.ones(3)), "there are no `points`"),
-        (lambda: Condition(decay, TIME, points=GRID, count=3), "`count` is of points that are drawn"),
+        (lambda: Condition(decay, TIME, points=GRID, count=3), "`count` is the number of points to draw"),
         (lambda: Condition(decay, TIME, weight=0.0), "`weight` must be positive"),
         (lambda: Condition(decay, (TIME, PLANE)), "must have the same coordinates"),
         (lambda: Condition(decay, lambda key, count: GRID).draw(jr.key(0), 3), r"must draw points of shape \(3, d\)"),
@@ -334,7 +334,7 @@ def test_options_for_points_are_refused_with_arrays_and_targets_are_missed():
         (lambda: Box(), "a box needs coordinates"),
         (lambda: PLANE.face(t=2), "`t` must be a number, at least 0 and at most 1; got 2"),
         (lambda: PLANE.faces("y"), "no coordinate 'y'"),
-        (lambda: PLANE.partials(decay, "t y"), "'y' names no derivative by the coordinates t, x"),
+        (lambda: PLANE.partials(decay, "t y"), "'y' is not a derivative by the coordinates t, x"),
         (lambda: PLANE.partials(decay, " "), "`wanted` must name derivatives"),
     ],
 )

@@ -68,7 +68,7 @@ def test_bad_input_and_a_walk_that_goes_astray():
     with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 1; got 0"):
         jg.solve_interpolation(case.problem, case.params, num_steps=0)
     problem = jg.Problem(lambda a, x: jnp.tanh(a * x), jnp.ones(1), jg.L2(jnp.array([0.0])))
-    with pytest.raises(RuntimeError, match="ended in a cost above"):
+    with pytest.raises(RuntimeError, match="ended with a higher cost"):
         jg.solve_interpolation(problem, jnp.array(2.0), num_steps=1, end_steps=1, open_loop=True)
 
 

@@ -190,7 +190,7 @@ def test_huber_ignores_an_outlier():
         (lambda: jg.WeightedL2(TARGETS, jnp.ones(7)), "weights"),
         (lambda: jg.WeightedL2(TARGETS, -jnp.ones(4)), "weights"),
         (lambda: jg.SampleWeighted(jg.L2(TARGETS), jnp.zeros(4)), "weights"),
-        (lambda: jg.SampleWeighted(jg.L2(TARGETS), jnp.ones(3)), "one number a sample"),
+        (lambda: jg.SampleWeighted(jg.L2(TARGETS), jnp.ones(3)), "one number per sample"),
         (lambda: jg.Huber(TARGETS, 0.0), "threshold"),
         (lambda: jg.SoftmaxCrossEntropy(TARGETS), "class probabilities"),
         (lambda: jg.SoftmaxCrossEntropy(jnp.ones((3, 1))), "at least 2 classes"),

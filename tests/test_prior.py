@@ -215,5 +215,5 @@ def test_what_cannot_be_is_refused():
     x, y, start, _, _ = regression(4, 2)
     with pytest.raises(ValueError, match="is found by Levenberg–Marquardt"):
         jg.fit(start, x, y, apply=line, method="adam", prior="evidence")
-    with pytest.raises(ValueError, match="`weights` must hold one number a sample"):
+    with pytest.raises(ValueError, match="`weights` must hold one number per sample"):
         jg.fit(start, x, y, apply=line, weights=np.ones(3))

@@ -47,7 +47,7 @@ def test_the_orbit_of_a_product_ends_where_it_does():
     np.testing.assert_allclose(sol.final_cost, 0.5, rtol=1e-4)
     assert "ends where D loses rank" in str(sol)
     assert f"D lost rank at s = {np.log(2):.4f}" in str(sol)
-    with pytest.raises(RuntimeError, match="ends where D loses rank.*`RankAdaptiveFlow` goes on.*`throw=False`"):
+    with pytest.raises(RuntimeError, match="ends where D loses rank.*`RankAdaptiveFlow` continues.*`throw=False`"):
         solve([1.0, -1.0], throw=True)
 
 
@@ -71,7 +71,7 @@ def test_the_rank_adaptive_flow_goes_on_and_says_which_way():
     np.testing.assert_allclose(jnp.abs(sol.continuation), 0.5**0.5, atol=0.05)
     np.testing.assert_allclose(sol.params, jnp.sign(sol.continuation), atol=2e-3)
     assert f"[0] {float(sol.continuation[0]):+.2f}" in str(sol).partition("it took the one along")[2]
-    assert "The cost came down to `cost_tol`" in str(sol)
+    assert "The cost reached `cost_tol`" in str(sol)
     beside = solve([1.001, -1.0], ADAPTIVE)
     assert beside.rank_lost_at == jnp.inf
     assert not jnp.any(beside.continuation)
@@ -89,7 +89,7 @@ def test_under_jit_and_vmap_it_is_found_for_the_member_that_it_concerns():
     assert (found.result == jg.RESULTS.rank_lost).tolist() == [True, False]
     first, second = str(found).split("\n1: ")
     assert "ends where D loses rank" in first
-    assert "came down to `cost_tol`" in second
+    assert "reached `cost_tol`" in second
     with pytest.raises(Exception, match="ends where D loses rank"):
         eqx.filter_jit(lambda start: jg.solve_flow(PRODUCT, STRICT, start, cost_tol=1e-4, max_steps=256))(starts[0])
 
@@ -215,7 +215,7 @@ def test_in_float32_it_is_found_to_the_tolerance_of_that():
 def test_a_walk_and_a_traced_solution_are_printed_in_words():
     problem = jg.Problem(lambda w, x: w @ x, jnp.eye(2), jg.L2(jnp.array([0.5, -0.5])))
     walk = jg.solve_interpolation(problem, jnp.zeros(2))
-    assert "came to the end of the line" in str(walk)
+    assert "reached the end of the line" in str(walk)
     shown = []
 
     @jax.jit

@@ -49,10 +49,10 @@ def test_a_signal_leaves_at_once_unless_a_training_can_be_told(monkeypatch, capf
     with signals.training(training):
         signals._hear(signal.SIGTERM, None)
         assert training.interrupted
-        assert "finishing the steps at hand" in capfd.readouterr().err
+        assert "finishing the current steps" in capfd.readouterr().err
         with pytest.raises(Left, match="143"):
             signals._hear(signal.SIGTERM, None)
-    assert capfd.readouterr().err == f"interrupted; to go on: jaxgeo resume '{tmp_path / 'a run'}'\n"
+    assert capfd.readouterr().err == f"interrupted; to resume: jaxgeo resume '{tmp_path / 'a run'}'\n"
 
 
 def wait_for(path, process):

@@ -1,4 +1,4 @@
-"""Costs on output space: C(x) and its output gradient. The factor 1/N of (1.7) lives here and nowhere else."""
+"""Costs on output space: C(x) and its output gradient. Only this package knows the factor 1/N of (1.7)."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.costs.base import AbstractCost as AbstractCost

@@ -1,4 +1,4 @@
-"""What a cost is. The factor 1/N of (1.7) lives in this package and nowhere else."""
+"""The interface of a cost. Only this package knows the factor 1/N of (1.7)."""
 
 import abc
 
@@ -11,9 +11,9 @@ from jaxgeo.costs.roots import AbstractRoot
 
 
 class AbstractCost(eqx.Module):
-    """A cost C(x) of the outputs x of all N samples, x of shape (N, Q).
+    """A cost C(x) of the outputs x of all N samples, where x has shape (N, Q).
 
-    Usually a mean Σ_j c_j(x_j)/N; whatever C divides by is `total_weight`.
+    It is usually a mean Σ_j c_j(x_j)/N; `total_weight` is the number that C divides by.
 
     - `num_samples`: N, the number of samples and the unit of flow time; a field or a property.
     """
@@ -30,14 +30,14 @@ class AbstractCost(eqx.Module):
 
     @abc.abstractmethod
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-        """How far the outputs are from minimising C, in units of the outputs: the scale of step-size errors."""
+        """How far the outputs are from minimising C, in units of the outputs: the scale for errors of a step."""
 
     @abc.abstractmethod
     def arrange(self, rows: Float[Array, " rows"]) -> Float[Array, "N Q"]:
-        """All rows as outputs in the shape that this cost takes."""
+        """The rows as outputs in the shape that this cost takes."""
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise `ValueError` if outputs of this shape, sample axis first, are not what this cost compares with."""
+        """Raise `ValueError` unless this cost can compare its targets with outputs of this shape, sample axis first."""
 
     @property
     def total_weight(self) -> int | Float[Array, ""]:
@@ -46,11 +46,11 @@ class AbstractCost(eqx.Module):
 
     @property
     def counted(self) -> Bool[Array, " N"] | None:
-        """Which samples C depends on at all; None for all of them. The rows of D of the others are left out."""
+        """Which samples C depends on; None for all of them. The rows of D for the others are left out."""
         return None
 
     def take(self, index: Int[np.ndarray, " kept"]) -> "AbstractCost | None":
-        """The same cost of some of the samples; None for a cost that cannot be divided."""
+        """The same cost of some of the samples; None if the cost cannot be split by sample."""
         del index
         return None
 
@@ -67,11 +67,11 @@ class AbstractCost(eqx.Module):
         """L with LᵀL = total_weight · ∂²C/∂x², or a positive definite majorant of it; None for the identity."""
 
     def constant_outputs(self, weights: Float[Array, " N"] | None = None) -> Float[Array, "N Q"] | None:
-        """The mean of the targets as the output of each sample, for a scale of the cost; None where there are none.
+        """The mean of the targets as the output of each sample, which sets a scale for C; None without targets.
 
         **Arguments:**
 
-        - `weights`: of the samples in the mean; by default they are equal.
+        - `weights`: the weights of the samples in the mean; equal by default.
         """
         del weights
         return None
@@ -82,6 +82,6 @@ class AbstractCost(eqx.Module):
 
 
 def check_cost(cost: AbstractCost) -> None:
-    """Raise `ValueError` if `cost` is something else, such as the targets or the class alone."""
+    """Raise `ValueError` unless `cost` is a cost, rather than, say, the targets or the class itself."""
     if not isinstance(cost, AbstractCost):
         raise ValueError(f"`cost` must be a cost, such as `jaxgeo.L2(targets)`; got {cost!r}.")

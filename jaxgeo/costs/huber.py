@@ -12,9 +12,9 @@ from jaxgeo.costs.squares import L2, AbstractWithTargets
 class Huber(AbstractWithTargets):
     """C = Σ h(x − y) / N with h(r) = r²/2 for |r| ≤ δ, and δ(|r| − δ/2) beyond.
 
-    The second derivative of h is 0 beyond δ, where a step by it would be without bound. `curvature` is therefore
-    h′(r)/r = min(1, δ/|r|), the curvature of the parabola that touches h at ±r from above: a full step in this metric
-    is one of iteratively reweighted least squares, and never raises the cost where outputs are linear in θ.
+    The second derivative of h is 0 beyond δ, so Newton steps would be unbounded there. `curvature` is therefore
+    h′(r)/r = min(1, δ/|r|), the curvature of the parabola that touches h at ±r from above. A full step in this metric
+    is a step of iteratively reweighted least squares, and never raises the cost if the outputs are linear in θ.
 
     **Arguments:**
 

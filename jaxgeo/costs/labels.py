@@ -1,4 +1,4 @@
-"""From class labels to targets."""
+"""Turn class labels into targets."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +16,11 @@ def class_targets(
 ) -> tuple[Float[Array, "N Q"], Float[Array, " N"] | None]:
     """The target vectors of labels, and the weights of the samples: 0 where a label is `ignore_label`.
 
-    A label outside the classes that is traced, so that nobody can refuse it, has a target of NaN.
+    A traced label outside the classes cannot raise an error, so it gets a target of NaN.
 
     **Arguments:** as for `L2.from_labels`.
 
-    **Returns:** the targets, and the weights, None without `ignore_label`.
+    **Returns:** the targets, and the weights, which are None without `ignore_label`.
 
     **Raises:** `ValueError` as `L2.from_labels`.
     """
@@ -43,7 +43,7 @@ def class_targets(
     count = class_vectors.shape[0]
     if is_concrete(labels):
         _check_labels(np.asarray(labels), count, ignore_label)
-    # A narrow dtype need not hold the number of classes.
+    # A narrow dtype may be unable to hold the number of classes.
     labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
     ignored = jnp.zeros(labels.shape, bool) if ignore_label is None else labels == ignore_label
     inside = (labels >= 0) & (labels < count) & ~ignored
@@ -60,8 +60,8 @@ def _check_ignored(ignore_label: int | None, labels: Array) -> None:
     limits = jnp.iinfo(labels.dtype)
     if not limits.min <= ignore_label <= limits.max:
         raise ValueError(
-            f"`labels` of dtype {labels.dtype} cannot hold `ignore_label`={ignore_label}, which has become another "
-            "number in them. Make them of a dtype that can, before they are marked."
+            f"`labels` of dtype {labels.dtype} cannot hold `ignore_label`={ignore_label}; it has turned into another "
+            "number in them. Convert the labels to a wider dtype before you mark samples in them."
         )
 
 

@@ -1,4 +1,4 @@
-"""A cost with a Gaussian prior on the parameters, whose rows stand behind those of the data."""
+"""A cost with a Gaussian prior on the parameters, whose rows follow those of the data."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ from jaxgeo.costs.roots import AbstractRoot
 
 
 class Regularised(AbstractCost):
-    """W·C = Σ_j w_j c_j + Σ_k p_k θ_k²/2, W what the cost of the data divides by.
+    """W·C = Σ_j w_j c_j + Σ_k p_k θ_k²/2, where the cost of the data divides by W.
 
-    Outputs are all rows of the data and then √p_k θ_k for each parameter, of shape (QN + K, 1).
+    The outputs are all rows of the data, then √p_k θ_k for each parameter, in shape (QN + K, 1).
 
-    - `cost`: that of the data.
+    - `cost`: the cost of the data.
     - `size`: K.
     - `groups`: which precision each trainable leaf has.
     """
@@ -26,7 +26,7 @@ class Regularised(AbstractCost):
         self.cost, self.size, self.groups = cost, size, groups
 
     def data(self, outputs: Float[Array, "rows 1"]) -> Float[Array, "N Q"]:
-        """The outputs of the network among these rows."""
+        """The rows that are outputs of the network."""
         return self.cost.arrange(outputs[: -self.size].reshape(-1))
 
     def join(self, data: Float[Array, "N Q"], prior: Float[Array, "K 1"]) -> Float[Array, "rows 1"]:
@@ -63,7 +63,7 @@ class Regularised(AbstractCost):
             self.cost.check_shape(shape)
 
     def values(self, outputs: Float[Array, "rows 1"]) -> Float[Array, " terms"]:
-        """Those of the N samples, and of the K parameters."""
+        """Those of the N samples, then those of the K parameters."""
         return jnp.concatenate([self.cost.values(self.data(outputs)), 0.5 * outputs[-self.size :, 0] ** 2])
 
     def decreases(self, outputs: Float[Array, "rows 1"], new_outputs: Float[Array, "rows 1"]) -> Float[Array, " terms"]:
@@ -72,5 +72,5 @@ class Regularised(AbstractCost):
         return jnp.concatenate([of_data, 0.5 * (old - new) * (old + new)])
 
     def curvature(self, outputs: Float[Array, "rows 1"]) -> AbstractRoot | None:
-        """That of the data; the rows of the prior have 1."""
+        """The curvature of the data's cost; for the rows of the prior it is 1."""
         return self.cost.curvature(self.data(outputs))

@@ -10,7 +10,7 @@ from jaxgeo._checks import MOST, check_number
 from jaxgeo.costs.roots import DiagonalRoot
 from jaxgeo.costs.squares import L2, AbstractWithTargets
 
-# The least part of the curvature of the parabola that touches from above that `curvature` keeps.
+# `curvature` is at least this fraction of the curvature of the parabola that touches from above.
 LEAST_CURVATURE = 0.1
 
 
@@ -18,8 +18,8 @@ class AbstractRobust(AbstractWithTargets):
     """C = Σ h(x − y) / N with h(r) = s²ρ(r²/s²)/2, for a ρ that is concave, with ρ(z) ≈ z for small z.
 
     s is the `scale`, SciPy's `f_scale`: below it h is about r²/2. The second derivative h″ = ρ′ + 2zρ″ is small or
-    negative for outliers. `curvature` is h″, but at least a tenth of ρ′, which is that of the parabola that touches h
-    at ±r from above: so it is positive, and steps near a minimum are almost those of Newton.
+    negative for outliers. `curvature` is therefore h″, but at least a tenth of ρ′, the curvature of the parabola that
+    touches h at ±r from above. This is positive, and steps near a minimum are almost Newton steps.
     """
 
     squares: L2
@@ -102,7 +102,7 @@ class SoftL1(AbstractRobust):
 
 
 class Cauchy(AbstractRobust):
-    """C = Σ s² log(1 + (x − y)²/s²) / 2N: outliers count ever less, so that there may be several minima.
+    """C = Σ s² log(1 + (x − y)²/s²) / 2N: far outliers count less and less, so there may be several minima.
 
     **Arguments:**
 
@@ -133,7 +133,7 @@ class Cauchy(AbstractRobust):
 
 
 class Arctan(AbstractRobust):
-    """C = Σ s² arctan((x − y)²/s²) / 2N: an outlier costs no more than πs²/4, so that there may be several minima.
+    """C = Σ s² arctan((x − y)²/s²) / 2N: an outlier costs no more than πs²/4, so there may be several minima.
 
     **Arguments:**
 

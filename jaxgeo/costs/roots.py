@@ -55,9 +55,9 @@ class TriangularRoot(AbstractRoot):
 class SoftmaxRoot(AbstractRoot):
     """LᵀL = diag(p) − ppᵀ, the curvature of softmax cross-entropy, with R = Q − 1.
 
-    Adding a constant to all logits changes nothing, so diag(p) − ppᵀ has the null vector (1, …, 1) and a square L
-    would have the left null vector √p. Instead of damping it away, L = Hdiag(√p)(1 − 1pᵀ) with the reflection H that
-    takes √p to the last axis, and without its last row, which is zero: R = Q − 1 independent rows are left.
+    Adding a constant to all logits changes nothing, so diag(p) − ppᵀ has the null vector (1, …, 1), and a square L
+    would have the left null vector √p. L avoids it without damping: L = Hdiag(√p)(1 − 1pᵀ) without the last row, which
+    is zero. H is the reflection that takes √p to the last axis. R = Q − 1 independent rows are left.
 
     **Arguments:**
 
@@ -99,5 +99,5 @@ class WeightedRoot(AbstractRoot):
 
 
 def _divide(numerator: Float[Array, " R"], divisor: Float[Array, "..."]) -> Float[Array, " R"]:
-    """0 where the divisor is 0."""
+    """The quotient, which is 0 where the divisor is 0."""
     return jnp.where(divisor > 0, numerator / jnp.where(divisor > 0, divisor, 1), 0)

@@ -1,4 +1,4 @@
-"""Costs in which samples have weights."""
+"""Costs with a weight for each sample."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +13,16 @@ from jaxgeo.costs.roots import AbstractRoot, DiagonalRoot, WeightedRoot
 class SampleWeighted(AbstractCost):
     """C = Σ_j w_j c_j / Σ_j w_j: any mean over samples, with weights. A weight of 0 takes a sample out.
 
-    Then its rows of D count for nothing either: in lifts, flows and optimizers they are rows of 0. Along the adapted
-    flow the deviations decay as e^{-s/W} for weights of 0 and 1, with W = Σ_j w_j in the place of N, as if the samples
-    without weight were not there.
+    The rows of D for such a sample do not count either: in lifts, flows and optimizers they are rows of 0. With
+    weights of 0 and 1, deviations decay along the adapted flow as e^{-s/W}, where W = Σ_j w_j takes the place of N, as
+    if the samples without weight were not there.
 
     **Arguments:**
 
-    - `cost`: the cost without weights, a mean over samples; of one that has weights already they are multiplied.
+    - `cost`: a mean over samples; if it has weights already, they are multiplied by these.
     - `weights`: w_j ≥ 0, of shape (N,), not all 0.
 
-    **Raises:** `ValueError` if the weights are negative, not finite, not one a sample, or all 0.
+    **Raises:** `ValueError` if weights are negative or not finite, if all are 0, or if there is not one per sample.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -41,7 +41,7 @@ class SampleWeighted(AbstractCost):
         weights = check_weights(weights)
         if weights.shape != (cost.num_samples,):
             raise ValueError(
-                f"`weights` must hold one number a sample, shape ({cost.num_samples},); got {weights.shape}."
+                f"`weights` must hold one number per sample, shape ({cost.num_samples},); got {weights.shape}."
             )
         if isinstance(cost, SampleWeighted):
             cost, weights = cost.cost, check_weights(cost.weights.astype(weights.dtype) * weights)
@@ -54,7 +54,7 @@ class SampleWeighted(AbstractCost):
     def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         share = (self.weights / self.total_weight).astype(outputs.dtype)[:, None]
         whole = self.cost.gradient(outputs) * self.cost.total_weight
-        # Outputs of a sample without weight may be anything; where they are finite the derivative by the weight stays.
+        # A sample without weight may have any outputs; where they are finite, keep the derivative by the weight.
         return jnp.where((share == 0) & ~jnp.isfinite(whole), 0, whole * share)
 
     def deviation(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
@@ -98,14 +98,14 @@ class SampleWeighted(AbstractCost):
         return WeightedRoot(jnp.sqrt(self.weights).astype(outputs.dtype), root)
 
     def _mask(self, values: Float[Array, " N"]) -> Float[Array, " N"]:
-        # The product alone would let a NaN of a sample without weight through.
+        # The product alone would pass on a NaN of a sample without weight.
         return jnp.where(self.weights > 0, self.weights.astype(values.dtype) * values, 0)
 
 
 def without_ignored(cost: AbstractCost) -> tuple[AbstractCost, Int[np.ndarray, " kept"]] | None:
-    """The cost of the samples that have weight, and which these are; None where all have, or nobody knows.
+    """The cost of the samples that have weight, and their indices; None if none can be left out, or weights are traced.
 
-    Where their weights are the same they are left out too, and the cost is that of the samples alone.
+    If the weights that remain are equal, the result is the cost of these samples without weights.
     """
     if not isinstance(cost, SampleWeighted) or not is_concrete(cost):
         return None
@@ -126,6 +126,6 @@ def check_weights(weights: ArrayLike) -> Array:
             raise ValueError(
                 f"`weights` must be ≥ 0 and not all 0; got values between {values.min()} and {values.max()}."
                 if values.size
-                else "`weights` is empty; pass one number a sample."
+                else "`weights` is empty; pass one number per sample."
             )
     return array

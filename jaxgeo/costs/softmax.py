@@ -18,13 +18,13 @@ from jaxgeo.costs.squares import L2, AbstractWithTargets
 class SoftmaxCrossEntropy(AbstractWithTargets):
     """C = −Σ_j y_j·log p_j / N, with p_j = softmax(x_j) and class probabilities y_j.
 
-    ∇ₓC = (p − y)/N, and the curvature diag(p) − ppᵀ, which is both the Hessian and the Fisher information.
+    ∇ₓC = (p − y)/N, and the curvature diag(p) − ppᵀ is both the Hessian and the Fisher information.
 
     **Arguments:**
 
-    - `targets`: y, of shape (N, Q) with Q ≥ 2, each row ≥ 0 and of sum 1; one-hot, or smoothed.
+    - `targets`: y, of shape (N, Q) with Q ≥ 2; each row is ≥ 0 and sums to 1, such as one-hot or smoothed labels.
 
-    **Raises:** `ValueError` as for `L2`, and if the rows are no probabilities.
+    **Raises:** `ValueError` as for `L2`, and if a row does not hold probabilities.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -43,8 +43,8 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
         if shape[1] < 2:
             raise ValueError(f"`targets` must have a column for each of at least 2 classes; got shape {shape}.")
         if not is_concrete(self.squares.targets):
-            # What cannot be refused here, such as the row of 0 that `jax.nn.one_hot` makes of a label outside the
-            # classes, makes the cost NaN.
+            # Traced targets cannot raise an error here. A wrong row, such as the row of 0 that `jax.nn.one_hot` returns
+            # for a label outside the classes, makes the cost NaN instead.
             self.squares = eqx.tree_at(lambda squares: squares.targets, self.squares, _or_nan(self.squares.targets))
         else:
             values = np.asarray(self.squares.targets)
@@ -52,7 +52,7 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
             if (values < 0).any() or np.abs(sums - 1).max() > 1e-3:
                 worst = int(np.argmax(np.abs(sums - 1)))
                 raise ValueError(
-                    f"each row of `targets` must be class probabilities; row {worst} is {values[worst]}, of sum "
+                    f"each row of `targets` must be class probabilities; row {worst} is {values[worst]}, with sum "
                     f"{sums[worst]}. Pass integer labels through `SoftmaxCrossEntropy.from_labels`."
                 )
 
@@ -130,14 +130,14 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
         _, _, others = self._exponentials(outputs)
         shifted = outputs - jnp.max(outputs, axis=1, keepdims=True)
         targets = self.targets.astype(outputs.dtype)
-        # Σy = 1, and a class of probability 0 must not turn an infinite logit into NaN; a target of NaN must.
+        # Here Σy = 1. A class of probability 0 must not turn an infinite logit into NaN, but a target of NaN must.
         return jnp.log1p(others[:, 0]) - jnp.sum(jnp.where(targets == 0, 0, targets * shifted), axis=1)
 
     def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
         return self.values(outputs) - self.values(new_outputs)
 
     def curvature(self, outputs: Float[Array, "N Q"]) -> SoftmaxRoot:
-        """As L is divided by, p is kept above the dtype's eps."""
+        """The root for p, which is kept above the dtype's eps because lifts divide by L."""
         exponentials, _, others = self._exponentials(outputs)
         probabilities = jnp.maximum(exponentials / (1 + others), jnp.finfo(outputs.dtype).eps)
         return SoftmaxRoot(probabilities / jnp.sum(probabilities, axis=1, keepdims=True))
@@ -150,6 +150,6 @@ class SoftmaxCrossEntropy(AbstractWithTargets):
 
 
 def _or_nan(targets: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
-    """Rows that are no probabilities as rows of NaN."""
+    """The targets, with NaN in each row that does not hold probabilities."""
     off = jnp.abs(jnp.sum(targets, axis=1) - 1) > 1e-3 + 8 * jnp.finfo(targets.dtype).eps
     return jnp.where((off | jnp.any(targets < 0, axis=1))[:, None], jnp.nan, targets)

@@ -1,4 +1,4 @@
-"""Sums of squares: the cost (1.7), and that of residuals."""
+"""Sums of squares: the cost (1.7), and the cost of residuals."""
 
 import math
 from typing import overload
@@ -43,8 +43,8 @@ class L2(AbstractSquares):
 
     **Arguments:**
 
-    - `targets`: y, floating point, of shape (N,), (N, Q) or (N, …), the shape of the outputs up to axes of length 1;
-        stored as (N, Q).
+    - `targets`: y, floating point, of shape (N,), (N, Q) or (N, …): the shape of the outputs, up to axes of length 1.
+        They are stored as (N, Q).
 
     **Raises:** `ValueError` if the targets are empty, not floating point, or not finite.
 
@@ -112,12 +112,12 @@ class L2(AbstractSquares):
         - `labels`: ω, the class of each sample, integers in [0, number of classes).
         - `class_vectors`: the target vector of each class, one a row; one-hot vectors by default.
         - `num_classes`: number of one-hot classes; by default one more than the largest label. Needed under `jit`.
-        - `ignore_label`: the label of samples that have none, such as -1 for padding. They have weight 0: the cost is
-            then a `jaxgeo.SampleWeighted`, the mean over the others.
+        - `ignore_label`: marks samples without a label, such as -1 for padding. They get weight 0: the cost is then a
+            `jaxgeo.SampleWeighted`, the mean over the others.
 
         **Raises:** `ValueError` if the labels are not integers or one lies outside the classes, or if the class
-        vectors are not floating point or not finite. Under `jit`, where labels cannot be looked at, one outside the
-        classes makes the cost NaN, and the optimizers take no step.
+        vectors are not floating point or not finite. Under `jit` labels cannot be checked: one outside the classes
+        makes the cost NaN, and the optimizers take no step.
 
         ```python
         >>> import jaxgeo as jg, numpy as np
@@ -156,9 +156,9 @@ class L2(AbstractSquares):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if [size for size in shape if size != 1] != [size for size in self.shape if size != 1]:
             raise ValueError(
-                f"outputs and `targets` must have the same shape; the network gives outputs of shape {shape}, that is "
-                f"Q={math.prod(shape) // self.num_samples} numbers a sample, and `targets` have shape {self.shape}, "
-                f"that is Q={self.targets.shape[1]}. Reshape the one or the other."
+                f"outputs and `targets` must have the same shape; the network returns outputs of shape {shape}, "
+                f"that is Q={math.prod(shape) // self.num_samples} numbers per sample, but `targets` have shape "
+                f"{self.shape}, that is Q={self.targets.shape[1]}. Reshape one of them."
             )
 
 
@@ -182,7 +182,7 @@ class SumOfSquares(Checked, AbstractSquares):
 
 
 class AbstractWithTargets(AbstractCost):
-    """A mean over samples whose targets are kept, and outputs arranged, by an `L2`."""
+    """A mean over samples that leaves keeping targets and arranging outputs to an `L2`."""
 
     squares: eqx.AbstractVar[L2]
 

@@ -1,4 +1,4 @@
-"""Least squares in which single outputs have weights."""
+"""Least squares with a weight for each output."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ class WeightedL2(AbstractWithTargets):
     **Arguments:**
 
     - `targets`: y, as for `L2`.
-    - `weights`: w ≥ 0, of shape (N,), (N, Q), or (1, Q) for weights of the outputs.
+    - `weights`: w ≥ 0, of shape (N,), (N, Q), or (1, Q) to weight the columns.
 
     **Raises:** `ValueError` as for `L2`, and if weights are negative, not finite, or of another shape.
 

@@ -1,4 +1,4 @@
-"""Differential equations with known solutions, the derivatives in their residuals, and the network for them."""
+"""Differential equations: ready ones with known solutions, derivatives for residuals, and networks that solve them."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.equations.box import Box as Box

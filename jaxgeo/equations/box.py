@@ -1,4 +1,4 @@
-"""Boxes with named coordinates, their faces, and what outputs need to know of them."""
+"""Boxes with named coordinates, their faces, and helpers for outputs that meet conditions exactly."""
 
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -16,13 +16,13 @@ from jaxgeo.equations.derivatives import partials
 
 
 class Box(eqx.Module):
-    """A box in named coordinates, of which a point holds one number each, in this order.
+    """A box in named coordinates. A point holds one number for each coordinate, in this order.
 
     **Arguments:**
 
-    - `sides`: from where to where each coordinate goes, such as `t=(0, 1)`. One of length 0 makes a face.
+    - `sides`: the range of each coordinate, such as `t=(0, 1)`. A side of length 0 makes the box a face.
 
-    **Raises:** `ValueError` unless each side is two finite numbers, the second no smaller.
+    **Raises:** `ValueError` unless each side is two finite numbers, of which the second is not smaller.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -50,7 +50,7 @@ class Box(eqx.Module):
             pair = isinstance(side, Sequence) and len(side) == 2 and all(isinstance(end, Real) for end in side)
             if not pair or not -MOST <= float(side[0]) <= float(side[1]) <= MOST:
                 raise ValueError(
-                    f"`{name}` must be two finite numbers, from where to where it goes, such as (0, 1); got {side!r}."
+                    f"`{name}` must be two finite numbers, its lower and upper end, such as (0, 1); got {side!r}."
                 )
         self.names = tuple(sides)
         self.low = tuple(float(side[0]) for side in sides.values())
@@ -62,7 +62,7 @@ class Box(eqx.Module):
 
     @property
     def dim(self) -> int:
-        """Of a point."""
+        """The number of coordinates."""
         return len(self.names)
 
     @property
@@ -71,14 +71,14 @@ class Box(eqx.Module):
         return any(low == high for low, high in zip(self.low, self.high, strict=True))
 
     def uniform(self, key: Array, count: int) -> Float[Array, "count d"]:
-        """Points drawn from all of the box alike."""
+        """Points drawn uniformly from the box."""
         low, high = jnp.asarray(self.low), jnp.asarray(self.high)
         return low[None] + (high - low)[None] * jax.random.uniform(key, (count, self.dim))
 
     def face(self, **where: float) -> "Box":
-        """The part of the box where coordinates have given values, such as `face(t=0)`.
+        """The part of the box where these coordinates have these values, such as `face(t=0)`.
 
-        **Raises:** `ValueError` if there is no such coordinate, or the value lies outside.
+        **Raises:** `ValueError` if there is no such coordinate, or if a value lies outside the box.
         """
         sides = dict(zip(self.names, zip(self.low, self.high, strict=True), strict=True))
         for name, value in where.items():
@@ -88,7 +88,7 @@ class Box(eqx.Module):
         return Box(**sides)
 
     def faces(self, *names: str) -> tuple["Box", ...]:
-        """Both faces of each of these coordinates, by default of all: where boundary conditions hold."""
+        """Both faces of each of these coordinates, all by default: the places of boundary conditions."""
         chosen = names or self.names
         ends = [(name, end[self.index(name)]) for name in chosen for end in (self.low, self.high)]
         return tuple(self.face(**{name: end}) for name, end in ends)
@@ -105,19 +105,19 @@ class Box(eqx.Module):
         return partials(u, wanted, self.names)
 
     def vanishing(self, point: Float[Array, " d"], **where: float | tuple[float, ...]) -> Float[Array, ""]:
-        """A polynomial of the point that is 0 where coordinates have given values, and of size 1 elsewhere.
+        """A polynomial of the point that is 0 where these coordinates have these values, and of size 1 elsewhere.
 
-        Added to what meets the boundary values, a network times this meets them too, whatever its weights.
-        `vanishing(point, t=0, x=(-1, 1))` is t(1 − x²) on t in [0, 1] and x in [−1, 1].
+        Multiply a network by it and add a function with the right boundary values: the sum has these values for any
+        weights. `vanishing(point, t=0, x=(-1, 1))` is t(1 − x²) on t in [0, 1] and x in [−1, 1].
 
-        **Raises:** `ValueError` if there is no such coordinate, or a value lies outside.
+        **Raises:** `ValueError` if there is no such coordinate, or if a value lies outside the box.
         """
         product = jnp.ones((), point.dtype)
         for name, values in where.items():
             index = self.index(name)
             low, high = self.low[index], self.high[index]
             ends = values if isinstance(values, tuple) else (values,)
-            # Half the length where both ends count: of 1 in the middle then.
+            # With both ends, half the length, so that the product is 1 in the middle.
             scale = (high - low) / (2 if len(ends) > 1 else 1)
             for end in ends:
                 check_number(name, end, least=low, most=high)
@@ -126,14 +126,14 @@ class Box(eqx.Module):
         return product
 
     def scaled(self, point: Float[Array, " d"]) -> Float[Array, " d"]:
-        """The point with each side brought to [−1, 1], for a network to see."""
+        """The point with each side scaled to [−1, 1], as input of a network."""
         low, high = jnp.asarray(self.low, point.dtype), jnp.asarray(self.high, point.dtype)
         return (2 * point - low - high) / (high - low)
 
     def index(self, name: Any) -> int:
-        """The place of a coordinate in a point; `ValueError` with the nearest name if there is none."""
+        """The index of a coordinate in a point; raises `ValueError`, with the nearest name, if there is none."""
         if name not in self.names:
             raise ValueError(
-                f"no coordinate {name!r}{did_you_mean(str(name), self.names)} There are: {', '.join(self.names)}."
+                f"no coordinate {name!r}{did_you_mean(str(name), self.names)} The box has: {', '.join(self.names)}."
             )
         return self.names.index(name)

@@ -1,4 +1,4 @@
-"""What a network has to meet, and where: an equation, boundary values, measured data."""
+"""Conditions for a network to meet: an equation, boundary values or measured data, and where they hold."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -17,25 +17,25 @@ Where = Box | Sequence[Box] | Draw
 
 
 class Condition(eqx.Module):
-    """A residual that is to be 0 at points of a place: what `jaxgeo.fit` takes for differential equations.
+    """A residual that should be 0 at points of a place. `jaxgeo.fit` takes such conditions.
 
     The cost of a condition is `weight` times half the mean square of the residual over its points.
 
     **Arguments:**
 
-    - `residual`: a function of the model and one point that gives one or more numbers.
-    - `where`: a `Box`, several of them, such as the faces of one, or a function `(key, count)` that draws points of
-        any other shape, (count, d). It may be None if `points` are given.
-    - `points`: points to use in place of drawn ones, of shape (m, d): places of measurements, or a grid.
-    - `values`: what the residual is to be in place of 0: one number; a function of the point; or measured data, an
+    - `residual`: a function of the model and one point that returns one or more numbers.
+    - `where`: a `Box`, several boxes, such as the faces of one, or a function `(key, count)` that draws points, of
+        shape (count, d), from any other region. It may be None if `points` are given.
+    - `points`: points to use instead of drawn ones, of shape (m, d): places of measurements, or a grid.
+    - `values`: what the residual should be instead of 0: one number; a function of the point; or measured data, an
         array with one entry for each of `points`.
-    - `count`: how many points to draw; by default by the number of parameters.
-    - `weight`: of the condition in the cost. Let noisy data weigh less than the equation, such as 0.01: the network
-        leaves the equation for the noise where that costs little.
-    - `name`: by default that of the function.
+    - `count`: how many points to draw; by default it depends on the number of parameters.
+    - `weight`: the weight of the condition in the cost. Give noisy data less weight than the equation, such as 0.01:
+        otherwise the network fits the noise and violates the equation.
+    - `name`: by default the name of the function.
 
-    **Raises:** `ValueError` if there is neither a place nor points, if points are not finite or lie outside of the
-    boxes, and if there are not as many values as points.
+    **Raises:** `ValueError` if there is neither a place nor points, if points are not finite or lie outside the boxes,
+    or if there are not as many values as points.
 
     ```python
     >>> import jax.numpy as jnp
@@ -76,7 +76,7 @@ class Condition(eqx.Module):
         if count is not None:
             check_count("count", count)
             if points is not None:
-                raise ValueError("`count` is of points that are drawn; leave it out where `points` are given.")
+                raise ValueError("`count` is the number of points to draw; leave it out if you pass `points`.")
         self.residual = residual
         self.name = getattr(residual, "__name__", type(residual).__name__) if name is None else name
         self.places, self.draw_points = _read_place(where, points is not None)
@@ -93,12 +93,12 @@ class Condition(eqx.Module):
                 given = "there are no `points`" if self.points is None else f"{len(self.points)} `points`"
                 raise ValueError(
                     f"`values` with a leading axis are data, one entry for each of `points`; got {len(self.data)} "
-                    f"values where {given}. Pass a function of the point where it is drawn."
+                    f"values where {given}. Pass a function of the point if points are drawn."
                 )
 
     @property
     def is_drawn(self) -> bool:
-        """Whether its points are drawn, and can be drawn anew."""
+        """Whether its points are drawn, so that new ones can be drawn."""
         return self.points is None
 
     @property
@@ -107,7 +107,7 @@ class Condition(eqx.Module):
         return bool(self.places) and all(place.is_face for place in self.places)
 
     def residual_at(self, model: PyTree, sample: PyTree) -> Array:
-        """What is to be 0 at one point; of data a sample is a point and a value."""
+        """The residual minus its value at one point; for data, a sample is a point and a value."""
         if self.data is not None:
             point, value = sample
         else:
@@ -115,9 +115,9 @@ class Condition(eqx.Module):
         return self.residual(model, point) - value
 
     def draw(self, key: Array, count: int) -> Float[Array, "count d"]:
-        """Points of the place, of several boxes the same number each.
+        """Points of the place; several boxes get the same number each.
 
-        **Raises:** `ValueError` if there is no place, or a function draws something else.
+        **Raises:** `ValueError` if there is no place, or if a function draws anything but `count` points.
         """
         if self.draw_points is not None:
             points = self.draw_points(key, count)
@@ -125,11 +125,11 @@ class Condition(eqx.Module):
                 raise ValueError(f"`where` of {self.name} must draw points of shape ({count}, d); got {points!r}.")
             return points
         if not self.places:
-            raise ValueError(f"{self.name} has points, and no place to draw others from.")
+            raise ValueError(f"{self.name} has fixed points, but no place to draw others from.")
         return on_boxes(list(jax.random.split(key, len(self.places))), count, self.places)
 
     def describe(self, point: Array) -> str:
-        """A point by the names of its coordinates: "(t, x) = (0, 0.3)"."""
+        """A point with the names of its coordinates: "(t, x) = (0, 0.3)"."""
         numbers = ", ".join(f"{float(each):.6g}" for each in np.asarray(point).ravel())
         return f"({', '.join(self.places[0].names)}) = ({numbers})" if self.places else f"({numbers})"
 
@@ -150,14 +150,14 @@ class Condition(eqx.Module):
                 first = int(np.argmax(outside))
                 raise ValueError(
                     f"{int(outside.sum())} of the {len(found)} `points` of {self.name} lie outside "
-                    f"of {' and '.join(map(repr, self.places))}, the first at index {first}: "
+                    f"{' and '.join(map(repr, self.places))}, the first at index {first}: "
                     f"{self.describe(found[first])}."
                 )
         return found
 
 
 def _read_place(where: Any, has_points: bool) -> tuple[tuple[Box, ...], Draw | None]:
-    """The boxes that are meant, or the function that draws."""
+    """The boxes, or the function that draws points."""
     if isinstance(where, Box):
         return (where,), None
     if isinstance(where, Sequence) and where and all(isinstance(each, Box) for each in where):

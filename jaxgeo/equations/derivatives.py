@@ -14,11 +14,11 @@ VectorField = Callable[[Float[Array, " d"]], Float[Array, " d"]]
 
 
 def gradient(u: Field) -> VectorField:
-    """∇u, by forward mode, which the lift differentiates at less cost than a reverse pass inside.
+    """∇u, by forward mode: for the lift this is cheaper to differentiate than a reverse pass.
 
     **Arguments:**
 
-    - `u`: from a point of shape (d,) to a number.
+    - `u`: a function from a point of shape (d,) to a number.
 
     **Returns:** a function from a point to a vector of shape (d,).
     """
@@ -27,11 +27,11 @@ def gradient(u: Field) -> VectorField:
 
 
 def divergence(f: VectorField) -> Field:
-    """∇·f, one JVP for each of the d directions.
+    """∇·f, by one JVP for each of the d directions.
 
     **Arguments:**
 
-    - `f`: from a point of shape (d,) to a vector of shape (d,).
+    - `f`: a function from a point of shape (d,) to a vector of shape (d,).
 
     **Returns:** a function from a point to a number.
     """
@@ -47,13 +47,13 @@ def divergence(f: VectorField) -> Field:
 
 
 def laplacian(u: Callable[[Float[Array, " d"]], Array]) -> Callable[[Float[Array, " d"]], Array]:
-    """Δu, a JVP of a JVP for each of the d directions; never the Hessian.
+    """Δu, by a JVP of a JVP for each of the d directions; the Hessian is never formed.
 
     **Arguments:**
 
-    - `u`: from a point of shape (d,) to a number, or to a vector, of which it is taken entry by entry.
+    - `u`: a function from a point of shape (d,) to a number, or to a vector, which is treated entry by entry.
 
-    **Returns:** a function from a point to what `u` gives.
+    **Returns:** a function from a point to a number or vector like that of `u`.
 
     ```python
     >>> import jax.numpy as jnp
@@ -80,18 +80,18 @@ def laplacian(u: Callable[[Float[Array, " d"]], Array]) -> Callable[[Float[Array
 def partials(u: Callable[..., Array], wanted: str, coordinates: Sequence[str]) -> Callable[..., tuple[Array, ...]]:
     """Partial derivatives by name, such as u_t, u_x, u_xx and u_xt.
 
-    One sweep of nested JVPs gives all derivatives that lie below the highest: that for "xt" gives u_x and u_t too. Of
-    a vector field each derivative is a vector.
+    One sweep of nested JVPs also gives the lower derivatives: the sweep for "xt" gives u_x and u_t too. If `u` is a
+    vector field, each derivative is a vector.
 
     **Arguments:**
 
     - `u`: a function whose last argument is the point, of shape (d,): `u(point)`, or `u(params, point)`.
-    - `wanted`: the derivatives, apart by spaces, each the names of the coordinates to derive by: "t x xx xt".
+    - `wanted`: the derivatives, separated by spaces. Each lists the coordinates to differentiate by: "t x xx xt".
     - `coordinates`: the name of each coordinate of a point, in order: "tx" or ("t", "x").
 
-    **Returns:** a function of the arguments of `u`, which gives a tuple of the derivatives in the order asked for.
+    **Returns:** a function with the arguments of `u` that returns a tuple of the derivatives, in the given order.
 
-    **Raises:** `ValueError` if none is asked for, or one is no product of coordinates.
+    **Raises:** `ValueError` if `wanted` is empty, or if a derivative is not made of names of coordinates.
 
     ```python
     >>> import jax.numpy as jnp
@@ -126,10 +126,10 @@ def _read_word(word: str, names: tuple[str, ...]) -> tuple[int, ...]:
     """Which coordinates a word such as "xxt" names, in increasing order."""
     rest, indices = word, []
     while rest:
-        # The longest name first: of "x" and "x1" the word "x1" means the second.
+        # Try the longest name first: if there are "x" and "x1", the word "x1" means the second.
         found = max((name for name in names if rest.startswith(name)), key=len, default=None)
         if not found:
-            raise ValueError(f"{word!r} names no derivative by the coordinates {', '.join(names)}.")
+            raise ValueError(f"{word!r} is not a derivative by the coordinates {', '.join(names)}.")
         indices.append(names.index(found))
         rest = rest.removeprefix(found)
     return tuple(sorted(indices))
@@ -142,7 +142,7 @@ def _below(word: tuple[int, ...]) -> set[tuple[int, ...]]:
 def _sweep(
     u: Callable[[Array], Array], word: tuple[int, ...], point: Float[Array, " d"]
 ) -> dict[tuple[int, ...], Array]:
-    """All derivatives at or below a word."""
+    """The derivative that a word names, and all lower ones."""
 
     def level(depth: int) -> Callable[[Array], dict[tuple[int, ...], Array]]:
         if depth == 0:

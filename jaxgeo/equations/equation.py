@@ -18,22 +18,24 @@ from jaxgeo.problem import Problem, residual_problem
 
 
 class Equation(eqx.Module):
-    """A differential equation, its solution, where to ask for it, and a network to solve it with.
+    """A differential equation with its solution, points to train on, and a network to solve it.
 
     The cost of a network u is half the mean square of the residual inside, plus half that of u − u* on the boundary,
     if there are points there.
 
-    - `residual`: of a field at a point of the interior; 0 for the solution.
+    - `residual`: the residual of a field at a point of the interior; 0 for the solution.
     - `solution`: u*.
-    - `draw`: points of interior and boundary, from a key and the number of each.
-    - `widths`: of the hidden layers, with tanh.
-    - `counts`: by default how many points inside and on the boundary.
-    - `dim`: of a point.
+    - `draw`: draws points of interior and boundary, from a key and the number of each.
+    - `widths`: the widths of the hidden layers, with tanh.
+    - `counts`: the default numbers of points inside and on the boundary.
+    - `dim`: the number of coordinates of a point.
     - `domain`: a `Box`; by default each coordinate goes from 0 to 1.
-    - `features`: what the network sees of a point; periodic ones make u periodic. By default the point.
-    - `output`: u from the network's value and the point, so that it meets conditions exactly. By default the value.
+    - `features`: turns a point into the inputs of the network; periodic features make u periodic. By default the
+        inputs are the point.
+    - `output`: turns the network's value and the point into u, so that u meets conditions exactly. By default u is the
+        value.
     - `outputs`: how many functions are sought; u is a number for one, and a vector for more.
-    - `edge`: faces on which `conditions` draws points of the boundary; by default they are as `draw` has them.
+    - `edge`: the faces on which `conditions` draws points of the boundary; by default `draw` decides.
 
     ```python
     >>> import jax, jaxgeo as jg
@@ -62,14 +64,14 @@ class Equation(eqx.Module):
         check_sizes("widths", self.widths)
 
     def init(self, key: Array) -> PyTree:
-        """Initial parameters, in JAX's default floating-point type."""
+        """Initial parameters, in JAX's default floating-point dtype."""
         dtype = jnp.result_type(float)
         point = jax.ShapeDtypeStruct((self.dim,), dtype)
         seen = self.dim if self.features is None else jax.eval_shape(self.features, point).size
         return Network((seen, *self.widths, self.outputs), dtype, key=key)
 
     def field(self, params: PyTree) -> Field:
-        """u of a point."""
+        """u, as a function of a point."""
 
         def u(x: Float[Array, " d"]) -> Array:
             values = params(x if self.features is None else self.features(x))
@@ -92,7 +94,7 @@ class Equation(eqx.Module):
         return [equation, Condition(self._miss, self.edge or _Boundary(self), count=edge, name="boundary")]
 
     def points(self, key: Array, counts: tuple[int, int] | None = None) -> Points:
-        """Points of the interior and the boundary: for a fixed set, or a fresh one at every step."""
+        """Points of the interior and the boundary, to train on one fixed set or on a new one at every step."""
         if counts is not None and (
             not isinstance(counts, tuple)
             or len(counts) != 2
@@ -100,18 +102,18 @@ class Equation(eqx.Module):
             or not (is_count(counts[1]) or counts[1] == 0)
         ):
             raise ValueError(
-                "`counts` must be two integers, points inside and on the boundary, positive or, where there is no "
-                f"boundary, 0; got {counts!r}."
+                "`counts` must be two integers, the numbers of points inside and on the boundary; the first must be "
+                f"positive, and the second may be 0; got {counts!r}."
             )
         return self.draw(key, *(self.counts if counts is None else counts))
 
     def points_by_residual(
         self, params: PyTree, key: Array, counts: tuple[int, int] | None = None, candidates: int = 10
     ) -> Points:
-        """Points as `points`, those of the interior where the residual of the network is large, and elsewhere too.
+        """Points as from `points`, with more of the interior points where the residual of the network is large.
 
-        Of `candidates` times as many the density is |r|/mean |r| + 1 times the usual one, by which no place is left
-        without points.
+        They are chosen among `candidates` times as many, with |r|/mean |r| + 1 times the usual density, so no place is
+        left without points.
 
         Reference: C. Wu, M. Zhu, Q. Tan, Y. Kartha, L. Lu, A comprehensive study of non-adaptive and residual-based
             adaptive sampling for physics-informed neural networks, Computer Methods in Applied Mechanics and
@@ -127,13 +129,13 @@ class Equation(eqx.Module):
         return wide[chosen], boundary
 
     def problem(self, points: Points) -> Problem:
-        """Least squares at these points."""
+        """The problem of least squares at these points."""
         inside, edge = points
         blocks = [(self._inside, inside, 1.0), (self._miss, edge, 1.0)]
         return residual_problem(blocks if len(edge) else blocks[:1])
 
     def elsewhere(self, key: Array, count: int) -> Float[Array, "count d"]:
-        """Uniform points of the domain, at which to measure the error of what was trained on others."""
+        """Uniform points of the domain, to measure the error away from the training points."""
         return self.box.uniform(key, count)
 
     def error(self, params: PyTree, points: Float[Array, "m d"]) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""What a network sees of a point in place of its coordinates."""
+"""Features of a point, which a network gets as inputs instead of the coordinates."""
 
 import equinox as eqx
 import jax
@@ -11,13 +11,13 @@ from jaxgeo.equations.box import Box
 
 
 class Periodic(eqx.Module):
-    """Cosines and sines of some coordinates, which make a network periodic in them; the others brought to [−1, 1].
+    """Cosines and sines of some coordinates make a network periodic in them; the others are scaled to [−1, 1].
 
     **Arguments:**
 
-    - `box`: whose sides are the periods.
-    - `names`: of the coordinates; by default all.
-    - `modes`: how many multiples of the first frequency.
+    - `box`: its sides are the periods.
+    - `names`: the names of the periodic coordinates; all by default.
+    - `modes`: how many multiples of the lowest frequency to use.
 
     ```python
     >>> import jax.numpy as jnp
@@ -54,17 +54,17 @@ class Periodic(eqx.Module):
 
 
 class Fourier(eqx.Module):
-    """Cosines and sines of random projections of a point, for solutions of high frequency.
+    """Cosines and sines of random projections of a point, for solutions with high frequencies.
 
     Reference: M. Tancik et al., Fourier features let networks learn high frequency functions in low dimensional
         domains, NeurIPS 2020
 
     **Arguments:**
 
-    - `box`: the points are brought to [−1, 1] by it.
-    - `count`: of projections; the network sees twice as many numbers.
-    - `scale`: standard deviation of the frequencies, in half turns over [−1, 1].
-    - `key`: for the frequencies, which are not trained.
+    - `box`: its sides are scaled to [−1, 1].
+    - `count`: the number of projections; the network gets twice as many numbers.
+    - `scale`: the standard deviation of the frequencies, in half turns over [−1, 1].
+    - `key`: for the random frequencies, which are not trained.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -77,7 +77,7 @@ class Fourier(eqx.Module):
     """
 
     box: Box
-    # Static numbers, so that no flow or optimizer takes them for parameters.
+    # Static, so that no flow or optimizer trains them.
     frequencies: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
     def __init__(self, box: Box, count: int, scale: float = 1.0, *, key: Array):

@@ -1,4 +1,4 @@
-"""Inverse problems: a coefficient of an equation, sought from values of its solution."""
+"""Inverse problems: find a coefficient of an equation from values of its solution."""
 
 import functools
 import math
@@ -20,14 +20,14 @@ from jaxgeo.equations.ready import burgers_1d
 
 
 class Inverse(eqx.Module):
-    """A positive coefficient that is sought from measurements of the solution, which may be noisy.
+    """Find a positive coefficient from measurements of the solution, which may be noisy.
 
-    The logarithm of the coefficient is one more parameter beside those of the network.
+    The logarithm of the coefficient is trained together with the parameters of the network.
 
-    - `make`: the equation for a coefficient, with its solution.
-    - `coefficient`: the true one, with which measurements are made. `start`: the first guess.
-    - `count`: of measurements, at uniform points. `noise`: their standard deviation.
-    - `widths`: of the hidden layers.
+    - `make`: returns the equation for a coefficient, with its solution.
+    - `coefficient`: the true one, which the measurements come from. `start`: the first guess.
+    - `count`: the number of measurements, at uniform points. `noise`: their standard deviation.
+    - `widths`: the widths of the hidden layers.
 
     ```python
     >>> import jax, jaxgeo as jg
@@ -53,7 +53,7 @@ class Inverse(eqx.Module):
 
     @property
     def equation(self) -> Equation:
-        """With the true coefficient."""
+        """The equation with the true coefficient."""
         return self.make(self.coefficient)
 
     def init(self, key: Array) -> dict[str, PyTree]:
@@ -65,17 +65,17 @@ class Inverse(eqx.Module):
         return jnp.exp(params["log_coefficient"])
 
     def measurements(self, key: Array) -> tuple[Float[Array, "count d"], Float[Array, " count"]]:
-        """Points and what was measured there."""
+        """Random points, and values measured there."""
         places, error = jax.random.split(key)
         points = self.equation.elsewhere(places, self.count)
         exact = jax.vmap(self.equation.solution)(points)
         return points, exact + self.noise * jax.random.normal(error, exact.shape, exact.dtype)
 
     def conditions(self, key: Array) -> list[Condition]:
-        """The equation and measurements drawn by a key, for `jaxgeo.fit`.
+        """The equation and random measurements, for `jaxgeo.fit`.
 
-        Where these are noisy the equation weighs a hundred times as much, so that the network cannot leave it for
-        the noise.
+        If the measurements are noisy, the equation has a hundred times their weight, so that the network cannot violate
+        it to fit the noise.
         """
         points, values = self.measurements(key)
         weight = 1.0 if self.noise == 0 else 0.01
@@ -86,7 +86,7 @@ class Inverse(eqx.Module):
         ]
 
     def standard_error(self, points: Float[Array, "m d"]) -> Float[Array, ""]:
-        """σ/√Σ(∂u*/∂c)²: of the coefficient from noisy values at these points, if the equation holds exactly."""
+        """σ/√Σ(∂u*/∂c)², that of the coefficient from noisy values at these points if the equation holds exactly."""
 
         def value(coefficient: Array, point: Array) -> Array:
             return self.make(coefficient).solution(point)
@@ -113,15 +113,15 @@ def heat_inverse(
     count: int = 200,
     noise: float = 0.0,
 ) -> Inverse:
-    """Which κ has u_t = κ u_xx on the unit square, from u = sin πx, 0 at both ends, and values of u inside.
+    """Find κ in u_t = κ u_xx on the unit square from values of u inside.
 
-    u* = e^{−κπ²t} sin πx. The initial and boundary values are met exactly.
+    u starts as sin πx and is 0 at both ends, so u* = e^{−κπ²t} sin πx. The initial and boundary values are met exactly.
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     - `diffusivity`: the true κ. `start`: the first guess.
-    - `count`: of measurements. `noise`: their standard deviation.
+    - `count`: the number of measurements. `noise`: their standard deviation.
     """
     return Inverse(functools.partial(_heat, widths), float(diffusivity), float(start), count, float(noise))
 
@@ -133,13 +133,13 @@ def burgers_inverse(
     count: int = 500,
     noise: float = 0.0,
 ) -> Inverse:
-    """Which ν has u_t + u u_x = ν u_xx, the equation of `jaxgeo.equations.burgers_1d`, from values of u inside.
+    """Find ν in u_t + u u_x = ν u_xx, the equation of `jaxgeo.equations.burgers_1d`, from values of u inside.
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     - `viscosity`: the true ν, at least 0.003. `start`: the first guess.
-    - `count`: of measurements. `noise`: their standard deviation.
+    - `count`: the number of measurements. `noise`: their standard deviation.
     """
     return Inverse(functools.partial(burgers_1d, widths), float(viscosity), float(start), count, float(noise))
 

@@ -1,4 +1,4 @@
-"""The network of the ready problems: dense layers with tanh between them."""
+"""The network of the ready-made equations: dense layers with tanh between them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +19,11 @@ class Network(eqx.Module):
 
     **Arguments:**
 
-    - `sizes`: inputs, hidden widths, outputs.
+    - `sizes`: the number of inputs, the hidden widths, and the number of outputs.
     - `key`: for the initial weights, uniform in ±1/√(inputs of the layer).
-    - `dtype`: of the weights.
+    - `dtype`: the dtype of the weights.
 
-    **Raises:** `ValueError` unless `sizes` are two positive integers or more.
+    **Raises:** `ValueError` unless `sizes` are at least two positive integers.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -40,7 +40,7 @@ class Network(eqx.Module):
     def __init__(self, sizes: Sequence[int], dtype: jnp.dtype | type, *, key: Array):
         check_sizes("sizes", sizes)
         if len(sizes) < 2:
-            raise ValueError(f"`sizes` must hold those of inputs and outputs at least; got {sizes!r}.")
+            raise ValueError(f"`sizes` must hold at least the numbers of inputs and outputs; got {sizes!r}.")
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = tuple(
             eqx.nn.Linear(a, b, dtype=dtype, key=k) for a, b, k in zip(sizes, sizes[1:], keys, strict=False)
@@ -58,13 +58,13 @@ class Network(eqx.Module):
 
 
 def check_sizes(name: str, sizes: Any) -> None:
-    """Raise `ValueError` unless `sizes` are positive integers, as widths of layers have to be."""
+    """Raise `ValueError` unless `sizes` are positive integers, as widths of layers must be."""
     if not isinstance(sizes, Sequence | np.ndarray) or not all(is_count(size) for size in sizes):
         raise ValueError(f"`{name}` must be positive integers, such as (32, 32); got {sizes!r}.")
 
 
 def count_params(sizes: tuple[int, ...]) -> int:
-    """K of a dense network.
+    """K, the number of parameters of a dense network.
 
     Paper: (1.5)
     """
@@ -72,13 +72,13 @@ def count_params(sizes: tuple[int, ...]) -> int:
 
 
 def choose_hidden(num_inputs: int, num_outputs: int, num_rows: int) -> tuple[int, int]:
-    """Two hidden layers of one width: the smallest multiple of 32, from 64 on, with K ≥ 4 QN.
+    """Choose two hidden layers of equal width: the smallest multiple of 32, at least 64, with K ≥ 4 QN.
 
-    K ≥ QN alone would make the network overparametrized; the factor 4 keeps DDᵀ away from singular.
+    K ≥ QN already makes the network overparametrized; the factor 4 keeps DDᵀ from being almost singular.
 
     **Arguments:**
 
-    - `num_inputs`, `num_outputs`: of a sample.
+    - `num_inputs`, `num_outputs`: the sizes of an input and an output.
     - `num_rows`: QN.
 
     ```python

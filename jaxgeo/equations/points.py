@@ -9,14 +9,14 @@ from jaxtyping import Array, Float, Int
 
 from jaxgeo.equations.box import Box
 
-# Points of a place, from a key and their number.
+# Draws points of a place, given a key and their number.
 Draw = Callable[[Array, int], Float[Array, "count d"]]
-# Of the interior and of the boundary.
+# Points of the interior, and of the boundary.
 Points = tuple[Float[Array, "interior d"], Float[Array, "boundary d"]]
 
 
 def choose_by_residual(key: Array, sizes: Float[Array, " m"], count: int) -> Int[Array, " count"]:
-    """Which of m candidates to take, of each at most one, with the density |r|/mean |r| + 1.
+    """The indices of distinct candidates out of m, drawn with density |r|/mean |r| + 1.
 
     No place is left without points.
 
@@ -26,23 +26,23 @@ def choose_by_residual(key: Array, sizes: Float[Array, " m"], count: int) -> Int
     """
     mean = jnp.mean(sizes)
     density = sizes / jnp.where(mean > 0, mean, 1) + 1
-    # The largest of these are a draw without replacement in proportion to the density.
+    # Taking the largest of these draws without replacement, in proportion to the density.
     return jax.lax.top_k(jnp.log(density) + jax.random.gumbel(key, sizes.shape, sizes.dtype), count)[1]
 
 
 def in_box(box: Box) -> Callable[[Array, int, int], Points]:
-    """Uniform in a box, where conditions are met by the output."""
+    """Uniform points in a box, for an output that meets the conditions by itself."""
 
     def draw(key: Array, interior: int, boundary: int) -> Points:
         if boundary:
-            raise ValueError(f"this equation has no boundary to put points on; got {boundary} where 0 are needed.")
+            raise ValueError(f"this equation takes no points on the boundary; pass 0 instead of {boundary}.")
         return box.uniform(key, interior), jnp.zeros((0, box.dim))
 
     return draw
 
 
 def in_box_and_faces(box: Box) -> Callable[[Array, int, int], Points]:
-    """Uniform in a box and on its faces, on each of them as many."""
+    """Uniform points in a box and on its faces, the same number on each face."""
 
     def draw(key: Array, interior: int, boundary: int) -> Points:
         first, *keys = jax.random.split(key, 1 + len(box.faces()))
@@ -52,13 +52,13 @@ def in_box_and_faces(box: Box) -> Callable[[Array, int, int], Points]:
 
 
 def on_boxes(keys: Sequence[Array], count: int, boxes: Sequence[Box]) -> Float[Array, "count d"]:
-    """Uniform in several boxes, in each of them as many, but for what is left over."""
+    """Uniform points in several boxes, the same number in each, give or take one."""
     shares = [count // len(boxes) + (i < count % len(boxes)) for i in range(len(boxes))]
     return jnp.concatenate([box.uniform(key, share) for box, key, share in zip(boxes, keys, shares, strict=True)])
 
 
 def in_cube(dim: int) -> Callable[[Array, int, int], Points]:
-    """Uniform in the unit cube and on its faces."""
+    """Uniform points in the unit cube and on its faces."""
 
     def draw(key: Array, interior: int, boundary: int) -> Points:
         keys = jax.random.split(key)
@@ -68,7 +68,7 @@ def in_cube(dim: int) -> Callable[[Array, int, int], Points]:
 
 
 def on_faces(key: Array, count: int, dim: int, fixed: int = 0) -> Float[Array, "count dim"]:
-    """Uniform on the faces of the unit cube, except those of the first `fixed` coordinates."""
+    """Uniform points on the faces of the unit cube, except those of the first `fixed` coordinates."""
     keys = jax.random.split(key, 3)
     points = jax.random.uniform(keys[0], (count, dim))
     axis = jax.random.randint(keys[1], (count,), fixed, dim)
@@ -77,7 +77,7 @@ def on_faces(key: Array, count: int, dim: int, fixed: int = 0) -> Float[Array, "
 
 
 def on_grid(sides: int) -> Callable[[Array, int, int], Points]:
-    """Midpoints of the cells of the unit square, and evenly along 3 or 4 of its sides; the key is not used."""
+    """Midpoints of the cells of the unit square, and even points on 3 or 4 of its sides; the key is not used."""
 
     def draw(key: Array, interior: int, boundary: int) -> Points:
         del key

@@ -1,6 +1,6 @@
 """Differential equations with a known solution, for networks that are trained on their residuals.
 
-Problems and sizes of arXiv 2405.15603, 2505.12149 and 2604.05230, so that errors can be set beside the published ones.
+The problems and sizes are those of arXiv 2405.15603, 2505.12149 and 2604.05230, so errors can be compared with theirs.
 """
 
 import math
@@ -23,7 +23,7 @@ def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     """
 
     def solution(x: Array) -> Array:
@@ -37,11 +37,11 @@ def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
 
 
 def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
-    """u_t = u_xx/4 for (t, x) in the unit square, u* = e^{−π²t/4} sin πx, from the start and two sides. On a grid.
+    """u_t = u_xx/4 for (t, x) in the unit square, u* = e^{−π²t/4} sin πx, given at t = 0 and on two sides. On a grid.
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     """
 
     def solution(x: Array) -> Array:
@@ -55,14 +55,14 @@ def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
 def helmholtz_2d(
     widths: tuple[int, ...] = (30, 30, 30, 30), wave_number: float = 1.0, modes: tuple[int, int] = (1, 4)
 ) -> Equation:
-    """Δu + k²u = q on [−1, 1]², u* = sin m₁πx sin m₂πy, periodic in both directions by what the network sees.
+    """Δu + k²u = q on [−1, 1]², u* = sin m₁πx sin m₂πy, periodic in both directions.
 
-    The network takes cos and sin of πx and πy, so there is no boundary and its points are none. As published in
-    arXiv 2604.05230, with 2971 parameters.
+    The network takes cos and sin of πx and πy, which makes u periodic: there is no boundary, and there are no points
+    on it. As published in arXiv 2604.05230, with 2971 parameters.
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     - `wave_number`: k.
     - `modes`: m₁ and m₂.
     """
@@ -87,22 +87,22 @@ def burgers_1d(
 ) -> Equation:
     """u_t + u u_x = ν u_xx for t in [0, 1] and x in [−1, 1], u = −sin πx at t = 0, 0 at both ends.
 
-    A network v makes u = −sin πx + t(1 − x²)v, which meets all conditions, so there are no points for them. At
-    ν = 0.01/π u falls from nearly 1 to nearly −1 within 0.01 of x = 0. u* is by the transformation of Cole and Hopf, a
-    quotient of two integrals by Gauss–Hermite quadrature.
+    With a network v, u = −sin πx + t(1 − x²)v meets all conditions, so they need no points. For ν = 0.01/π, u falls
+    from nearly 1 to nearly −1 within 0.01 of x = 0. The Cole–Hopf transformation gives u* as a quotient of two
+    integrals, which are computed by Gauss–Hermite quadrature.
 
     Reference: C. Basdevant et al., Spectral and finite difference solutions of the Burgers equation, Computers and
         Fluids 14, 1986
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     - `viscosity`: ν.
 
     **Raises:** `ValueError` unless ν is at least 0.003, below which the quadrature loses digits.
     """
     check_number("viscosity", viscosity, least=0.003)
-    # By Newton's method from the eigenvalues of a tridiagonal matrix: good for this many.
+    # NumPy refines eigenvalues of a tridiagonal matrix by Newton's method, which is accurate for this many nodes.
     nodes, weights = np.polynomial.hermite.hermgauss(240)
 
     def solution(x: Array) -> Array:
@@ -124,16 +124,16 @@ def burgers_1d(
 
 
 def kovasznay_2d(widths: tuple[int, ...] = (20, 20, 20), reynolds: float = 20.0) -> Equation:
-    """The steady flow behind a grid: three functions, both velocities and the pressure, from their boundary values.
+    """The steady flow behind a grid: u·∇u + ∇p = Δu/Re and ∇·u = 0 for x in [−1/2, 1] and y in [−1/2, 3/2].
 
-    u·∇u + ∇p = Δu/Re and ∇·u = 0 on x in [−1/2, 1] and y in [−1/2, 3/2].
+    Three functions, both velocities and the pressure, are sought from their boundary values.
 
     Reference: L. Kovasznay, Laminar flow behind a two-dimensional grid, Mathematical Proceedings of the Cambridge
         Philosophical Society 44, 1948
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     - `reynolds`: Re.
 
     **Raises:** `ValueError` unless Re is positive.
@@ -158,11 +158,11 @@ def kovasznay_2d(widths: tuple[int, ...] = (20, 20, 20), reynolds: float = 20.0)
 
 
 def poisson_5d(widths: tuple[int, ...] = (64, 64, 48, 48)) -> Equation:
-    """−Δu = π² u on the unit cube of 5 dimensions, u* = Σ cos πx_i. One layer of 64 makes 449 parameters.
+    """−Δu = π² u on the unit cube of 5 dimensions, u* = Σ cos πx_i. One layer of width 64 has 449 parameters.
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     """
 
     def solution(x: Array) -> Array:
@@ -179,7 +179,7 @@ def harmonic_10d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     """
 
     def solution(x: Array) -> Array:
@@ -196,7 +196,7 @@ def poisson_100d(widths: tuple[int, ...] = (768, 768, 512, 512)) -> Equation:
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     """
 
     def solution(x: Array) -> Array:
@@ -211,11 +211,11 @@ def poisson_100d(widths: tuple[int, ...] = (768, 768, 512, 512)) -> Equation:
 def heat_4d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
     """u_t = Δu/4 for t and x in the unit cube of 4 dimensions, u* = e^{−t} Σ sin 2x_i.
 
-    Half of the boundary's points are at the start, t = 0.
+    Half of the boundary points are at the start, t = 0.
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     """
 
     def solution(x: Array) -> Array:
@@ -231,14 +231,14 @@ def heat_4d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
 
 
 def log_fokker_planck_9d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equation:
-    """q_t = 9/2 + ∇q·x/2 + |∇q|² + Δq in 9 dimensions: the logarithm of a density on its way to rest.
+    """q_t = 9/2 + ∇q·x/2 + |∇q|² + Δq in 9 dimensions: the logarithm of a density that relaxes to equilibrium.
 
-    q* is the logarithm of the normal density of variance 2 − e^{−t}, on t in [0, 1] and x in [−5, 5]⁹; given is q
-    at t = 0.
+    q* is the logarithm of the normal density of variance 2 − e^{−t}, for t in [0, 1] and x in [−5, 5]⁹. The values
+    at t = 0 are given.
 
     **Arguments:**
 
-    - `widths`: of the hidden layers.
+    - `widths`: the widths of the hidden layers.
     """
     dim = 9
 
@@ -260,11 +260,11 @@ def log_fokker_planck_9d(widths: tuple[int, ...] = (256, 256, 128, 128)) -> Equa
 
 
 def _heat(u: Field, x: Array) -> Array:
-    """u_t − Δu/4, t the first coordinate."""
+    """u_t − Δu/4, where t is the first coordinate."""
     by_time = jax.jvp(u, (x,), (jnp.zeros_like(x).at[0].set(1),))[1]
     return by_time - _in_space(u, x) / 4
 
 
 def _in_space(u: Field, x: Array) -> Array:
-    """Δu in all coordinates but the first."""
+    """Δu in all coordinates except the first."""
     return laplacian(lambda place: u(jnp.concatenate([x[:1], place])))(x[1:])

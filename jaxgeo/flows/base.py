@@ -1,7 +1,7 @@
-"""What a vector field is, and the two gradient flows that need no lift.
+"""The interface of a flow, and the two gradient flows that need no lift.
 
-Each flow is called as `flow(s, params, problem)`, which is diffrax's `(t, y, args)`, so that
-`diffrax.ODETerm(flow)` with `args=problem` is its ODE. All have the descent sign.
+Each flow is called as `flow(s, params, problem)`, which is diffrax's `(t, y, args)`, so
+`diffrax.ODETerm(flow)` with `args=problem` is its ODE. All flows go downhill: the minus sign is included.
 """
 
 import abc
@@ -38,7 +38,7 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def required_rank(self, num_rows: int, num_params: int) -> int | None:
-        """The rank that D must have for this flow to be defined, None for any; `ValueError` if out of reach."""
+        """The rank of D that this flow needs, None for any; raises `ValueError` if D cannot have it."""
 
     @abc.abstractmethod
     def follows_law(self, num_rows: int, num_params: int) -> bool:

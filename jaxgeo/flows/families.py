@@ -28,14 +28,14 @@ class InterpolationFlow(AbstractFlow):
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517
 
-    For an L2 cost, K ≥ QN and D of full rank the outputs walk with constant speed on the straight line from x₀ to y,
-    and the cost is (1 − t)²C₀. Errors of x are corrected as the walk goes on, since it always aims at y from where it
-    is; but at t = 1 the field is singular. `jaxgeo.solve_interpolation` goes to the end point.
+    For an L2 cost, K ≥ QN and D of full rank, the outputs move at constant speed on the straight line from x₀ to y,
+    and the cost is (1 − t)²C₀. The flow always aims at y from the current x, and so corrects errors on the way; but the
+    field is singular at t = 1. `jaxgeo.solve_interpolation` integrates it to this end point.
 
     **Arguments:**
 
-    - `initial_deviation`: x₀ − y at the start; with it the open-loop form D⁺(y − x₀), which is smooth up to t = 1 and
-        corrects nothing.
+    - `initial_deviation`: x₀ − y at the start. With it the flow takes the open-loop form D⁺(y − x₀), which is smooth up
+        to t = 1 but corrects nothing.
     - `solver`: how to lift.
 
     ```python
@@ -64,7 +64,7 @@ class InterpolationFlow(AbstractFlow):
         return min(num_rows, num_params)
 
     def follows_law(self, num_rows: int, num_params: int) -> bool:
-        # Not in this time.
+        # The law holds in another time.
         return False
 
 
@@ -74,8 +74,8 @@ class HomotopyFlow(Checked, AbstractFlow):
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517, Theorem 2.3
 
-    Both terms vanish where Dᵀ∇ₓC = 0 and nowhere else, and their scalar product is |𝒫∇ₓC|² ≥ 0, so the equilibria are
-    the same for all α.
+    Both terms vanish exactly where Dᵀ∇ₓC = 0, and their scalar product is |𝒫∇ₓC|² ≥ 0, so the equilibria are the same
+    for all α.
 
     **Arguments:**
 

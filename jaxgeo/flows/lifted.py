@@ -1,4 +1,4 @@
-"""Output velocities lifted to parameter space: the adapted flows."""
+"""The adapted flows: output velocities, lifted to parameter space."""
 
 import equinox as eqx
 import jax
@@ -21,8 +21,8 @@ def lifted(
 ) -> PyTree:
     """The lift of an output velocity, NaN where it failed."""
     velocity, info = solver.solve(jacobian, rows, damping)
-    # A trial stage of an ODE step may lie where D is not finite. An adaptive step is retried on NaN, and would
-    # take a zero velocity for an answer.
+    # A trial stage of an ODE step may lie where D is not finite. Adaptive solvers retry a step on NaN, but would take
+    # a velocity of zero for an answer.
     return jax.tree.map(lambda leaf: jnp.where(info.outcome == FAILED, jnp.nan, leaf), velocity)
 
 
@@ -54,7 +54,7 @@ class OverparametrizedFlow(AbstractLiftedFlow):
 
     - `solver`, `metric`, `damping`: as for `AdaptedFlow`.
 
-    **Raises:** `ValueError` where it is used with K < QN.
+    **Raises:** `ValueError` if it is used with K < QN.
     """
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
@@ -75,7 +75,7 @@ class UnderparametrizedFlow(AbstractLiftedFlow):
 
     - `solver`, `metric`, `damping`: as for `AdaptedFlow`.
 
-    **Raises:** `ValueError` where it is used with K > QN.
+    **Raises:** `ValueError` if it is used with K > QN.
     """
 
     def required_rank(self, num_rows: int, num_params: int) -> int:
@@ -92,14 +92,14 @@ class AdaptedFlow(AbstractLiftedFlow):
 
     Paper: (2.4), (5.2); (6.2) where K = QN
 
-    Where D loses rank on the way the orbit may end, which `jaxgeo.solve_flow` reports.
+    If D loses rank on the way, the orbit may end there; `jaxgeo.solve_flow` reports it.
 
     **Arguments:**
 
     - `solver`: how to solve for D⁺v; `jaxgeo.linalg.Auto()` by default.
-    - `metric`: on output space, for any cost: `jaxgeo.metrics.CostHessian()` gives the natural gradient; Euclidean by
-        default.
-    - `damping`: with it the damped lift Dᵀ(DDᵀ + λ)⁻¹v, λ = damping · trace(DDᵀ)/QN, which has no law.
+    - `metric`: on output space, for any cost; Euclidean by default. `jaxgeo.metrics.CostHessian()` gives the natural
+        gradient.
+    - `damping`: if given, the lift is Dᵀ(DDᵀ + λ)⁻¹v with λ = damping · trace(DDᵀ)/QN, and the cost follows no law.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -119,11 +119,10 @@ class RankAdaptiveFlow(AbstractLiftedFlow):
 
     Paper: Theorem 4.1, (4.5)–(4.7)
 
-    Equal to `AdaptedFlow` at full rank, whose solver it shares; it only makes no demand on the rank. Where singular
-    values of D fall below round-off they are left out by a smooth filter, so that the field stays continuous:
-    the flow neither stalls nor jumps as rank is lost. Record `jaxgeo.linalg.rank_record` to see it. Where D
-    loses rank on the way, `jaxgeo.solve_flow` goes on and tells where that was (`rank_lost_at`), and which of the
-    continuations it took (`continuation`).
+    Equal to `AdaptedFlow` at full rank, with the same solver, but it does not require full rank. A smooth filter
+    leaves out singular values of D below round-off, so the field stays continuous: the flow neither stalls nor jumps as
+    rank is lost. Record `jaxgeo.linalg.rank_record` to see this. If D loses rank on the way, `jaxgeo.solve_flow`
+    continues, and reports where it happened (`rank_lost_at`) and which continuation it took (`continuation`).
 
     **Arguments:**
 

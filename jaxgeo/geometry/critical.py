@@ -1,4 +1,4 @@
-"""Critical points of the flows: tests for them, the manifold that they form, ways along it and off it."""
+"""Critical points of the flows: test for them, find the manifold that they form, and move along it or onto it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,12 +47,12 @@ class Equilibrium:
     lost: Floats
 
     def is_critical(self, tol: float = 1e-8) -> bool:
-        """Whether the outputs stand still but for `tol`, which is in the unit of ∇ₓC."""
+        """Whether the outputs stand still up to `tol`, which is in the unit of ∇ₓC."""
         return self.adapted <= tol
 
     @property
     def dimension(self) -> int:
-        """K − r, the dimension of the critical manifold through a critical point where D has rank r nearby.
+        """K − r, the dimension of the critical manifold through a critical point if D has rank r nearby.
 
         Paper: Theorem 4.2, (4.14)
         """
@@ -95,14 +95,14 @@ def equilibrium(problem: Problem, params: Params, rtol: float = 1e-8) -> Equilib
 
 
 class _Frame(NamedTuple):
-    """At a point: g_α = ⟨e_α, ∇ₓC⟩ for the r dominant left singular vectors e_α of D, and their gradients."""
+    """g_α = ⟨e_α, ∇ₓC⟩ at a point, for the r dominant left singular vectors e_α of D, and their gradients."""
 
     components: Float[Array, " rank"]
     gradients: Float[Array, "rank K"]
 
 
 class _Cost(eqx.Module):
-    """C as a function of the K trainable numbers, of a problem that has no others."""
+    """C as a function of the K trainable numbers, for a problem that has no other parameters."""
 
     problem: Problem
     params: PyTree
@@ -126,7 +126,7 @@ def _frame(cost: _Cost, theta: Float[Array, " K"], rank: int) -> _Frame:
     left, values, right = jnp.linalg.svd(jacobian.as_matrix(), full_matrices=False)
     left, values, right = left[:, :rank], values[:rank], right[:rank]
     components = left.T @ cost.problem.loss.gradient(jacobian.outputs).reshape(-1)
-    # ∇θC = Σ σ_α u_α g_α near the point where D keeps its rank, so where g = 0 its derivative is Σ σ_α u_α ⊗ ∇g_α.
+    # ∇θC = Σ σ_α u_α g_α near a point where D keeps its rank. Where g = 0 its derivative is Σ σ_α u_α ⊗ ∇g_α.
     return _Frame(components, cost.hessian(theta, right) / values[:, None])
 
 
@@ -138,8 +138,9 @@ def _frame_at(problem: Problem, params: Params, rank: int) -> _Frame:
 
 @dataclass(frozen=True)
 class CriticalManifold:
-    """The manifold of critical points through one of them, to first order. Vectors are flat, in the order of the
-    columns of D; `Jacobian.unravel` makes a velocity of one.
+    """The manifold of critical points through one of them, to first order.
+
+    Vectors are flat, in the order of the columns of D; `Jacobian.unravel` turns one into a velocity.
 
     Paper: Theorem 4.2, (4.13), (4.14)
 
@@ -158,12 +159,12 @@ class CriticalManifold:
 
     @property
     def dimension(self) -> int:
-        """K − rank{∇g_α}, which is K − r where the ∇g_α are independent."""
+        """K − rank{∇g_α}, which is K − r if the ∇g_α are independent."""
         return len(self.tangent)
 
     @property
     def escapes(self) -> Floats:
-        """The directions of `normal` in which the cost falls, steepest first; none at a minimum.
+        """The directions of `normal` along which the cost falls, steepest first; none at a minimum.
 
         Paper: (4.15)–(4.17)
         """
@@ -171,18 +172,18 @@ class CriticalManifold:
 
 
 def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> CriticalManifold:
-    """Tangent and normal space of the critical manifold at the critical point `params`.
+    """The tangent and normal spaces of the critical manifold at the critical point `params`.
 
     Paper: Theorem 4.2, (4.13), (4.14), (4.16)
 
-    D must keep its rank r near `params`: then M_crit is where the r functions g_α = ⟨e_α, ∇ₓC⟩ vanish, and has
-    dimension K − r where their gradients are independent. Decomposes K × K matrices.
+    D must keep its rank r near `params`. Then M_crit is the set where the r functions g_α = ⟨e_α, ∇ₓC⟩ vanish, and has
+    dimension K − r if their gradients are independent. Decomposes K × K matrices.
 
     **Arguments:**
 
     - `rtol`: singular values of D, and of {∇g_α}, below `rtol` times the largest count as zero.
 
-    **Raises:** `ValueError` where |𝒫∇ₓC| is more than 1e-6 of its scale, as `params` is then not critical.
+    **Raises:** `ValueError` if |𝒫∇ₓC| is more than 1e-6 of its scale, because `params` is then not critical.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -197,8 +198,8 @@ def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> C
     scale = float(jnp.linalg.norm(problem.loss.gradient(jnp.zeros_like(problem.outputs(params)))))
     if state.adapted > 1e-6 * max(scale, state.gradient):
         raise ValueError(
-            f"`params` is not a critical point: |𝒫∇ₓC| = {state.adapted:.3g}, with |∇ₓC| = {state.gradient:.3g}. Go on "
-            "along a flow, or call `nearest_critical` first."
+            f"`params` is not a critical point: |𝒫∇ₓC| = {state.adapted:.3g}, with |∇ₓC| = {state.gradient:.3g}. "
+            "Follow a flow further, or call `nearest_critical` first."
         )
     frame = _frame_at(problem, params, state.rank)
     gradients = np.asarray(frame.gradients, np.float64)
@@ -214,16 +215,16 @@ def critical_manifold(problem: Problem, params: Params, rtol: float = 1e-8) -> C
 
 
 def nearest_critical(problem: Problem, params: Params, rank: int, num_steps: int = 8) -> Params:
-    """Newton's method from a point near the critical manifold to the manifold, by the shortest step each time.
+    """Move from a point near the critical manifold onto it, by Newton's method with the shortest step each time.
 
     Paper: (4.14)
 
     **Arguments:**
 
     - `rank`: r, the rank of D there.
-    - `num_steps`: Newton steps; each about doubles the digits.
+    - `num_steps`: the number of Newton steps; each about doubles the correct digits.
 
-    **Raises:** `ValueError` on a rank that D cannot have.
+    **Raises:** `ValueError` if D cannot have this rank.
     """
     problem.check(params)
     check_count("num_steps", num_steps)
@@ -266,17 +267,18 @@ def walk_critical(
 
     Paper: (4.14)
 
-    The cost stays what it is, as its gradient vanishes all along.
+    The cost stays constant, because its gradient vanishes everywhere on the manifold.
 
     **Arguments:**
 
-    - `direction`: where to go first, flat, such as a row of `CriticalManifold.tangent`; later as straight on as the
-        manifold lets one.
-    - `step`: the length of a step, in parameter space; negative to go backwards.
-    - `num_steps`: how many.
+    - `direction`: the initial direction, a flat vector of shape (K,), such as a row of `CriticalManifold.tangent`. The
+        walk then goes as straight on as the manifold allows.
+    - `step`: the length of a step in parameter space; negative to go backwards.
+    - `num_steps`: the number of steps.
     - `rank`: r, the rank of D.
 
-    **Raises:** `ValueError` on a direction of another shape, and on numbers that cannot be meant.
+    **Raises:** `ValueError` if `direction` does not have shape (K,), if `step` is not finite, if `num_steps` is not a
+    positive integer, or if D cannot have this rank.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

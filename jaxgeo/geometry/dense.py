@@ -1,4 +1,4 @@
-"""D as one array on the host, for what is decomposed there."""
+"""D as one array on the host, for decompositions there."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Dense(NamedTuple):
 
 
 def dense_jacobian(problem: Problem, params: Params) -> Dense:
-    """D at `params`, which has to be finite. Compiled once for all points of the same shapes."""
+    """D at `params`; raises `ValueError` unless it is finite. Compiled once for all points of the same shapes."""
     problem.check(params)
     matrix, outputs = _compute(problem, params)
     if not np.isfinite(matrix).all():

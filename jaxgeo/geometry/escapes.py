@@ -1,4 +1,4 @@
-"""Leaving a local equilibrium, at which the flows stand still although C > 0."""
+"""Leave a local equilibrium, where the flows stand still although C > 0."""
 
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ class Escape(NamedTuple):
     """The step that leaves a local equilibrium.
 
     - `params`: θ + κV.
-    - `cost`, `new_cost`: C at θ and there.
-    - `alpha`: which g_α, in the order of the curvatures.
-    - `kappa`: κ, signed, for V of length 1.
+    - `cost`, `new_cost`: C at θ, and at θ + κV.
+    - `alpha`: the index α of g_α, in the order of the curvatures.
+    - `kappa`: κ, with its sign, for V of length 1.
     - `curvature`: Vᵀ∂²C V at θ, ∂² = ∂²/∂θ²: negative at a saddle point, not at a local minimum.
     """
 
@@ -34,23 +34,23 @@ class Escape(NamedTuple):
 
 
 def find_escape(problem: Problem, params: Params, *, max_directions: int = 64) -> Escape:
-    """The best step θ + κV along the V = ∇θg_α by which the cost falls.
+    """The step θ + κV, along one of the V = ∇θg_α, that lowers the cost most.
 
     Paper: (4.15)–(4.17)
 
     At an equilibrium with C > 0, D has lost rank and Dᵀ∇ₓC = 0. Near it the critical points are the zeros of functions
-    g_α = w_α·∇θC, whose gradients V = ∇g_α = ∂²C w_α are normal to them: along the critical set C does not change,
-    across it it does. The w_α are taken as the eigenvectors of ∂²C = ∂²C/∂θ², which makes the V orthogonal, and each
-    parallel to its w_α. C changes by κ²Vᵀ∂²C V/2 to lowest order: at a saddle point some α lowers it at once, while a
-    local minimum needs a finite step. So α, the sign of κ and its size, from 2⁻²⁰ to 2⁶ times the root mean
-    square of θ times √K, are those of the lowest cost.
+    g_α = w_α·∇θC. Their gradients V = ∇g_α = ∂²C w_α are normal to the critical set: C is constant along this set, but
+    changes across it. The w_α are the eigenvectors of ∂²C = ∂²C/∂θ², so the V are orthogonal, and each is parallel to
+    its w_α. C changes by κ²Vᵀ∂²C V/2 to lowest order: at a saddle point some α lowers it at once, while a local minimum
+    needs a finite step. The search therefore takes the α, the sign of κ and its size, from 2⁻²⁰ to 2⁶ times the root
+    mean square of θ times √K, that give the lowest cost.
 
     **Arguments:**
 
-    - `max_directions`: how many α to try, from the lowest curvature on. The flat directions, tangential to the
-        critical set, are among them: off a local minimum it is these that lead to where D has more rank.
+    - `max_directions`: how many α to try, in order of increasing curvature. They include the flat directions, which are
+        tangential to the critical set: these lead away from a local minimum to where D has more rank.
 
-    **Raises:** `ValueError` for more than 4096 parameters, as ∂²C is formed.
+    **Raises:** `ValueError` if there are more than 4096 parameters, because ∂²C is formed.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -78,7 +78,7 @@ def _find(problem: Problem, params: Params, max_directions: int) -> Escape:
 
     curvatures, normals = jnp.linalg.eigh(jax.hessian(cost)(flat))
     normals = normals[:, :max_directions].T
-    # At θ = 0, where lengths have no scale, of the length 1.
+    # θ = 0 sets no scale of length, so use 1 there.
     size = jnp.linalg.norm(flat)
     sizes = jnp.where(size > 0, size, 1) * 2.0 ** jnp.arange(-20, 7, dtype=flat.dtype)
     kappas = jnp.concatenate([-sizes, sizes])
@@ -94,7 +94,7 @@ def _find(problem: Problem, params: Params, max_directions: int) -> Escape:
 
 
 def escape(problem: Problem, params: Params) -> Params:
-    """θ + κV of `find_escape`, at which the cost is lower than at θ: pass it to `jaxgeo.solve_flow` as `restart`.
+    """θ + κV of `find_escape`, where the cost is lower: pass this function to `jaxgeo.solve_flow` as `restart`.
 
     Paper: (4.15)–(4.17)
 
@@ -111,7 +111,7 @@ def escape(problem: Problem, params: Params) -> Params:
     ```
     """
     found = find_escape(problem, params)
-    # By more than the round-off of a sum of QN squares.
+    # The decrease must exceed the round-off of a sum of QN squares.
     if not found.new_cost < found.cost * (1 - 1e-10):
         raise RuntimeError(
             f"no step lowers the cost {float(found.cost):.3g}: this may be a global minimum of the cost. Compare "

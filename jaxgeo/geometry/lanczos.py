@@ -1,4 +1,4 @@
-"""The spectrum of DDᵀ where it is too large to decompose: Lanczos' method on products with it, with error bars."""
+"""Estimates of the spectrum of a DDᵀ too large to decompose: Lanczos' method on products with it, with error bars."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SpectrumEstimate:
-    """What a few products with DDᵀ tell of its eigenvalues.
+    """What a few products with DDᵀ tell about its eigenvalues.
 
     - `num_rows`: QN. `num_params`: K.
-    - `eigenvalues`: approximations of the largest eigenvalues, largest first; none is above the true one of the same
-        place, but for round-off.
-    - `errors`: for each of them, the distance within which some eigenvalue lies, for certain but for round-off.
+    - `eigenvalues`: approximations of the largest eigenvalues, largest first. Up to round-off, none is above the true
+        eigenvalue of the same index.
+    - `errors`: for each of them, a distance within which there is certainly an eigenvalue, up to round-off.
     - `nodes`, `weights`: of shape (probes, steps): for each random probe z, |z|² = QN, a Gauss rule with
         zᵀf(DDᵀ)z ≈ Σ weights · f(nodes), exact for polynomials f of degree below 2·steps.
     """
@@ -50,8 +50,8 @@ class SpectrumEstimate:
     def sum_of(self, function: Callable[[Floats], Floats]) -> Estimate:
         """Σ f(λ) over all QN eigenvalues of DDᵀ, with its standard error.
 
-        The error is that of the random probes. For an f that is no polynomial, such as a count of those above a
-        threshold, the Gauss rules add a bias that falls with their steps.
+        The error is that of the random probes. Unless f is a polynomial of low degree, the Gauss rules add a bias that
+        falls with the number of steps, for instance if f counts the eigenvalues above a threshold.
         """
         samples = np.sum(self.weights * function(self.nodes), axis=1)
         error = np.std(samples, ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.inf
@@ -59,11 +59,11 @@ class SpectrumEstimate:
 
     @property
     def effective_rank(self) -> Estimate:
-        """(Σλ)² / Σλ², as `RankReport.effective_rank`, with its standard error to first order."""
+        """(Σλ)² / Σλ², like `RankReport.effective_rank`, with its standard error to first order."""
         first = np.sum(self.weights * self.nodes, axis=1)
         second = np.sum(self.weights * self.nodes**2, axis=1)
         value = np.mean(first) ** 2 / np.mean(second)
-        # The relative deviations of the probes, which are correlated: large trace, large trace of squares.
+        # The relative deviations of both sums. They are correlated: a probe with a large trace has large squares too.
         spread = value * (2 * first / np.mean(first) - second / np.mean(second))
         error = np.std(spread, ddof=1) / np.sqrt(len(spread)) if len(spread) > 1 else np.inf
         return Estimate(float(value), float(error))
@@ -72,18 +72,18 @@ class SpectrumEstimate:
 def spectrum_estimate(
     problem: Problem, params: Params, *, num_steps: int = 60, num_probes: int = 8, seed: int = 0
 ) -> SpectrumEstimate:
-    """The largest eigenvalues of DDᵀ and sums over all of them, from products with it alone.
+    """Estimate the largest eigenvalues of DDᵀ and sums over all of them, from products with DDᵀ alone.
 
     Paper: (2.12), (4.1)
 
-    Lanczos' method from random signs, the basis made orthogonal twice in each step. Takes num_steps · num_probes
-    JVPs and VJPs, and holds num_steps vectors of length QN.
+    Runs Lanczos' method from random signs and orthogonalises the basis twice in each step. Takes
+    num_steps · num_probes JVPs and VJPs, and holds num_steps vectors of length QN.
 
     **Arguments:**
 
-    - `num_steps`: products for each probe; at most QN.
-    - `num_probes`: random probes, over which the standard errors are.
-    - `seed`: of the probes.
+    - `num_steps`: the number of products for each probe, at most QN.
+    - `num_probes`: the number of random probes, which the standard errors come from.
+    - `seed`: the seed of the probes.
 
     **Raises:** `ValueError` if there is no step or no probe.
 
@@ -106,7 +106,7 @@ def spectrum_estimate(
     diagonals, offs = (np.asarray(part, np.float64) for part in found)
     nodes, weights, best = [], [], None
     for diagonal, off in zip(diagonals, offs, strict=True):
-        # The Krylov space is exhausted where the next vector is nothing but round-off.
+        # The Krylov space is exhausted once the next vector is nothing but round-off.
         ended = np.flatnonzero(off <= 10 * eps * np.abs(diagonal).max())
         size = int(ended[0]) + 1 if len(ended) else len(diagonal)
         beside = off[: size - 1]
@@ -125,7 +125,7 @@ def spectrum_estimate(
 def _run(
     problem: Problem, params: Params, keys: Array, num_steps: int
 ) -> tuple[Float[Array, "probes steps"], Float[Array, "probes steps"]]:
-    """The diagonal and the entries beside it of the tridiagonal matrix, for each probe."""
+    """The diagonal of the tridiagonal matrix, and the entries beside it, for each probe."""
     jacobian = problem.jacobian(params)
     shape, dtype = jacobian.outputs.shape, jacobian.outputs.dtype
     rows = jacobian.out_size()
@@ -139,7 +139,7 @@ def _run(
             basis = basis.at[count].set(vector)
             product = jacobian.mv(jacobian.T.mv(vector.reshape(shape))).reshape(-1)
             diagonal = product @ vector
-            # Twice is enough: once leaves what cancellation lost.
+            # Once would leave what cancellation lost; twice is enough.
             for _ in range(2):
                 product = product - basis.T @ (basis @ product)
             off = jnp.linalg.norm(product)
@@ -149,5 +149,5 @@ def _run(
         _, found = jax.lax.scan(step, (basis, start), jnp.arange(num_steps))
         return found
 
-    # One probe after another: a basis for each at once would be num_probes times the memory.
+    # One probe after another: all bases at once would take num_probes times the memory.
     return jax.lax.map(one, keys)

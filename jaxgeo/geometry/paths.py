@@ -1,4 +1,4 @@
-"""Horizontal lifts of paths in output space: their end points, their lengths, and what a closed one leaves behind."""
+"""Horizontal lifts of paths in output space: their end points, their lengths, and the holonomy of closed paths."""
 
 from collections.abc import Callable
 from functools import partial
@@ -61,7 +61,7 @@ class LiftedPath(NamedTuple):
     """The horizontal lift of a path.
 
     - `params`: θ at its end.
-    - `displacement`: θ at its end less θ at its start, like the trainable parameters.
+    - `displacement`: θ at its end minus θ at its start, like the trainable parameters.
     - `length`: ∫ |θ̇| dt, its length in parameter space.
     - `chord`: |displacement|, never more than `length`.
     - `output_length`: ∫ |Dθ̇| dt, its length in output space and in `pullback_metric`.
@@ -81,15 +81,15 @@ def lift_path(
 
     Paper: (2.33)
 
-    By Dopri8 in steps of equal length. Where D has not rank QN the outputs follow 𝒫γ̇.
+    Integrates by Dopri8 in steps of equal length. Where D has a rank below QN, the outputs follow 𝒫γ̇.
 
     **Arguments:**
 
-    - `path`: γ, from t to output displacements of shape (N, Q), such as `Segment` or `Ellipse`.
-    - `num_steps`: steps of the integration.
+    - `path`: γ, a function from t to output displacements of shape (N, Q), such as `Segment` or `Ellipse`.
+    - `num_steps`: the number of steps.
     - `solver`: as for `jaxgeo.lift`.
 
-    **Raises:** `ValueError` on a path of another shape.
+    **Raises:** `ValueError` unless `path` returns displacements of shape (N, Q).
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -133,7 +133,7 @@ def _follow(problem: Problem, params: Params, path: Path, num_steps: int, solver
 
 
 class _PathField(eqx.Module):
-    """(θ̇, |θ̇|, |Dθ̇|) for the displacement of θ: small ones keep their digits beside a large θ."""
+    """(θ̇, |θ̇|, |Dθ̇|) as a function of the displacement of θ, which keeps more digits than a large θ would."""
 
     path: Path
     solver: AbstractLiftSolver
@@ -155,16 +155,16 @@ def holonomy(
     num_steps: int = 32,
     solver: AbstractLiftSolver | None = None,
 ) -> PyTree:
-    """The displacement in the fibre after the outputs have gone once round the ellipse of v and w.
+    """The displacement in the fibre after the outputs have gone once around the ellipse of v and w.
 
     Paper: (2.33)
 
-    The outputs come back to where they were. For a small ellipse the displacement is π times `curvature`, the area
-    times the curvature of the horizontal bundle, up to a term of third order in its size.
+    The outputs return to where they started. For a small ellipse the displacement is π times `curvature`, the area
+    times the curvature of the horizontal bundle, up to a term of third order in the size of the ellipse.
 
     **Arguments:**
 
-    - `first`, `second`: v and w, the half axes, of shape (N, Q).
+    - `first`, `second`: v and w, the semi-axes, of shape (N, Q).
     - `num_steps`, `solver`: as for `lift_path`.
 
     **Returns:** a displacement like `params`.

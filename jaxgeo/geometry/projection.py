@@ -1,4 +1,4 @@
-"""Projectors onto the directions that D acts on, and that it reaches."""
+"""Projectors onto the parameter directions that D acts on, and the output directions that it reaches."""
 
 import equinox as eqx
 from jax.typing import ArrayLike
@@ -13,7 +13,7 @@ from jaxgeo.problem import Problem
 def horizontal_projection(
     problem: Problem, params: Params, velocity: PyTree, solver: AbstractLiftSolver | None = None
 ) -> PyTree:
-    """Pθ̇ = D⁺Dθ̇, the part of a parameter velocity in range(Dᵀ), which is what moves the outputs.
+    """Pθ̇ = D⁺Dθ̇, the part of a parameter velocity in range(Dᵀ), which moves the outputs.
 
     Paper: (1.25), (2.3)
 
@@ -43,11 +43,11 @@ def _horizontal(problem: Problem, params: Params, moved: PyTree, solver: Abstrac
 def output_projection(
     problem: Problem, params: Params, velocity: ArrayLike, solver: AbstractLiftSolver | None = None
 ) -> Float[Array, "N Q"]:
-    """𝒫v = DD⁺v, the part of an output velocity in range(D), which is what parameters can follow.
+    """𝒫v = DD⁺v, the part of an output velocity in range(D), which the parameters can follow.
 
     Paper: (1.32), (4.2), (5.4), (5.5)
 
-    What is left, v − 𝒫v = 𝒫⊥v, vanishes for the velocity ∂ₛx of the outputs along any flow of the parameters.
+    The remainder v − 𝒫v = 𝒫⊥v vanishes for the velocity ∂ₛx of the outputs along any flow of the parameters.
 
     **Arguments:**
 

@@ -22,20 +22,20 @@ from jaxgeo.linalg.spectra import (
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
-# Up to this many entries of D it is decomposed itself; beyond, DDᵀ is.
+# Up to this many entries, D itself is decomposed; beyond, DDᵀ is.
 MOST_ENTRIES = 2**24
 
 
 @dataclass(frozen=True)
 class RankReport:
-    """Spectrum of DDᵀ (of DᵀD where K < QN) at a point.
+    """The spectrum of DDᵀ (of DᵀD if K < QN) at a point.
 
     - `num_rows`: QN. `num_params`: K.
-    - `rank`: how many singular values of D stand above `cutoff` times the largest.
-    - `cutoff`: round-off in σ/σ₁: eps·√max(QN, K) of the dtype where D was decomposed, and about 1e-7 where DDᵀ was.
+    - `rank`: how many singular values of D are above `cutoff` times the largest.
+    - `cutoff`: round-off in σ/σ₁: eps·√max(QN, K) of the dtype if D was decomposed, and about 1e-7 if DDᵀ was.
     - `eigenvalues`: the min(QN, K) largest eigenvalues of DDᵀ, largest first: the squared singular values of D.
-    - `weak`: the share of each output in the weakest directions, of shape (N, Q), with the sum 1: those that D does
-        not reach, or where it reaches all of them the one of the smallest singular value.
+    - `weak`: the share of each output in the weakest directions, of shape (N, Q), with sum 1. These are the directions
+        that D does not reach or, if it reaches all, the direction of the smallest singular value.
     """
 
     num_rows: int
@@ -59,14 +59,14 @@ class RankReport:
 
     @property
     def condition(self) -> float:
-        """Largest eigenvalue of DDᵀ over the smallest one that counts towards the rank; the square of cond(D)."""
+        """The largest eigenvalue of DDᵀ over the smallest that counts towards the rank; the square of cond(D)."""
         return float(self.eigenvalues[0] / self.eigenvalues[self.rank - 1]) if self.rank else float("inf")
 
     @property
     def gap(self) -> float:
         """The smallest singular value that counts over the largest that does not, or over the cut-off if all count.
 
-        A large gap makes the rank certain; a gap near 1 says that the cut-off decides.
+        If the gap is large, the rank is certain; if it is near 1, the rank depends on the cut-off.
         """
         if not self.rank:
             return float("inf")
@@ -82,7 +82,7 @@ class RankReport:
 
     @property
     def weak_samples(self) -> NDArray[np.float64]:
-        """The share of each sample in the weakest directions, of shape (N,). Sum over samples of a class for its."""
+        """The share of each sample in the weakest directions, of shape (N,). Sum over a class to get its share."""
         return self.weak.sum(axis=1)
 
     @property
@@ -102,8 +102,8 @@ def rank_report(problem: Problem, params: Params) -> RankReport:
 
     Paper: (2.1), (2.12), (4.1), (5.1)
 
-    From the singular values of D, which keep their relative accuracy down to about eps·σ₁; where D has more than 2²⁴
-    entries from the eigenvalues of DDᵀ in float64, which resolve about 1e-7·σ₁. For QN beyond that see
+    Uses the singular values of D, which are accurate down to about eps·σ₁. If D has more than 2²⁴ entries, it uses the
+    eigenvalues of DDᵀ in float64 instead, which resolve about 1e-7·σ₁. If QN is too large for that, see
     `spectrum_estimate`.
 
     ```python
@@ -128,7 +128,7 @@ def rank_report(problem: Problem, params: Params) -> RankReport:
         shape = jacobian.outputs.shape
         left, values, cutoff = _decompose_gram(jacobian)
         rank = int(np.sum(values > cutoff * values[0]))
-    # Outside the first `rank` left vectors, which need not be all of them where K < QN.
+    # The part outside the first `rank` left vectors; there may be fewer than QN of these vectors if K < QN.
     kept = left[:, :rank] if rank < rows else left[:, : rank - 1]
     weak = np.maximum(1 - np.sum(kept**2, axis=1), 0)
     weak = (weak / weak.sum()).reshape(shape)
@@ -145,7 +145,7 @@ def _decompose_gram(jacobian: Jacobian) -> tuple[NDArray[np.float64], NDArray[np
 def partial_ranks(
     problem: Problem, params: Params, counts: Sequence[int], order: NDArray[np.integer] | None = None
 ) -> NDArray[np.int64]:
-    """The rank of Σ_{j ≤ k} |∂x/∂θ_j|² e_j e_jᵀ for each k of `counts`, of the K terms that DDᵀ is the sum of.
+    """The rank of Σ_{j ≤ k} |∂x/∂θ_j|² e_j e_jᵀ, the first k of the K terms of DDᵀ, for each k in `counts`.
 
     Paper: (2.12); Prop. 2.2, (2.14), for independent directions
 
@@ -154,10 +154,10 @@ def partial_ranks(
 
     **Arguments:**
 
-    - `counts`: numbers k of terms.
-    - `order`: a permutation of 0…K − 1; that of the columns of D by default.
+    - `counts`: the numbers k of terms.
+    - `order`: a permutation of 0…K − 1; by default the order of the columns of D.
 
-    **Raises:** `ValueError` on counts outside 0…K.
+    **Raises:** `ValueError` unless all counts are integers from 0 to K.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

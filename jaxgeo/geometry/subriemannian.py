@@ -1,4 +1,4 @@
-"""The metric that outputs give to parameters, and the curvature of the horizontal bundle range(Dᵀ)."""
+"""The metric that the outputs induce on parameters, and the curvature of the horizontal bundle range(Dᵀ)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,18 +22,18 @@ from jaxgeo.problem import Problem
 
 
 def pullback_metric(problem: Problem, params: Params, first: PyTree, second: PyTree) -> Float[Array, ""]:
-    """⟨DV, DW⟩, the Euclidean metric of output space, pulled back to parameter velocities V and W.
+    """⟨DV, DW⟩: the Euclidean metric of output space, pulled back to parameter velocities V and W.
 
     Paper: (2.22), (2.25); (5.14), (5.15)
 
-    On range(Dᵀ) it is the bundle metric h; where K ≤ QN and D has rank K it is the Riemannian metric g = DᵀD on all
-    of parameter space. On ker D it vanishes.
+    On range(Dᵀ) it is the bundle metric h, and on ker D it vanishes. If K ≤ QN and D has rank K, it is the Riemannian
+    metric g = DᵀD on all of parameter space.
 
     **Arguments:**
 
     - `first`, `second`: V and W, like `params`.
 
-    **Raises:** `ValueError` on velocities of another form.
+    **Raises:** `ValueError` unless both velocities are like `params`.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -64,14 +64,14 @@ def pullback_gradient(
 
     Paper: Prop. 2.4, (2.23), (2.24), (2.30); Prop. 5.3, (5.16)–(5.18)
 
-    Of the cost it is D⁺∇ₓC, so that −grad C is the adapted flow.
+    For the cost it is D⁺∇ₓC, so −grad C is the adapted flow.
 
     **Arguments:**
 
-    - `function`: F, from params to a number; the cost by default.
+    - `function`: F, a function from params to a number; the cost by default.
     - `solver`: as for `jaxgeo.lift`.
 
-    **Raises:** `ValueError` if `function` gives something else than one real number.
+    **Raises:** `ValueError` unless `function` returns one real number.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -86,14 +86,14 @@ def pullback_gradient(
     check_function("function", function)
     value = eqx.filter_eval_shape(function, params)
     if not isinstance(value, jax.ShapeDtypeStruct) or value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"`function` must give one real number; got {value!r}.")
+        raise ValueError(f"`function` must return one real number; got {value!r}.")
     gradient = jax.grad(lambda trainable: function(eqx.combine(trainable, jacobian.frozen)))(jacobian.trainable)
     solution, _ = lift_gradient(jacobian, gradient, None, solver)
     return jacobian.embed(solution)
 
 
 class ConstantField(eqx.Module):
-    """The vector field on output space that is `value` everywhere."""
+    """The vector field on output space that equals `value` everywhere."""
 
     value: Float[Array, "N Q"] = eqx.field(converter=partial(as_real, "value"))
 
@@ -106,12 +106,12 @@ class HorizontalField(Checked):
 
     Paper: (2.31)
 
-    Where D has rank QN it is the horizontal field that D carries to v; where it has not, to 𝒫v.
+    It is the horizontal field that D maps to v if D has rank QN, and to 𝒫v otherwise.
 
     **Arguments:**
 
-    - `problem`: where D comes from.
-    - `field`: v, from outputs to output velocities, such as a `ConstantField`.
+    - `problem`: the problem with this D.
+    - `field`: v, a function from outputs to output velocities, such as a `ConstantField`.
     - `solver`: as for `jaxgeo.lift`.
     """
 
@@ -130,11 +130,11 @@ def lie_bracket(first: Callable[[Params], PyTree], second: Callable[[Params], Py
 
     **Arguments:**
 
-    - `first`, `second`: V and W, from params to velocities like them, such as a `HorizontalField`.
+    - `first`, `second`: V and W, functions from params to velocities like them, such as a `HorizontalField`.
 
-    **Returns:** [V, W], like `params`, with None at what is no floating-point array.
+    **Returns:** [V, W], like `params`, with None in place of anything but floating-point arrays.
 
-    **Raises:** `ValueError` if `params` has no floating-point array, or a field gives something that is not like it.
+    **Raises:** `ValueError` if `params` has no floating-point array, or if a field returns velocities of another form.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -146,7 +146,7 @@ def lie_bracket(first: Callable[[Params], PyTree], second: Callable[[Params], Py
     check_function("first", first)
     check_function("second", second)
     if not jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)):
-        raise ValueError("`params` has no floating-point array, along which fields could be differentiated.")
+        raise ValueError("`params` has no floating-point array to differentiate the fields by.")
     return _bracket(first, second, params)
 
 
@@ -157,7 +157,7 @@ def _bracket(first: Callable[[Params], PyTree], second: Callable[[Params], PyTre
     for name, field in (("first", first), ("second", second)):
         found = jax.tree.map(jnp.shape, eqx.filter(field(params), eqx.is_inexact_array))
         if found != form:
-            raise ValueError(f"`{name}` must give velocities like `params`, of shapes {form}; got {found}.")
+            raise ValueError(f"`{name}` must return velocities like `params`, of shapes {form}; got {found}.")
 
     def along(field: Callable[[Params], PyTree], direction: Callable[[Params], PyTree]) -> PyTree:
         def values(moving: PyTree) -> PyTree:
@@ -180,8 +180,8 @@ def curvature(
 
     Paper: (2.31)
 
-    It depends on v and w at this point only, and vanishes for all of them just where range(Dᵀ) is integrable. With
-    ψ_V = D⁺ᵀV it is (1 − P)(∂_V(Dᵀψ_W) − ∂_W(Dᵀψ_V)), ψ held fixed: derivatives of D⁺ are not needed.
+    It depends only on v and w at this point, and vanishes for all v and w exactly where range(Dᵀ) is integrable. With
+    ψ_V = D⁺ᵀV it is (1 − P)(∂_V(Dᵀψ_W) − ∂_W(Dᵀψ_V)), where ψ is held fixed, so derivatives of D⁺ are not needed.
 
     **Arguments:**
 
@@ -219,7 +219,7 @@ def _curvature(
     second_lift = lifted(second)
 
     def bend(direction: PyTree, other: PyTree) -> PyTree:
-        """∂_direction(Dᵀψ) for the ψ of the other."""
+        """∂_direction(Dᵀψ), with the ψ of `other`."""
         (psi,) = transpose(other)
 
         def pulled(trainable: PyTree) -> PyTree:
@@ -237,8 +237,8 @@ def nonintegrability(problem: Problem, params: Params, rtol: float = 1e-10) -> f
 
     Paper: (2.31), Remark 5.4
 
-    Zero just where range(Dᵀ) satisfies the Frobenius condition at `params`, as it must for K ≤ QN and D of rank K,
-    where nothing is vertical; in units of 1/|θ|. Holds an array of rank² · K numbers.
+    In units of 1/|θ|. It is zero exactly if range(Dᵀ) satisfies the Frobenius condition at `params`. This always holds
+    for K ≤ QN and D of rank K, where nothing is vertical. Holds an array of rank² · K numbers.
 
     **Arguments:**
 

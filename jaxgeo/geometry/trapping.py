@@ -1,4 +1,4 @@
-"""Trapping of the standard flow: where Dᵀ takes most of the output gradient away, the cost can only fall slowly."""
+"""Trapping of the standard flow: where Dᵀ removes most of the output gradient, the cost can only fall slowly."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,7 +36,7 @@ def trapping_record(s: float | Float[Array, ""], params: Params, problem: Proble
 
     **Arguments:**
 
-    - `s`: flow time, which does not matter.
+    - `s`: flow time, which is not used.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -64,10 +64,10 @@ class TrappedInterval:
     - `start`, `end`: flow times.
     - `length`: the length of the orbit in parameter space, ∫ |∂ₛθ| ds.
     - `cost_in`, `cost_out`: C at both ends.
-    - `bound`: length / (ε |∇ₓC| at `start`). As |∂ₛθ| ≤ ε|∇ₓC|, and |∇ₓC| falls with the L2 cost, `duration` is
-        not less.
-    - `cost_bound`: (N/2ε²) log(cost_in/cost_out). As −∂ₛC = |Dᵀ∇ₓC|² ≤ ε²·2C/N, `duration` is not less than this
-        either.
+    - `bound`: length / (ε |∇ₓC| at `start`), a lower bound on `duration`, because |∂ₛθ| ≤ ε|∇ₓC| and |∇ₓC| falls with
+        the L2 cost.
+    - `cost_bound`: (N/2ε²) log(cost_in/cost_out), another lower bound on `duration`, because
+        −∂ₛC = |Dᵀ∇ₓC|² ≤ ε²·2C/N.
     """
 
     epsilon: float
@@ -81,7 +81,7 @@ class TrappedInterval:
 
     @property
     def duration(self) -> float:
-        """The time spent there, in the unit in which the cost of the adapted flow falls as e^{-2s/N}."""
+        """The time spent there, in the same unit as flow time, in which the adapted cost falls as e^{-2s/N}."""
         return self.end - self.start
 
 
@@ -90,15 +90,15 @@ def trapped_intervals(solution: FlowSolution, epsilon: float) -> list[TrappedInt
 
     Paper: Prop. 3.1, (3.4)–(3.6)
 
-    For the L2 cost. Between recorded moments the ratio is taken as linear in s, and lengths are summed by the
-    trapezoidal rule; `save_at` sets how fine the record is.
+    The bounds hold for the L2 cost. Between recorded moments the ratio is taken as linear in s, and lengths are summed
+    by the trapezoidal rule; `save_at` sets how fine the record is.
 
     **Arguments:**
 
-    - `solution`: of `solve_flow(problem, StandardFlow(), ..., record=trapping_record)`.
+    - `solution`: what `solve_flow(problem, StandardFlow(), ..., record=trapping_record)` returned.
     - `epsilon`: ε.
 
-    **Raises:** `ValueError` if the solution has no such record, or ε is not positive.
+    **Raises:** `ValueError` if the solution has no such record, or if ε is not positive.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -115,7 +115,7 @@ def trapped_intervals(solution: FlowSolution, epsilon: float) -> list[TrappedInt
     records = solution.records
     if not isinstance(records, TrappingRecord):
         raise ValueError(
-            f"`solution.records` must be what `trapping_record` gave; got {type(records).__name__}. Pass "
+            f"`solution.records` must come from `trapping_record`; got {type(records).__name__}. Pass "
             "`record=jaxgeo.geometry.trapping_record` to `solve_flow`."
         )
     check_positive("epsilon", epsilon)
@@ -144,7 +144,7 @@ def trapped_intervals(solution: FlowSolution, epsilon: float) -> list[TrappedInt
 
 
 def _with_crossings(columns: list[np.ndarray], epsilon: float) -> list[np.ndarray]:
-    """The recorded columns (s, C, ratio, …) with a row more wherever the ratio crosses ε."""
+    """The recorded columns (s, C, ratio, …) with an extra row wherever the ratio crosses ε."""
     ratio = columns[2]
     before = np.flatnonzero((ratio[:-1] - epsilon) * (ratio[1:] - epsilon) < 0)
     weight = (epsilon - ratio[before]) / (ratio[before + 1] - ratio[before])

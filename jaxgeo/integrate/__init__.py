@@ -1,4 +1,4 @@
-"""A flow as an ODE: integration, step sizes and stopping."""
+"""Train by integrating a flow as an ODE: solvers, step sizes, events and records."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.integrate.checkpoint import load_point as load_point, save_point as save_point

@@ -1,4 +1,4 @@
-"""A point of an orbit, kept in a file to go on from."""
+"""Save a point of an orbit in a file, and resume from it."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from jaxgeo.outputs import Params
 
 
 def save_point(path: str | Path, s: Float[Array, ""], params: Params) -> None:
-    """Write the flow time and θ, to the last bit.
+    """Save the flow time and θ in a file, exactly to the last bit.
 
     **Arguments:**
 
-    - `path`: of the file, which is replaced.
+    - `path`: the file; it is replaced if it exists.
     - `s`: flow time at `params`.
 
-    **Raises:** `ValueError` if the file cannot be written, or `s` is no number.
+    **Raises:** `ValueError` if the file cannot be written, or if `s` is not a finite number ≥ 0.
     """
     check_number("s", s, least=0, most=MOST)
     try:
@@ -30,14 +30,14 @@ def save_point(path: str | Path, s: Float[Array, ""], params: Params) -> None:
 
 
 def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params]:
-    """The flow time and θ that `save_point` wrote: pass them to `jaxgeo.solve_flow` as `s0` and `params`.
+    """Load the flow time and θ that `save_point` saved: pass them to `jaxgeo.solve_flow` as `s0` and `params`.
 
-    A fixed-step solver then goes on to the last bit as if it had not been interrupted, an adaptive one within its
-    tolerance, since it chooses its next step anew (or is given it as `dt0`).
+    A solver with fixed steps then continues as if it had not been interrupted, equal to the last bit. An adaptive
+    solver does so within its tolerance, because it chooses its next step anew, unless `dt0` gives it.
 
     **Arguments:**
 
-    - `path`: of the file.
+    - `path`: the file.
     - `like`: parameters of the same structure, shapes and dtypes, such as the initial ones.
 
     **Raises:** `ValueError` if the file cannot be read, or holds parameters of another structure, shapes or dtypes.
@@ -59,20 +59,20 @@ def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params
         with _file(path).open("rb") as file:
             found = eqx.tree_deserialise_leaves(file, (jnp.zeros((), jnp.result_type(*numbers)), like))
             if file.read(1):
-                raise ValueError("there is more in it")
+                raise ValueError("the file holds more than that")
     except OSError as error:
         raise ValueError(f"`path` {path} cannot be read ({error.strerror}); pass what `save_point` wrote.") from error
-    except Exception as error:  # Whatever Equinox and NumPy make of other arrays, or of none.
+    except Exception as error:  # Equinox and NumPy raise many kinds of errors for other arrays, or for none.
         raise ValueError(
-            f"`path` {path} holds no parameters of the form of `like`: {error}. Build them as they were when "
-            "`save_point` wrote them."
+            f"`path` {path} holds no parameters of the form of `like`: {error}. Build `like` as the parameters were "
+            "built when `save_point` wrote them."
         ) from error
     return found
 
 
 def _file(path: str | Path) -> Path:
-    """As Equinox has it: with the suffix .eqx where there is none."""
+    """The path with the suffix .eqx if it has none, as Equinox does."""
     if not isinstance(path, str | Path):
-        raise ValueError(f"`path` must be that of a file; got {path!r}.")
+        raise ValueError(f"`path` must be the path of a file; got {path!r}.")
     path = Path(path)
     return path if path.suffix else path.with_suffix(".eqx")

@@ -1,4 +1,4 @@
-"""The comparison flow in output space, integrated beside a lifted one as its reference."""
+"""The comparison flow in output space, integrated as a reference for a lifted flow."""
 
 from typing import Any
 
@@ -26,22 +26,22 @@ def solve_output_flow(
     atol: float = 1e-12,
     max_steps: int = 4096,
 ) -> Float[Array, "times N Q"]:
-    """Outputs along ∂ₛx = −g⁻¹∇ₓC from x[θ], for any cost and metric: where the lifted flow of full rank has to be.
+    """Outputs along ∂ₛx = −g⁻¹∇ₓC from x[θ], for any cost and metric: where a lifted flow of full rank should be.
 
     Paper: (1.11), and Section 2.3 for a metric
 
-    An ODE on QN numbers that knows nothing of the network beyond the start. For an L2 cost and the Euclidean metric the
-    closed form is `theory.outputs_at`.
+    This ODE on QN numbers uses the network only for its start. For an L2 cost and the Euclidean metric,
+    `theory.outputs_at` is its closed form.
 
     **Arguments:**
 
-    - `params`: where it starts, at s = 0.
+    - `params`: θ at the start, s = 0.
     - `save_at`: increasing flow times.
-    - `metric`: on output space; Euclidean by default.
-    - `rtol`, `atol`: of diffrax's PID controller, for the largest error of an output in a step.
-    - `max_steps`: steps to give up at.
+    - `metric`: g on output space; Euclidean by default.
+    - `rtol`, `atol`: tolerances of diffrax's PID controller, for the largest error of an output in a step.
+    - `max_steps`: the number of steps after which to give up.
 
-    **Raises:** `ValueError` on times or tolerances that are unusable; `RuntimeError` (by diffrax) after `max_steps`.
+    **Raises:** `ValueError` if times or tolerances are unusable; `RuntimeError` (from diffrax) after `max_steps`.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

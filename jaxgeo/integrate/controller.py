@@ -1,4 +1,4 @@
-"""Step sizes by the error in output space."""
+"""Step sizes controlled by the error in output space."""
 
 from collections.abc import Callable
 
@@ -17,22 +17,22 @@ Scalar = Float[Array, ""] | float
 
 
 def default_rtol(dtype: jnp.dtype) -> float:
-    """The tolerance of a step relative to the deviation: 1e-6 in float64, 1e-3 in float32."""
+    """The default tolerance of a step, relative to the deviation: 1e-6 in float64, 1e-3 in float32."""
     return 1e-6 if float(jnp.finfo(dtype).eps) < 1e-10 else 1e-3
 
 
 class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
-    """A PID controller that measures the error of a step where the flow lives: in the outputs.
+    """A PID controller that measures the error of a step in the outputs, where the law of the flow holds.
 
-    With θ̂ the error estimate of the ODE solver, the error of a step is D θ̂, and every output's must stay below
+    If θ̂ is the error estimate of the ODE solver, the error of a step is D θ̂. For every output it must stay below
     `atol + rtol · |deviation|`, where the deviation of an L2 cost is x − y and |·| is the root mean square. So a
-    relative tolerance bounds what any output loses of its law per step, at any cost however small. θ has
-    no scale of its own: many parameters move freely along ker D.
+    relative tolerance bounds how far any output leaves its law per step, however small the cost. Errors in θ would have
+    no natural scale: many parameters move freely along ker D.
 
     **Arguments:**
 
     - `rtol`, `atol`: tolerances, relative to the deviation and in units of the outputs.
-    - `pid`: the controller proper, whose own tolerances and norm are replaced.
+    - `pid`: the controller that chooses the steps; its own tolerances and norm are replaced.
 
     **Raises:** `ValueError` unless `rtol` > 0 and `atol` ≥ 0.
     """
@@ -56,8 +56,8 @@ class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         problem: Problem = args
         if dt0 is None:
-            # A hundredth of the time in which the deviation would vanish at its present speed; in output space that
-            # time is N, which also serves where there is nothing to measure.
+            # A hundredth of the time in which the deviation would vanish at its present speed. For a flow in output
+            # space that time is N, which is also the default if there is nothing to measure.
             velocity = func(terms, t0, y0, args)
             outputs, speed = jax.jvp(problem.outputs, (trainable_of(y0),), (trainable_of(velocity),))
             dt0 = 0.01 * self.norm(problem.loss.deviation(outputs)) / self.norm(speed)
@@ -69,7 +69,7 @@ class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         if y_error is None:
             raise ValueError(
-                "this ODE solver gives no error estimate, which `OutputController` needs; pass "
+                "this ODE solver does not estimate its error, which `OutputController` needs; pass "
                 "`stepsize_controller=diffrax.ConstantStepSize()` with `dt0`, or a solver such as `diffrax.Tsit5()`."
             )
         problem: Problem = args
@@ -77,6 +77,6 @@ class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
         outputs, error = jax.jvp(problem.outputs, (trainable_of(y1_candidate),), (trainable_of(y_error),))
         after = self.norm(problem.loss.deviation(outputs))
         size = jnp.max(jnp.abs(error))
-        # A velocity that could not be solved for arrives as NaN or inf: infinite error, so the step is retried.
+        # A failed lift arrives as a velocity of NaN or infinity; an infinite error makes the solver retry the step.
         size = jnp.where(jnp.isfinite(size) & jnp.isfinite(after), size, jnp.inf)
         return self.pid.adapt_step_size(t0, t1, before, after, args, size, error_order, controller_state)

@@ -1,4 +1,4 @@
-"""Orbits held on the law of the outputs, step by step."""
+"""Keep orbits on the law of the outputs, by a correction after each step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ Time = Any
 
 
 class Start(eqx.Module):
-    """Where an orbit started: the time s₀ and the deviation x(s₀) − y there."""
+    """Where an orbit started: the time s₀, and the deviation x(s₀) − y at that time."""
 
     s: Float[Array, ""]
     deviation: Float[Array, "N Q"]
@@ -32,7 +32,7 @@ class Start(eqx.Module):
 def start_of(name: str, s: Time, state: PyTree, problem: Problem) -> Start:
     """The start of the orbit through `state` at time `s`.
 
-    **Raises:** `ValueError` in the name of a solver unless the cost is L2.
+    **Raises:** `ValueError`, which names the solver, unless the cost is L2.
     """
     if not isinstance(problem.loss, AbstractSquares):
         raise ValueError(
@@ -44,27 +44,27 @@ def start_of(name: str, s: Time, state: PyTree, problem: Problem) -> Start:
 
 
 class OrbitCorrector(Checked, AbstractSolverAround):
-    """A diffrax solver, each of whose steps is followed by one lift of x_exact(s) − x[θ].
+    """Wrap a diffrax solver so that each step is followed by one lift of x_exact(s) − x[θ].
 
     Paper: (2.7)
 
-    Along the overparametrized flow of an L2 cost the QN quantities e^{s/N}(x − y) are constant, so x_exact(s) is known,
-    and the lift moves the outputs back on it by the shortest way: to round-off, where the error of the step was below
-    its square root. The error estimate is that of the wrapped solver, so steps are as long as without correction,
-    and dense output meets the corrected points. One more lift a step is the cost, also for a step that is rejected.
+    Use it to keep the outputs on their law to round-off, at the price of one more lift per step, rejected steps
+    included. Along the overparametrized flow of an L2 cost the QN quantities e^{s/N}(x − y) are constant, so x_exact(s)
+    is known. The lift moves the outputs back to it by the shortest way: down to round-off, if the error of the step was
+    below the square root of round-off. The error estimate is that of the wrapped solver, so steps are as long as
+    without correction, and dense output passes through the corrected points.
 
-    The lift reaches range(D) only. Where D is rank-deficient or K < QN that part alone is corrected: which
-    is right where range(D) stays the same along the orbit (outputs linear in θ, samples that occur twice). Where it
-    turns, (1 − 𝒫)(x − y) leaks into range(D), the quantities in range(D) are no longer constant, and the corrected
-    orbit is another curve to the same critical points: the points of the image nearest to x_exact(s).
-    `solve_flow` warns of it.
+    The lift reaches range(D) only, so it corrects only that part if D is rank-deficient or K < QN. This is right if
+    range(D) stays the same along the orbit (outputs linear in θ, samples that occur twice). If range(D) turns,
+    (1 − 𝒫)(x − y) leaks into it, and the quantities in it are no longer constant. The corrected orbit is then another
+    curve to the same critical points: the points of the image nearest to x_exact(s). `solve_flow` warns about this.
 
     **Arguments:**
 
     - `solver`: any diffrax solver, such as `diffrax.Tsit5()`.
     - `lift_solver`: how to lift; `jaxgeo.linalg.Auto()` by default.
 
-    **Raises:** `ValueError` for what is no solver, and for a cost that is no L2 cost.
+    **Raises:** `ValueError` unless `solver` and `lift_solver` are solvers, and unless the cost is an L2 cost.
 
     ```python
     >>> import diffrax, jax.numpy as jnp, jaxgeo as jg
@@ -103,9 +103,9 @@ class OrbitCorrector(Checked, AbstractSolverAround):
         return start_of("OrbitCorrector", s, state, problem)
 
     def change(self, start: Start, s: Time, state: PyTree, problem: Problem) -> PyTree:
-        """D⁺(x_exact(s) − x[θ]), to be added to `state`; path lengths stay."""
+        """D⁺(x_exact(s) − x[θ]), to be added to `state`; zero for the path lengths."""
         jacobian = problem.jacobian(trainable_of(state))
-        # Deviations from y, not outputs: near the end of an orbit they are small, and known to more digits.
+        # Deviations from y have more digits than outputs near the end of an orbit, where they are small.
         elapsed = jnp.asarray(s, start.s.dtype) - start.s
         wanted = theory.outputs_at(elapsed, start.deviation, jnp.zeros_like(start.deviation), problem.num_samples)
         change, _ = self.lift_solver.solve(jacobian, wanted - problem.loss.deviation(jacobian.outputs))
@@ -114,7 +114,7 @@ class OrbitCorrector(Checked, AbstractSolverAround):
 
 
 class CorrectedInterpolation(dfx.AbstractLocalInterpolation):
-    """The wrapped solver's interpolation, and the change at the end of the step spread over it by a cubic."""
+    """The wrapped solver's interpolation, plus the change at the end of the step, spread over it by a cubic."""
 
     t0: Time
     t1: Time
@@ -134,7 +134,7 @@ class CorrectedInterpolation(dfx.AbstractLocalInterpolation):
 
 
 class _Interpolate(eqx.Module):
-    """Makes a `CorrectedInterpolation`, as a class makes its instances; two that do the same are equal."""
+    """Makes a `CorrectedInterpolation`, like a class makes its instances; makers that do the same are equal."""
 
     interpolation_cls: Callable[..., dfx.AbstractLocalInterpolation] = eqx.field(static=True)
 

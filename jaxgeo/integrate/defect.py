@@ -1,4 +1,4 @@
-"""Why an orbit left its law: step, solve, rank or precision, each estimated by itself."""
+"""Why an orbit left its law: estimates for the step, the solve, the rank and the precision."""
 
 import warnings
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ from jaxgeo.problem import Problem
 
 @dataclass(frozen=True)
 class DefectReport:
-    """How far an orbit is off (2.7) at its end, |x − x_exact| / |x_exact − y|, and estimates of where that is from.
+    """How far an orbit is off (2.7) at its end, |x − x_exact| / |x_exact − y|, and estimates of the causes.
 
-    Twice as much is missing in the cost. The estimates do not add up to the total: each is a bound of its own.
+    The relative error of the cost is twice as large. The estimates do not add up to the total: each is its own bound.
 
-    - `total`: what was measured.
-    - `step`: what the ODE solver leaves: the distance to an orbit with finer steps, beyond the round-off of both.
-    - `solve`: what the solver of the lift leaves: ∫|Dθ̇ − 𝒫v| / |x − y| ds with v = −(x − y)/N.
-    - `rank`: what no velocity of the parameters can follow: ∫|(1 − 𝒫)v| / |x − y| ds, 𝒫 at numerical rank.
+    - `total`: the measured distance.
+    - `step`: the error of the ODE solver: the distance to an orbit with finer steps, beyond the round-off of both.
+    - `solve`: the error of the lift's solver: ∫|Dθ̇ − 𝒫v| / |x − y| ds with v = −(x − y)/N.
+    - `rank`: the part that no velocity of the parameters can follow: ∫|(1 − 𝒫)v| / |x − y| ds, 𝒫 at numerical rank.
     - `precision`: round-off of outputs and targets, eps(|x| + |y|) / |x_exact − y|.
-    - `rank_lost_at`: flow time at which the orbit ended, or a flow that bears it went on, as D lost rank on the way;
-        infinity if it did not. The others are then of the orbit up to its end.
-    - `gram`: |G − DDᵀ| / |DDᵀ|, the largest at those moments, for G as it was assembled from the factors of each leaf;
-        0 for what round-off explains. More is a fault of jaxgeo.
+    - `rank_lost_at`: flow time at which D lost rank on the way; infinity if it did not. The orbit ended there, unless
+        the flow can continue. If it ended, the other numbers describe the orbit up to its end.
+    - `gram`: the largest |G − DDᵀ| / |DDᵀ| found at the examined moments, where G is assembled from the factors of each
+        leaf. 0 if round-off explains it; anything more is a bug in jaxgeo.
     """
 
     total: float
@@ -51,9 +51,9 @@ class DefectReport:
 
     @property
     def dominant(self) -> str:
-        """The largest of the four: "step", "solve", "rank" or "precision"; "rank" where it was lost on the way.
+        """The largest of the four: "step", "solve", "rank" or "precision"; "rank" if rank was lost on the way.
 
-        Before all, "gram" where G is wrong.
+        If G is wrong, "gram" comes before all others.
         """
         if self.gram > 0:
             return "gram"
@@ -74,8 +74,9 @@ class DefectReport:
 _ADVICE = {
     "step": "Lower `rtol`, or wrap the ODE solver in `jaxgeo.OrbitCorrector`.",
     "solve": "Choose another solver of the lift, such as `jaxgeo.linalg.QR()`, or no damping.",
-    "rank": "D has lost rank: the law does not hold there. See `jaxgeo.rank_report`; larger networks or fewer samples.",
-    "precision": "The dtype of the parameters has no more digits of the outputs.",
+    "rank": "D has lost rank: the law does not hold there. See `jaxgeo.rank_report`; or use a larger network or fewer "
+    "samples.",
+    "precision": "The dtype of the parameters cannot represent the outputs to more digits.",
     "gram": f"{FAULT} Until it is mended, pass `jaxgeo.linalg.DenseCholesky()` as the solver of the lift.",
 }
 
@@ -92,24 +93,24 @@ def explain_defect(
     num_times: int = 9,
     tolerance: float = 1e-3,
 ) -> DefectReport:
-    """Integrate twice, with given and with finer steps, and say why the orbit is off the law at `s1`.
+    """Integrate twice, with the given and with finer steps, and say why the orbit is off the law at `s1`.
 
     Paper: (2.7), (4.7)
 
-    e^{s/N}(x − y) is constant along the law; whatever Dθ̇ has beside −(x − y)/N changes it. That is looked at where
-    it arises, in float64 with the singular values of the dense D, at `num_times` moments of the orbit.
+    Along the law e^{s/N}(x − y) is constant; any part of Dθ̇ other than −(x − y)/N changes it. These parts are measured
+    at `num_times` moments of the orbit, in float64 with the singular values of the dense D.
 
     **Arguments:**
 
     - `flow`, `s1`, `rtol`, `solver`: as for `jaxgeo.solve_flow`.
-    - `dt0`: with it steps of this size; the finer ones are half as long, and otherwise of `rtol`/100.
-    - `num_times`: moments at which D is taken apart, at the cost of a singular value decomposition each.
-    - `tolerance`: warn where the total is above.
+    - `dt0`: if given, steps have this size, and the finer ones half of it. Otherwise the finer steps use `rtol`/100.
+    - `num_times`: the number of moments to examine, at the price of one singular value decomposition of D each.
+    - `tolerance`: warn if the total is larger.
 
-    **Returns:** a `DefectReport`. A `UserWarning` names the largest part where `total` > `tolerance`, or where an orbit
-    ended as D lost rank on the way.
+    **Returns:** a `DefectReport`. A `UserWarning` names the largest part if `total` > `tolerance`, or if an orbit ended
+    because D lost rank on the way.
 
-    **Raises:** `RuntimeError` from an integration that failed for another reason than these.
+    **Raises:** `RuntimeError` if an integration fails for any other reason.
 
     ```python
     >>> import diffrax, jax.numpy as jnp, jaxgeo as jg
@@ -154,7 +155,7 @@ def explain_defect(
     usual = default_rtol(found.costs.dtype) if rtol is None else rtol
     finer = run(usual / 100, None if dt0 is None else dt0 / 2)
     start, end, fine = (_deviation(problem, point) for point in (params, found.params, finer.params))
-    # Before `s1` where the orbit ended for want of rank.
+    # The end comes before `s1` if the orbit ended because D lost rank.
     exact = np.exp(-float(found.final_s) / problem.num_samples) * start
     scale = np.linalg.norm(exact)
     solve, rank, gram = np.zeros(len(times)), np.zeros(len(times)), np.zeros(len(times))
@@ -182,7 +183,7 @@ def _parameters(s: Float[Array, ""], params: Params, problem: Problem) -> PyTree
 
 
 def _integral(values: NDArray[np.float64], times: NDArray[np.float64]) -> float:
-    """By the trapezoidal rule."""
+    """The integral, by the trapezoidal rule."""
     return float(np.sum((values[1:] + values[:-1]) / 2 * np.diff(times)))
 
 

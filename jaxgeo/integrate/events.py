@@ -1,4 +1,4 @@
-"""When an integration stops: at a given cost, where the cost no longer falls, or at a threshold of the geometry."""
+"""When an integration stops: at a given cost, when the cost no longer falls, or at a threshold of the geometry."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ Threshold = Callable[[Float[Array, ""], Params, Problem], Float[Array, ""] | Boo
 
 
 class GradientBelow(Checked):
-    """log(|∇θC| / `tol`), with ∇θC = Dᵀ∇ₓC: one VJP, and no lift.
+    """log(|∇θC| / `tol`) with ∇θC = Dᵀ∇ₓC, which takes one VJP and no lift.
 
     Paper: (1.18)
 
@@ -45,7 +45,7 @@ class GradientBelow(Checked):
 
 
 class TrappingBelow(Checked):
-    """log of |Dᵀ∇ₓC| / |∇ₓC| over `ratio`: the standard flow is trapped where that is small.
+    """log of |Dᵀ∇ₓC| / |∇ₓC| over `ratio`: the standard flow is trapped where the former is small.
 
     Paper: (3.4)
     """
@@ -57,13 +57,13 @@ class TrappingBelow(Checked):
         jacobian = problem.jacobian(params)
         aim = problem.loss.gradient(jacobian.outputs)
         size = optx.two_norm(aim)
-        # In units of |∇ₓC|, whose square may be less than the smallest number.
+        # In units of |∇ₓC|, because its square may underflow.
         unit = jnp.where(size > 0, size, 1)
         return _log_ratio(optx.two_norm(jacobian.T.mv(aim / unit)), self.ratio)
 
 
 class RankBelow(Checked):
-    """Whether rank(D) is below `rank`, at the end of a step: a rank has no moment at which it is crossed.
+    """Whether rank(D) is below `rank`, checked at the end of each step: a rank crosses no threshold continuously.
 
     Paper: (4.1)
     """
@@ -87,36 +87,36 @@ class ConditionAbove(Checked):
 
 
 class Crossed(eqx.Module):
-    """A threshold as an event of diffrax."""
+    """A threshold, as an event of diffrax."""
 
     threshold: Threshold
 
     def __call__(self, t, y, args, **kwargs) -> Float[Array, ""] | Bool[Array, ""]:
         del kwargs
         value = self._value(t, y, args)
-        # diffrax pairs it with a Python float, which is float64 under x64 even for float32 parameters.
+        # diffrax pairs the value with a Python float, which is float64 under x64 even for float32 parameters.
         default = jnp.result_type(float)
         if value.dtype != jnp.bool_:
             return value.astype(default)
-        # For a boolean it pairs a time of its own with it, which fails for such times as well: hence a number of ±1.
+        # It pairs a boolean with a time of the default dtype, which fails for float32 times under x64: return ±1 then.
         return jnp.where(value, -jnp.ones((), default), jnp.ones((), default)) if is_narrow(t) else value
 
     def _value(self, s: Float[Array, ""], state: PyTree, problem: Problem) -> Float[Array, ""] | Bool[Array, ""]:
         return self.threshold(s, trainable_of(state), problem)
 
     def holds(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Bool[Array, ""]:
-        """Whether it is crossed already; diffrax sees only what changes along a step."""
+        """Whether the threshold is crossed already; diffrax only detects changes along a step."""
         value = self._value(s, trainable, problem)
         return value if value.dtype == jnp.bool_ else value <= 0
 
 
 def is_narrow(s: Float[Array, ""]) -> bool:
-    """Whether times are of another dtype than a Python float makes, as those of float32 parameters under x64."""
+    """Whether times have another dtype than a Python float would, as with float32 parameters under x64."""
     return s.dtype != jnp.result_type(float)
 
 
 def _log_ratio(value: Float[Array, ""], threshold: float | Float[Array, ""]) -> Float[Array, ""]:
-    """log(value/threshold): crosses zero at the threshold, and nearly linear in s; finite where the value is zero."""
+    """log(value/threshold), which crosses zero at the threshold, almost linearly in s; finite if the value is zero."""
     return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny) / jnp.asarray(threshold, value.dtype))
 
 
@@ -131,10 +131,10 @@ class CostReached(eqx.Module):
 
 
 class Stalled(eqx.Module):
-    """Whether the cost falls slower than `rate` times as fast as by its law, which is −∂ₛC = 2C/N.
+    """Whether the cost falls more slowly than `rate` times its law, −∂ₛC = 2C/N.
 
-    Near a critical point with C > 0, that of (5.7) for example, the flow has nowhere to go, while the steps of an
-    explicit solver stay as short as its stability wants them. It takes one velocity a step.
+    Near a critical point with C > 0, such as that of (5.7), the flow stands still, but stability keeps the steps of an
+    explicit solver short. The test takes one velocity per step.
     """
 
     flow: AbstractFlow
@@ -157,9 +157,9 @@ class BracketState(eqx.Module):
 class DownwardCrossing(optx.AbstractRootFinder):
     """Bisection for the time at which an event's value falls to zero, inside the step that ends below zero.
 
-    Unlike Newton's method it cannot leave the step, nor is it troubled by a cost that is zero, or nothing but
-    round-off, at the end of the step; each of its some 50 evaluations is one pass through the network. A pytree
-    of values, one for each event of which all but one are zero, is crossed where their sum is.
+    Unlike Newton's method it cannot leave the step, and a cost that is zero or pure round-off at the end of the step
+    does no harm. It takes about 50 evaluations, each one pass through the network. diffrax passes a pytree with a value
+    for each event, all but one zero, so the crossing is that of their sum.
     """
 
     rtol: float

@@ -1,4 +1,4 @@
-"""What is integrated: the trainable parameters, and with them the lengths of the path if they are wanted."""
+"""The state of the ODE: the trainable parameters and, if wanted, the lengths of the path."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxgeo.problem import Problem
 class PathLengths(eqx.Module):
     """Lengths of the path from its start.
 
-    - `params`: ∫|∂ₛθ|ds, for a lifted flow the length of the horizontal lift.
+    - `params`: ∫|∂ₛθ|ds; for a lifted flow, the length of the horizontal lift.
     - `outputs`: ∫|∂ₛx|ds.
     """
 
@@ -23,7 +23,7 @@ class PathLengths(eqx.Module):
 
 
 class Measured(eqx.Module):
-    """Parameters and the path length up to them, as one state of an ODE."""
+    """Parameters, and the path lengths up to them, as one state of an ODE."""
 
     trainable: PyTree
     lengths: PathLengths
@@ -35,7 +35,7 @@ def trainable_of(state: PyTree) -> PyTree:
 
 
 class Field(eqx.Module):
-    """A flow on the trainable parameters of a problem that has no others."""
+    """A flow as a vector field, for a problem whose parameters are all trainable."""
 
     flow: AbstractFlow
 

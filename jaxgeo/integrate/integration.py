@@ -1,4 +1,4 @@
-"""One integration of a flow with all its options, from a point and a time: as often as it is started anew."""
+"""One integration of a flow with all its options, from a point and a time; a restart runs it again."""
 
 from typing import Any
 
@@ -24,12 +24,12 @@ from jaxgeo.problem import Problem
 
 
 class Integration(eqx.Module):
-    """An ODE of the trainable parameters and how to integrate it, from wherever it is started.
+    """An ODE for the trainable parameters, and how to integrate it from any start.
 
-    - `options`: those of `solve_flow`.
-    - `solver`, `controller`: as chosen by the options or by default.
-    - `watch`: the solver that compares each step with what the flow promises; None where there is nothing to compare.
-    - `stops`: what may end it early.
+    - `options`: the options of `solve_flow`.
+    - `solver`, `controller`: those of the options, or the defaults.
+    - `watch`: the solver that compares each step with what the flow promises; None if there is nothing to compare.
+    - `stops`: what may end the integration early.
     - `law`: whether the cost falls as e^{-2s/N} while D has full rank.
     """
 
@@ -41,7 +41,7 @@ class Integration(eqx.Module):
     law: bool
 
     def integrate(self, problem: Problem, trainable: PyTree, s0: Scalar, save_at: ArrayLike | None) -> FlowSolution:
-        """From `trainable` at `s0`, which are all parameters of the problem."""
+        """Integrate from `trainable`, which holds all parameters of the problem, at `s0`."""
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
         cost0 = problem.cost(trainable)
         check_cost(cost0)
@@ -60,7 +60,7 @@ class Integration(eqx.Module):
         final, recorded = solution.ys
         final = trainable_of(jax.tree.map(lambda leaf: leaf[0], final))
         if isinstance(self.solver, OrbitCorrector) and self.stops.thresholds:
-            # An event ends between two steps, where the orbit is interpolated.
+            # An event ends the orbit between two steps, where it is interpolated.
             change = self.solver.change(self.solver.start(s0, trainable, problem), final_s, final, problem)
             final = jax.tree.map(jnp.add, final, change)
         result, fired = self.stops.outcome(solution, cost0, holding)
@@ -90,14 +90,14 @@ class Integration(eqx.Module):
     def _solve(
         self, problem: Problem, trainable: PyTree, s0: Array, end: Array, times: Float[Array, " times"] | None
     ) -> dfx.Solution:
-        """diffrax's solution, which holds the end and the record."""
+        """The solution of diffrax, with the end and the record."""
         zero = jnp.zeros((), s0.dtype)
         state = Measured(trainable, PathLengths(zero, zero)) if self.options.path_lengths else trainable
         observe = _Observe(self.options.record)
         controller, recorded = self.controller, dfx.SubSaveAt(t0=True, steps=True, fn=observe)
         if times is not None:
             if isinstance(self.solver, OrbitCorrector) and isinstance(self.solver.solver, StraightLine):
-                # A step may be longer than all that is left of the deviation: one lift corrects what is interpolated.
+                # A step may exceed the whole remaining deviation, so one lift corrects each interpolated point.
                 observe = _Observe(self.options.record, self.solver, self.solver.start(s0, trainable, problem))
             elif isinstance(controller, dfx.AbstractAdaptiveStepSizeController):
                 controller = dfx.ClipStepSizeController(controller, step_ts=times)
@@ -120,7 +120,7 @@ class Integration(eqx.Module):
         )
 
     def _seen(self, result: RESULTS, solution: dfx.Solution) -> tuple[RESULTS, dict[str, Any]]:
-        """How it ended by what was seen on the way, and what that was."""
+        """The result in view of what the watch saw on the way, and the fields of the solution that tell it."""
         if self.watch is None:
             return result, {}
         assert solution.solver_state is not None
@@ -133,35 +133,35 @@ class Integration(eqx.Module):
         }
 
     def stuck(self, found: FlowSolution) -> bool:
-        """Whether it ended where the flow has nowhere to go."""
+        """Whether the flow stood still or broke down before its end, so that a restart makes sense."""
         where = [RESULTS.stalled, RESULTS.step_size_vanished, RESULTS.rank_lost]
         if self.options.s1 is None:
-            # By the law the cost should be down by now.
+            # By the law the cost should have reached its tolerance by now.
             where.append(RESULTS.cost_tol_not_reached)
         return any(found.result == result for result in where)
 
 
 def check_cost(cost: Float[Array, ""]) -> None:
-    """Raise `ValueError` where the cost at the start is no number, or infinite; a traced one is let through."""
+    """Raise `ValueError` if the cost at the start is NaN or infinite; a traced cost passes."""
     if not is_concrete(cost) or jnp.isfinite(cost):
         return
     if jnp.isnan(cost):
         raise ValueError(
-            "the cost at `params` is nan: an output is not a number there, as `log` and `sqrt` of a negative number "
-            "are not, nor 0/0 and inf − inf. Start where every output is defined; or keep arguments positive in the "
+            "the cost at `params` is nan: an output is not a number there, for instance from `log` or `sqrt` of a "
+            "negative number, 0/0 or inf − inf. Start where every output is defined; or keep arguments positive in the "
             "network, by `jax.nn.softplus` for example."
         )
     raise ValueError(f"the cost at `params` is {cost}: the network overflows there. Start from smaller ones.")
 
 
 def _in_precision(result: RESULTS, problem: Problem, params: Params, cost_tol: Float[Array, ""]) -> RESULTS:
-    """`result`, or that `cost_tol` is below what outputs of this dtype can represent, if the cost came down to that."""
+    """`result`, or `precision_reached` if `cost_tol` is below what this dtype can represent and the cost got there."""
     if not isinstance(problem.loss, AbstractSquares):
         return result
     outputs = problem.outputs(params)
     eps = float(jnp.finfo(outputs.dtype).eps)
     deviation = problem.loss.deviation(outputs)
-    # What the cost would be were each output off by its round-off; a network adds that of its own sums.
+    # The cost if each output were off by its round-off; the network's own sums add to that.
     squares = jnp.sum(deviation**2)
     floor = problem.loss(outputs) * outputs.size * (eps * largest_output(problem, params)) ** 2
     floor = floor / jnp.where(squares > 0, squares, 1)
@@ -172,7 +172,7 @@ def _in_precision(result: RESULTS, problem: Problem, params: Params, cost_tol: F
 
 
 class _Observe(eqx.Module):
-    """What is recorded at a moment of the flow; with a corrector and a start, on the orbit from there."""
+    """Makes the record at a moment of the flow; with a corrector and a start, on the corrected orbit from there."""
 
     record: Whole | None
     corrector: OrbitCorrector | None = None
@@ -183,7 +183,7 @@ class _Observe(eqx.Module):
             state = jax.tree.map(jnp.add, state, self.corrector.change(self.start, s, state, problem))
         trainable = trainable_of(state)
         cost = problem.cost(trainable)
-        # diffrax marks places that it does not use with infinity, which integers and booleans cannot hold.
+        # diffrax fills unused entries with infinity, which integers and booleans cannot hold.
         records = None if self.record is None else self.record(s, trainable, problem)
         records = jax.tree.map(
             lambda leaf: leaf if eqx.is_inexact_array(leaf) else jnp.asarray(leaf, cost.dtype), records
@@ -192,7 +192,7 @@ class _Observe(eqx.Module):
 
 
 def largest_output(problem: Problem, params: Params) -> Float[Array, ""]:
-    """The largest output or target: times eps, the round-off in x − y, below which no step's error can come."""
+    """The largest output or target; times eps, it is the round-off in x − y, a floor for the error of any step."""
     outputs = problem.outputs(params)
     aim = outputs - problem.loss.deviation(outputs)
     # Outputs and targets that are all zero must not make the tolerance zero.
@@ -201,7 +201,7 @@ def largest_output(problem: Problem, params: Params) -> Float[Array, ""]:
 
 
 def _trim(s: Float[Array, " times"], recorded: PyTree) -> tuple[Array, PyTree]:
-    """Drop the unused places of the record, which diffrax fills with infinity, and moments recorded twice."""
+    """Drop the unused entries of the record, which diffrax fills with infinity, and moments recorded twice."""
     if not is_concrete(s):
         return s, recorded
     used = jnp.isfinite(s) & (jnp.diff(s, prepend=-1) > 0)

@@ -1,4 +1,4 @@
-"""Training along the straight line from the outputs to their targets, to its end."""
+"""Train along the straight line from the outputs to their targets."""
 
 import diffrax as dfx
 import equinox as eqx
@@ -17,13 +17,13 @@ from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
 _LOST = (
-    "the walk along the straight line ended in a cost above the one it started from. Take more steps (`num_steps`) or "
+    "the walk along the straight line ended with a higher cost than it started with. Take more steps (`num_steps`) or "
     "a `solver` of higher order; or use `solve_flow`, whose steps are adaptive."
 )
 
 
 class InterpolationSolution(eqx.Module):
-    """A walk along the straight line. Printed, it says in words how it ended.
+    """The result of a walk along the straight line. Printing it says how the walk ended.
 
     - `params`: θ at the end, t = 1.
     - `t`: times of the record, from 0 to 1; the steps at the end point all have t = 1.
@@ -40,7 +40,7 @@ class InterpolationSolution(eqx.Module):
             return f"{name}, traced or of several walks: t {self.t.shape}, costs {self.costs.shape}"
         line = int(jnp.sum(self.t < 1))
         before, end = float(self.costs[0]), float(self.costs[-1])
-        how = "it came to the end of the line" if end <= before else "it lost the line, the cost is above the first"
+        how = "it reached the end of the line" if end <= before else "it left the line, the cost is above the first"
         lines = [f"{name}: {how}", f"cost {end:.3g} at t = 1, {before:.3g} at the start"]
         if line:
             t, last = float(self.t[line - 1]), float(self.costs[line - 1])
@@ -70,24 +70,25 @@ def solve_interpolation(
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517
 
-    The self-correcting form is singular at t = 1, where higher-order stages would divide by zero. Its last step is
-    therefore Euler's, from 1 − h to 1: with the field −D⁺(x − y)/h it is a full Newton step, and so is each of the
-    `end_steps` in all that are taken there, which converge quadratically to x = y. The open-loop form has no
-    singularity and is integrated to t = 1 as it is: its error there is that of the solver.
+    The self-correcting form is singular at t = 1, where higher-order stages would divide by zero. Its last step, from
+    1 − h to 1, is therefore an Euler step. With the field −D⁺(x − y)/h this is a full Newton step. In all, `end_steps`
+    Newton steps are taken at the end point, and they converge quadratically to x = y. The open-loop form has no
+    singularity and is integrated to t = 1 directly, with the error of the solver.
 
     **Arguments:**
 
-    - `num_steps`: steps on the line, the last one of the self-correcting form at the end point.
-    - `end_steps`: Newton steps at the end point, the first of which completes the line; one that would not lower
-        the cost is not taken. Not used by the open-loop form.
-    - `open_loop`: D⁺(y − x₀) in place of D⁺(y − x)/(1 − t).
+    - `num_steps`: the number of steps on the line. The last one of the self-correcting form is at the end point.
+    - `end_steps`: the number of Newton steps at the end point. The first of them completes the line; a step that would
+        not lower the cost is not taken. Not used by the open-loop form.
+    - `open_loop`: use D⁺(y − x₀) instead of D⁺(y − x)/(1 − t).
     - `solver`: a diffrax solver without error control; `diffrax.Euler()` by default.
-    - `lift_solver`: `jaxgeo.linalg.Auto()` by default.
-    - `rank_check`, `throw`: as for `jaxgeo.solve_flow`; it throws where the walk ends in a cost above the first.
+    - `lift_solver`: how to lift; `jaxgeo.linalg.Auto()` by default.
+    - `rank_check`, `throw`: as for `jaxgeo.solve_flow`; a walk fails if it ends with a higher cost than at the start.
 
     **Returns:** an `InterpolationSolution`.
 
-    **Raises:** `ValueError` on a number of steps below 1 or a rank of D at `params` below min(QN, K); `RuntimeError`.
+    **Raises:** `ValueError` if a number of steps is below 1, or if the rank of D at `params` is below min(QN, K);
+    `RuntimeError` if the walk fails and `throw` is set.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg

@@ -1,4 +1,4 @@
-"""Steps in the time in which the outputs go along a straight line with constant speed."""
+"""Steps in the time in which the outputs move along a straight line at constant speed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,24 +23,24 @@ Time = Any
 
 
 class StraightLine(Checked, AbstractSolverAround):
-    """A diffrax solver whose steps go along the straight line from x(s₀) to y, in the time t = 1 − e^{-(s−s₀)/N}.
+    """Wrap a diffrax solver so that it steps along the straight line from x(s₀) to y, in t = 1 − e^{-(s−s₀)/N}.
 
     Paper: (2.7)
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517
 
-    Along the overparametrized flow of an L2 cost ∂ₜθ = −D⁺(x(s₀) − y), with the same rows to lift all the way. In t the
-    orbit is smooth and of length 1, while in s an explicit solver may not step further than a few N, and follows
-    e^{-s/N} by its own order. So an orbit to s/N = 30 takes few steps. This form corrects no error of the outputs, so
-    wrap it: `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`.
+    Use it for long orbits: one to s/N = 30 takes few steps. Along the overparametrized flow of an L2 cost,
+    ∂ₜθ = −D⁺(x(s₀) − y), with the same rows to lift all the way. In t the orbit is smooth and has length 1. In s an
+    explicit solver cannot take steps longer than a few N, and follows e^{-s/N} only to its order. This form corrects no
+    error of the outputs, so wrap it: `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`.
 
     **Arguments:**
 
     - `solver`: any diffrax solver, such as `diffrax.Tsit5()`.
-    - `lift_solver`: how to lift, in place of that of the flow; `jaxgeo.linalg.Auto()` by default.
+    - `lift_solver`: how to lift, instead of the flow's solver; `jaxgeo.linalg.Auto()` by default.
 
-    **Raises:** `ValueError` for what is no solver, for a cost that is no L2 cost, and from `jaxgeo.solve_flow` for a
-    flow that does not follow (2.7).
+    **Raises:** `ValueError` unless `solver` and `lift_solver` are solvers and the cost is an L2 cost. `solve_flow` also
+    raises it unless the flow follows (2.7).
 
     ```python
     >>> import diffrax, jax.numpy as jnp, jaxgeo as jg
@@ -60,7 +60,7 @@ class StraightLine(Checked, AbstractSolverAround):
         if isinstance(self.solver, AbstractSolverAround):
             raise ValueError(
                 f"`solver` must be an ODE solver that nothing is wrapped around; got `{type(self.solver).__name__}`. Wrap "
-                "the other way round, as in `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`."
+                "in the other order, as in `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`."
             )
 
     @property
@@ -92,7 +92,7 @@ class StraightLine(Checked, AbstractSolverAround):
 
 
 class _Line(eqx.Module):
-    """How far along the line a step has come: by 1 − e^{-(s−s₀)/N} in all at its start, `left` being the rest."""
+    """How far along the line a step has come: 1 − e^{-(s−s₀)/N} in all at its start, where `left` is the rest."""
 
     t0: Float[Array, ""]
     left: Float[Array, ""]
@@ -104,7 +104,7 @@ class _Line(eqx.Module):
         self.left = jnp.exp((start.s - self.t0) / self.count)
 
     def way(self, s: Time) -> Float[Array, ""]:
-        """From the start of the step to flow time `s`."""
+        """The way from the start of the step to flow time `s`."""
         return -self.left * jnp.expm1((self.t0 - jnp.asarray(s, self.t0.dtype)) / self.count)
 
 
@@ -123,7 +123,7 @@ class LineInterpolation(dfx.AbstractLocalInterpolation):
 
 
 class _Interpolate(eqx.Module):
-    """Makes a `LineInterpolation`, as a class makes its instances; two that do the same are equal."""
+    """Makes a `LineInterpolation`, like a class makes its instances; makers that do the same are equal."""
 
     interpolation_cls: Callable[..., dfx.AbstractLocalInterpolation] = eqx.field(static=True)
 

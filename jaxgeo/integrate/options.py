@@ -1,4 +1,4 @@
-"""What a user asks of an integration, each option checked by the field that holds it."""
+"""The options of an integration, each checked by the field that holds it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ Record = Callable[[Float[Array, ""], Params, Problem], PyTree]
 
 
 class Whole(eqx.Module):
-    """A user's function `(s, params, problem)`, called with the trainable part alone: it is given whole parameters."""
+    """Calls a user's function `(s, params, problem)` with all parameters, given the trainable ones."""
 
     function: Callable[[Float[Array, ""], Params, Problem], Any]
 
@@ -43,7 +43,7 @@ def _as_record(record: Record | None) -> Whole | None:
 
 
 class Options(Checked):
-    """The options of `solve_flow` that hold from one restart to the next; None for what is chosen by default."""
+    """The options of `solve_flow` that stay the same over all restarts; None means the default."""
 
     flow: AbstractFlow = eqx.field(metadata=kind(AbstractFlow, "a flow, such as `jaxgeo.AdaptedFlow()`"))
     s1: Scalar | None = eqx.field(metadata=POSITIVE)

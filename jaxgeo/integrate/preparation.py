@@ -1,4 +1,4 @@
-"""From the options of an integration to the integration: the defaults put in, and what the flow promises found out."""
+"""Prepare an integration from its options: fill in defaults, and find out what the flow promises."""
 
 import warnings
 
@@ -24,9 +24,9 @@ from jaxgeo.problem import Problem
 
 
 def prepare(options: Options, problem: Problem, trainable: PyTree, rank_check: bool) -> Integration:
-    """The integration of a restricted problem.
+    """The integration for a restricted problem.
 
-    **Raises:** `ValueError` if the cost is not finite at the start, or if D has not the rank there that the flow needs.
+    **Raises:** `ValueError` if the cost is not finite at the start, or if D does not have the rank that the flow needs.
     """
     flow = options.flow
     rows, size = problem.num_rows(trainable), problem.num_params(trainable)
@@ -35,7 +35,7 @@ def prepare(options: Options, problem: Problem, trainable: PyTree, rank_check: b
     if rank_check and required is not None and is_concrete((trainable, problem)):
         check_rank(problem, trainable, required)
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
-    # A flow that bears rank loss follows its law only while there is none.
+    # A flow that tolerates rank loss follows its law only while there is none.
     exact = law and required == rows
     solver = dfx.Tsit5() if options.solver is None else options.solver
     within = solver.solver if isinstance(solver, OrbitCorrector) else solver
@@ -47,9 +47,9 @@ def prepare(options: Options, problem: Problem, trainable: PyTree, rank_check: b
         )
     if isinstance(solver, OrbitCorrector) and not exact:
         warnings.warn(
-            "`OrbitCorrector` corrects only what lies in range(D) along a flow that makes no demand of rank(D) = QN. "
-            "That is right where range(D) does not change along the orbit; where it turns, the corrected orbit is "
-            "another curve to the same critical points.",
+            "`OrbitCorrector` corrects only what lies in range(D) along a flow that does not require rank(D) = QN. "
+            "This is right if range(D) does not change along the orbit; if it turns, the corrected orbit is another "
+            "curve to the same critical points.",
             stacklevel=3,
         )
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
@@ -65,7 +65,7 @@ def _output_controller(rtol: Scalar, atol: Scalar | None, problem: Problem, trai
     if atol is None:
         eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(trainable))).eps)
         atol = eps * jnp.maximum(largest_output(problem, trainable), rtol)
-    # Steps this short mean that no step at all is good enough: the velocity is not finite or jumps.
+    # If steps get this short, no step is good enough: the velocity is not finite, or it jumps.
     pid = dfx.PIDController(rtol, 0.0, dtmin=1e-10 * problem.num_samples, force_dtmin=False)
     return OutputController(rtol, atol, pid)
 
@@ -73,7 +73,7 @@ def _output_controller(rtol: Scalar, atol: Scalar | None, problem: Problem, trai
 def _stops(options: Options, rtol: Scalar, dtype: jnp.dtype, exact: bool) -> Stops:
     if options.cost_tol is None:
         return Stops(options.events)
-    # What the tolerance of a step leaves of a velocity that should be zero counts as zero.
+    # A velocity within the tolerance of a step counts as zero.
     stalled = None if exact else Stalled(options.flow, (10 * rtol) ** 2)
     return Stops(options.events, CostReached(jnp.asarray(options.cost_tol, dtype)), stalled)
 
@@ -85,7 +85,7 @@ def _watch(
     law: bool,
     required: int | None,
 ) -> Watch | None:
-    """The solver, watched; None for a flow that goes through no lift, and bears any D."""
+    """The solver, watched; None for a flow that lifts nothing and works for any D."""
     strict = required is not None
     if not (strict or law or isinstance(options.flow, AbstractLiftedFlow)):
         return None
@@ -93,5 +93,5 @@ def _watch(
     while isinstance(controller, dfx.ClipStepSizeController):
         controller = controller.controller
     known = (controller.rtol, controller.atol) if isinstance(controller, OutputController) else None
-    # Once rank is lost, a flow that goes on is not on the law.
+    # A flow that continues after losing rank no longer follows the law.
     return Watch(solver, law and strict, strict, adaptive, known)

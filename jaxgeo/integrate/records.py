@@ -1,4 +1,4 @@
-"""What may be recorded along a flow, `solve_flow(..., record=...)`, besides costs and the rank."""
+"""Records along a flow, for `solve_flow(..., record=...)`, besides costs and the rank."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ def spectrum_record(s: Time, params: Params, problem: Problem) -> Float[Array, "
 
     **Arguments:**
 
-    - `s`: flow time, which does not matter.
+    - `s`: flow time, which is not used.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -38,7 +38,7 @@ def spectrum_record(s: Time, params: Params, problem: Problem) -> Float[Array, "
 
 
 class LineDeviation(eqx.Module):
-    """How far x is off the straight line from x₀ to y, relative to |y − x₀|.
+    """How far x is from the straight line from x₀ to y, relative to |y − x₀|.
 
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517

@@ -1,4 +1,4 @@
-"""What an integrated flow gives back."""
+"""The result of integrating a flow."""
 
 import dataclasses
 import math
@@ -18,38 +18,38 @@ from jaxgeo.outputs import Params
 
 
 class RESULTS(dfx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
-    """How an integration ended: diffrax's results, and those of a flow."""
+    """How an integration ended: the results of diffrax, and those specific to flows."""
 
     cost_tol_not_reached = (
-        "The cost did not come down to `cost_tol` by the end of the integration. Where D loses rank or K < QN the "
-        "cost may have a positive lower bound: compare `theory.critical_cost`; or integrate longer with a larger `s1`."
+        "The cost did not reach `cost_tol` by the end of the integration. If D loses rank or K < QN, the cost may have "
+        "a positive lower bound: compare `theory.critical_cost`. Otherwise integrate longer, with a larger `s1`."
     )
     stalled = (
-        "The cost has ceased to fall, above `cost_tol`: the flow is near a critical point. Where D loses rank or "
-        "K < QN the cost may have a positive lower bound: compare `theory.critical_cost`. Choose a larger `cost_tol`, "
-        "fewer samples or a larger network."
+        "The cost stopped falling above `cost_tol`: the flow is near a critical point. If D loses rank or K < QN, the "
+        "cost may have a positive lower bound: compare `theory.critical_cost`. Choose a larger `cost_tol`, fewer "
+        "samples or a larger network."
     )
     step_size_vanished = (
-        "No step was short enough: the velocity is not finite or not continuous here. D may have lost rank, for "
-        "which there is `RankAdaptiveFlow`; or `rtol` asks for more than the dtype of the parameters can give."
+        "No step was short enough: the velocity is not finite or not continuous here. If D has lost rank, use "
+        "`RankAdaptiveFlow`; if `rtol` is smaller than the dtype of the parameters allows, increase it."
     )
     rank_lost = (
-        "The orbit ends where D loses rank, or jumps at a kink of the network: from there on the outputs do not go "
-        "where the flow sends them, however short the step (`rank_lost_at`). `RankAdaptiveFlow` goes on along what D "
-        "still reaches, and `rank_report` says which outputs that leaves out; or start elsewhere, with a larger "
-        "network or fewer samples. `jaxgeo.integrate.explain_defect` estimates the causes."
+        "The orbit ends where D loses rank, or jumps at a kink of the network: from there on the outputs do not follow "
+        "the flow, however short the step (`rank_lost_at`). `RankAdaptiveFlow` continues along what D still reaches, "
+        "and `rank_report` says which outputs that leaves out; or start elsewhere, with a larger network or fewer "
+        "samples. `jaxgeo.integrate.explain_defect` estimates the causes."
     )
     left_law = (
         "The outputs left their law by more than the tolerances of the steps allow (`left_law_at`). Lower `rtol`, or "
         "wrap the ODE solver in `OrbitCorrector`; `jaxgeo.integrate.explain_defect` estimates the causes."
     )
     precision_reached = (
-        "The cost came down to what the dtype of the parameters can represent, which is above `cost_tol`. Choose a "
-        "larger `cost_tol`, or parameters in float64."
+        "The cost reached the smallest value that the dtype of the parameters can represent, which is above "
+        "`cost_tol`. Choose a larger `cost_tol`, or parameters in float64."
     )
 
 
-# Components of a direction that are told.
+# How many components of a direction to print.
 _SHOWN = 3
 
 
@@ -58,27 +58,27 @@ def _never() -> Float[Array, ""]:
 
 
 class FlowSolution(eqx.Module):
-    """An integrated flow. Printed, it says in words how it ended.
+    """The result of integrating a flow. Printing it says how the integration ended.
 
     - `params`: θ at the end.
-    - `s`: flow times of the record: those of every accepted step from 0 to the end, or those of `save_at`.
+    - `s`: flow times of the record: those of all accepted steps from `s0` to the end, or those of `save_at`.
     - `costs`: C at those times.
     - `num_samples`: N.
     - `initial_s`, `initial_cost`, `final_s`, `final_cost`: flow time and cost at the start, and at the end.
     - `stopping_time`: s_ε of (2.18) for the given `cost_tol`, known before the integration; None without one.
-    - `records`: what `record` gave at those times, stacked; None without one.
+    - `records`: what `record` returned at those times, stacked; None without one.
     - `path_lengths`: lengths of the path in θ and in x up to those times; None unless asked for.
     - `event`: which of `events` ended the integration, −1 for none; None without any.
     - `result`: how it ended, one of `jaxgeo.RESULTS`.
     - `stats`: diffrax's counts of steps.
     - `lawful`: whether the cost falls by the law of (2.6) while D has full rank.
     - `left_law_at`: flow time at which the outputs had left (2.7) by more than the tolerances of the steps allow;
-        infinity if they never did, or there is no law or no tolerance of the outputs.
-    - `rank_lost_at`: flow time from which on D did not reach where the flow had to go; infinity if it always did. An
-        orbit of a flow that needs full rank ends there; `RankAdaptiveFlow` goes on, and this is the first such place.
-    - `continuation`: along `RankAdaptiveFlow`, the direction of length 1 in which θ left the last place at which the
-        outputs turned back, D having lost rank: several may obey the flow equally well, and round-off decides. Zero if
-        there was none; None for other flows.
+        infinity if they never did, or if there is no law or no tolerance for the outputs.
+    - `rank_lost_at`: flow time from which D no longer reached where the flow had to go; infinity if it always did. The
+        orbit of a flow that needs full rank ends there. `RankAdaptiveFlow` continues; this is its first such time.
+    - `continuation`: along `RankAdaptiveFlow`, the direction of length 1 in which θ left the last place where D had
+        lost rank and the outputs turned back. Several directions may obey the flow equally well; round-off chooses one.
+        Zero if there was no such place; None for other flows.
     """
 
     params: Params
@@ -102,7 +102,7 @@ class FlowSolution(eqx.Module):
 
     @property
     def ending(self) -> str:
-        """`result` in words, with where the orbit left its law or D its rank."""
+        """`result` in words, and where the orbit left its law or D lost rank."""
         return ending(self)
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class FlowSolution(eqx.Module):
 
     @property
     def predicted_costs(self) -> Float[Array, " steps"]:
-        """e^{-2(s−s₀)/N} C(s₀), the costs by the law of the L2 cost under the adapted flow.
+        """e^{-2(s−s₀)/N} C(s₀), the costs predicted by the law of the L2 cost under the adapted flow.
 
         Paper: (2.6)
         """
@@ -121,11 +121,11 @@ class FlowSolution(eqx.Module):
 
     @property
     def defect(self) -> Float[Array, " steps"]:
-        """C(s) / (e^{-2s/N} C(0)) − 1, how far each recorded cost is off the law."""
+        """C(s) / (e^{-2s/N} C(0)) − 1: how far each recorded cost is off the law."""
         return self.costs / self.predicted_costs - 1
 
     def followed_by(self, other: "FlowSolution") -> "FlowSolution":
-        """This solution and one that went on from its end, perhaps from other parameters, as one."""
+        """Join this solution with one that continued from its end, perhaps from other parameters."""
         records = jax.tree.map(lambda *parts: jnp.concatenate(parts), self.records, other.records)
         lengths = other.path_lengths
         if lengths is not None:
@@ -153,10 +153,10 @@ class FlowSolution(eqx.Module):
 
 
 def describe(found: FlowSolution) -> str:
-    """How an integration ended, in words: where, at which cost, how far off its law, after how many steps."""
+    """Say how an integration ended: where, at which cost, how far off its law, and after how many steps."""
     name = type(found).__name__
     if not is_concrete(found):
-        return f"{name}, traced: how it ended is known when the program has run"
+        return f"{name}, traced: how it ended is not known before the program has run"
     if jnp.ndim(found.final_s) > 0:
         # From `jax.vmap`.
         def member(leaf: Any, i: int) -> Any:
@@ -169,7 +169,7 @@ def describe(found: FlowSolution) -> str:
         f"s = {float(found.final_s):.6g}, s/N = {float(found.final_s) / found.num_samples:.4g}; "
         f"cost {float(found.final_cost):.3g}, {float(found.initial_cost):.3g} at the start"
     )
-    # Below that the costs are those of round-off.
+    # Below this floor the costs are round-off.
     floor = 1e4 * float(jnp.finfo(found.costs.dtype).eps) ** 2 * found.initial_cost
     used = jnp.isfinite(found.s) & jnp.isfinite(found.costs) & (found.predicted_costs > floor)
     if found.lawful and bool(jnp.any(used)):
@@ -177,20 +177,20 @@ def describe(found: FlowSolution) -> str:
         lines.append(f"largest defect of the cost from its law: {defect:.1e}")
     if {"num_accepted_steps", "num_rejected_steps"} <= found.stats.keys():
         accepted, rejected = (int(found.stats[f"num_{kind}_steps"]) for kind in ("accepted", "rejected"))
-        lines.append(f"{accepted} steps, {rejected} more made again")
+        lines.append(f"{accepted} steps, {rejected} more rejected")
     return "\n    ".join(lines)
 
 
 def ending(found: FlowSolution) -> str:
-    """The words for `result`, with what belongs to them: the place to name another cause in."""
+    """The words for `result`, with its details. A new cause gets its words here."""
     words = RESULTS[found.result]
     if found.result == RESULTS.successful:
-        words = "It came to `s1`." if found.stopping_time is None else "The cost came down to `cost_tol`."
+        words = "It reached `s1`." if found.stopping_time is None else "The cost reached `cost_tol`."
     elif found.result == RESULTS.event_occurred:
         words = "An event ended it." if found.event is None else f"Event {int(found.event)} ended it."
     elif found.result == RESULTS.precision_reached:
         dtype = found.final_cost.dtype
-        words = f"{words} Here that is {dtype}, with a relative precision of {float(jnp.finfo(dtype).eps):.1e}."
+        words = f"{words} The dtype is {dtype}, with a relative precision of {float(jnp.finfo(dtype).eps):.1e}."
     left, lost = float(found.left_law_at), float(found.rank_lost_at)
     if left < math.inf:
         words += f" It left the law that holds for full rank at s = {left:.6g}."
@@ -211,9 +211,9 @@ def _went_on(continuation: PyTree) -> str:
             parts.append((sizes.flat[flat], f"{name} {np.asarray(leaf).flat[flat]:+.2f}"))
     largest = sorted(parts, reverse=True)[:_SHOWN]
     if not largest or largest[0][0] == 0:
-        return "It went on along what D still reaches."
+        return "It continued along what D still reaches."
     also = ", …" if sum(jnp.size(leaf) for leaf in jax.tree.leaves(continuation)) > len(largest) else ""
     return (
-        "It went on; of the continuations that obey the flow equally well, between which round-off decides, it took "
-        f"the one along {', '.join(text for _, text in largest)}{also}."
+        "It continued; several continuations may obey the flow equally well, and round-off decides: it took the one "
+        f"along {', '.join(text for _, text in largest)}{also}."
     )

@@ -52,46 +52,47 @@ def solve_flow(
 
     Paper: Theorem 2.3, (2.17)–(2.21), for the stopping time
 
-    Each step of a lifted flow is compared with what the flow promises (`jaxgeo.integrate.watch`). Where D loses rank on
-    the way the orbit of a flow that needs it ends, as `RESULTS.rank_lost` at `rank_lost_at`; where the outputs leave
-    (2.7) by more than the tolerances allow, the result is `RESULTS.left_law`. `RankAdaptiveFlow` goes on and says so.
+    Each step of a lifted flow is compared with what the flow promises (`jaxgeo.integrate.watch`). If D loses rank on
+    the way, the orbit of a flow that needs full rank ends, with `RESULTS.rank_lost` at `rank_lost_at`;
+    `RankAdaptiveFlow` continues and reports it. If the outputs leave (2.7) by more than the tolerances allow, the
+    result is `RESULTS.left_law`.
 
     **Arguments:**
 
     - `problem`, `flow`, `params`: what to train, along which flow, from where. Samples of weight 0 are left out first.
-    - `s0`: flow time at `params`, not negative: to resume an orbit, pass `params` and `final_s` of its solution.
-    - `s1`: flow time to stop at, in the unit in which the cost decays as e^{-2s/N}. At least one of `s1` and
-        `cost_tol` is needed; with both, whichever comes first, and `result` says which.
-    - `cost_tol`: cost to stop at. The moment is found by bisection inside the last step. A flow that has no law
-        may never get there: it is also stopped where its cost has all but ceased to fall.
-    - `events`: functions `(s, params, problem)` of a number, which stop the integration where it falls through zero,
-        or of a boolean, which stop it after the step in which it becomes true; such as `jaxgeo.GradientBelow(tol)`.
-        `event` of the solution says which one it was.
-    - `solver`: a diffrax solver; `diffrax.Tsit5()` by default. Wrapped as `jaxgeo.OrbitCorrector(solver)`, it keeps the
-        outputs on their law to round-off; `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(solver))` does so in a
-        fifth of the lifts.
-    - `rtol`, `atol`: tolerances of the error of a step in output space, relative to the deviation x − y and in
-        units of the outputs; by default 1e-6 in float64, 1e-3 in float32, and the round-off in x − y.
-    - `stepsize_controller`: any diffrax controller, in place of `jaxgeo.OutputController(rtol, atol)`.
-    - `dt0`: the first step; chosen from the speed of the outputs by default.
-    - `save_at`: increasing flow times at which to record, in place of every accepted step. Steps of an adaptive
-        controller are clipped to land on them, so that what is recorded is not interpolated; with a corrected
-        `StraightLine`, whose steps are long, each record is interpolated and then corrected by one lift. Times that
-        lie beyond the end where that is set by `cost_tol` are dropped.
-    - `record`: a function `(s, params, problem)` of more to record beside the cost, such as test accuracy; the
-        numbers come back as floating point.
-    - `path_lengths`: whether to integrate the lengths of the path in θ and in x along with it.
-    - `restart`: a function `(problem, params)` of new parameters to go on from where the cost has ceased to fall, such
-        as `jaxgeo.geometry.escape`, or the orbit ends as D has lost rank; at most `max_restarts` times. Not under
-        `jax.jit`.
+    - `s0`: flow time at `params`, not negative. To resume an orbit, pass `params` and `final_s` of its solution.
+    - `s1`: flow time to stop at, in the unit in which the cost decays as e^{-2s/N}. Pass at least one of `s1` and
+        `cost_tol`; with both, the integration stops at whichever comes first, and `result` says which.
+    - `cost_tol`: cost to stop at. Bisection inside the last step finds the moment. A flow without a law may never reach
+        it, so the integration also stops when the cost has practically stopped falling.
+    - `events`: functions `(s, params, problem)`, such as `jaxgeo.GradientBelow(tol)`. One that returns a number stops
+        the integration when that falls through zero; one that returns a boolean, after the step in which it becomes
+        true. `event` of the solution says which one stopped it.
+    - `solver`: a diffrax solver; `diffrax.Tsit5()` by default. `jaxgeo.OrbitCorrector(solver)` keeps the outputs on
+        their law to round-off; `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(solver))` does so with a fifth of
+        the lifts.
+    - `rtol`, `atol`: tolerances for the error of a step in output space, relative to the deviation x − y and in units
+        of the outputs. By default `rtol` is 1e-6 in float64 and 1e-3 in float32; `atol` is the round-off in x − y.
+    - `stepsize_controller`: any diffrax controller, instead of `jaxgeo.OutputController(rtol, atol)`.
+    - `dt0`: the first step; by default it follows from the speed of the outputs.
+    - `save_at`: increasing flow times at which to record, instead of at every accepted step. An adaptive controller
+        clips its steps to land on them, so records are not interpolated. A corrected `StraightLine` takes long steps,
+        so there each record is interpolated and then corrected by one lift. Times beyond an end that `cost_tol` sets
+        are dropped.
+    - `record`: a function `(s, params, problem)` that returns what to record besides the cost, such as test accuracy;
+        all numbers become floating point.
+    - `path_lengths`: whether to also integrate the lengths of the path in θ and in x.
+    - `restart`: a function `(problem, params)`, such as `jaxgeo.geometry.escape`, that returns new parameters to
+        continue from if the cost has stopped falling or the orbit ends because D has lost rank; called at most
+        `max_restarts` times. Not under `jax.jit`.
     - `max_steps`, `adjoint`, `progress_meter`: as for `diffrax.diffeqsolve`.
-    - `rank_check`: whether to make sure first that D has the rank at `params` that `flow` needs.
+    - `rank_check`: whether to check first that D has the rank at `params` that `flow` needs.
     - `throw`: raise if the integration fails; otherwise see `result`.
 
     **Returns:** a `jaxgeo.integrate.FlowSolution`.
 
-    **Raises:** `ValueError` before anything is compiled if data, parameters or times are unusable, or the rank
-    of D at `params` is too small for `flow`; `RuntimeError` from a failed integration if `throw`.
+    **Raises:** `ValueError`, before anything is compiled, if data, parameters or times are unusable, or if the rank of
+    D at `params` is too small for `flow`; `RuntimeError` if the integration fails and `throw` is set.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -146,7 +147,7 @@ def _restarted(
     max_restarts: int,
     save_at: ArrayLike | None,
 ) -> FlowSolution:
-    """`found`, gone on with from other parameters as often as it has nowhere to go."""
+    """Continue `found` from the parameters that `restart` returns, as long as it is stuck."""
     for _ in range(max_restarts):
         if not integration.stuck(found):
             break
@@ -157,7 +158,7 @@ def _restarted(
 
 
 def _raise_unless_accepted(found: FlowSolution, options: Options) -> FlowSolution:
-    # Coming to the end of an `s1` that was asked for is no failure, although the result tells; nor is an event.
+    # Reaching an `s1` that was asked for is not a failure, although `result` reports it; nor is an event.
     accepted = found.result == RESULTS.successful
     if options.s1 is not None:
         accepted = accepted | (found.result == RESULTS.cost_tol_not_reached)
@@ -166,7 +167,7 @@ def _raise_unless_accepted(found: FlowSolution, options: Options) -> FlowSolutio
         accepted = accepted | (found.result == RESULTS.event_occurred)
     if is_concrete(accepted):
         if not accepted:
-            raise RuntimeError(f"{found.ending} With `throw=False` the part that was integrated is returned.")
+            raise RuntimeError(f"{found.ending} Pass `throw=False` to get the part that was integrated.")
         return found
     numbers, rest = eqx.partition(found.params, eqx.is_inexact_array)
     params = eqx.combine(found.result.error_if(numbers, ~accepted), rest)

@@ -1,4 +1,4 @@
-"""What may stop an integration before its end, and what it was."""
+"""What may stop an integration before its end, and what did."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxgeo.problem import Problem
 
 
 class Stops(eqx.Module):
-    """The thresholds of an integration: events of the user, the cost, and where that ceases to fall."""
+    """The thresholds of an integration: the user's events, the cost, and a cost that stops falling."""
 
     events: tuple[Threshold, ...]
     cost: CostReached | None = None
@@ -21,26 +21,26 @@ class Stops(eqx.Module):
 
     @property
     def thresholds(self) -> list[Threshold]:
-        """All of them, in the order in which diffrax asks; the first of those that are crossed in a step counts."""
+        """All of them, in the order in which diffrax checks them; the first that is crossed in a step counts."""
         return [threshold for threshold in (self.cost, *self.events, self.stalled) if threshold is not None]
 
     def event(self, eps: float) -> dfx.Event | None:
-        """All of them as one event of diffrax, with the moment found by bisection."""
+        """All of them as one event of diffrax, which finds the moment by bisection."""
         if not self.thresholds:
             return None
         crossed = [Crossed(threshold) for threshold in self.thresholds]
         return dfx.Event(crossed, DownwardCrossing(rtol=4 * eps), direction=False)
 
     def holding(self, s: Float[Array, ""], trainable: PyTree, problem: Problem) -> Int[Array, ""]:
-        """Which of the user's events holds at the start already, −1 for none; one past the last for a stalled cost."""
-        # diffrax looks at a boolean event by itself before the first step.
+        """Which of the user's events already holds at the start, −1 for none; one past the last for a stalled cost."""
+        # diffrax itself checks boolean events before the first step.
         looked_at = (*self.events, self.stalled) if self.stalled is not None and is_narrow(s) else self.events
         return _first([Crossed(event).holds(s, trainable, problem) for event in looked_at])
 
     def outcome(
         self, solution: dfx.Solution, cost0: Float[Array, ""], holding: Int[Array, ""]
     ) -> tuple[RESULTS, Int[Array, ""] | None]:
-        """How it ended, and which of the user's events fired: −1 for none, None without any."""
+        """How the integration ended, and which of the user's events fired: −1 for none, None if there are no events."""
         result: Any = RESULTS.promote(solution.result)
         result = RESULTS.where(result == RESULTS.dt_min_reached, RESULTS.step_size_vanished, result)
         if solution.event_mask is None:
@@ -66,7 +66,7 @@ class Stops(eqx.Module):
 
 
 def _first(holds: list[Array]) -> Int[Array, ""]:
-    """The place of the first one that is true, −1 for none."""
+    """The index of the first one that is true, −1 for none."""
     if not holds:
         return jnp.asarray(-1, jnp.int32)
     array = jnp.stack(holds)

@@ -1,4 +1,4 @@
-"""Times of an integration: their check, its end at the latest, and those at which it is recorded."""
+"""Times of an integration: checks, the latest end, and the times at which to record."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ Scalar = float | Float[Array, ""]
 
 
 def check_times(s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None) -> None:
-    """Raise `ValueError` unless `s1` or `cost_tol` gives an end to integrate to, and that is not before `s0`."""
+    """Raise `ValueError` unless `s1` or `cost_tol` gives an end to integrate to that is not before `s0`."""
     if s1 is None and cost_tol is None:
         raise ValueError("pass `s1` (a flow time), `cost_tol` (a cost), or both; got neither.")
     check_number("s0", s0, least=0, most=MOST)
@@ -23,10 +23,10 @@ def check_times(s0: Scalar, s1: Scalar | None, cost_tol: Scalar | None) -> None:
 
 
 def check_save_at(save_at: ArrayLike, s0: Scalar = 0.0, s1: Scalar | None = None) -> None:
-    """Raise `ValueError` unless `save_at` are increasing times from `s0` to `s1`; traced ones are let through."""
+    """Raise `ValueError` unless `save_at` are increasing times from `s0` to `s1`; traced ones pass."""
     if not is_concrete(save_at):
         return
-    # Under `jit` too, where arrays made of numbers would be traced.
+    # Also works under `jit`, where arrays made from numbers would be traced.
     with jax.ensure_compile_time_eval():
         times = np.asarray(as_real("save_at", save_at))
     if times.ndim != 1 or times.size == 0:
@@ -42,26 +42,26 @@ def check_save_at(save_at: ArrayLike, s0: Scalar = 0.0, s1: Scalar | None = None
 def latest_end(
     problem: Problem, cost0: Float[Array, ""], s0: Array, s1: Scalar | None, cost_tol: Scalar | None, law: bool
 ) -> tuple[Scalar, Float[Array, ""] | None]:
-    """When to stop at the latest, and s_ε."""
+    """The latest time to stop at, and s_ε."""
     if cost_tol is None:
         assert s1 is not None
         return s1, None
-    # Round-off may leave a cost that is zero below it.
+    # Round-off may turn a cost of zero negative.
     needed = theory.stopping_time(jnp.maximum(cost0, 0), cost_tol, problem.num_samples)
     if s1 is None:
-        # The law says when the tolerance is reached; what follows it needs little longer than that.
+        # The law says when the cost reaches its tolerance; an orbit on the law needs little more time.
         s1 = s0 + 1.05 * needed + 0.1 * problem.num_samples if law else jnp.inf
     return jnp.where(cost0 <= cost_tol, s0, s1), s0 + needed
 
 
 def times_within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " kept"]:
-    """Those of the times that come before the end; where that is not known yet, the others moved to the end."""
+    """The times before the end; if the end is not known yet, all times, with later ones moved to the end."""
     if is_concrete((save_at, end)):
         return save_at[save_at <= end]
     return jnp.minimum(save_at, end)
 
 
 def times_after(times: Float[Array, " times"], s: Float[Array, ""]) -> Float[Array, " kept"]:
-    """Those of the times that are still to come; the present one where there is none."""
+    """The times still to come; the present one if there is none."""
     later = times[times > s]
     return later if later.size else s[None]

@@ -1,4 +1,4 @@
-"""Every step of an integration compared with what the flow promises: where the orbit leaves its law, or D its rank."""
+"""Compare every step of an integration with what the flow promises, to see where it leaves its law or D loses rank."""
 
 from typing import Any
 
@@ -19,29 +19,29 @@ from jaxgeo.problem import Problem
 
 Time = Any
 
-# By how many times its tolerance the outputs may miss their aim in a step, since the error that a controller sees is an
-# estimate and off a kink of the network a poor one; and by how many times in all, at the start and for each N more.
+# How many tolerances the outputs may miss their aim by in one step: the controller only sees an estimate of the error,
+# which is poor near a kink of the network. And how many in all, at the start and for each further N of flow time.
 STEP, TOTAL = 10.0, 20.0
-# The share of its way by which a step has to miss before it counts as one that did not get there; a larger one where
-# the way is estimated, and all of it where the size of the steps is given. So many of them in a row mean loss of rank
-# where the tolerance of the outputs is not known; a kink of the network spoils one.
+# A step that misses by more than this share of its way did not get there. The share is larger if the way is estimated,
+# and 1 if the step size is fixed. If the tolerance of the outputs is unknown, RUN such steps in a row mean loss of
+# rank; a kink of the network spoils only one.
 LAWFUL, ESTIMATED, GIVEN = 0.02, 0.25, 1.0
 RUN = 10
-# Round-off of the outputs is estimated within some factor.
+# The round-off of the outputs is only known up to some factor.
 NOISE = 30.0
 
 
 class Watched(eqx.Module):
-    """What is known of an orbit after a step.
+    """What is known about an orbit after a step.
 
     - `start`: where it started. `outputs`: x after the last accepted step.
-    - `round_off`: what that of all steps allows of |x − x_exact| / |x_exact − y|.
-    - `misses`: accepted steps in a row that missed their aim.
-    - `astray`: how far the outputs are off for those steps; `astray_since`: the flow time until which that was little.
-    - `velocity`: ∂ₛx at the end of the last accepted step, NaN before the first; None where the law is known.
+    - `round_off`: how much |x − x_exact| / |x_exact − y| the round-off of all steps allows.
+    - `misses`: how many accepted steps in a row missed their aim.
+    - `astray`: how far these steps put the outputs off; `astray_since`: the flow time until which that was little.
+    - `velocity`: ∂ₛx at the end of the last accepted step, NaN before the first; None if the law is known.
     - `left_law_at`, `rank_lost_at`: flow times, infinity for never.
-    - `turned_at`: where the outputs last turned back within a step; −infinity for nowhere.
-    - `way_on`: by how much θ has moved since then, until a hundredth of N later. None where an orbit ends there.
+    - `turned_at`: the flow time at which the outputs last turned back within a step; −infinity for never.
+    - `way_on`: how far θ has moved since then, up to a hundredth of N later. None if the orbit ends there.
     """
 
     start: Start
@@ -63,7 +63,7 @@ class Watched(eqx.Module):
         return jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1).astype(leaf.dtype), self.way_on)
 
     def judge(self, result: RESULTS, strict: bool) -> RESULTS:
-        """How an integration ended, `result` being what the rest of it says."""
+        """How an integration ended, given the `result` without this watch."""
         if not strict:
             return result
         left, lost = jnp.isfinite(self.left_law_at), jnp.isfinite(self.rank_lost_at)
@@ -84,30 +84,31 @@ class Watch(AbstractSolverAround):
 
     Paper: (2.6), (2.7), (4.3)
 
-    Where singular values of D go to zero the velocity grows beyond bounds, and the orbit of a flow that needs the rank
-    may end: as that of x = θ₁θ₂, y = 1, from (1, −1) does in D = 0. An ODE solver steps over such a place, since
-    the error that it estimates is taken through D, which is nearly zero there. So the change of the outputs is compared
-    with what it should be, without a lift: x(t₁) = y + e^{-(t₁−t₀)/N}(x(t₀) − y) where there is that law, and elsewhere
-    the mean of ∂ₛx at the two ends of the step, times its length.
+    As singular values of D go to zero the velocity grows without bound, and the orbit of a flow that needs full rank
+    may end. For example, x = θ₁θ₂ with y = 1 ends in D = 0 from (1, −1). An ODE solver steps over such a place, because
+    it measures errors through D, which is nearly zero there. So this solver compares the change of the outputs with
+    what it should be, without a lift: x(t₁) = y + e^{-(t₁−t₀)/N}(x(t₀) − y) if that law holds, and otherwise the mean
+    of ∂ₛx at the two ends of the step, times its length.
 
-    A step that misses by more than its tolerance is made again, shorter. Steps that do not get where they should,
-    however short, add up. Once they have missed by more than the tolerance of one step, D does not reach where the
-    flow has to go, and the orbit ends: `rank_lost_at` says where that began. D may come near to losing rank, and may
-    even lose it in a direction that matters less than the tolerance, without ending the orbit. Small misses that add up
-    to more than the tolerances of all steps allow are written down as `left_law_at`, and the integration goes on.
+    A step that misses by more than its tolerance is repeated with a shorter step. The misses of steps that do not get
+    where they should, however short these are, add up. Once their sum exceeds the tolerance of one step, D does not
+    reach where the flow has to go, and the orbit ends: `rank_lost_at` says where that began. The orbit does not end if
+    D merely comes close to losing rank, or loses it in a direction that matters less than the tolerance. If small
+    misses add up to more than the tolerances of all steps allow, `left_law_at` records it, and the integration
+    continues.
 
-    A flow that makes no demand of the rank goes on as well. It passes through D = 0 where the outputs turn back: with
+    A flow that does not require full rank also continues. It passes through D = 0 where the outputs turn back: with
     Δθ and Δx of a step, Δx ≈ (D₀ + D₁)Δθ/2, and the two terms have opposite directions where |D₁Δθ|² > 2 Δx·D₁Δθ.
 
-    The cost of a step is a JVP with two or three tangents, where a step of six stages takes six lifts.
+    Each step costs one JVP with two or three tangents; for comparison, a step with six stages takes six lifts.
 
     **Arguments:**
 
     - `stepper`: the ODE solver.
-    - `law`: whether the outputs follow (2.7) to the end: not along a flow that goes on where D loses rank.
-    - `strict`: whether the orbit ends where D loses rank. A flow that makes no demand of the rank goes on.
-    - `adaptive`: whether a step is made again where its error estimate is too large.
-    - `tolerances`: rtol and atol of the outputs in a step; None if they are not known.
+    - `law`: whether the outputs follow (2.7) to the end. They do not along a flow that continues after D loses rank.
+    - `strict`: whether the orbit ends where D loses rank; False for a flow that does not require full rank.
+    - `adaptive`: whether a step is repeated if its error estimate is too large.
+    - `tolerances`: rtol and atol for the outputs in a step; None if unknown.
     """
 
     stepper: dfx.AbstractSolver
@@ -131,7 +132,7 @@ class Watch(AbstractSolverAround):
         return self.stepper.init(terms, t0, t1, y0, args), self.begin(t0, y0, args)
 
     def begin(self, s: Time, state: PyTree, problem: Problem) -> Watched:
-        """Nothing seen yet."""
+        """The state before the first step."""
         trainable, problem = freeze((trainable_of(state), problem))
         outputs = problem.outputs(trainable)
         s, zero = jnp.asarray(s), jnp.zeros((), outputs.dtype)
@@ -162,16 +163,16 @@ class Watch(AbstractSolverAround):
         if not self.strict:
             y1 = self._nudged(y0, y1, after.turned_at == t0)
         if self.strict:
-            # diffrax ends at a step that is accepted and not successful; `solve_flow` has the right word for it.
+            # diffrax stops at an accepted step that is not successful; `solve_flow` replaces this result by its own.
             lost: Any = dfx.RESULTS.internal_error
             result = dfx.RESULTS.where(jnp.isfinite(after.rank_lost_at), lost, result)
         return y1, error, dense_info, (state, after), result
 
     def _nudged(self, before: PyTree, state: PyTree, turned: Bool[Array, ""]) -> PyTree:
-        """`state`, where the outputs turned back moved by half the digits of the step in a random direction.
+        """`state`, moved by half the digits of the step in a random direction if the outputs turned back.
 
-        At D = 0 all continuations are as good. An orbit that comes there by a symmetry of the network would keep it
-        and stay, if no round-off broke it.
+        At D = 0 all continuations are equally good. An orbit that a symmetry of the network led there would keep the
+        symmetry and stay there, unless round-off broke it.
         """
         trainable = trainable_of(state)
         length = optx.two_norm(jax.tree.map(jnp.subtract, trainable, trainable_of(before)))
@@ -186,7 +187,7 @@ class Watch(AbstractSolverAround):
     def look(
         self, before: Watched, t0: Time, t1: Time, y0: PyTree, y1: PyTree, velocity: PyTree | None, problem: Problem
     ) -> tuple[Watched, Bool[Array, ""]]:
-        """What is known after the step, and whether to make it again, shorter; `velocity` is ∂ₛθ at `t1`."""
+        """What is known after the step, and whether to repeat it with a shorter one; `velocity` is ∂ₛθ at `t1`."""
         t0, t1, start, end, velocity, problem = freeze((t0, t1, trainable_of(y0), trainable_of(y1), velocity, problem))
         step = jax.tree.map(jnp.subtract, end, start)
         outputs, advance, noise, velocity = self._outputs(end, step, velocity, problem)
@@ -196,7 +197,7 @@ class Watch(AbstractSolverAround):
         eps = float(jnp.finfo(outputs.dtype).eps)
         noise = eps * (_norm(outputs) + _norm(outputs - deviation) + noise)
         taken = jnp.asarray(t1 - t0, outputs.dtype)
-        # What diffrax calls the shortest step is a tenth of it; flow time itself has to resolve it.
+        # Ten times the shortest step of the controller; flow time must also be able to resolve it.
         shortest = max(1e-9, 300 * eps) * count
         short = (taken <= shortest) | (taken <= 8 * eps * jnp.abs(jnp.asarray(t1, outputs.dtype)))
         turned = (jnp.sum(advance**2) > 2 * jnp.sum(advance * change)) & (_norm(advance - change) > NOISE * noise)
@@ -206,13 +207,13 @@ class Watch(AbstractSolverAround):
             share = LAWFUL
             way = theory.outputs_at(taken, aim, jnp.zeros_like(aim), count) - aim
             ideal = theory.outputs_at(elapsed, before.start.deviation, jnp.zeros_like(aim), count)
-            # An error of the outputs shrinks with them.
+            # Errors of the outputs shrink as the deviations do.
             fade = jnp.exp(-taken / count)
         else:
             share = ESTIMATED
             assert before.velocity is not None
             moved = taken * (jnp.where(jnp.isnan(before.velocity), velocity, before.velocity) + velocity) / 2
-            # Outputs that the cost does not depend on go anywhere.
+            # Outputs that the cost does not depend on may go anywhere.
             way = problem.loss.deviation(before.outputs + moved) - aim
             ideal, fade = aim, 1.0
         missing = deviation - aim - way
@@ -229,8 +230,8 @@ class Watch(AbstractSolverAround):
             rtol, atol = (jnp.asarray(tolerance, outputs.dtype) for tolerance in self.tolerances)
             floor = atol * outputs.size**0.5 + 4 * NOISE * noise
             far = (missed | (velocity is None)) & (miss > STEP * (rtol * _norm(aim) + floor))
-            # A step more is one more round-off, but no more tolerance: a controller that cannot keep the law makes
-            # as many as it likes.
+            # Each step adds round-off, but no tolerance: a controller that cannot keep the law may take any number of
+            # steps.
             unit = jnp.maximum(_norm(ideal), jnp.finfo(outputs.dtype).tiny)
             round_off = round_off + floor / unit
             allowed = TOTAL * rtol * (1 + elapsed / count) + round_off
@@ -241,7 +242,7 @@ class Watch(AbstractSolverAround):
         since = jnp.where(little, t0, before.astray_since).astype(before.astray_since.dtype)
 
         again = far & ~short
-        # A step of a given size is not made again: that it is coarse is no loss of rank.
+        # A step of fixed size is not repeated; if it is too coarse, that is not loss of rank.
         gone = far & short if self.adaptive else turned & (miss > _norm(way))
         turned_at, way_on = before.turned_at, before.way_on
         if not self.strict:
@@ -269,7 +270,7 @@ class Watch(AbstractSolverAround):
     def _outputs(
         self, trainable: PyTree, step: PyTree, velocity: PyTree | None, problem: Problem
     ) -> tuple[Float[Array, "N Q"], Float[Array, "N Q"], Float[Array, ""], Float[Array, "N Q"] | None]:
-        """x, DΔθ, the round-off of x in units of eps, and ∂ₛx; the third is |Dδ| for random δ as large as θ."""
+        """x, DΔθ, the round-off of x in units of eps, which is |Dδ| for a random δ as large as θ, and ∂ₛx."""
         probe = jax.tree.map(lambda leaf: _random(leaf) * leaf, trainable)
         tangents = [step, probe] if velocity is None else [step, probe, velocity]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tangents)
@@ -279,7 +280,7 @@ class Watch(AbstractSolverAround):
 
 
 def _random(leaf: Array) -> Array:
-    """Random numbers of variance 1, the same ones always."""
+    """Random numbers of variance 1, always the same ones."""
     place = (jnp.arange(leaf.size, dtype=jnp.uint32) + 1) * jnp.uint32(2654435761)
     return ((place >> 16).astype(leaf.dtype) * (12**0.5 / 2**16) - 3**0.5).reshape(leaf.shape)
 
@@ -289,5 +290,5 @@ def _norm(array: Array) -> Float[Array, ""]:
 
 
 def _first(time: Float[Array, ""], happened: Bool[Array, ""], now: Time) -> Float[Array, ""]:
-    """`time` where it is known already, `now` where it happened just now."""
+    """`time` if it is already known, or `now` if it happened just now."""
     return jnp.where(happened, jnp.minimum(time, now), time).astype(time.dtype)

@@ -1,4 +1,4 @@
-"""An ODE solver around another one, which is asked for what stays as it is."""
+"""An ODE solver that wraps another one and delegates to it whatever it does not change."""
 
 import diffrax as dfx
 import equinox as eqx
@@ -11,9 +11,9 @@ SOLVER = kind(dfx.AbstractSolver, "a diffrax solver, such as `diffrax.Tsit5()`")
 
 
 class AbstractSolverAround(dfx.AbstractWrappedSolver):
-    """A diffrax solver that makes the steps of `stepper`, and does something with them.
+    """A diffrax solver that takes the steps of `stepper` and works on them.
 
-    `solver` is the innermost one. diffrax asks it which kind of solver this is, and looks through one wrapper only.
+    `solver` is the innermost solver. diffrax asks it for the kind of solver, and looks through one wrapper only.
     """
 
     stepper: eqx.AbstractVar[dfx.AbstractSolver]
@@ -28,12 +28,12 @@ class AbstractSolverAround(dfx.AbstractWrappedSolver):
 
     @property
     def root_finder(self):
-        """That of an implicit solver, whose tolerances diffrax fills in."""
+        """The root finder of an implicit solver, whose tolerances diffrax fills in."""
         return self.solver.root_finder  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def scan_kind(self):
-        """That of a Runge–Kutta solver, which some adjoints fill in."""
+        """The scan kind of a Runge–Kutta solver, which some adjoints fill in."""
         return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
 
     def order(self, terms: PyTree[dfx.AbstractTerm]) -> int | None:

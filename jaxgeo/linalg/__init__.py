@@ -1,4 +1,4 @@
-"""D, G = DDᵀ and D⁺: the one room where anything is inverted. It sees outputs and their Jacobian, never a `Problem`."""
+"""D, G = DDᵀ and D⁺. Only this package inverts anything; it works with outputs and their Jacobian, not a `Problem`."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.linalg.gram import Gram as Gram, GramPlan as GramPlan, LeafPlan as LeafPlan

@@ -1,4 +1,4 @@
-"""Where D is not finite although the outputs are: which samples, and which parameters."""
+"""Find the samples and parameters for which D is not finite although the outputs are."""
 
 import equinox as eqx
 import jax
@@ -11,16 +11,16 @@ from jaxgeo.outputs import AbstractProblem, Params
 
 
 def check_derivatives(problem: AbstractProblem, params: Params) -> None:
-    """Raise `ValueError` if D is not finite, with the words of `find_fault`."""
+    """Raise `ValueError`, with the message of `find_fault`, if D is not finite."""
     fault = find_fault(problem, params)
     if fault:
         raise ValueError(fault)
 
 
 def find_fault(problem: AbstractProblem, params: Params) -> str:
-    """Which derivatives of the outputs are NaN or infinite, in words.
+    """A message that says which derivatives of the outputs are NaN or infinite.
 
-    Empty if all are finite, or the outputs are not. D is held as a whole meanwhile.
+    It is empty if all are finite, or if the outputs are not finite. All of D is held meanwhile.
     """
     outputs, samples, leaves = jax.device_get(_finite(problem, params))
     if not outputs or all(part.all() for part in samples):
@@ -34,8 +34,8 @@ def find_fault(problem: AbstractProblem, params: Params) -> str:
     count = sum(int((~part).sum()) for part in samples)
     return (
         f"the derivatives of the outputs by {', '.join(bad)} are NaN or infinite for {count} of "
-        f"{sum(map(len, samples))} samples, the first at index {first}{block}, though the outputs are finite. So is "
-        "the derivative of a length |x| at 0, or of `jnp.where(x > 0, jnp.sqrt(x), 0)`: guard the argument of the root "
+        f"{sum(map(len, samples))} samples, the first at index {first}{block}, though the outputs are finite. This "
+        "happens at 0 with a length |x| or with `jnp.where(x > 0, jnp.sqrt(x), 0)`: guard the argument of the root "
         "or quotient itself, as in `jnp.sqrt(jnp.where(x > 0, x, 1))`, or start elsewhere."
     )
 
@@ -44,7 +44,7 @@ def find_fault(problem: AbstractProblem, params: Params) -> str:
 def _finite(
     problem: AbstractProblem, params: Params
 ) -> tuple[Bool[Array, ""], list[Bool[Array, " n"]], list[Bool[Array, ""]]]:
-    """Whether the outputs are finite; the derivatives of each sample of each block; those by each leaf."""
+    """Whether the outputs, the derivatives of each sample of each block, and those by each leaf are finite."""
     trainable, frozen = problem.partition(params)
     sizes = np.cumsum([leaf.size for leaf in jax.tree.leaves(trainable)])[:-1].tolist()
     samples, leaves = [], []

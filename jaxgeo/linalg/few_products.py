@@ -1,4 +1,4 @@
-"""A damped lift by few products with D, in a metric on parameter space, where the damping makes few enough."""
+"""A damped lift by a few products with D, in a metric on parameter space; for damping so large that a few suffice."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ def approximate_lift(
 ) -> tuple[PyTree, Float[Array, "rows R"]]:
     """`steps` conjugate-gradient steps towards the δ that minimises |Dδ − v|² + λ δᵀWδ, from δ = 0.
 
-    That δ is W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹v. Each step is one JVP, and one VJP but for the last; nothing of the size of DDᵀ is
-    formed. W preconditions.
+    This δ is W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹v. Each step takes one JVP and, except for the last, one VJP; nothing of the size of
+    DDᵀ is formed. W is the preconditioner.
 
     Reference: J. Martens, Deep learning via Hessian-free optimization, 2010, ICML
 
@@ -44,7 +44,7 @@ def approximate_lift(
 
 
 def sampled_trace(jacobian: Jacobian, weights: PyTree, signs: Float[Array, "rows R"]) -> Float[Array, ""]:
-    """An estimate of trace(DW⁻¹Dᵀ) by one VJP, unbiased where the signs are random.
+    """An estimate of trace(DW⁻¹Dᵀ) by one VJP, unbiased if the signs are random.
 
     Reference: M. F. Hutchinson, A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
     splines, 1989, Communications in Statistics 18

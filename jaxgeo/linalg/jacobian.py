@@ -1,4 +1,4 @@
-"""D = ∂x/∂θ as a linear operator: products by one linearisation, the matrix by per-sample Jacobians."""
+"""D = ∂x/∂θ as a linear operator: products from one linearisation, the matrix from per-sample Jacobians."""
 
 import functools
 from collections.abc import Callable
@@ -21,10 +21,11 @@ class Jacobian(lx.AbstractLinearOperator):
 
     Paper: (1.17)
 
-    `mv` is a JVP and `T.mv` a VJP of the same linearisation, made once here. `outputs` is x[θ], a by-product.
+    `mv` is a JVP and `T.mv` a VJP of one linearisation, which is computed here. `outputs` is x[θ], a by-product.
 
-    Where a network has derivatives in one mode only, D is made by that, sample by sample, and held for the products
-    that the mode does not give: `held` is D then, and None otherwise. Under `jax.jit` D is made only if it is used.
+    If a network has derivatives in one mode only, D is computed in this mode, sample by sample, and held for the
+    products that the mode cannot give: `held` is then D, and otherwise None. Under `jax.jit` D is computed only if it
+    is used.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -47,7 +48,7 @@ class Jacobian(lx.AbstractLinearOperator):
         self.problem = both_ways(problem, params)
         self.trainable, self.frozen = problem.partition(params)
         self.adjoint = self.held = None
-        # TF32 matrix products inside the user's network would limit D to about 5e-4.
+        # TF32 matrix products inside the user's network would limit the accuracy of D to about 5e-4.
         with jax.default_matmul_precision("highest"):
             own = one_ways(self.problem.blocks)
             if not own:
@@ -79,10 +80,7 @@ class Jacobian(lx.AbstractLinearOperator):
         return ravel_pytree(self.trainable)[1](vector)
 
     def embed(self, velocity: PyTree) -> PyTree:
-        """A velocity of the trainable part as one of params: zero at frozen arrays, None at what has no zero.
-
-        That is what is no array, and random keys.
-        """
+        """A velocity of the trainable part as one of params: zero at frozen arrays, None at keys and non-arrays."""
 
         def zero(leaf: PyTree) -> Array | None:
             number = eqx.is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
@@ -94,12 +92,13 @@ class Jacobian(lx.AbstractLinearOperator):
     def as_matrix(
         self, *, mode: Literal["auto", "forward", "reverse"] = "auto", chunk_size: int | None = None
     ) -> Float[Array, "QN K"]:
-        """D as one array, by `vmap` over samples of `jax.jacfwd` or `jax.jacrev`.
+        """D as one array, by `jax.jacfwd` or `jax.jacrev` under `vmap` over samples.
 
         **Arguments:**
 
-        - `mode`: forward costs K products a sample and reverse Q; "auto" takes the cheaper, or what the network has.
-        - `chunk_size`: samples differentiated at a time; all at once by default.
+        - `mode`: "forward" costs K products per sample, "reverse" Q; "auto" takes the cheaper one, or the only one that
+            the network has.
+        - `chunk_size`: how many samples to differentiate at a time; all at once by default.
         """
         if self.held is not None and mode == "auto" and chunk_size is None:
             return self.held
@@ -112,7 +111,7 @@ class Jacobian(lx.AbstractLinearOperator):
 def sample_rows(
     block: Block, trainable: PyTree, frozen: PyTree, mode: str = "auto", chunk_size: int | None = None
 ) -> Float[Array, "rows K"]:
-    """The rows of D of the samples of a block, as `Jacobian.as_matrix`."""
+    """The rows of D for the samples of a block, as in `Jacobian.as_matrix`."""
     flat, unravel = ravel_pytree(trainable)
     block = both_ways_of(block, trainable, frozen)
     if (own := one_ways(block)) and mode == "auto":
@@ -140,7 +139,7 @@ def _outputs(problem: AbstractProblem, frozen: PyTree) -> Callable[[PyTree], Flo
 
 
 def _held_rows(problem: AbstractProblem, trainable: PyTree, frozen: PyTree) -> Float[Array, "QN K"]:
-    """D, some samples at a time, so that little is held beside it."""
+    """D, computed for some samples at a time, so that little else is held."""
     found, params = [], eqx.combine(trainable, frozen)
     size = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     for block in problem.blocks:
@@ -165,7 +164,7 @@ def _(operator: Jacobian) -> lx.PyTreeLinearOperator:
 
 
 def register(operator: type[lx.AbstractLinearOperator], *holding: Callable) -> None:
-    """Tell lineax that a real operator is its own linearisation, and which of its properties hold."""
+    """Tell lineax that a real operator is its own linearisation, and which properties it has."""
     for same in (lx.linearise, lx.conj):
         same.register(operator)(lambda operator: operator)
     for question in (

@@ -34,11 +34,11 @@ def lift(
 
     - `velocity`: v, of shape (N, Q).
     - `solver`: how to solve; `jaxgeo.linalg.Auto()` by default.
-    - `damping`: with it the damped lift Dᵀ(DDᵀ + λ)⁻¹v, λ = damping · trace(DDᵀ)/QN.
+    - `damping`: if given, the result is the damped lift Dᵀ(DDᵀ + λ)⁻¹v with λ = damping · trace(DDᵀ)/QN.
 
-    **Returns:** θ̇, like `params`: zero at frozen arrays, None at what is no array.
+    **Returns:** θ̇, like `params`: zero at frozen arrays, None at leaves that are not arrays.
 
-    **Raises:** `ValueError` on a velocity of another shape, or one that is not finite.
+    **Raises:** `ValueError` unless `velocity` is finite and has shape (N, Q).
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -67,7 +67,7 @@ def _lift(
 
 
 def check_solver(solver: AbstractLiftSolver | None, name: str = "solver") -> AbstractLiftSolver:
-    """`Auto()` for None; raises `ValueError` unless it is an `AbstractLiftSolver`."""
+    """`solver`, or `Auto()` for None; raises `ValueError` unless it is an `AbstractLiftSolver`."""
     return Auto() if solver is None else check_lift_solver(name, solver)
 
 
@@ -80,9 +80,9 @@ def check_lift_solver(name: str, solver: Any) -> AbstractLiftSolver:
 def check_output_velocity(
     problem: AbstractProblem, params: Params, name: str, velocity: ArrayLike
 ) -> Float[Array, "N Q"]:
-    """`velocity` as an array; `ValueError` unless it has the shape of the outputs, and is finite.
+    """`velocity` as an array; raises `ValueError` unless it has the shape of the outputs and is finite.
 
-    So are parameters at which nothing can be evaluated.
+    Also raises `ValueError` if the network cannot be evaluated at `params`.
     """
     problem.check(params)
     outputs = eqx.filter_eval_shape(problem.outputs, params)
@@ -90,7 +90,7 @@ def check_output_velocity(
 
 
 def check_velocity(problem: AbstractProblem, params: Params, name: str, velocity: PyTree) -> PyTree:
-    """The trainable part of a parameter velocity; `ValueError` unless it is like that of `params`, and finite."""
+    """The trainable part of a velocity; raises `ValueError` unless it is like that of `params`, and finite."""
     problem.check(params)
     trainable, _ = problem.partition(params)
     try:
@@ -103,7 +103,7 @@ def check_velocity(problem: AbstractProblem, params: Params, name: str, velocity
 
 def _check_like(name: str, moved: PyTree, trainable: PyTree) -> None:
     shapes = jax.tree.map(jnp.shape, trainable)
-    # Leaf by leaf: a pytree of shapes need not know when it equals another.
+    # Compare leaf by leaf: pytrees of shapes may lack a usable `==`.
     like = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (moved, trainable)]
     if jax.tree.structure(moved) != jax.tree.structure(trainable) or like[0] != like[1]:
         raise ValueError(f"`{name}` must be like the trainable part of `params`, of shapes {shapes}; got {moved!r}.")
@@ -117,8 +117,8 @@ def lift_gradient(
 
     Paper: (2.30), (5.17)
 
-    g is split into Dᵀw, with w = D⁺ᵀg, and a rest g⊥ in ker D; then it is the (damped) lift of w, and g⊥/λ. So
-    for g = Dᵀw it equals the lift of w, and no small λ divides a difference of nearly equal terms.
+    g is split into Dᵀw, with w = D⁺ᵀg, and a rest g⊥ in ker D. The result is the (damped) lift of w, plus g⊥/λ. So for
+    g = Dᵀw it equals the lift of w, and no difference of nearly equal terms is divided by a small λ.
 
     **Arguments:**
 
@@ -126,9 +126,9 @@ def lift_gradient(
     - `gradient`: g, a pytree like the trainable parameters.
     - `damping`, `solver`: as for `lift`.
 
-    **Returns:** a pytree like `gradient`, and a `LiftInfo` on the first solve.
+    **Returns:** a pytree like `gradient`, and the `LiftInfo` of the first solve.
 
-    **Raises:** `ValueError` on a gradient of another form, or one that is not finite.
+    **Raises:** `ValueError` unless `gradient` is finite and like the trainable parameters.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -148,16 +148,16 @@ def lift_gradient(
 def _lift_gradient(
     jacobian: Jacobian, gradient: PyTree, damping: Damping, solver: AbstractLiftSolver
 ) -> tuple[PyTree, LiftInfo]:
-    # D⁺ is linear, and its transpose is what differentiation gives.
+    # D⁺ is linear, so its VJP is its transpose.
     _, pull_back = jax.vjp(lambda rows: solver.solve(jacobian, rows)[0], jnp.zeros_like(jacobian.outputs))
     (rows,) = pull_back(gradient)
     solution, info = solver.solve(jacobian, rows, damping)
     if damping is None:
         return solution, info
     rest = jax.tree.map(jnp.subtract, gradient, jacobian.T.mv(rows))
-    # Once more, for what the condition number left of Dᵀw in it.
+    # Once more, to remove what is left of Dᵀw if D is ill-conditioned.
     rest = jax.tree.map(jnp.subtract, rest, jacobian.T.mv(pull_back(rest)[0]))
-    # What round-off leaves there must not be divided by λ, and nothing by 0, which λ is for D = 0.
+    # Round-off in the rest must not be divided by λ, and nothing by λ = 0, as for D = 0.
     absolute = jnp.asarray(damping, rows.dtype) * mean_eigenvalue(jacobian)
     floor = 64 * float(jnp.finfo(rows.dtype).eps) * norm(gradient)
     outside = (norm(rest) > floor) & (absolute > 0)

@@ -1,4 +1,4 @@
-"""The outputs at a point, linearised in a metric, and what a step from there comes to."""
+"""The outputs at a point, linearised in a metric, and the effect of steps from there."""
 
 import functools
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from jaxgeo.outputs import AbstractProblem, Params
 
 
 class Linearisation(eqx.Module):
-    """x[θ + δ] ≈ x[θ] + Dδ, seen through a metric g = LᵀL.
+    """x[θ + δ] ≈ x[θ] + Dδ, in a metric g = LᵀL.
 
-    Of the rows LD, in place of D, every solver can make the lift in the metric, because they are the Jacobian of an
-    ordinary problem: each sample's outputs times its L, which is held fixed.
+    With the rows LD in place of D, every solver computes lifts in the metric, because LD is the Jacobian of an ordinary
+    problem: the outputs of each sample times its L, which is held fixed.
 
     Paper: Section 2.3
 
     - `outputs`: x[θ].
     - `jacobian`: LD.
-    - `root`: L for each sample; None where it is 1.
-    - `residual`: b = (Lᵀ)⁺(w∇ₓC), w what C divides by; x − y for L2. A full step has LDδ = −b.
+    - `root`: L for each sample; None for the identity.
+    - `residual`: b = (Lᵀ)⁺(w∇ₓC), where C divides by w; x − y for L2. A full step has LDδ = −b.
     """
 
     problem: AbstractProblem
@@ -44,7 +44,7 @@ class Linearisation(eqx.Module):
     def __init__(self, problem: AbstractProblem, params: Params, metric: AbstractMetric, known: Jacobian | None = None):
         """**Arguments:**
 
-        - `known`: D at `params` where it is at hand, as along a flow: its outputs are not computed again.
+        - `known`: D at `params` if it is already known, as along a flow; its outputs are then reused.
         """
         self.problem = problem = both_ways(problem, params)
         if known is None:
@@ -82,7 +82,7 @@ class Linearisation(eqx.Module):
         return self._of_data(lambda rows: jax.vmap(lambda root, row: root.dual(row))(self.root, rows), gradient)
 
     def _of_data(self, function: Callable[[Array], Array], rows: Array) -> Float[Array, "rows R"]:
-        """A function of the rows of the data; those of a prior stay as they are."""
+        """Apply a function to the rows of the data; those of a prior stay as they are."""
         loss = self.problem.loss
         if not isinstance(loss, Regularised):
             return function(rows).reshape(self.jacobian.outputs.shape)
@@ -90,14 +90,15 @@ class Linearisation(eqx.Module):
 
     @property
     def total_weight(self) -> int | Float[Array, ""]:
-        """What C divides by."""
+        """The number that C divides by."""
         weight = self.problem.loss.total_weight
         return weight if isinstance(weight, int) else weight.astype(self.outputs.dtype)
 
     def relative(self, damping: Float[Array, ""]) -> Float[Array, ""]:
-        """A damping relative to the mean square of the rows of D, as one relative to trace(DDᵀ)/rows.
+        """Convert a damping relative to the mean square of the rows of D into one relative to trace(DDᵀ)/rows.
 
-        They differ where samples have weights: one of weight 2 is two rows, and one of weight 0, such as padding, none.
+        The two differ if samples have weights: a sample of weight 2 counts as two rows, and one of weight 0, such as
+        padding, as none.
         """
         if not isinstance(self.root, WeightedRoot):
             return damping
@@ -107,10 +108,10 @@ class Linearisation(eqx.Module):
         return damping * (rows / ((rows - of_prior) * share + of_prior))
 
     def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
-        """Whether a lift went through a factorisation that is sound for every row.
+        """Whether a lift used a factorisation that is accurate for every row.
 
-        Samples of weight 0 have rows of 0, for which a Cholesky factorisation fails. By eigenvalues the lift is as good
-        where no other row is lost.
+        Samples of weight 0 have rows of 0, for which a Cholesky factorisation fails. A lift by eigenvalues is as good,
+        provided that it loses no other row.
         """
         solved, counted = lift.outcome == SOLVED, self.problem.loss.counted
         if counted is None:
@@ -141,9 +142,9 @@ class Linearisation(eqx.Module):
             return self.jacobian.problem.outputs(eqx.combine(moved, self.frozen))
 
     def bend(self, velocity: PyTree) -> Float[Array, "rows R"]:
-        """∂²(Lx)/∂t² at θ + t·velocity, t = 0: how the rows bend away from the straight line that D promises."""
+        """∂²(Lx)/∂t² at θ + t·velocity, t = 0: how the rows bend away from the straight line that D predicts."""
         if any(network.reverse for network in one_ways(self.problem.blocks)):
-            # Without second derivatives: by outputs a tenth of the way, of which D has told most.
+            # No second derivatives: compare the outputs a tenth of the way with the prediction of D.
             part = jax.tree.map(lambda leaf: 0.1 * leaf, velocity)
             moved = self.rows_at(part) - self.jacobian.outputs
             return (moved - self.jacobian.mv(part)) / (0.5 * 0.1**2)
@@ -154,21 +155,22 @@ class Linearisation(eqx.Module):
         return jax.jvp(speed, (jax.tree.map(jnp.zeros_like, velocity),), (velocity,))[1]
 
     def predicted_decrease(self, moved: Float[Array, "rows R"]) -> Float[Array, ""]:
-        """By how much C falls where the rows move by `moved`, if the metric stayed as it is here."""
+        """How much C would fall if the rows moved by `moved` and the metric stayed the same."""
         return -0.5 * jnp.sum(moved * (2 * self.residual + moved)) / self.total_weight
 
     def move(
         self, step: PyTree, aim: Float[Array, "rows R"] | None = None, outputs: Float[Array, "N Q"] | None = None
     ) -> "Trial":
-        """What θ + step comes to; `aim` is by how much it is to move the rows, by default LD times the step.
+        """Try θ + step: its cost, and the true and predicted decrease of C.
 
-        `outputs` are those of θ + step where they are known.
+        `aim` is how far the step should move the rows, by default LD times the step. `outputs` are the outputs at
+        θ + step, if they are known.
 
-        The decrease is summed from output differences. Where even those are no larger than the round-off of the
-        outputs, it is taken from the slopes at both ends, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, which round-off disturbs less
-        by a factor |δ|: so the last digits of θ can still be judged when those of C are exhausted. At costs that are
-        themselves round-off nothing is left to judge, and the difference stands. Where a network has derivatives in one
-        mode only, the slopes are a gradient at each end, computed if they are needed.
+        The decrease is summed from output differences. If these are no larger than the round-off of the outputs, the
+        slopes at both ends give it instead, (∇C(x)·Dδ + ∇C(x′)·D′δ)/2, with a round-off smaller by a factor |δ|. So
+        steps in the last digits of θ can still be judged when those of C are exhausted. If the cost itself is
+        round-off, the difference is kept. If a network has derivatives in one mode only, the slopes take a gradient at
+        each end, computed only when needed.
         """
         loss = self.problem.loss
         outputs = self.outputs_at(step) if outputs is None else outputs
@@ -183,7 +185,7 @@ class Linearisation(eqx.Module):
         return Trial(step, loss(outputs), decrease, predicted, finite)
 
     def restrict(self, tree: PyTree) -> PyTree:
-        """What a pytree like params has at the trainable leaves."""
+        """The trainable leaves of a pytree like params."""
         return jax.tree.map(
             lambda kept, value: None if kept is None else value, self.trainable, tree, is_leaf=lambda x: x is None
         )
@@ -194,7 +196,7 @@ class Linearisation(eqx.Module):
 
 
 def _by_slopes(decrease: Float[Array, ""], linear: Linearisation, step: PyTree) -> Float[Array, ""]:
-    """−(∇C(x)·Dδ + ∇C(x′)·D′δ)/2, in place of a decrease that is round-off."""
+    """−(∇C(x)·Dδ + ∇C(x′)·D′δ)/2, instead of a decrease that is round-off."""
     problem, one_way = linear.problem, bool(one_ways(linear.problem.blocks))
 
     @without_tf32
@@ -213,11 +215,11 @@ def _by_slopes(decrease: Float[Array, ""], linear: Linearisation, step: PyTree) 
 
 
 class Trial(eqx.Module):
-    """A step that was tried, and what is taken of it: the cost it leads to, and C before − C after.
+    """A step that was tried, the cost it leads to, and the decrease, C before minus C after.
 
-    - `step`: set to zero by `taken_if` if it is rejected.
-    - `predicted`: the decrease by the linearised outputs.
-    - `finite`: whether the step and its cost are.
+    - `step`: `taken_if` sets it to zero if it is rejected.
+    - `predicted`: the decrease according to the linearised outputs.
+    - `finite`: whether the step and its cost are finite.
     """
 
     step: PyTree
@@ -228,7 +230,7 @@ class Trial(eqx.Module):
 
     @property
     def gain_ratio(self) -> Float[Array, ""]:
-        """The decrease in units of the predicted one: 0 where none was predicted, −∞ if not finite."""
+        """The decrease over the predicted decrease: 0 if none was predicted, −∞ if the step is not finite."""
         ratio = jnp.where(self.predicted > 0, self.decrease / jnp.where(self.predicted > 0, self.predicted, 1), 0)
         return jnp.where(self.finite, ratio, -jnp.inf)
 
@@ -240,7 +242,7 @@ class Trial(eqx.Module):
 
 
 def linearised(jacobian: Jacobian, metric: AbstractMetric) -> Linearisation:
-    """The same for a D that is at hand."""
+    """The `Linearisation` at a point whose D is already known."""
     params = eqx.combine(jacobian.trainable, jacobian.frozen)
     return Linearisation(jacobian.problem, params, metric, jacobian)
 

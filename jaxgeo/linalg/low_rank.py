@@ -1,4 +1,4 @@
-"""The leading singular values of D, without a decomposition of all of it."""
+"""The leading singular values of D, without a full decomposition."""
 
 import functools
 
@@ -16,9 +16,9 @@ def leading_singular_values(
 ) -> tuple[SingularValues, Float[Array, ""]]:
     """D ≈ QQᵀD for an orthonormal basis Q of DΩ, Ω Gaussian with `counts[choice]` columns.
 
-    The largest singular values come out exact to about (σ_r/σ)², those next to the last, σ_r, within a factor; all lie
-    below those of D. Where the spectrum falls fast that takes two products with D and decompositions of r columns.
-    Shapes are those of the largest count, with zeros beyond the one that was chosen.
+    The largest singular values are accurate to about (σ_r/σ)², those close to the last, σ_r, only within a factor; none
+    exceeds that of D. This suits spectra that fall fast, and takes two products with D and decompositions of r columns.
+    Shapes are those of the largest count, with zeros beyond the chosen one.
 
     Reference: N. Halko, P. G. Martinsson, J. A. Tropp, Finding structure with randomness, SIAM Review 53, 2011,
         Algorithms 4.1 and 5.1, and Section 4.3 for the estimate
@@ -26,9 +26,9 @@ def leading_singular_values(
     **Arguments:**
 
     - `matrix`: D.
-    - `counts`: increasing, each at most the number of rows and of columns.
-    - `choice`: which of them.
-    - `key`: of the random numbers.
+    - `counts`: the numbers of columns to choose from, increasing; at most the number of rows and of columns of D.
+    - `choice`: the index of the count to use.
+    - `key`: for the random numbers.
 
     **Returns:** the singular values, and an estimate of |D − QQᵀD|, Frobenius, from one more random column.
     """
@@ -44,10 +44,10 @@ def _sketch(count: int, most: int, matrix: Array, key: Array) -> tuple[Array, Ar
     sample = matrix @ jax.random.normal(key, (matrix.shape[1], count + 1), matrix.dtype)
     probe = sample[:, -1]
     orthogonal, _ = jnp.linalg.qr(sample[:, :-1])
-    # Twice is enough.
+    # Orthogonalising twice is enough.
     for _ in range(2):
         probe = probe - orthogonal @ (probe @ orthogonal)
-    # Of QᵀD, which is wide, by its transpose.
+    # QᵀD is wide, so factorise its transpose.
     across, triangle = jnp.linalg.qr((orthogonal.T @ matrix).T)
     left, values, turn = jnp.linalg.svd(triangle.T, full_matrices=False)
     more = most - count

@@ -1,4 +1,4 @@
-"""A problem measured in a metric LᵀL on output space: its outputs are Lx, and so its Jacobian is LD."""
+"""A problem measured in a metric LᵀL on output space: its outputs are Lx, so its Jacobian is LD."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +17,9 @@ from jaxgeo.prior import has_prior, without_prior
 
 
 def counted_root(metric: AbstractMetric, cost: AbstractCost, outputs: Float[Array, "N Q"]) -> AbstractRoot | None:
-    """L for every sample as the metric gives it, and 0 for a sample that the cost does not depend on.
+    """L of the metric for every sample, but 0 for a sample that the cost does not depend on.
 
-    Without that the lift would hold the outputs of such a sample still.
+    Otherwise the lift would try to keep the outputs of such a sample fixed.
     """
     root, counted = metric.root(cost, outputs), cost.counted
     # The curvature of the cost is 0 there by itself.
@@ -31,7 +31,7 @@ def counted_root(metric: AbstractMetric, cost: AbstractCost, outputs: Float[Arra
 
 
 class MeasuredApply(eqx.Module):
-    """Lx for one sample and its root; for all samples at once and theirs where the network couples them."""
+    """Lx for one sample and its root, or for all samples and their roots if the network couples the samples."""
 
     apply: Callable[[PyTree, PyTree], Array]
     per_sample: bool = eqx.field(static=True)
@@ -48,7 +48,7 @@ class MeasuredApply(eqx.Module):
 def measured(problem: AbstractProblem, root: AbstractRoot) -> AbstractProblem:
     """The problem whose outputs are Lx, for L held fixed."""
     if has_prior(problem):
-        # Its rows have the length that they are to have.
+        # The rows of the prior are already scaled.
         data = measured(without_prior(problem), root)
         loss = eqx.tree_at(lambda loss: loss.cost, problem.loss, data.loss)
         return with_blocks(problem, (*data.blocks, problem.blocks[-1]), loss)
@@ -58,7 +58,7 @@ def measured(problem: AbstractProblem, root: AbstractRoot) -> AbstractProblem:
             "Weight the blocks through `residual_problem`."
         )
     (block,) = problem.blocks
-    # What couples the samples is to the linear algebra a batch of one.
+    # Coupled samples are a batch of one to the linear algebra.
     root = block.pad(root) if problem.per_sample else jax.tree.map(lambda leaf: leaf[None], root)
     apply = MeasuredApply(block.apply, problem.per_sample)
     block = Block(apply, (block.inputs, root), block.scale, block.sharding, block.padding)

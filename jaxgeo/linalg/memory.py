@@ -1,4 +1,4 @@
-"""How much memory the device, or on a CPU the machine, has."""
+"""How much memory the device has or, on a CPU, the machine."""
 
 import os
 from typing import Any
@@ -7,18 +7,18 @@ import jax
 
 from jaxgeo._checks import check_count
 
-# Where neither the device nor the system tells.
+# Used if neither the device nor the system tells.
 UNKNOWN = 8 * 2**30
 
 
 def check_memory(memory: Any) -> None:
-    """`ValueError` if `memory` is neither None nor a number of bytes."""
+    """Raise `ValueError` unless `memory` is None or a number of bytes."""
     if memory is not None:
         check_count("memory", memory)
 
 
 def total_memory() -> int:
-    """Bytes of the default device where it tells, else of the machine."""
+    """Memory in bytes of the default device if it tells, else of the machine."""
     stats = jax.local_devices()[0].memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -26,7 +26,7 @@ def total_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes free on the default device where it tells, else on the machine."""
+    """Free memory in bytes on the default device if it tells, else on the machine."""
     stats = jax.local_devices()[0].memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]

@@ -1,8 +1,8 @@
-"""Networks that have derivatives in one mode only: found from their jaxpr, and given the other mode.
+"""Find networks that have derivatives in one mode only, by their jaxpr, and give them the other mode.
 
-A `jax.custom_vjp` anywhere in a network, such as the default adjoint of diffrax, leaves it derivatives in reverse only;
-a `jax.lax.while_loop` leaves it those in forward mode. In the mode that is there all of ∂x_j/∂θ can be computed, and as
-a matrix it has products from both sides.
+With a `jax.custom_vjp` anywhere in it, such as the default adjoint of diffrax, a network has derivatives in reverse
+mode only; with a `jax.lax.while_loop`, in forward mode only. The available mode can compute the whole matrix ∂x_j/∂θ,
+which gives products from both sides.
 """
 
 import functools
@@ -21,22 +21,22 @@ from jaxgeo.outputs import AbstractProblem, AnyProblem, Block, Params
 SUSPICIOUS = frozenset(
     {"custom_vjp_call", "custom_vjp_call_jaxpr", "while", "pure_callback", "io_callback", "ffi_call", "pallas_call"}
 )
-# What a `custom_vjp` leaves in a derivative in forward mode. JAX raises an error only when that is compiled.
+# The operation that a `custom_vjp` leaves in a forward-mode derivative. JAX raises an error only when compiling it.
 REVERSE_ONLY = "custom_lin"
-# Entries of D that are made at a time.
+# How many entries of D to compute at a time.
 CHUNK_ENTRIES = 2**24
 INSTEAD = (
-    "Write a custom rule by `jax.custom_jvp`, which has both modes, also for a callback; a `while_loop` as "
+    "Write a custom rule by `jax.custom_jvp`, which has both modes, also for a callback; write a `while_loop` as "
     "`jax.lax.scan`, or as `fori_loop` with fixed bounds; give `diffrax.diffeqsolve` `adjoint=diffrax.DirectAdjoint()` "
     "or `diffrax.ForwardMode()`; or freeze these leaves through `trainable`."
 )
 
 
 class OneWay(eqx.Module):
-    """A network with derivatives in one mode, as one with derivatives in both.
+    """Gives a network with derivatives in one mode those of the other mode.
 
     - `apply`: the network itself.
-    - `reverse`: whether reverse is the mode that it has.
+    - `reverse`: whether its own mode is reverse.
     """
 
     apply: Callable[[PyTree, PyTree], Array]
@@ -74,9 +74,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def both_ways(problem: AnyProblem, params: Params) -> AnyProblem:
-    """The same problem with derivatives in both modes: itself, unless a network lacks one.
+    """The same problem with derivatives in both modes; the problem itself if no network lacks a mode.
 
-    **Raises:** `ValueError` if a network has neither, with the leaves, the reason and what to write instead.
+    **Raises:** `ValueError` if a network has neither mode; it names the leaves, the reason and what to write instead.
     """
     parts = problem.partition(params)
     blocks = tuple(both_ways_of(block, *parts) for block in problem.blocks)
@@ -86,7 +86,7 @@ def both_ways(problem: AnyProblem, params: Params) -> AnyProblem:
 
 
 def both_ways_of(block: Block, trainable: PyTree, frozen: PyTree) -> Block:
-    """The same for a block."""
+    """The same block with derivatives in both modes."""
     if one_ways(block):
         return block
     function = eqx.tree_at(lambda block: block.inputs, block, None)
@@ -99,12 +99,12 @@ def both_ways_of(block: Block, trainable: PyTree, frozen: PyTree) -> Block:
 
 
 def one_ways(tree: PyTree) -> list[OneWay]:
-    """The networks in a problem or a block that have one mode of their own."""
+    """The networks in a problem or block that have only one mode of their own."""
     return [node for node in jax.tree.leaves(tree, is_leaf=_is_one_way) if _is_one_way(node)]
 
 
 def in_reverse(tree: PyTree) -> PyTree:
-    """A problem or a block for derivatives in reverse: those that have them take their own."""
+    """A problem or block for derivatives in reverse mode: networks that have this mode use their own."""
 
     def unwrapped(node: Any) -> Any:
         return node.apply if _is_one_way(node) and node.reverse else node
@@ -115,8 +115,8 @@ def in_reverse(tree: PyTree) -> PyTree:
 def pulled(problem: AbstractProblem, trainable: PyTree, frozen: PyTree, rows: Float[Array, "N Q"]) -> PyTree:
     """Dᵀ times rows, by a VJP for each sample.
 
-    One VJP of all samples together holds less, but JAX refuses it for some solvers of differential equations, whose
-    state at the end is the same for all samples.
+    One VJP of all samples together would hold less, but JAX refuses it for some solvers of differential equations,
+    whose final state is the same for all samples.
     """
     backward, flat, start, total = in_reverse(problem), rows.reshape(-1), 0, None
     size = sum(leaf.size for leaf in jax.tree.leaves(trainable))
@@ -136,7 +136,7 @@ def pulled(problem: AbstractProblem, trainable: PyTree, frozen: PyTree, rows: Fl
 
 
 def _sum_over(function: Callable[[PyTree], PyTree], samples: PyTree, chunk: int | None) -> PyTree:
-    """The sum of a function over samples, so many of which are evaluated at a time."""
+    """The sum of a function over samples, evaluated for `chunk` samples at a time."""
 
     def summed(samples: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), jax.vmap(function)(samples))
@@ -155,7 +155,7 @@ def _sum_over(function: Callable[[PyTree], PyTree], samples: PyTree, chunk: int 
 
 
 def for_gradients(problem: AnyProblem, params: Params) -> AnyProblem:
-    """The problem for `jax.grad` of its cost: by one VJP of all samples where JAX can take it, else as `both_ways`."""
+    """The problem for `jax.grad` of its cost: by one VJP of all samples if JAX allows it, else as `both_ways`."""
     wrapped = both_ways(problem, params)
     if wrapped is problem:
         return problem
@@ -166,15 +166,15 @@ def for_gradients(problem: AnyProblem, params: Params) -> AnyProblem:
 
 
 def said_of(blocks: tuple[Block, ...], rows: int, columns: int, itemsize: int) -> str:
-    """What it takes to give the networks of a problem the mode that they lack; empty if they lack none."""
+    """A message about the cost of the mode that the networks of a problem lack; empty if they lack none."""
     own = one_ways(blocks)
     if not own:
         return ""
     modes = sorted({"in reverse" if network.reverse else "in forward mode" for network in own})
     products = "a VJP for each output" if all(network.reverse for network in own) else "a JVP for each parameter"
     return (
-        f"the network has derivatives {' and '.join(modes)} only: D, {rows} × {columns}, is made by {products} of a "
-        f"sample and held, {rows * columns * itemsize / 2**20:.3g} MiB; products with D are taken from it"
+        f"the network has derivatives {' and '.join(modes)} only: D, {rows} × {columns}, is computed by {products} of "
+        f"a sample and held, {rows * columns * itemsize / 2**20:.3g} MiB; products with D use this matrix"
     )
 
 
@@ -183,7 +183,7 @@ def _is_one_way(node: Any) -> bool:
 
 
 class _Modes(NamedTuple):
-    """Why a network lacks a mode, None if it has it; and for each leaf that lacks both why."""
+    """Why a network lacks a mode, None if it has it; and the reasons for each leaf that lacks a mode."""
 
     forward: str | None
     reverse: str | None
@@ -192,7 +192,7 @@ class _Modes(NamedTuple):
 
 @eqx.filter_jit
 def _modes(block: Block, trainable: PyTree, frozen: PyTree, sample: PyTree) -> _Modes:
-    """Found from jaxprs, once for each shape; nothing is computed."""
+    """Read from jaxprs, once for each shape; nothing is computed."""
 
     def rows(trainable: PyTree) -> Array:
         return block.rows(eqx.combine(trainable, frozen), sample)
@@ -245,13 +245,13 @@ def _neither(found: _Modes) -> str:
         f"`params{name}`: forward mode, {forward}; reverse mode, {reverse}" for name, forward, reverse in found.leaves
     ]
     return (
-        "the network has derivatives by all its trainable parameters neither in forward nor in reverse mode. What "
-        "stands in the way: " + "; ".join(lines) + f". {INSTEAD}"
+        "the network has derivatives by all its trainable parameters neither in forward nor in reverse mode. The "
+        "reasons are: " + "; ".join(lines) + f". {INSTEAD}"
     )
 
 
 def _operations(jaxpr: Jaxpr) -> Iterator[str]:
-    """The names of all operations, those inside others among them."""
+    """The names of all operations, including those inside others."""
     for eqn in jaxpr.eqns:
         yield eqn.primitive.name
         for value in eqn.params.values():

@@ -1,4 +1,4 @@
-"""Products without TF32; float64 for a few steps of a computation in float32, without x64 for the whole program."""
+"""Products without TF32, and float64 for parts of a float32 computation without x64 for the whole program."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def without_tf32(fun: Function) -> Function:
-    """`fun`, whose products of float32 numbers are rounded no further than to float32, whatever the caller allows."""
+    """`fun`, with all products of float32 numbers in full float32 precision, whatever the caller has set."""
 
     @functools.wraps(fun)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -26,19 +26,19 @@ def without_tf32(fun: Function) -> Function:
 
 
 def is_available(dtype: jnp.dtype) -> bool:
-    """Whether arrays of `dtype` can be made as things stand: float64 needs x64."""
+    """Whether JAX can make arrays of `dtype` under its current settings: float64 needs x64."""
     return jax.dtypes.canonicalize_dtype(dtype) == dtype
 
 
 def in_dtype(fun: Callable[..., Any], dtype: jnp.dtype) -> Callable[..., Any]:
-    """`fun`, run where it can make arrays of `dtype`; arguments and results are pytrees of arrays.
+    """`fun`, run so that it can make arrays of `dtype`; arguments and results are pytrees of arrays.
 
     `jax.enable_x64` acts while a function is traced. `vmap` of something traced before (a jitted function, the body
-    of a scan) applies batching rules afterwards, outside the context, and some of them make float32 of what was
-    float64, which XLA then refuses. So the function's own batching rule enters the context again. Derivatives do
-    not pass through: take them by a rule of their own, as `jaxgeo.linalg.solvers.derivatives` does.
+    of a scan) applies batching rules later, outside the context. Some of these rules turn float64 into float32, which
+    XLA then refuses. So the function has its own batching rule, which enters the context again. Derivatives do not pass
+    through: give them a rule of their own, as `jaxgeo.linalg.solvers.derivatives` does.
 
-    Code of users should not run inside: an array that it makes in the default dtype would be float64 there.
+    Do not run users' code inside: its arrays of the default dtype would become float64.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -78,10 +78,10 @@ def _in_float64(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _closed(fun: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], list[Any]]:
-    """`fun` of what it closes over and of its arguments, and the arrays that it closes over.
+    """`fun` as a function of the arrays that it closes over and of its arguments, and these arrays.
 
-    A function with a batching rule of its own may close over no array: within a branch of a `jax.lax.cond` whose
-    predicate is batched, JAX batches them, and then fails.
+    A function with its own batching rule must not close over arrays: inside a branch of a `jax.lax.cond` with a batched
+    predicate JAX would batch them, and then fail.
     """
     closed, shapes = jax.make_jaxpr(fun, return_shape=True)(*args)
 
@@ -94,16 +94,16 @@ def _closed(fun: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], li
 
 
 def cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..., Any], *operands: Any) -> Any:
-    """`jax.lax.cond`, for an expensive, rarely taken `true` branch, which under `vmap` runs only if a member needs it.
+    """`jax.lax.cond` for an expensive, rarely taken `true` branch, which under `vmap` runs only if a member needs it.
 
-    `jax.lax.cond` of a batched predicate computes both branches always; so do derivatives of this. Operands, and
-    branches that are modules, may hold what is no array. What a branch only closes over has no derivative.
+    `jax.lax.cond` of a batched predicate always computes both branches; so do derivatives of this function. Operands,
+    and branches that are modules, may hold leaves that are not arrays. What a branch closes over has no derivative.
     """
     return _cond_any(predicate, true, false, operands)
 
 
 def rescue_if(predicate: jax.Array, rescue: Callable[..., Any], usual: Any, *operands: Any) -> Any:
-    """`usual`, or `rescue(usual, *operands)` where the predicate holds: `cond_any` for what has been tried already."""
+    """`usual`, or `rescue(usual, *operands)` if the predicate holds: `cond_any` for a result that may need rescue."""
     return cond_any(predicate, rescue, _as_usual, usual, *operands)
 
 
@@ -135,7 +135,7 @@ def _cond_any(predicate: jax.Array, true: Callable[..., Any], false: Callable[..
 
 @_cond_any.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    # `custom_vmap` has no reverse mode, `jax.lax.cond` has.
+    # Unlike `custom_vmap`, `jax.lax.cond` has a reverse mode.
     predicate, *rest = primals
 
     def chosen(rest: list) -> Any:

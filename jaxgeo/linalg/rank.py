@@ -1,4 +1,4 @@
-"""The rank of D: watched while a flow runs, or checked before."""
+"""The rank of D: recorded while a flow runs, or checked in advance."""
 
 from typing import NamedTuple
 
@@ -26,9 +26,9 @@ from jaxgeo.outputs import AbstractProblem, Params
 class RankRecord(NamedTuple):
     """The rank of D at one moment of a flow.
 
-    - `rank`: how many singular values of D stand above round-off.
-    - `smallest`: the smallest of those, relative to the largest.
-    - `gap`: that one over the next, which counts as zero; infinite where none is left.
+    - `rank`: how many singular values of D are above round-off.
+    - `smallest`: the smallest of these, relative to the largest.
+    - `gap`: `smallest` over the next singular value, which counts as zero; infinite if there is none.
     - `outside`: |(1 − 𝒫)∇ₓC|² / |∇ₓC|², the share of the output gradient in the lost directions, which no velocity
         of the parameters can follow; 0 for ∇ₓC = 0.
     """
@@ -45,12 +45,12 @@ def rank_record(s: float | Float[Array, ""], params: Params, problem: AbstractPr
 
     Paper: (4.1), (4.2), (4.7)
 
-    Singular values are those of D where it has up to 2²⁴ entries, and else square roots of the eigenvalues of DDᵀ
-    in float64, which cannot tell singular values below about 1e-7 of the largest from zero.
+    If D has up to 2²⁴ entries, its singular values are computed. Otherwise they are square roots of the eigenvalues of
+    DDᵀ in float64, which cannot tell singular values below about 1e-7 of the largest from zero.
 
     **Arguments:**
 
-    - `s`: flow time, which does not matter.
+    - `s`: flow time, which is not used.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -95,8 +95,8 @@ class _Judge(eqx.Module):
 def check_rank(problem: AbstractProblem, params: Params, required: int) -> None:
     """Raise `ValueError` if rank(D) < `required`, the smaller side of D.
 
-    A Cholesky factorisation of the Gram matrix on that side answers most cases; only where a pivot is near
-    round-off are the singular values computed.
+    A Cholesky factorisation of the Gram matrix on that side settles most cases. The singular values are computed only
+    if a pivot is close to round-off.
     """
     gram = np.asarray(_small_gram(problem, params), dtype=np.float64)
     try:

@@ -1,4 +1,4 @@
-"""Iterative refinement: lifts of what is still missing, as long as that gets less."""
+"""Iterative refinement: lift the remaining defect, as long as it shrinks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from jaxgeo.linalg.precision import rescue_if
 
 
 class Refined(NamedTuple):
-    """A value, and what was measured of it.
+    """A refined value, and what was measured on the way.
 
-    - `value`, `defect`, `size`: of the best round.
-    - `corrections`: how many corrections are in the value: the first ones, as the loop ends with one that is not.
-    - `first`: what the first round has noted.
+    - `value`, `defect`, `size`: those of the best round.
+    - `corrections`: how many corrections the value contains: the first ones, because the loop ends with a bad one.
+    - `first`: what the first round noted.
     """
 
     value: PyTree
@@ -45,16 +45,16 @@ def refined(
 ) -> Refined:
     """The value, with corrections added while the size of its defect is above `floor` and halves, at most `most` times.
 
-    Has no reverse mode, as it does not know beforehand how long it goes on. The first round is one of the loop, so that
-    `correct` and `measure` are compiled once: that is most of what a lift compiles.
+    There is no reverse mode, because the number of rounds is not known in advance. The first round is part of the loop,
+    so `correct` and `measure`, most of what a lift compiles, are compiled only once.
 
     **Arguments:**
 
     - `value`: where to start.
-    - `correct`: of a defect, what to add to the value, of the same structure; a module unless `defect` is given.
-    - `measure`: the defect of a value, its size, and what else to note.
-    - `defect`: that of `value` if it is known. Then the first round corrects it, and counts for the value itself;
-        without it the first round measures the value as it is.
+    - `correct`: a function from a defect to what to add to the value; must be a module unless `defect` is given.
+    - `measure`: a function from a value to its defect, the size of the defect, and what else to note.
+    - `defect`: the defect of `value` if it is known. The first round then applies its correction, which is not counted;
+        otherwise the first round measures `value` as it is.
     """
     known = defect is not None
 
@@ -90,5 +90,5 @@ def _corrected(value: PyTree, defect: PyTree, correct: Callable[[PyTree], PyTree
 
 
 def accumulated_eps(count: int, dtype: jnp.dtype) -> float:
-    """Relative round-off as it adds up over `count` numbers, √count·eps, but at least 4·eps."""
+    """Relative round-off accumulated over `count` numbers, √count·eps, but at least 4·eps."""
     return max(count**0.5, 4.0) * float(jnp.finfo(dtype).eps)

@@ -1,4 +1,4 @@
-"""Functions of the samples that each device of a mesh holds."""
+"""Run functions on the samples that each device of a mesh holds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ from jaxgeo.outputs import Block
 def on_shards(
     local: Callable[[PyTree], Any], block: Block, argument: PyTree, specs: PyTree, *, summed: bool = False
 ) -> PyTree:
-    """`local` on each device, of the parts of the argument that it holds.
+    """Call `local` on each device, with the parts of the argument that it holds.
 
-    The mesh's other axes are left to XLA, so that parameters sharded over them stay so.
+    XLA handles the mesh's other axes, so parameters that are sharded over them stay sharded.
 
     **Arguments:**
 
     - `specs`: how the arrays of the argument are laid out.
-    - `summed`: add up what the devices found, in place of putting it one after another along the first axis.
+    - `summed`: sum the results of the devices, instead of concatenating them along the first axis.
     """
     arrays, static = eqx.partition(argument, eqx.is_array)
     axis = samples_axis(block)
@@ -37,23 +37,23 @@ def on_shards(
         in_specs=(specs,),
         out_specs=PartitionSpec() if summed else PartitionSpec(axis),
         axis_names={axis},
-        # Loops start from constants, which count as the same on all devices; marking each as varying says nothing.
+        # Loops start from constants, which count as equal on all devices; marking each as varying would be noise.
         check_vma=False,
     )
     return mapped(arrays)
 
 
 def samples_axis(block: Block) -> str:
-    """The name of the axis of the mesh that the samples are spread over."""
+    """The name of the mesh axis that the samples are spread over."""
     assert block.sharding is not None
     return block.sharding.spec[0]
 
 
 def sharded(tree: PyTree, block: Block) -> PyTree:
-    """Specs of arrays that have one entry a sample."""
+    """Specs of arrays that have one entry per sample."""
     return jax.tree.map(lambda _: PartitionSpec(samples_axis(block)), eqx.filter(tree, eqx.is_array))
 
 
 def replicated(tree: PyTree) -> PyTree:
-    """Specs of arrays that are whole on every device, but for the mesh's other axes."""
+    """Specs of arrays that are whole on every device, apart from the mesh's other axes."""
     return jax.tree.map(lambda _: PartitionSpec(), eqx.filter(tree, eqx.is_array))

@@ -1,4 +1,4 @@
-"""Lifts through the singular values of D, all or the leading ones: cut off, or damped to a given length."""
+"""Lifts through all or the leading singular values of D: cut off, or damped to a given length."""
 
 import equinox as eqx
 import jax
@@ -11,15 +11,15 @@ from jaxgeo.linalg.tangents import freeze, tangent_of
 
 
 class SingularValues(eqx.Module):
-    """D = QUΣVᵀ for K ≤ QN, or QUΣVᵀ ≈ D of r directions, of which both kinds of lift are made.
+    """D = QUΣVᵀ for K ≤ QN, or D ≈ QUΣVᵀ with r directions: the basis of lifts with a cut-off or damping.
 
-    What is made of them has the derivative in D, and in what else it is given, by rules that divide by no difference of
-    singular values on the same side of a cut-off. Q, U, Σ and V themselves have none.
+    Results computed from this have derivatives in D and in their other arguments. The rules never divide by the
+    difference of two singular values on the same side of a cut-off. Q, U, Σ and V themselves have no derivatives.
 
-    What is made of the leading r has the derivative that it would have if D had no others.
+    With only the leading r directions, derivatives are those for a D that has no others.
 
-    - `matrix`, `scale`: D is `matrix` with its columns times `scale`, or as it is.
-    - `orthogonal`: Q; `left`: U, apart from Q because their product takes longer than all that is done with it;
+    - `matrix`, `scale`: D is `matrix`, with its columns times `scale` if that is given.
+    - `orthogonal`: Q; `left`: U, kept apart from Q because their product would take longer than all uses of it;
       `values`: the diagonal of Σ, falling; `right`: Vᵀ.
     """
 
@@ -36,7 +36,7 @@ class SingularValues(eqx.Module):
         return len(self.values) == self.matrix.shape[1]
 
     def relative(self) -> Float[Array, " r"]:
-        """The values in units of the largest, so that no square overflows."""
+        """The singular values in units of the largest, so that no square overflows."""
         return self.values / self.unit
 
     @property
@@ -46,7 +46,7 @@ class SingularValues(eqx.Module):
 
     @property
     def round_off(self) -> float:
-        """Below which part of the largest singular value nothing is known, as for a numerical rank."""
+        """The share of the largest singular value below which the values are round-off, as for a numerical rank."""
         return len(self.orthogonal) * float(jnp.finfo(self.values.dtype).eps)
 
     @without_tf32
@@ -73,7 +73,7 @@ class SingularValues(eqx.Module):
     ) -> Float[Array, " K"]:
         """Dᵀ(DDᵀ + λ)⁻¹v for λ = `relative_damping` · σ₁², through all directions or those of `among`.
 
-        Those of `among` must be above or below all others.
+        The singular values of `among` must be all above or all below the others.
         """
         return _lift(self, velocity, relative_damping, jnp.ones(self.values.shape, bool) if among is None else among)
 
@@ -82,9 +82,9 @@ class SingularValues(eqx.Module):
     ) -> Float[Array, ""]:
         """The λ/σ₁² for which the damped lift of v, through all directions or those of `among`, has this length.
 
-        The least that keeps singular values below round-off out, of relative size eps, where the lift is no longer
-        than that anyway. The length falls monotonically with λ, and 1/length is nearly linear in it; so Newton's
-        method on 1/length from below needs few steps, each of K multiplications.
+        If the lift is never that long, this is the least damping, which keeps out singular values below eps. The length
+        falls monotonically with λ, and 1/length is nearly linear in λ, so Newton's method on 1/length from below needs
+        few steps of K multiplications each.
         """
         return _damping_for_length(
             self, velocity, length, jnp.ones(self.values.shape, bool) if among is None else among
@@ -101,9 +101,9 @@ def svd_of_triangle(
     triangle: Float[Array, "K K"],
     scale: Float[Array, " K"] | None = None,
 ) -> SingularValues:
-    """Of `matrix` = QR, from Q and R: for many rows that takes less than a decomposition at once.
+    """The singular values of `matrix` = QR from Q and R, which for many rows is cheaper than a direct decomposition.
 
-    With `scale`, of `matrix` with its columns times that.
+    With `scale`, those of `matrix` with its columns times `scale`.
     """
     scaled = freeze(triangle if scale is None else triangle * scale[None])
     left, values, right = jnp.linalg.svd(scaled, full_matrices=False)
@@ -135,7 +135,7 @@ def _lift(
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """The derivative of a function of the singular values, by its divided differences.
 
-    With E = Uᵀ dD V, split into its symmetric part S and its skew part A, it is, beside what moves v and s,
+    With E = Uᵀ dD V, split into its symmetric part S and its skew part A, it is, apart from the terms for v and s,
 
         V (M∘S − P∘A) Uᵀv + V (φ/σ) Vᵀ dDᵀ (1 − UUᵀ) v + (1 − VVᵀ) dDᵀ U (φ/σ) Uᵀv,
         M = (φ(σᵢ) − φ(σⱼ)) / (σᵢ − σⱼ),   P = (φ(σᵢ) + φ(σⱼ)) / (σᵢ + σⱼ).
@@ -174,7 +174,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         if not svd.is_whole:
             turned_out = ((svd.orthogonal @ (svd.left @ (ratio * coefficients))) @ t_matrix) / svd.unit
             found = found + turned_out - (svd.right @ turned_out) @ svd.right
-        # λ follows σ₁².
+        # λ is in units of σ₁², which changes with D.
         found = found + 2 * damping * inner[0, 0] * (slope * coefficients) @ svd.right
     if t_damping is not None:
         found = found + t_damping * (slope * coefficients) @ svd.right
@@ -209,7 +209,7 @@ def _least_damping(svd: SingularValues) -> Float[Array, ""]:
 
 @_damping_for_length.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """Where the length holds, that of the lift stays equal to it: x·(dx + ∂x/∂s ds) = |x| d|x|."""
+    """While the lift has the wanted length, it keeps it: x·(dx + ∂x/∂s ds) = |x| d|x|."""
     svd, velocity, length, among = primals
     t_svd, t_velocity, t_length, _ = tangents
     damping = _damping_for_length(*primals)
@@ -217,7 +217,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
     def lift(parts: tuple) -> Array:
         svd, velocity, damping = parts
-        # In units in which no square overflows.
+        # In these units no square overflows.
         return _lift(svd, velocity, damping, among) * jax.lax.stop_gradient(svd.unit)
 
     parts, unit = (svd, velocity, damping), svd.unit
@@ -256,7 +256,7 @@ def _inner(svd: SingularValues, tangent: Float[Array, "rows K"]) -> Float[Array,
 
 
 def _tangent_of_matrix(svd: SingularValues, tangent: SingularValues) -> Float[Array, "rows K"] | None:
-    """dD, or None where D does not move."""
+    """dD, or None if D does not move."""
     parts, moving = (svd.matrix, svd.scale), (tangent.matrix, tangent.scale)
     if not jax.tree.leaves(moving):
         return None
@@ -274,9 +274,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 
     if not svd.is_whole:
         raise NotImplementedError(
-            f"second derivatives through steps of low rank are not there: {len(svd.values)} singular values were taken "
-            f"of a D with {svd.matrix.shape[1]} columns. Take first derivatives; or use a network of fewer parameters, "
-            "or pass `solver=` to step by damping."
+            f"second derivatives through steps of low rank do not exist: {len(svd.values)} singular values were taken "
+            f"of a D with {svd.matrix.shape[1]} columns. Use first derivatives only; or use a network with fewer "
+            "parameters, or pass `solver=` to step by damping."
         )
 
     def decomposed(parts: tuple) -> tuple:
@@ -289,5 +289,5 @@ def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 
 
 def _differentiable_again(svd: SingularValues) -> SingularValues:
-    """For second derivatives: Q, U, Σ and V with those derivatives that a decomposition has at distinct values."""
+    """For second derivatives: Q, U, Σ and V with the derivatives of a decomposition with distinct values."""
     return SingularValues(svd.matrix, svd.scale, *_decomposed(svd))

@@ -1,8 +1,8 @@
 """The singular values of D, its left singular vectors, and how many of the values are more than round-off.
 
-Each function takes the arrays of NumPy, then in float64 on the host whatever JAX is set to, or those of JAX within a
-program. A QR factorisation of the tall side comes first: it leaves the values unchanged, where forming DDᵀ would square
-the condition number.
+Each function takes NumPy arrays and then runs on the host, in float64 whatever the settings of JAX; or it takes JAX
+arrays and runs inside a program. A QR factorisation of the tall side comes first. It keeps the singular values, whereas
+forming DDᵀ would square the condition number.
 """
 
 from types import ModuleType
@@ -19,7 +19,7 @@ from jaxgeo.linalg.triangular import extreme_eigenvalues
 
 
 def data_floor(jacobian: Jacobian) -> float:
-    """Round-off in σ/σ_max that comes with D itself, see `round_off`."""
+    """The round-off in σ/σ_max that D itself carries, see `round_off`."""
     return round_off((jacobian.out_size(), jacobian.in_size()), jacobian.outputs.dtype)
 
 
@@ -37,10 +37,10 @@ def round_off(shape: tuple[int, int], dtype: jnp.dtype) -> float:
 
 
 def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
-    """Round-off in σ/σ_max where the lift is solved through a Gram matrix in `dtype` and products with D.
+    """The round-off in σ/σ_max of lifts that use a Gram matrix in `dtype` and products with D.
 
-    The Gram matrix resolves a square root of its own round-off. And where ψ is of size |v|/σ², Dᵀψ has errors of
-    eps·σ_max/σ² in the parameters' dtype, which refinement only removes for σ/σ_max above a square root of eps.
+    The Gram matrix only resolves the square root of its own round-off. And if ψ is of size |v|/σ², Dᵀψ has errors of
+    eps·σ_max/σ² in the parameters' dtype, which refinement only removes for σ/σ_max above the square root of eps.
     """
     size = min(jacobian.out_size(), jacobian.in_size())
     formed = (4 * float(jnp.finfo(dtype).eps) * size**0.5) ** 0.5
@@ -49,7 +49,7 @@ def gram_floor(jacobian: Jacobian, dtype: jnp.dtype) -> float:
 
 
 def numerical_rank(values: NDArray[np.float64], shape: tuple[int, int], dtype: jnp.dtype) -> int:
-    """How many singular values, largest first, stand above the round-off of D's entries.
+    """How many singular values, largest first, are above the round-off of D's entries.
 
     Paper: (4.1)
 
@@ -97,14 +97,14 @@ def of_gram(gram: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[n
 @overload
 def of_gram(gram: Float[Array, "QN QN"]) -> tuple[Float[Array, "QN QN"], Float[Array, " QN"]]: ...
 def of_gram(gram):
-    """The same from the eigenvalues of DDᵀ, whose square roots lose what lies below about 1e-7 of the largest."""
+    """The same from the eigenvalues of DDᵀ, which lose singular values below about 1e-7 of the largest."""
     xp = _library(gram)
     eigenvalues, left = xp.linalg.eigh(gram)
     return left[:, ::-1], xp.sqrt(xp.maximum(eigenvalues[::-1], 0))
 
 
 def reciprocal_condition(triangle: Float[Array, "K K"]) -> Float[Array, ""]:
-    """σ_min/σ_max of an upper triangular matrix within a factor of about 2, undecomposed; 0 if it is singular."""
+    """σ_min/σ_max of an upper triangular matrix, within a factor of about 2, without a decomposition; 0 if singular."""
     size = jnp.max(jnp.abs(triangle))
     smallest, largest = extreme_eigenvalues(triangle / jnp.where(size > 0, size, 1))
     ratio = jnp.sqrt(smallest / largest)

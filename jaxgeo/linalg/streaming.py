@@ -1,4 +1,4 @@
-"""The lift where not even the samples fit on the device: they come chunk by chunk, from wherever they are kept."""
+"""The lift if not even the samples fit on the device: they arrive chunk by chunk, from wherever they are stored."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -36,29 +36,29 @@ def streamed_lift(
 
     Paper: (5.2)
 
-    Each chunk is a problem of some of the samples and their part of v; it is forgotten before the next is asked for,
-    so the chunks may be made one by one from arrays on the host or from files. Chunks of one shape compile once. Not
-    for use under `jit`.
+    Each chunk is a problem with some of the samples, and their part of v. It is dropped before the next one is
+    requested, so chunks may be made one by one from arrays on the host or from files. Chunks of one shape compile once.
+    Not for use under `jit`.
 
-    `NormalCholesky` passes over them once and holds DᵀD: for K < QN. There is no refinement: without damping the error
-    is that of the normal equations, cond(D)²·eps in float64. `CG` holds vectors of K numbers only, 2·rank of them for
-    its preconditioner, whatever QN and K are: it iterates on DᵀD + λ, a pass over the chunks for each step and one
-    for the preconditioner, until the residual of the normal equations is `rtol` of Dᵀv. It stays on the host between
-    passes, so it can be interrupted.
+    `NormalCholesky` passes over the chunks once and holds DᵀD, so use it for K < QN. It does not refine: without
+    damping the error is that of the normal equations, cond(D)²·eps in float64. `CG` only holds vectors of K numbers,
+    2·rank of them for its preconditioner, for any QN and K. It iterates on DᵀD + λ, with one pass over the chunks for
+    each step and one for the preconditioner, until the residual of the normal equations is `rtol` of Dᵀv. Between
+    passes it is on the host, so it can be interrupted.
 
     **Arguments:**
 
-    - `chunks`: problems of some of the samples, and the (n, Q) part of v that is theirs; for `CG` a sequence of them,
-        or a function that starts a pass over them.
+    - `chunks`: pairs of a problem with some of the samples and their part of v, of shape (n, Q). For `CG` pass a
+        sequence of pairs, or a function that starts a pass over them.
     - `params`: θ, the same for all chunks.
-    - `solver`: `NormalCholesky()` by default; its `chunk_size` says how many rows of D are held within a chunk. Of
-        `CG`, `hold_gram` has no use here.
+    - `solver`: `NormalCholesky()` by default; its `chunk_size` says how many rows of D are held within a chunk. `CG`
+        ignores `hold_gram` here.
     - `damping`: as for `jaxgeo.lift`, relative to trace(DDᵀ)/QN over all chunks.
 
-    **Returns:** θ̇, like `params`, as `jaxgeo.lift` gives it for all samples at once.
+    **Returns:** θ̇, like `params`, equal to `jaxgeo.lift` for all samples at once.
 
-    **Raises:** `ValueError` if there is no chunk, if one is no problem with its velocity, or if `CG` gets an iterator,
-    which is used up by one pass. `TypeError` for another solver. Warns if `CG` takes `max_steps`.
+    **Raises:** `ValueError` if there is no chunk, if a chunk is not a pair of a problem and its velocity, or if `CG`
+    gets an iterator, which one pass uses up. `TypeError` for another solver. Warns if `CG` takes `max_steps` steps.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -78,7 +78,7 @@ def streamed_lift(
     if isinstance(solver, CG):
         return _by_conjugate_gradients(chunks, params, solver, damping)
     if not isinstance(solver, NormalCholesky):
-        raise TypeError(f"`solver` must be `NormalCholesky` or `CG`, which need no D in memory; got {solver}.")
+        raise TypeError(f"`solver` must be `NormalCholesky` or `CG`, which do not hold D; got {solver}.")
 
     def terms(problem: AbstractProblem, velocity: Float[Array, "..."]) -> tuple[Array, Array]:
         return _normal_equations(problem, params, velocity, solver, damping is not None)
@@ -88,14 +88,14 @@ def streamed_lift(
 
 
 def _pass(chunks: Chunks | Callable[[], Chunks]) -> Iterator[tuple[AbstractProblem, ArrayLike]]:
-    """The chunks one by one; `ValueError` at what is none."""
+    """The chunks one by one; raises `ValueError` for anything that is not a chunk."""
     started = chunks() if callable(chunks) else chunks
     try:
         one_by_one = iter(started)
     except TypeError:
         raise ValueError(
             "`chunks` must be pairs of a problem and its velocity, one after another, or a function that starts a pass "
-            f"over them; got {'a function that gives ' if callable(chunks) else ''}{type(started).__name__}."
+            f"over them; got {'a function that returns ' if callable(chunks) else ''}{type(started).__name__}."
         ) from None
     for index, chunk in enumerate(one_by_one):
         if not isinstance(chunk, tuple | list) or len(chunk) != 2 or not isinstance(chunk[0], AbstractProblem):
@@ -110,7 +110,7 @@ def _summed(
     params: Params,
     terms: Callable[[AbstractProblem, Float[Array, "..."]], tuple[Array, Array]],
 ) -> tuple[tuple[Array, Array], int, AbstractProblem]:
-    """The first pass, which checks what it is given: the sum of `terms`, the number of rows, a chunk's problem."""
+    """The first pass, which also checks the chunks: the sum of `terms`, the number of rows, a chunk's problem."""
     total, count, problem = None, 0, None
     for index, (problem, velocity) in enumerate(_pass(chunks)):
         if index == 0:
@@ -124,7 +124,7 @@ def _summed(
 
 
 def _rows(velocity: Float[Array, "..."], outputs: Float[Array, "n Q"]) -> Float[Array, "n Q"]:
-    """The velocity in the dtype of the outputs; `ValueError` if it has not their shape."""
+    """The velocity in the dtype of the outputs; raises `ValueError` unless it has their shape."""
     if velocity.shape != outputs.shape:
         raise ValueError(f"`chunks` has a velocity of shape {velocity.shape} for outputs of shape {outputs.shape}.")
     return velocity.astype(outputs.dtype)
@@ -154,7 +154,7 @@ def _solve(
     damping: Damping,
 ) -> PyTree:
     jacobian = Jacobian(problem, params)
-    # λ in units of the mean eigenvalue of DᵀD: its trace is that of DDᵀ, over K in place of QN.
+    # λ in units of the mean eigenvalue of DᵀD, whose trace is that of DDᵀ, but over K instead of QN.
     relative_damping = None
     if damping is not None:
         relative_damping = jnp.asarray(damping, jacobian.outputs.dtype) * (jacobian.in_size() / count)
@@ -166,7 +166,7 @@ def _by_conjugate_gradients(
 ) -> PyTree:
     if isinstance(chunks, Iterator):
         raise ValueError(
-            f"`chunks` is {chunks!r}, which can be passed over once, and `CG` needs a pass for each step; pass a "
+            f"`chunks` is {chunks!r}, which allows only one pass, but `CG` needs a pass for each step; pass a "
             "sequence, or the function that makes the iterator."
         )
 
@@ -192,7 +192,7 @@ def _by_conjugate_gradients(
         if steps == solver.max_steps:
             warnings.warn(
                 f"the residual is {float(left / size):.1e} of Dᵀv after `max_steps` = {steps} steps, not "
-                f"{solver.rtol:.1e}; give it more, more damping, or a preconditioner of higher rank.",
+                f"{solver.rtol:.1e}; use more steps, more damping, or a preconditioner of higher rank.",
                 stacklevel=3,
             )
             break
@@ -202,7 +202,7 @@ def _by_conjugate_gradients(
 
 
 class _State(NamedTuple):
-    """Of conjugate gradients between two passes."""
+    """The state of conjugate gradients between two passes."""
 
     value: Float[Array, " K"]
     residual: Float[Array, " K"]
@@ -236,7 +236,7 @@ def _step(
 def _image_and_trace(
     problem: AbstractProblem, params: Params, velocity: Float[Array, "..."], traced: bool
 ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
-    """Dᵀv, and the trace of DDᵀ if it is asked for."""
+    """Dᵀv, and the trace of DDᵀ if `traced`."""
     jacobian = Jacobian(problem, params)
     image = ravel_pytree(jacobian.T.mv(_rows(velocity, jacobian.outputs)))[0]
     return image, Gram(jacobian).trace() if traced else jnp.zeros((), image.dtype)

@@ -1,4 +1,4 @@
-"""Derivatives that are given rather than found: along a tangent, of a stand-in, of a norm at zero; or refused."""
+"""Helpers for derivatives: along a tangent, taken from another quantity, of a norm at zero, or refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, PyTree
 
 
 def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: PyTree) -> PyTree:
-    """The derivative of `function` at `primal` along `tangent`, which is None at what does not move.
+    """The derivative of `function` at `primal` along `tangent`, which is None at leaves that do not move.
 
-    So is the result where the function returns what has no derivative, such as integers.
+    The result is None wherever the function returns something without a derivative, such as integers.
     """
     moving = jax.tree.map(lambda leaf: leaf is not None, tangent, is_leaf=lambda leaf: leaf is None)
     dynamic, static = eqx.partition(primal, moving)
@@ -26,7 +26,7 @@ def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: Py
 
 
 def filled(tangent: PyTree, primal: PyTree) -> PyTree:
-    """A tangent with zeros in place of None, where only some leaves of `primal` move."""
+    """A tangent with zeros in place of None, for leaves of `primal` that do not move."""
     return jax.tree.map(
         lambda leaf, value: jnp.zeros_like(value) if leaf is None else leaf,
         tangent,
@@ -37,7 +37,7 @@ def filled(tangent: PyTree, primal: PyTree) -> PyTree:
 
 @jax.custom_jvp
 def attach(value: PyTree, carrier: PyTree) -> PyTree:
-    """`value`, with the derivative of `carrier`, which is the same quantity computed less precisely."""
+    """`value`, with the derivative of `carrier`, the same quantity computed less precisely."""
     return value
 
 
@@ -47,12 +47,12 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
 
 
 def freeze(tree: PyTree) -> PyTree:
-    """The same without derivatives: what a factorisation is made from."""
+    """The same tree without derivatives, as input of a factorisation."""
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
-    """The length of a pytree, with the derivative 0 where it is 0, not NaN."""
+    """The length of a pytree, with derivative 0 rather than NaN where the length is 0."""
     squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
     total = sum(squares[1:], start=squares[0])
     positive = total > 0
@@ -60,9 +60,9 @@ def norm(tree: PyTree) -> Float[Array, ""]:
 
 
 def forward_only(tree: PyTree, message: str) -> PyTree:
-    """The same with derivatives in forward mode; those in reverse raise.
+    """The same tree with derivatives in forward mode only; reverse mode raises.
 
-    **Raises:** `NotImplementedError` with the message, when a derivative in reverse goes through.
+    **Raises:** `NotImplementedError` with the message, when a reverse-mode derivative passes through.
     """
 
     def marked(leaf: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-"""Cholesky factorisation UᵀU, solving with U, and the extreme eigenvalues of UᵀU."""
+"""The Cholesky factorisation UᵀU, solves with U, and the extreme eigenvalues of UᵀU."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ NUM_BLOCKS = 8
 
 
 def upper_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """U with `matrix` = UᵀU; what lies below the diagonal of `matrix` is not read.
+    """U with `matrix` = UᵀU; entries below the diagonal of `matrix` are not read.
 
-    The upper triangle by rows is the lower one by columns, which is how LAPACK works: nothing is transposed in memory.
+    The upper triangle by rows is the lower one by columns, the order of LAPACK, so nothing is transposed in memory.
     """
     return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False).T
 
@@ -24,8 +24,8 @@ def upper_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def cholesky_solve(upper: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     """(UᵀU)⁻¹ times one vector.
 
-    For one right-hand side XLA's triangular solve takes several times as long as a product with U does. So a large U is
-    cut into blocks: the solve is left with those on the diagonal, and the others are products.
+    For one right-hand side XLA's triangular solve takes several times as long as a product with U. So a large U is cut
+    into blocks: only the diagonal blocks use triangular solves, and the others use products.
     """
     n = len(rhs)
     size = n if n <= LEAST_SIZE else -(-n // NUM_BLOCKS)
@@ -47,7 +47,7 @@ def cholesky_solve(upper: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float
 
 @without_tf32
 def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Estimates of the smallest and largest eigenvalue of UᵀU, from above and from below, by power iterations."""
+    """Estimates of the smallest eigenvalue of UᵀU, from above, and the largest, from below, by power iterations."""
 
     def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         low, high, _, _ = carry
@@ -56,7 +56,7 @@ def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], F
         shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
         return low / shrink, high / grow, 1 / shrink, grow
 
-    # Any fixed vector that favours no direction will do.
+    # Any fixed vector that favours no direction works.
     start = jnp.asarray(np.random.default_rng(0).standard_normal(len(upper)) / len(upper) ** 0.5, upper.dtype)
     one = jnp.ones((), upper.dtype)
     _, _, smallest, largest = jax.lax.fori_loop(0, 5, step, (start, start, one, one))

@@ -1,4 +1,4 @@
-"""One dtype for a network whose parameters and outputs have several, or one too narrow for linear algebra."""
+"""Use one dtype for networks with several dtypes, or with one too narrow for linear algebra."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ from jaxgeo.outputs import AnyProblem, Params
 
 
 class Narrowed(eqx.Module):
-    """A network of wide parameters, which evaluates each in the dtype of its own; the outputs are wide again.
+    """A network that takes wide parameters, evaluates each in its original dtype, and returns wide outputs.
 
-    - `dtypes`: of the leaves of the parameters, None for those that stay as they are.
+    - `dtypes`: the original dtypes of the parameters' leaves, None for those that stay as they are.
     - `wide`: the dtype of the outputs.
     """
 
@@ -30,10 +30,10 @@ class Narrowed(eqx.Module):
 
 
 def widened(problem: AnyProblem, params: Params) -> tuple[AnyProblem, Params]:
-    """The problem and its parameters, the trained ones in the widest dtype of theirs and of the outputs.
+    """The problem and its parameters, with the trained ones in the widest of their dtypes and those of the outputs.
 
-    That is float32 at least. The network still evaluates each leaf in its own dtype, so a trial is of the very
-    parameters that an update leads to. Nothing changes but weak types where all is of one dtype.
+    This is at least float32. The network still evaluates each leaf in its own dtype, so a trial step evaluates exactly
+    the parameters that an update produces. If all dtypes agree, only weak types change.
     """
     trainable, frozen = problem.partition(params)
     strong = eqx.combine(cast_like(trainable, trainable), frozen)
@@ -52,10 +52,10 @@ def widened(problem: AnyProblem, params: Params) -> tuple[AnyProblem, Params]:
 
 
 def promoted(problem: AnyProblem, params: Params) -> tuple[AnyProblem, Params]:
-    """The problem, its inputs and its parameters in the widest dtype of what is trained, float32 at least.
+    """The problem, its inputs and its parameters in the widest dtype of the trained leaves, at least float32.
 
-    Unlike `widened` the network is evaluated in that, so that its outputs are as smooth as a step-size controller
-    expects.
+    Unlike with `widened`, the network is evaluated in this dtype, so its outputs are as smooth as a step-size
+    controller expects.
     """
     trainable, frozen = problem.partition(params)
     wide = widest(*(leaf.dtype for leaf in jax.tree.leaves(trainable)))
@@ -75,12 +75,12 @@ def promoted(problem: AnyProblem, params: Params) -> tuple[AnyProblem, Params]:
 
 
 def widest(*dtypes: jnp.dtype) -> jnp.dtype:
-    """The widest of these floating-point dtypes, float32 at least."""
+    """The widest of these floating-point dtypes, at least float32."""
     return max([jnp.dtype(jnp.float32), *map(jnp.dtype, dtypes)], key=lambda dtype: dtype.itemsize)
 
 
 def cast_like(like: PyTree, tree: PyTree) -> PyTree:
-    """The floating-point arrays of `tree` in the dtypes of those of `like`, none weakly typed."""
+    """The floating-point arrays of `tree` in the dtypes of those of `like`, without weak types."""
 
     def cast(old: PyTree, new: PyTree) -> PyTree:
         return new.astype(old.dtype) if eqx.is_inexact_array(old) and eqx.is_inexact_array(new) else new
@@ -89,7 +89,7 @@ def cast_like(like: PyTree, tree: PyTree) -> PyTree:
 
 
 def cast_up(tree: PyTree, dtype: jnp.dtype) -> PyTree:
-    """The floating-point arrays of `tree` in a dtype, those that are as wide left as they are."""
+    """The floating-point arrays of `tree`, cast to `dtype` if they are narrower."""
     return jax.tree.map(
         lambda leaf: leaf.astype(dtype) if is_trainable_leaf(leaf) and leaf.dtype.itemsize < dtype.itemsize else leaf,
         tree,

@@ -1,1 +1,1 @@
-"""(βDᵀWD + A)⁻¹ of a problem at one θ: by the columns of D where these are few, and else by DDᵀ without D."""
+"""(βDᵀWD + A)⁻¹ of a problem at one θ, by the columns of D if these are few, and otherwise by DDᵀ without D."""

@@ -1,4 +1,4 @@
-"""What a covariance of the parameters can be asked, and what it is made from."""
+"""The interface of a covariance of the parameters, and of the information that it is made from."""
 
 import abc
 from collections.abc import Callable
@@ -18,7 +18,7 @@ DOUBLE = jnp.dtype(jnp.float64)
 
 
 class AbstractInformation(abc.ABC):
-    """What the data say about each group of leaves, whatever the precisions of prior and noise are."""
+    """What the data say about each group of leaves, for any precisions of prior and noise."""
 
     @property
     @abc.abstractmethod
@@ -27,20 +27,20 @@ class AbstractInformation(abc.ABC):
 
     @abc.abstractmethod
     def determined(self, precisions: Float[np.ndarray, " groups"], beta: float) -> "Determined":
-        """What is known under some precisions.
+        """How much the data determine for given precisions.
 
         **Arguments:**
 
-        - `precisions`: of the prior, positive, one for each group; A is diagonal and has them.
-        - `beta`: precision of a row of weight 1.
+        - `precisions`: the positive precisions of the prior, one for each group; they are the diagonal of A.
+        - `beta`: the precision of a row of weight 1.
         """
 
 
 class Determined(NamedTuple):
-    """How much the data determine, with N = 1 − A^½ΣA^½ and N_g its rows of group g.
+    """How much the data determine, with N = 1 − A^½ΣA^½ and N_gh its block of groups g and h.
 
-    - `counts`: γ_g = tr N_gg, how many parameters of each group.
-    - `products`: |N_gh|², by which the counts change with the precisions.
+    - `counts`: γ_g = tr N_gg, how many parameters of each group the data determine.
+    - `products`: |N_gh|², which says how the counts change with the precisions.
     - `logdet`: log det(1 + βLDA⁻¹DᵀLᵀ).
     """
 
@@ -50,15 +50,15 @@ class Determined(NamedTuple):
 
 
 def of_spectrum(values: Float[np.ndarray, " rank"]) -> Determined:
-    """For one group, from the eigenvalues of βLDA⁻¹DᵀLᵀ."""
+    """`Determined` for a single group, from the eigenvalues of βLDA⁻¹DᵀLᵀ."""
     shares = values / (1 + values)
     return Determined(np.array([np.sum(shares)]), np.array([[np.sum(shares**2)]]), float(np.sum(np.log1p(values))))
 
 
 class AbstractCovariance(eqx.Module):
-    """Σ, the covariance of the trainable parameters, as a factorisation that answers for parts of it.
+    """Σ, the covariance of the trainable parameters, held as a factorisation that gives parts of it.
 
-    - `problem`, `params`: where D was taken.
+    - `problem`, `params`: the point where D was computed.
     """
 
     problem: eqx.AbstractVar[AbstractProblem]
@@ -66,7 +66,7 @@ class AbstractCovariance(eqx.Module):
 
     @abc.abstractmethod
     def variances(self) -> Float[np.ndarray, " K"]:
-        """The diagonal of Σ, infinite for what nothing fixes."""
+        """The diagonal of Σ, infinite for parameters that nothing fixes."""
 
     @abc.abstractmethod
     def part(self, index: Int[np.ndarray, " k"]) -> Float[np.ndarray, "k k"]:
@@ -76,11 +76,11 @@ class AbstractCovariance(eqx.Module):
     def of_outputs(
         self, apply: Callable[[PyTree, PyTree], Array], inputs: PyTree, contrasts: bool
     ) -> Float[Array, "M Q Q"]:
-        """jΣjᵀ for each of some inputs, with j the derivative of `apply` by the trainable parameters.
+        """jΣjᵀ for each of the inputs, where j is the derivative of `apply` by the trainable parameters.
 
         **Arguments:**
 
-        - `contrasts`: of the outputs less their mean, which is all that a softmax sees.
+        - `contrasts`: use the outputs minus their mean, which is all that a softmax depends on.
         """
 
 
@@ -89,7 +89,7 @@ def in_double(
 ) -> Array:
     """`function(float64)(*arrays)` as an array of `dtype`.
 
-    Where x64 is off, derivatives are those of the same function in `dtype`.
+    Without x64, derivatives are those of the same function in `dtype`.
     """
     if is_available(DOUBLE):
         return function(DOUBLE, dtype)(*arrays)

@@ -1,4 +1,4 @@
-"""The covariance by the columns of D, for few parameters: from a triangle that samples are added to, chunk by chunk."""
+"""The covariance by the columns of D, for few parameters, from a triangle to which samples are added chunk by chunk."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +22,12 @@ from jaxgeo.linalg.jacobian import sample_rows
 from jaxgeo.linalg.spectra import round_off
 from jaxgeo.outputs import AbstractProblem, Block, Params
 
-# Rows of D that are held at a time, and at once for new inputs.
+# Bytes of rows of D to hold at a time, also for new inputs.
 CHUNK_BYTES = 2**26
 
 
 def triangle(problem: AbstractProblem, params: Params, root: RowRoot) -> Float[np.ndarray, "rows K"]:
-    """R of LD = QR, of at most K rows, without ever holding more of D than a chunk of samples."""
+    """R of LD = QR, with at most K rows, without ever holding more of D than a chunk of samples."""
     trainable, frozen = problem.partition(params)
     columns = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     found, start = np.zeros((0, columns)), 0
@@ -37,7 +37,7 @@ def triangle(problem: AbstractProblem, params: Params, root: RowRoot) -> Float[n
         size = chunk_of(count, height * columns)
         host = eqx.tree_at(lambda block: block.inputs, block, jax.tree.map(np.asarray, block.inputs))
         for first in range(0, count, size):
-            # All chunks have one shape, for one program: the last begins in the one before it.
+            # All chunks have one shape, so that one program is compiled: the last starts within the one before it.
             begin = max(min(first, count - size), 0)
             part = _cut(host, begin, size)
             rows = np.asarray(_rows(part, trainable, frozen), np.float64)[(first - begin) * height :]
@@ -60,16 +60,16 @@ def _rows(block: Block, trainable: PyTree, frozen: PyTree) -> Float[Array, "rows
 
 
 def chunk_of(count: int, entries: int) -> int:
-    """How many of `count` samples to take at a time, if one has so many entries of D."""
+    """How many of `count` samples to take at a time, if each has this many entries of D."""
     return max(1, min(count, CHUNK_BYTES // (8 * entries)))
 
 
-# A singular value so small, and parameters so small beside their error along it, say that nothing is known.
+# If a singular value is this small, and the parameters this small compared with their error along it, nothing is known.
 VAGUE = 1e-6
 
 
 class ColumnInformation(AbstractInformation):
-    """What the triangle of LD says of each group of columns."""
+    """What the triangle of LD says about each group of columns."""
 
     def __init__(self, triangle: Float[np.ndarray, "rows K"], groups: Int[np.ndarray, " K"]):
         self.triangle = triangle
@@ -83,7 +83,7 @@ class ColumnInformation(AbstractInformation):
     def determined(self, precisions: Float[np.ndarray, " groups"], beta: float) -> Determined:
         if self.squares is not None:
             return of_spectrum(beta * self.squares / precisions[0])
-        # In parameters in units of their prior deviation, so that the prior is 1.
+        # Measure parameters in units of their prior deviation, so that the prior is 1.
         scaled = np.sqrt(beta) * self.triangle / np.sqrt(precisions[self.groups])
         upper = np.linalg.qr(np.concatenate([scaled, np.eye(scaled.shape[1])]), mode="r")
         inverse = np.linalg.inv(upper)
@@ -96,11 +96,11 @@ class ColumnInformation(AbstractInformation):
 class ColumnCovariance(AbstractCovariance):
     """Σ = FFᵀ in units in which each column of √β LD above √A has length 1.
 
-    Differences between the units of parameters then do not matter, to accuracy or to which directions are lost.
+    So the units of the parameters affect neither accuracy nor which directions are lost.
 
-    - `factor`: F; `units`: lengths of the columns, by which a parameter is multiplied.
+    - `factor`: F; `units`: the lengths of the columns, by which parameters are multiplied.
     - `lost`: an orthonormal basis of the directions that nothing fixes.
-    - `tolerance`: a length along these, relative to the whole, which is more than round-off.
+    - `tolerance`: the length along these, relative to the whole, above which it is more than round-off.
     """
 
     problem: AbstractProblem
@@ -116,18 +116,18 @@ class ColumnCovariance(AbstractCovariance):
         return self.factor.shape[1]
 
     def scaled(self, noise: float) -> "ColumnCovariance":
-        """The covariance for a noise that is so many times as large."""
+        """The covariance if the noise is this many times as large."""
         return eqx.tree_at(lambda this: this.factor, self, as_double(np.asarray(self.factor) * noise))
 
     def without_vague(self, values: Float[np.ndarray, " K"]) -> "ColumnCovariance":
-        """The same, with what the data fix in name only counted as lost.
+        """The same, but with directions that the data hardly fix counted as lost.
 
-        That is a direction with a singular value of at most 1e-6 times the largest, along which one standard error is
-        more than 1e6 times the parameters, such as the place of a step whose slope has run off.
+        These are directions with a singular value of at most 1e-6 times the largest, along which one standard error is
+        more than 1e6 times the parameters. An example is the place of a step whose slope has diverged.
 
         **Arguments:**
 
-        - `values`: of the parameters.
+        - `values`: the values of the parameters.
         """
         factor = np.asarray(self.factor)
         errors = np.linalg.norm(factor, axis=0)
@@ -144,7 +144,7 @@ class ColumnCovariance(AbstractCovariance):
         return np.linalg.norm(np.asarray(self.lost), axis=1) > self.tolerance
 
     def directions(self) -> Float[np.ndarray, "K missing"]:
-        """Unit vectors in the units of the parameters that span what nothing fixes."""
+        """Unit vectors, in the units of the parameters, that span the directions that nothing fixes."""
         raw = np.asarray(self.lost) / np.asarray(self.units)[:, None]
         return raw / np.linalg.norm(raw, axis=0, keepdims=True)
 
@@ -173,7 +173,7 @@ class ColumnCovariance(AbstractCovariance):
         return in_chunks(blocks, block.inputs, size)
 
     def of_whole(self, block: Block, count: int, contrasts: bool) -> Float[Array, "M Q Q"]:
-        """jΣjᵀ for each of `count` samples that are one to the block, as a network couples them."""
+        """jΣjᵀ for each of `count` samples that form a single sample of the block, because a network couples them."""
         trainable, frozen = self.problem.partition(self.params)
         rows = _rows(block, trainable, frozen)
         return self._squares(rows.reshape(count, -1, rows.shape[1]), contrasts)
@@ -184,7 +184,7 @@ class ColumnCovariance(AbstractCovariance):
 
 
 class _Squares(eqx.Module):
-    """|F·j/units|² in one dtype, given in another; infinite where j has a part along what is lost."""
+    """|F·j/units|², computed in one dtype and returned in another; infinite if j has a part along lost directions."""
 
     tolerance: float = eqx.field(static=True)
     contrasts: bool = eqx.field(static=True)
@@ -215,13 +215,13 @@ def column_covariance(
     beta: float,
     dtype: jnp.dtype,
 ) -> ColumnCovariance:
-    """(βRᵀR + diag(precisions))⁻¹, or what of it there is where that is singular.
+    """(βRᵀR + diag(precisions))⁻¹, or the part that exists if the matrix is singular.
 
     **Arguments:**
 
     - `triangle`: R of LD.
-    - `precisions`: of the prior, 0 for none.
-    - `dtype`: in which D was computed.
+    - `precisions`: the precisions of the prior, 0 for none.
+    - `dtype`: the dtype that D was computed in.
     """
     rows = np.sqrt(beta) * triangle
     if precisions.any():
@@ -238,7 +238,7 @@ def column_covariance(
 
 
 def in_chunks(function: Callable[[PyTree], Any], inputs: PyTree, size: int) -> Any:
-    """`function` of chunks of `size` samples, one after the other; the last is filled up with its last sample."""
+    """`function` of chunks of `size` samples, one after another; the last chunk is filled up with its last sample."""
     count = jax.tree.leaves(inputs)[0].shape[0]
     if count == size:
         return function(inputs)

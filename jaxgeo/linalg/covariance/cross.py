@@ -22,15 +22,15 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.measured import with_blocks
 from jaxgeo.outputs import AbstractProblem, Block, Params
 
-# Products of factors at a time, in numbers; and new inputs.
+# How many numbers in products of factors, and how many new inputs, at a time.
 MOST_PRODUCTS = 2**23
 MOST_INPUTS = 256
-# Up to so many bytes the factors of the problem's samples are held, and else computed again for each chunk.
+# Up to this many bytes, the factors of the problem's samples are held; otherwise each chunk computes them again.
 MOST_BYTES = 2**28
 
 
 class Products(eqx.Module):
-    """jDᵀ and jjᵀ of a chunk of new inputs, from the factors of both sides."""
+    """jDᵀ and jjᵀ for a chunk of new inputs, from the factors of both sides."""
 
     layout: Layout = eqx.field(static=True)
     size: int = eqx.field(static=True)
@@ -50,9 +50,9 @@ class Products(eqx.Module):
 
 
 class Cross(eqx.Module):
-    """The new inputs as one more block of the problem, and how both are cut into chunks.
+    """The new inputs as one more block of the problem, and how to cut both into chunks.
 
-    - `old`: the factors of the problem's own samples, block by block, or what they are computed from.
+    - `old`: the factors of the problem's own samples, block by block, or the data to compute them from.
     """
 
     jacobian: Jacobian
@@ -69,7 +69,7 @@ class Cross(eqx.Module):
     ):
         """**Arguments:**
 
-        - `most`: new inputs at a time.
+        - `most`: the largest number of new inputs at a time.
         """
         new = Block(apply, inputs)
         blocks = (*problem.blocks, new)
@@ -87,17 +87,17 @@ class Cross(eqx.Module):
 
     @property
     def size(self) -> int:
-        """New inputs in a chunk."""
+        """The number of new inputs in a chunk."""
         return self.products.size
 
     def factors(self, inputs: PyTree) -> KroneckerFactors:
-        """Those of a chunk of new inputs."""
+        """The factors of a chunk of new inputs."""
         layout, block = self.products.layout, len(self.old)
         return kronecker_factors(layout, block, data_of(self.jacobian, layout, block)._replace(inputs=inputs))
 
 
 def _positions(layout: Layout) -> int:
-    """The most positions at which a leaf is used for one sample, as a kernel of a convolution is."""
+    """The largest number of positions at which a leaf is used for one sample, as with a convolution kernel."""
     return max(
         (
             t * group.batch

@@ -26,14 +26,14 @@ from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.outputs import AbstractProblem, Params
 from jaxgeo.prior import with_trainable
 
-# Gradients at a time, for what rows of D say of single parameters.
+# How many gradients to compute at a time, for single columns of D.
 GRADIENTS = 8
 
 
 def group_grams(
     problem: AbstractProblem, params: Params, masks: tuple[PyTree, ...], root: RowRoot, memory: int | None
 ) -> list[Float[np.ndarray, "rows rows"]]:
-    """LDDᵀLᵀ with D by the leaves of each group alone."""
+    """LDDᵀLᵀ for each group, with D by the leaves of this group alone."""
     return [
         root.both_sides(np.asarray(_gram(with_trainable(problem, mask), params, memory), np.float64)) for mask in masks
     ]
@@ -45,7 +45,7 @@ def _gram(problem: AbstractProblem, params: Params, memory: int | None) -> Float
 
 
 class RowInformation(AbstractInformation):
-    """What DDᵀ of each group says of it."""
+    """What DDᵀ of each group says about the group."""
 
     def __init__(self, grams: list[Float[np.ndarray, "rows rows"]]):
         self.grams = grams
@@ -75,7 +75,7 @@ class RowInformation(AbstractInformation):
         try:
             lower = np.linalg.cholesky(matrix)
         except np.linalg.LinAlgError:
-            # So little noise that round-off of DDᵀ is larger than it.
+            # The noise is so small that it is below the round-off of DDᵀ.
             values, vectors = np.linalg.eigh(matrix)
             values = np.maximum(values, 1)
             return vectors.T / np.sqrt(values)[:, None], float(np.sum(np.log(values)))
@@ -129,7 +129,7 @@ class RowCovariance(AbstractCovariance):
         return in_chunks(blocks, jax.tree.map(jnp.asarray, inputs), crosses[0].size)
 
     def _crosses(self, apply: Callable[[PyTree, PyTree], Array], inputs: PyTree) -> list[Cross]:
-        """For each group, all with chunks of one size."""
+        """A `Cross` for each group, all with chunks of one size."""
         problems = [with_trainable(self.problem, mask) for mask in self.masks]
         found = [Cross(problem, self.params, apply, inputs) for problem in problems]
         size = min(cross.size for cross in found)
@@ -140,7 +140,7 @@ class RowCovariance(AbstractCovariance):
 
 
 class _Remaining(eqx.Module):
-    """jA⁻¹jᵀ − |W DA⁻¹jᵀ|² in one dtype, given in another."""
+    """jA⁻¹jᵀ − |W DA⁻¹jᵀ|², computed in one dtype and returned in another."""
 
     products: tuple[Products, ...]
     static: PyTree
@@ -168,7 +168,7 @@ class _Remaining(eqx.Module):
 def _column_squares(
     jacobian_at: tuple[AbstractProblem, Params], whitener: Float[Array, "rows QN"]
 ) -> Float[Array, " K"]:
-    """|WDe_k|² of each parameter, from as many gradients as W has rows."""
+    """|WDe_k|² for each parameter, from as many gradients as W has rows."""
     pull = _Pull(Jacobian(*jacobian_at))
     short = -len(whitener) % GRADIENTS
     chunks = jnp.pad(whitener, ((0, short), (0, 0))).reshape(-1, GRADIENTS, whitener.shape[1])

@@ -1,4 +1,4 @@
-"""What is made of the rows of D before they count: a number times each, or a matrix for each sample."""
+"""Weight the rows of D: by a number for each row, or a matrix for each sample."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from jaxtyping import Float
 
 @dataclass(frozen=True)
 class RowRoot:
-    """L with LᵀL = W, the weight of the rows of D, in float64 on the host.
+    """L with LᵀL = W, the weights of the rows of D, in float64 on the host.
 
-    - `scale`: a number for each row, for a diagonal W; None where there is `blocks`.
+    - `scale`: a number for each row, for a diagonal W; None if `blocks` is given.
     - `blocks`: a matrix for each sample.
     """
 
@@ -19,14 +19,14 @@ class RowRoot:
 
     @property
     def num_rows(self) -> int:
-        """Rows of LD."""
+        """The number of rows of LD."""
         if self.blocks is None:
             assert self.scale is not None
             return self.scale.size
         return self.blocks.shape[0] * self.blocks.shape[1]
 
     def __call__(self, rows: Float[np.ndarray, "rows m"], start: int = 0) -> Float[np.ndarray, "kept m"]:
-        """L times some of the rows of a matrix, from row `start` on: those of whole samples."""
+        """L times some rows of a matrix, from row `start` on; the rows must belong to whole samples."""
         if self.blocks is None:
             assert self.scale is not None
             return rows * self.scale[start : start + len(rows), None]

@@ -1,6 +1,6 @@
-"""DDᵀ without D, from the factors of each leaf: how uses are found, brought to one form, multiplied and assembled.
+"""DDᵀ without D, from the factors of each leaf: find the uses of leaves, group them, multiply and assemble.
 
-Read in the order uses, views, products, tracing, kronecker, layout, plan, assembly, ring, gram.
+Read the modules in the order uses, views, products, tracing, kronecker, layout, plan, assembly, ring, gram.
 """
 
 from jaxgeo.linalg.gram.gram import Gram as Gram

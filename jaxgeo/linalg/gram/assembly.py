@@ -1,4 +1,4 @@
-"""The factors of ranges of samples, and the blocks of G that they give."""
+"""The factors of ranges of samples, and the blocks of G that follow from them."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ from jaxgeo.linalg.jacobian import Jacobian
 
 
 class KroneckerFactors(NamedTuple):
-    """The factors of some samples of one block: stacks of each factored group, and rows of all other leaves."""
+    """The factors of some samples of one block: stacks for each factored group, and rows for all other leaves."""
 
     groups: list[list[Stack]]
     rows: Array | None
 
 
 class BlockData(NamedTuple):
-    """What the factors of one block are computed from: leaves, other arrays of the block's function, samples."""
+    """The data behind the factors of one block: leaves, other arrays of the block's function, and samples."""
 
     leaves: list[Array]
     constants: PyTree
@@ -65,7 +65,7 @@ def kronecker_factors(layout: Layout, block: int, data: BlockData) -> KroneckerF
 
 
 def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
-    """The block of G that belongs to two sets of samples; 0 where they have no leaf in common."""
+    """The block of G for two sets of samples; 0 if they have no leaf in common."""
     left, right = (
         jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, each)
         for each in (left, right)
@@ -86,7 +86,7 @@ def _total(terms: list[Array], shape: tuple[int, int], dtype: jnp.dtype) -> Arra
 
 
 class Samples(eqx.Module):
-    """Factors of a range of samples of one block, taken from a store or computed when asked for."""
+    """The factors of a range of samples of one block, either held or computed on demand."""
 
     held: KroneckerFactors | BlockData
     layout: Layout = eqx.field(static=True)
@@ -104,11 +104,11 @@ class Samples(eqx.Module):
 
     @property
     def travelling(self) -> PyTree:
-        """The arrays that have one entry a sample."""
+        """The arrays that have one entry per sample."""
         return self.held if isinstance(self.held, KroneckerFactors) else self.held.inputs
 
     def replaced(self, arrays: PyTree) -> "Samples":
-        """The same with `arrays` in place of `travelling`."""
+        """The same samples with `arrays` in place of `travelling`."""
         held = arrays if isinstance(self.held, KroneckerFactors) else self.held._replace(inputs=arrays)
         return Samples(held, self.layout, self.block, self.size)
 
@@ -120,18 +120,18 @@ class Samples(eqx.Module):
 
     @property
     def num_rows(self) -> int:
-        """Q, rows a sample."""
+        """Q, the number of rows per sample."""
         return self.layout.traces[self.block].num_rows
 
     @property
     def height(self) -> int:
-        """Rows of D of all these samples."""
+        """The number of rows of D for all these samples."""
         return self.layout.num_samples[self.block] * self.num_rows
 
     def squares(self) -> Float[Array, "samples Q"]:
         """The squared norms of the rows of D."""
         pieces = jax.lax.map(Squares(self), jnp.array(self.starts))
-        # The last range begins in the one before it: take its end only.
+        # The last range starts within the one before it: take only its end.
         whole = pieces[:-1].reshape(-1, self.num_rows)
         return jnp.concatenate([whole, pieces[-1][len(whole) - self.starts[-1] :]])
 
@@ -163,7 +163,7 @@ def blocks_of_gram(left: list[Samples], right: list[Samples], dtype: jnp.dtype) 
 
 
 class Assemble(eqx.Module):
-    """G from the factors of all blocks of the problem; what lies above the diagonal is not computed."""
+    """G from the factors of all blocks of the problem; blocks above the diagonal are mirrored, not computed."""
 
     dtype: jnp.dtype = eqx.field(static=True)
 
@@ -185,9 +185,9 @@ def _offsets(samples: list[Samples]) -> list[int]:
 def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int], *, mirrored: bool = False) -> Array:
     """Write the blocks of G between two blocks of the problem.
 
-    What the last range of samples shares with the one before is written twice alike.
+    The last range of samples may overlap the one before; the shared entries are written twice, with equal values.
 
-    - `mirrored`: with the same blocks on the other side of the diagonal, in place: no second matrix is held.
+    - `mirrored`: also write the transposed blocks on the other side of the diagonal, so that no second matrix is held.
     """
     within = mirrored and corner[0] == corner[1]
     pairs = [
@@ -203,7 +203,7 @@ def _fill(matrix: Array, left: Samples, right: Samples, corner: tuple[int, int],
         block = block_product(left(pair[0]), right(pair[1]), shape, matrix.dtype)
         row, column = corner[0] + pair[0] * left.num_rows, corner[1] + pair[1] * right.num_rows
         if mirrored:
-            # Else XLA computes it once more for the other side, against the order of the factors in memory.
+            # Otherwise XLA computes it again for the other side, against the memory order of the factors.
             block = jax.lax.optimization_barrier(block)
             matrix = jax.lax.dynamic_update_slice(matrix, block.T, (column, row))
         return jax.lax.dynamic_update_slice(matrix, block, (row, column)), None

@@ -1,4 +1,4 @@
-"""Whether DDᵀ as it was assembled is DDᵀ: compared with products with D, which know nothing of its assembly."""
+"""Check an assembled DDᵀ against products with D, which do not depend on the assembly."""
 
 import equinox as eqx
 import jax
@@ -16,24 +16,25 @@ FAULT = (
 
 
 def half_the_digits(*dtypes: jnp.dtype) -> float:
-    """The square root of the largest round-off: what an assembled DDᵀ and products with D may differ by."""
+    """The square root of the largest round-off: how much an assembled DDᵀ and products with D may differ."""
     return max(float(jnp.finfo(dtype).eps) for dtype in dtypes) ** 0.5
 
 
 def is_noise(row: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether rows of D of that length may be round-off of terms of order one that cancel.
+    """Whether rows of D of this length may be round-off of terms of order one that cancel.
 
-    Two ways to compute such a D have nothing in common, and neither is wrong.
+    Two ways to compute such a D disagree, although neither is wrong.
     """
     return row < 30 * float(jnp.finfo(row.dtype).eps)
 
 
 def certified(jacobian: Jacobian, matrix: Float[Array, "QN QN"]) -> Float[Array, "QN QN"]:
-    """`matrix`, which must be DDᵀ: u·Gu is compared with |Dᵀu|² for a random u. Both are sums of squares if it is.
+    """`matrix`, after checking that it is DDᵀ: u·Gu is compared with |Dᵀu|² for a random u.
 
-    The error E of a wrong matrix shows with probability 1 as |u·Eu|/u·Gu, about |E|/trace(G) in the Frobenius norm.
+    Both are sums of squares if it is. The error E of a wrong matrix shows with probability 1, as |u·Eu|/u·Gu, which is
+    about |E|/trace(G) in the Frobenius norm.
 
-    **Raises:** a runtime error if they differ by more than half of the digits.
+    **Raises:** a runtime error if the two differ by more than half of their digits.
     """
     outputs = jacobian.outputs
     vector = jax.random.normal(jax.random.key(0), outputs.shape, outputs.dtype)
@@ -42,11 +43,11 @@ def certified(jacobian: Jacobian, matrix: Float[Array, "QN QN"]) -> Float[Array,
     squares = norm(pulled) ** 2
     quadratic = in_dtype(_quadratic, matrix.dtype)(jax.lax.stop_gradient(matrix), vector.reshape(-1))
     squares = jax.lax.stop_gradient(squares)
-    # Products with D go through the dtype of each leaf, which need not be that of the outputs.
+    # Products with D go through the dtype of each leaf, which may differ from that of the outputs.
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(jacobian.trainable)}
     wrong = _differ(quadratic, squares, half_the_digits(outputs.dtype, matrix.dtype, *dtypes))
     wrong = wrong & ~is_noise(jnp.sqrt(jnp.maximum(quadratic, squares) / outputs.size))
-    # Not an error of the matrix itself: where x64 is off a callback cannot give one in float64 back.
+    # The error goes with `wrong`, not the matrix: without x64 a callback cannot return a float64 matrix.
     wrong = eqx.error_if(
         wrong,
         wrong,
@@ -66,5 +67,5 @@ def _quadratic(matrix: Float[Array, "n n"], vector: Float[Array, " n"]) -> Float
 
 
 def _differ(claimed: Float[Array, ""], true: Float[Array, ""], tolerance: float) -> Bool[Array, ""]:
-    """Whether two finite numbers differ; what is not finite is somebody else's to notice."""
+    """Whether two finite numbers differ; numbers that are not finite are checked elsewhere."""
     return jnp.abs(claimed - true) > tolerance * jnp.maximum(jnp.abs(claimed), jnp.abs(true))

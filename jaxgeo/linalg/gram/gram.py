@@ -28,9 +28,9 @@ class Gram(lx.AbstractLinearOperator):
     **Arguments:**
 
     - `jacobian`: D.
-    - `memory`: bytes that the assembly may take, G among them; by default half of what the device has free.
-    - `structured`: pass False to multiply the rows of D, made by VJPs some samples at a time, in place of factors. They
-        cost K/(in + out) times as much for a dense layer, and are found without looking into the network.
+    - `memory`: bytes that the assembly may take, including G; by default half of the device's free memory.
+    - `structured`: pass False to multiply rows of D, computed by VJPs for some samples at a time, instead of factors.
+        For a dense layer this costs K/(in + out) times as much, but it does not depend on reading the network.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -59,18 +59,18 @@ class Gram(lx.AbstractLinearOperator):
 
         **Arguments:**
 
-        - `dtype`: in which the factors are multiplied and summed; that of the outputs by default. float64 makes
-            the products of float32 factors exact.
-        - `certify`: compare u·Gu with |Dᵀu|² for a random u, which costs a gradient.
+        - `dtype`: the dtype in which factors are multiplied and summed; that of the outputs by default. In float64 the
+            products of float32 factors are exact.
+        - `certify`: compare u·Gu with |Dᵀu|² for a random u, at the cost of a gradient.
 
-        **Raises:** `MemoryError`, before anything is allocated, if G does not fit in `memory`; a runtime error if the
-        two differ by more than half of their digits.
+        **Raises:** `MemoryError`, before anything is allocated, if G does not fit in `memory`; a runtime error if
+        `certify` finds that the two differ by more than half of their digits.
         """
         matrix = _matrix(self, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype))
         return certified(self.jacobian, matrix) if certify and self.structured else matrix
 
     def diagonal(self) -> Float[Array, "N Q"]:
-        """The diagonal of G, the squared norm of each row of D, without the rest of it."""
+        """The diagonal of G, which holds the squared norm of each row of D, without the rest of G."""
         return _diagonal(self)
 
     def trace(self) -> Float[Array, ""]:
@@ -78,7 +78,7 @@ class Gram(lx.AbstractLinearOperator):
         return jnp.sum(self.diagonal())
 
     def plan(self, dtype: jnp.dtype | None = None) -> GramPlan:
-        """How `as_matrix` goes about it: for each leaf its uses, route, flops and bytes. Allocates nothing."""
+        """How `as_matrix` would compute G: the uses, route, flops and bytes of each leaf. Allocates nothing."""
         layout = make_layout(self.jacobian, self.structured)
         return plan_assembly(layout, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype), self.memory)
 

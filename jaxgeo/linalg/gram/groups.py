@@ -1,8 +1,8 @@
-"""Leaves whose uses can be multiplied without D: which axes of a leaf go with δ and which with the operand.
+"""Group the uses of leaves that can be multiplied without D, by which axes of a leaf go with δ and with the operand.
 
 A leaf, reshaped to (batch, first, second), has the rows Σ_t F[t, b, ·] ⊗ S[t, b, ·] for one sample and output. One of
-F and S comes from the δ of its uses and so depends on the output, the other from the operands. A group is a leaf, or a
-part of one, all of whose uses split its axes alike.
+F and S comes from the δ of the uses, so it depends on the output; the other comes from the operands. A group is a leaf,
+or a part of one, whose uses all split its axes in the same way.
 """
 
 import math
@@ -14,7 +14,7 @@ from jaxgeo.linalg.gram.uses import Label, Use
 
 
 class Axes(NamedTuple):
-    """Which axes of a leaf are summed with which factor: with both (batch), δ, or the operand."""
+    """Which axes of a leaf belong to both factors (batch), to δ, or to the operand."""
 
     batch: tuple[int, ...]
     delta: tuple[int, ...]
@@ -22,9 +22,9 @@ class Axes(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A leaf, or a part of one, all of whose uses split its axes alike; and the bias added to its products, if any.
+    """A leaf, or a part of one, whose uses all split its axes in the same way, and the bias of its products, if any.
 
-    The bias is one more column of `second`, which the factor from the operands holds 1 in where it is added.
+    The bias is one more column of `second`, in which the factor from the operands holds 1 where the bias is added.
     """
 
     leaf: int
@@ -70,7 +70,7 @@ def _disjoint(first: Use, second: Use) -> bool:
 
 
 def _groups_of_leaf(uses: Sequence[Sequence[Use]]) -> list[Group] | None:
-    """The groups of one leaf from its uses in each block; None if its uses do not fit together."""
+    """The groups of one leaf, from its uses in each block; None if the uses do not fit together."""
     every = [use for block in uses for use in block]
     parts: dict[tuple, list[Use]] = {}
     for use in every:
@@ -92,11 +92,11 @@ def _groups_of_leaf(uses: Sequence[Sequence[Use]]) -> list[Group] | None:
 
 
 def _attach(bias: Group, groups: list[Group]) -> bool:
-    """Make `bias` a column of the group to all of whose sites it is added, if there is one.
+    """Make `bias` a column of the group whose products it is always added to, if there is one.
 
-    A column of the group has the rows Σ_t δ[t], over the sites at which it holds 1. Those are the rows of the bias
-    if it is added once at each of these sites, if one product of the group is made there, with an operand that can
-    take a column, and if the axes of the bias are those of the kernel in an order that is the same everywhere.
+    A column of the group has the rows Σ_t δ[t], over the sites at which it holds 1. These are the rows of the bias if
+    it is added once at each of these sites, if the group has one product there, with an operand that can take a column,
+    and if the axes of the bias are those of the kernel, in the same order everywhere.
     """
     for index, group in enumerate(groups):
         if group.bias is not None or bias.batch * bias.first != group.batch * group.first:
@@ -117,7 +117,7 @@ def _attach(bias: Group, groups: list[Group]) -> bool:
 
 
 def _axes_beside(bias: Use, product: Use) -> tuple[Label, ...] | None:
-    """For each axis of a bias, the axis of the kernel that makes the same axis of the site; None if one has none."""
+    """For each axis of a bias, the kernel axis that gives the same axis of the site; None if one has no such axis."""
     axes = split_axes(product)
     kept = (*axes.batch, *axes.delta)
     found = tuple(product.delta[bias.delta.index(axis)] for axis in split_axes(bias).delta)
@@ -127,7 +127,7 @@ def _axes_beside(bias: Use, product: Use) -> tuple[Label, ...] | None:
 def find_groups(traces: Sequence[SampleTrace]) -> list[Group]:
     """Mark in every trace the leaves whose uses are understood in all of them, and group their uses.
 
-    A leaf in no group is left unmarked: its rows are a VJP's.
+    A leaf in no group stays unmarked: its rows come from a VJP.
     """
     marked = frozenset.intersection(*(trace.marked - trace.opaque for trace in traces))
     while True:
@@ -152,5 +152,5 @@ def find_groups(traces: Sequence[SampleTrace]) -> list[Group]:
                 dropped.add(bias.leaf)
         if not dropped:
             return kernels
-        # What shared a site with a dropped leaf may have changed: look again without it.
+        # Uses that shared a site with a dropped leaf may have changed: search again without it.
         marked -= dropped

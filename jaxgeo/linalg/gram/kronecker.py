@@ -1,6 +1,6 @@
-"""The Kronecker factors of a group's rows of D, and the products of such rows: neither D nor a row of it is formed.
+"""The Kronecker factors of a group's rows of D, and products of such rows, without forming D or any of its rows.
 
-The rows are Σ_t F[t, b, ·] ⊗ S[t, b, ·], see `groups`, and their products Σ_{t,t',b} (F·F')(S·S').
+The rows are Σ_t F[t, b, ·] ⊗ S[t, b, ·], see `groups`, and their products are Σ_{t,t',b} (F·F')(S·S').
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxgeo.linalg.gram.uses import Label, Use
 class Leg(eqx.Module):
     """One factor of a stack of uses, (samples, outputs or 1, positions, batch, size).
 
-    As a lookup it holds positions in place of one-hot vectors, (samples, 1, positions, 1).
+    A lookup holds positions instead of one-hot vectors, (samples, 1, positions, 1).
     """
 
     array: Array
@@ -39,7 +39,7 @@ class Stack(NamedTuple):
 
 
 def _aligned(array: Array, labels: Sequence[Label], lead: int, order: Sequence[Label], sizes: Sequence[int]) -> Array:
-    """`array`, whose axes after the first `lead` carry `labels`, with axes `order`; a missing one is broadcast."""
+    """`array`, whose axes after the first `lead` carry `labels`, with axes in `order`; missing ones are broadcast."""
     array = jnp.transpose(array, (*range(lead), *(lead + labels.index(label) for label in order if label in labels)))
     present = iter(array.shape[lead:])
     own = [next(present) if label in labels else 1 for label in order]
@@ -88,7 +88,7 @@ def _concatenate(legs: Sequence[Leg], dtype: jnp.dtype) -> Leg:
 
 
 def stacks(group: Group, block: int, deltas: Sequence[Array], operands: Sequence[Array]) -> list[Stack]:
-    """The factors of a group in one block of the problem: at most two stacks, by the leg that δ is on."""
+    """The factors of a group in one block of the problem: at most two stacks, one for each leg that δ can be on."""
     legs: dict[bool, list[tuple[Leg, Leg]]] = {}
     for use in group.uses[block]:
         straight = split_axes(use) == group.axes
@@ -98,7 +98,7 @@ def stacks(group: Group, block: int, deltas: Sequence[Array], operands: Sequence
         operand = None if use.operand is None else operands[use.operand]
         delta, other = _factors(group, use, deltas[use.site], operand, bias if straight else None)
         if group.bias is not None and not straight:
-            # Seen from the other leg δ is what lacks the bias's column.
+            # With δ on the other leg, δ is the factor that lacks the column of the bias.
             delta = Leg(jnp.pad(delta.array, [(0, 0)] * 4 + [(0, 1)]))
         legs.setdefault(straight, []).append((delta, other) if straight else (other, delta))
     found = []
@@ -122,14 +122,14 @@ def _inner(x: Leg, y: Leg) -> Array:
 
 
 def product(left: Stack, right: Stack) -> Array:
-    """Σ_{t,t',b} (F·F')(S·S'): the part of G from two stacks, (samples, outputs, samples', outputs')."""
+    """Σ_{t,t',b} (F·F')(S·S'), the part of G from two stacks: (samples, outputs, samples', outputs')."""
     first, second = _inner(left.first, right.first), _inner(left.second, right.second)
     dtype = jnp.result_type(*(leg.array for leg in (*left, *right) if leg.lookup is None))
     return jnp.sum(first.astype(dtype) * second.astype(dtype), axis=(0, 3, 6))
 
 
 def diagonal(left: Stack, right: Stack) -> Array:
-    """The entries of `product` with equal samples and outputs, (samples, outputs), without the others."""
+    """The entries of `product` with equal samples and outputs, (samples, outputs), computed without the others."""
 
     def entry(*arrays: Array) -> Array:
         legs = [Leg(array[None, None], leg.lookup) for array, leg in zip(arrays, (*left, *right), strict=True)]
@@ -144,7 +144,7 @@ def diagonal(left: Stack, right: Stack) -> Array:
 
 
 def rows(stack: Stack) -> Array:
-    """The rows of D that a stack gives for its group, (samples, outputs, size of the group)."""
+    """The rows of D from a stack, for its group: (samples, outputs, size of the group)."""
     dtype = jnp.result_type(*(leg.array for leg in stack if leg.lookup is None))
     first, second = stack.first.dense(dtype), stack.second.dense(dtype)
     if first.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""What is known of D before any number, and how each leaf's part of G is computed: from shapes alone."""
+"""How D is structured and how each leaf's part of G is computed, decided from shapes alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ def _without_inputs(block: Block) -> Block:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What is known of D before any number: traces of the blocks, groups, and which of them go by Kronecker factors.
+    """The structure of D, known from shapes: traces of the blocks, groups, and which groups use Kronecker factors.
 
-    - `plain`: leaves in no group, whose rows are a VJP's.
-    - `names`: of all leaves.
-    - `num_samples`: of each block, those that one device holds, padding among them; `num_shards`: how many devices.
+    - `plain`: leaves in no group, whose rows come from a VJP.
+    - `names`: the names of all leaves.
+    - `num_samples`: samples of each block that one device holds, including padding; `num_shards`: how many devices.
     - `num_rows`: QN.
-    - `held`: bytes of D where that is held, as a network has derivatives in one mode only, which `derivatives` says.
+    - `held`: bytes of D if it is held because a network has derivatives in one mode only, as `derivatives` says.
     - `profiles`: for each group and block, (positions, whether δ is on the first leg, whether a lookup) of its stacks.
     """
 
@@ -60,7 +60,7 @@ class Layout:
 
     @property
     def from_held(self) -> bool:
-        """Whether DDᵀ is the product of the D that is held, as no leaf is better multiplied by its factors."""
+        """Whether DDᵀ is computed from a held D, because for no leaf are products of factors cheaper."""
         return self.held is not None and not self.groups
 
     def constants(self, jacobian: Jacobian, block: int) -> PyTree:
@@ -126,7 +126,7 @@ def _profile(group: Group, block: int, trace: SampleTrace) -> tuple[tuple[int, b
 
 
 def kronecker_cost(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int]) -> float:
-    """Flops, with bytes moved counted as flops, of G's part from products of factors; half for symmetry."""
+    """Flops for a group's part of G by products of factors, with bytes moved counted as flops; half for symmetry."""
     members = [(n, q, *stack) for n, q, block in zip(num_samples, height, profile, strict=True) for stack in block]
     total = 0.0
     for n, q, t, delta_first, lookup in members:
@@ -143,7 +143,7 @@ def kronecker_cost(group: Group, profile: Sequence, num_samples: Sequence[int], 
 
 
 def materialised_cost(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int]) -> float:
-    """Flops, with bytes moved counted as flops, of building the group's rows of D and multiplying them."""
+    """Flops to build a group's rows of D and multiply them, with bytes moved counted as flops."""
     size = group.num_numbers
     num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
     build = sum(

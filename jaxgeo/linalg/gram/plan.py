@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxgeo.linalg.gram.layout import Layout, kronecker_cost, materialised_cost
 from jaxgeo.linalg.memory import free_memory
 
-# Blocks of G: enough that leaving out those above the diagonal saves work, and large enough for matrix products.
+# Enough blocks of G that skipping those above the diagonal saves work, each large enough for matrix products.
 MOST_BLOCKS = 8
 LEAST_BLOCK_ROWS = 256
-# Products of factors before they are multiplied and summed over positions, at a time.
+# Bytes of products of factors at a time, before they are multiplied and summed over positions.
 PRODUCT_BYTES = 32 * 2**20
-# Copies of the factors that are held while they are computed, and with several devices while they travel.
+# Copies of the factors held while they are computed and, with several devices, while they travel.
 WORKING_COPIES = 2
 TRAVELLING_COPIES = 3
 
@@ -25,7 +25,7 @@ class LeafPlan:
     - `name`: its path in params.
     - `route`: "factored", "materialised" (its rows from its factors), "vjp" (its rows by a VJP) or "held" (with D).
     - `uses`: how often the traced function multiplies with it.
-    - `flops`, `bytes`: of its part of G, over all devices, and of what is held for it on each.
+    - `flops`: for its part of G, over all devices; `bytes`: held for it on each device.
     """
 
     name: str
@@ -40,11 +40,11 @@ class GramPlan:
     """How G is assembled, decided before anything is allocated.
 
     - `num_rows`: QN.
-    - `leaves`: one entry a leaf (a bias together with the kernel whose products it is added to).
-    - `stored`: whether the factors of all samples are held, or computed again for each block of G.
-    - `block_samples`: samples a block, for each block of the problem.
-    - `bytes`: what the assembly holds at its peak, on each device; `budget`: what it may.
-    - `derivatives`: which mode of derivatives a network lacks, and what it takes to do without; empty for none.
+    - `leaves`: one entry per leaf (a bias together with the kernel whose products it is added to).
+    - `stored`: whether the factors of all samples are held, rather than computed again for each block of G.
+    - `block_samples`: samples per block of G, for each block of the problem.
+    - `bytes`: what the assembly holds at its peak, on each device; `budget`: what it may hold.
+    - `derivatives`: which mode of derivatives a network lacks, and what this costs; empty if it lacks none.
     """
 
     num_rows: int
@@ -72,7 +72,7 @@ class GramPlan:
 
 
 def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matrix: bool = True) -> GramPlan:
-    """Block sizes within the memory budget, for G or, without `matrix`, for its diagonal.
+    """Choose block sizes within the memory budget, for G or, without `matrix`, for its diagonal.
 
     **Raises:** `MemoryError` if not even G and one sample at a time fit.
     """
@@ -138,7 +138,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
 
 
 def square_bytes(num_rows: int, num_shards: int, dtype: jnp.dtype) -> int:
-    """What one device holds of G while it is assembled; between devices also what is sent and what arrives."""
+    """Bytes of G that one device holds during assembly; with several devices, including what it sends and receives."""
     copies = 1 if num_shards == 1 else 3
     return copies * num_rows**2 * dtype.itemsize // num_shards
 

@@ -1,4 +1,4 @@
-"""Products of a marked leaf, where a use is found; None for a form that is not understood."""
+"""Operations that multiply a marked leaf, which are its uses; they return None for a form that is not understood."""
 
 from collections.abc import Callable
 
@@ -72,7 +72,7 @@ def _convolution(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None
         dimension_numbers=numbers,
         precision=jax.lax.Precision.HIGHEST,
     )
-    # Patches run over (input channel, window) along their feature axis; with it last, that axis can be split.
+    # Patches run over (input channel, window) along their feature axis. It can be split once it is last.
     patches = jnp.moveaxis(patches, numbers.out_spec[1], -1)
     patches = patches.reshape(*patches.shape[:-1], kernel.value.shape[numbers.rhs_spec[1]], *spatial)
     labels: list[Label] = [recorder.label() for _ in range(result.ndim)]
@@ -84,7 +84,7 @@ def _convolution(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None
 
 
 def _lookup(recorder: Recorder, eqn: JaxprEqn, marked: Marked, rows: Array) -> list | None:
-    """Rows of a table, chosen by position: `rows` has the positions, in the shape of the leading axes of the result."""
+    """Rows of a table, chosen by the positions in `rows`, whose shape is that of the leading axes of the result."""
     if marked.axes != tuple(range(len(marked.shape))) or marked.part[0] != (0, marked.shape[0]):
         return None
     result = jnp.take(marked.value, rows, axis=0, mode="clip")
@@ -118,7 +118,7 @@ def _gather(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None:
         and sizes == (1, *marked.value.shape[1:])
         and numbers.offset_dims == tuple(range(indices.ndim - 1, len(shape_of(eqn.outvars[0]))))
     )
-    # Positions outside the table give NaN in this mode, and are no use of it.
+    # In this mode positions outside the table give NaN, which is not a use of the table.
     if not whole_rows or eqn.params["mode"] == jax.lax.GatherScatterMode.FILL_OR_DROP:
         return None
     rows = jnp.clip(indices[..., 0], 0, marked.value.shape[0] - 1)
@@ -126,7 +126,7 @@ def _gather(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None:
 
 
 def _add(recorder: Recorder, eqn: JaxprEqn, values: list) -> list | None:
-    """A bias added to a product shares its δ, if nothing else reads the product: see `Sited`."""
+    """A bias that is added to a product shares its δ, if nothing else reads the product: see `Sited`."""
     marked, other = values if isinstance(values[0], Marked) else values[::-1]
     sited = recorder.sited.get(id(other))
     if isinstance(other, Marked) or sited is None or marked.value.ndim != other.ndim:

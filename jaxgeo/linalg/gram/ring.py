@@ -1,4 +1,4 @@
-"""G by block rows over the devices of a mesh: each keeps the rows of its samples, and factors go round in a ring."""
+"""G in block rows over the devices of a mesh: each device keeps the rows of its samples; factors travel in a ring."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def block_rows(samples: list[Samples], blocks: Sequence[Block], dtype: jnp.dtype
         samples = eqx.combine(arrays, static)
         local = _BlockRows(dtype, samples_axis(blocks[0]), blocks[0].num_shards)
         pieces = on_shards(local, blocks[0], samples, [_specs(part, blocks[0]) for part in samples])
-        # Without the rows and columns of padding.
+        # Drop the rows and columns of padding.
         cut = [[pieces[i][j][:n, :m] for j, m in enumerate(sizes)] for i, n in enumerate(sizes)]
         return cut[0][0] if len(sizes) == 1 else jnp.block(cut)
 
@@ -30,22 +30,22 @@ def block_rows(samples: list[Samples], blocks: Sequence[Block], dtype: jnp.dtype
 
 
 def squares(samples: Samples, block: Block) -> Float[Array, "N Q"]:
-    """The squared norms of the rows of D of a block, each where its sample is."""
+    """The squared norms of a block's rows of D, each on the device of its sample."""
     if block.num_shards == 1:
         return samples.squares()
     return on_shards(Samples.squares, block, samples, _specs(samples, block))[: block.num_samples]
 
 
 def _specs(samples: Samples, block: Block) -> PyTree:
-    """Sharded where there is one entry a sample."""
+    """Specs that shard the arrays with one entry per sample."""
     return replicated(samples).replaced(sharded(samples.travelling, block))
 
 
 class _BlockRows(eqx.Module):
-    """The block row of G that belongs to the samples of this device, cut by the blocks of the problem.
+    """The block row of G for the samples of this device, cut by the blocks of the problem.
 
-    The block with the samples of the k-th device before is computed for k up to half of their number. The others are
-    transposes of what other devices have computed, and sent by those.
+    Each device computes its blocks with the samples of the k-th device before it, for k up to half the number of
+    devices. The other blocks are transposes of blocks that other devices compute and send.
     """
 
     dtype: jnp.dtype = eqx.field(static=True)

@@ -1,19 +1,19 @@
-"""Where a network uses each of its parameters: the factors of D, found in the traced per-sample function.
+"""Find where a network uses each of its parameters, in its traced per-sample function; the uses give the factors of D.
 
-Where a leaf W meets an array a in a product y = W a, one sample's rows of D for that leaf are δ ⊗ a, with δ = ∂x/∂y.
-So a per-sample function is traced to a jaxpr, in which its own JVPs, VJPs and Hessians are already expanded, and
-evaluated with the leaves marked. Each product of a marked leaf is a *use*: the other operand is kept, and an input ε is
-added to the result (a *site*), so that the δ of all uses are one VJP with respect to the ε, with W itself held still.
+If a leaf W meets an array a in a product y = W a, one sample's rows of D for that leaf are δ ⊗ a, with δ = ∂x/∂y. So a
+per-sample function is traced to a jaxpr, in which its own JVPs, VJPs and Hessians are already expanded, and evaluated
+with the leaves marked. Each product with a marked leaf is a *use*. The other operand is kept, and an input ε is added
+to the result (a *site*). The δ of all uses then come from one VJP with respect to the ε, with W itself held fixed.
 
 The evaluator is a small interpreter of jaxprs. Array-like types with multiple dispatch would see the same products:
-quax 0.4 was tried with rules for `dot_general` alone, and marked the uses of the benchmark's MLP in 35 ms, where plain
-tracing takes 27 ms and this module, sites and factors included, 118 ms (JAX 0.12). But it would want a rule for the
-same primitives, and a use inside a `scan` needs the scan itself to take the ε of each iteration and to give back its
-factors, which no value flowing through the scan can ask for: quax saw one product there for five layers.
+quax 0.4 was tried with rules for `dot_general` alone, and marked the uses of the benchmark's MLP in 35 ms, compared
+with 27 ms for plain tracing and 118 ms for this module, sites and factors included (JAX 0.12). But it would need rules
+for the same primitives. And for a use inside a `scan`, the scan itself must take the ε of each iteration and return its
+factors, which no value that flows through the scan can request: quax saw one product there for five layers.
 
 Marked leaves survive transposition, reshaping, slicing and `scan`; nested `jit` and `remat` are entered. Any other
-operation, a custom derivative rule among them, gets the plain array, and that leaf is reported as `opaque`: its rows
-are then left to an ordinary per-sample VJP. Nothing is assumed about an operation that is not listed here.
+operation, including a custom derivative rule, gets the plain array, and the leaf is reported as `opaque`: its rows then
+come from an ordinary per-sample VJP. Nothing is assumed about an operation that is not listed here.
 """
 
 import math
@@ -32,7 +32,7 @@ from jaxgeo.linalg.gram.views import VIEWS
 
 
 def follow_site(recorder: Recorder, eqn: JaxprEqn, value: Any, result: Array) -> None:
-    """A transposed or squeezed product still has its site."""
+    """Let a transposed or squeezed product keep its site."""
     sited = recorder.sited.get(id(value))
     if sited is None:
         return
@@ -48,7 +48,7 @@ def follow_site(recorder: Recorder, eqn: JaxprEqn, value: Any, result: Array) ->
 def _scan(recorder: Recorder, eqn: JaxprEqn, values: list) -> list:
     params = eqn.params
     inner = params["jaxpr"]
-    # What is scanned over has one axis more outside than inside.
+    # Arrays that are scanned over have one more axis outside than inside.
     num_scanned = sum(shape_of(var) != shape_of(its) for var, its in zip(eqn.invars, inner.jaxpr.invars, strict=True))
     num_carry = sum(shape_of(var) == shape_of(its) for var, its in zip(eqn.outvars, inner.jaxpr.outvars, strict=True))
     num_consts = len(values) - num_carry - num_scanned
@@ -108,7 +108,7 @@ def _inner_jaxpr(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
 
 
 def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
-    """The equations that the results depend on, so that what is computed and dropped is no use."""
+    """The equations that the results depend on, so that products that are dropped do not count as uses."""
     needed = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
     live = []
     for eqn in reversed(jaxpr.eqns):
@@ -119,7 +119,7 @@ def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
 
 
 def _same(eqn: JaxprEqn, values: list) -> Any:
-    """Equal for equal operations on the same values: nested derivatives compute the same product again and again."""
+    """A key, equal for equal operations on the same values: nested derivatives repeat the same products."""
     identities = tuple(
         (str(var.aval), np.asarray(var.val).tobytes() if np.ndim(var.val) == 0 else id(var.val))
         if isinstance(var, Literal)
@@ -136,7 +136,7 @@ def _same(eqn: JaxprEqn, values: list) -> Any:
 
 
 def _exactly(value: Any) -> Any:
-    """Equal for equal numbers only: 0.0 == −0.0 and 1 == True, whose operations differ."""
+    """A key, equal only for identical numbers: 0.0 == −0.0 and 1 == True, but their operations differ."""
     if isinstance(value, tuple):
         return type(value), tuple(_exactly(entry) for entry in value)
     if isinstance(value, float | complex | np.inexact):
@@ -196,10 +196,10 @@ class SampleTrace:
     """A function of (leaves, sample) → rows, and the uses of its leaves.
 
     - `sites`, `operands`: shapes and dtypes of the ε and of the kept operands.
-    - `uses`: the uses found; leaves in `opaque` are used in other ways too, and have to be left unmarked.
+    - `uses`: the uses found. Leaves in `opaque` are used in other ways too, and must stay unmarked.
     - `num_rows`: Q.
 
-    Where no leaf is marked, as without `mark`, the function itself is called, and nothing is read into it.
+    If no leaf is marked, as without `mark`, the function itself is called and never interpreted.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class SampleTrace:
         mark: bool = True,
     ):
         self._function = function
-        # An equation keeps the precision under which it was traced, wherever it is run.
+        # An equation keeps the matmul precision that it was traced under, wherever it runs.
         with jax.default_matmul_precision("highest"):
             closed = jax.make_jaxpr(function)(list(leaves), sample)
         self._jaxpr, self._consts = closed.jaxpr, closed.consts
@@ -220,7 +220,7 @@ class SampleTrace:
         self.mark(frozenset(i for i, leaf in enumerate(leaves) if mark and math.prod(leaf.shape) > 1))
 
     def mark(self, leaves: frozenset[int]) -> None:
-        """Find the uses of these leaves, and of no others."""
+        """Find the uses of these leaves only."""
         self.marked = leaves
         recorder = Recorder(None)
         shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in self._jaxpr.invars]

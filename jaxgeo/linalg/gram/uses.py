@@ -1,4 +1,4 @@
-"""What is found while a traced function is evaluated: leaves on their way, and their uses."""
+"""Records of what the evaluation of a traced function finds: leaves on their way through it, and their uses."""
 
 import functools
 from collections import Counter
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array
 
-# A label names what an axis of a factor runs over: a number is an axis of the leaf, a string a position, over
-# which the product of the two factors is summed.
+# A label says what an axis of a factor runs over. A number is an axis of the leaf. A string is a position: the product
+# of the two factors is summed over it.
 Label = int | str
 
 
@@ -20,13 +20,13 @@ class Use(NamedTuple):
     """One use of a leaf: its rows of D are the product of a δ and an operand, summed over positions."""
 
     leaf: int
-    shape: tuple[int, ...]  # in which the axes of the leaf are numbered; row-major the same as the leaf's own
-    part: tuple[tuple[int, int], ...]  # of each of these axes, the (start, size) used
+    shape: tuple[int, ...]  # the shape that numbers the leaf's axes; in row-major order the same as the leaf's own
+    part: tuple[tuple[int, int], ...]  # the (start, size) used of each of these axes
     site: int
     delta: tuple[Label, ...]  # labels of the site's axes
-    operand: int | None  # index among the kept operands; None where it is 1, as for a bias
+    operand: int | None  # index among the kept operands; None if the operand is 1, as for a bias
     operand_labels: tuple[Label, ...]
-    lookup: bool  # the operand holds positions along the leaf's first axis, in place of one-hot vectors
+    lookup: bool  # the operand holds positions along the leaf's first axis, instead of one-hot vectors
 
 
 class Marked(NamedTuple):
@@ -41,11 +41,11 @@ class Marked(NamedTuple):
 
 
 class Sited(NamedTuple):
-    """A value that came from a site by being rearranged, or by a bias being added to it.
+    """A value that came from a site by rearrangement, or by adding a bias.
 
-    δ of the site is the derivative by the site's own value, wherever that goes. It is the derivative by this value
-    too, which a bias added next needs, only if nothing else reads any value on the way from the site to here:
-    `way` holds the ids of these, this one the last.
+    The δ of a site is the derivative by the site's own value. A bias that is added to this value needs the derivative
+    by this value. The two are equal only if nothing else reads any value on the way from the site to here; `way` holds
+    the ids of these values, with this one last.
     """
 
     value: Array
@@ -55,7 +55,7 @@ class Sited(NamedTuple):
 
 
 class Recorder:
-    """What is found while a function is evaluated: sites, uses, kept operands, leaves used in other ways.
+    """Records the evaluation of a function: sites, uses, kept operands, and leaves used in other ways.
 
     Call `read` for every operation that is evaluated, and `close` at the end.
     """
@@ -90,19 +90,19 @@ class Recorder:
         return value, site
 
     def follow(self, value: Array, site: int, axes: tuple[int, ...], way: tuple[int, ...]) -> None:
-        """Know `value`, which is reached from the site by `way`. It is held here, so that its id stays its own."""
+        """Remember `value`, which `way` leads to from the site. It is held here so that its id stays unique."""
         self.sited[id(value)] = Sited(value, site, axes, (*way, id(value)))
 
     def read(self, values: Sequence[Any]) -> None:
-        """An operation, or the end of the function, reads these values."""
+        """Note that an operation, or the end of the function, reads these values."""
         self._reads.update(id(value) for value in values if id(value) in self.sited)
 
     def share(self, leaf: int, sited: Sited) -> None:
-        """A leaf is added to a value and takes its δ from the site; whether it may shows at the end."""
+        """Note that a leaf is added to a value and takes its δ from the site; `close` checks whether it may."""
         self._shared.append((leaf, sited.way))
 
     def close(self, results: Sequence[Any]) -> list[Array]:
-        """The results of the function as arrays. A leaf that cannot share the δ of a site turns out opaque."""
+        """The results of the function as arrays. Leaves that cannot share the δ of a site become opaque."""
         self.read(results)
         self.opaque.update(leaf for leaf, way in self._shared if any(self._reads[key] != 1 for key in way))
         return [self.plain(result) for result in results]
@@ -124,7 +124,7 @@ class Recorder:
         self.uses.append((use, marked.loops))
 
     def plain(self, value: Any) -> Any:
-        """The array itself, for an operation that is not understood."""
+        """The plain array, for an operation that is not understood; marks its leaf as opaque."""
         if isinstance(value, Marked):
             self.opaque.add(value.leaf)
             return value.value
@@ -136,7 +136,7 @@ def shape_of(var: Any) -> tuple[int, ...]:
 
 
 def bind(eqn: JaxprEqn, values: Sequence[Any]) -> list[Array]:
-    """The operation itself, on arrays: a jaxpr of one equation."""
+    """Run the operation itself on arrays, as a jaxpr of one equation."""
     arguments = {var: value for var, value in zip(eqn.invars, values, strict=True) if not isinstance(var, Literal)}
     alone = _empty_jaxpr().replace(invars=[*arguments], outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
     return jax.core.eval_jaxpr(alone, (), *arguments.values())

@@ -1,4 +1,4 @@
-"""How a marked leaf passes through operations that only rearrange it."""
+"""Follow a marked leaf through operations that only rearrange it."""
 
 from collections.abc import Callable, Sequence
 
@@ -30,7 +30,7 @@ def _reshape(marked: Marked, value: Array, params: dict) -> Marked | None:
         return None
     long_before = [(size, axis) for size, axis in zip(marked.value.shape, marked.axes, strict=True) if size != 1]
     if [size for size in value.shape if size != 1] == [size for size, _ in long_before]:
-        # Only axes of length 1 come or go.
+        # The reshape only adds or removes axes of length 1.
         remaining = iter(axis for _, axis in long_before)
         return marked._replace(value=value, axes=tuple(next(remaining) if size != 1 else None for size in value.shape))
     untouched = (

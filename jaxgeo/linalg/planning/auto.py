@@ -1,4 +1,4 @@
-"""The default: a solver chosen by the sizes, the dtype and the memory, with the reason."""
+"""The default solver: one chosen by sizes, dtype and memory, with the reason for the choice."""
 
 import math
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from jaxgeo.prior import has_prior
 
 
 class Choice(NamedTuple):
-    """A solver and why it was chosen."""
+    """A solver, and why it was chosen."""
 
     solver: AbstractLiftSolver
     reason: str
@@ -33,21 +33,20 @@ class Choice(NamedTuple):
 
 
 class Auto(AbstractLiftSolver):
-    """Chooses a solver before compilation by QN, K, dtype and memory, and that one again while it runs, by the
-    conditioning it measures.
+    """Chooses a solver before compilation by QN, K, dtype and memory; the solver adapts to the conditioning as it runs.
 
-    `choose` says which and why. While D is small it is held as a matrix: products with it can then be in float64
-    though the parameters are float32. Beyond that, and with damping for K ≥ QN, DDᵀ or DᵀD is factorised in float64,
-    whichever is smaller, and beyond that products with D alone are used. In each but the last, where D has lost
-    rank or is too ill-conditioned, singular values or eigenvalues with a smooth cut-off take over, or more damping
-    where DDᵀ is damped; `LiftInfo.outcome` says so.
+    `choose` says which solver and why. A small D is held as a matrix, so that products with it can be in float64 even
+    for float32 parameters. For larger D, and with damping for K ≥ QN, the smaller of DDᵀ and DᵀD is factorised in
+    float64. If that is too large as well, only products with D are used. If D has lost rank or is too ill-conditioned,
+    singular values or eigenvalues with a smooth cut-off take over, or more damping if DDᵀ is damped;
+    `LiftInfo.outcome` says so. Solvers that only use products do not do this.
 
     **Arguments:**
 
-    - `memory`: bytes that the matrices of a lift may take on each device; by default a quarter of the device's or
-        the machine's. `Problem.plan` counts all that is held.
-    - `max_entries`: QN·K up to which D is held for its own sake.
-    - `cutoff`: which singular values count where D has lost rank.
+    - `memory`: bytes that the matrices of a lift may take on each device; by default a quarter of the memory of the
+        device or machine. `Problem.plan` counts everything that is held.
+    - `max_entries`: the largest QN·K for which D is held for the sake of accuracy.
+    - `cutoff`: which singular values count if D has lost rank.
     """
 
     memory: int | None = eqx.field(static=True, default=None)
@@ -76,10 +75,10 @@ class Auto(AbstractLiftSolver):
         if has_prior(jacobian.problem) and 2 * columns >= rows:
             size = rows - columns
             return Choice(
-                PriorLift(self.cutoff), f"DDᵀ of the data, {size} × {size}, beside which the prior is diagonal"
+                PriorLift(self.cutoff), f"DDᵀ of the data, {size} × {size}, is all to factorise: the prior is diagonal"
             )
-        # In float32 a damped Gram matrix would ask for more damping than was given: its eigenvalues spread by the
-        # condition number of D squared, and with QN.
+        # In float32 a damped Gram matrix would need more damping than was given: its eigenvalues spread by cond(D)²,
+        # and with QN.
         double, own = jnp.dtype(jnp.float64), sizes.dtype
         side, wide, damped = min(rows, columns), columns >= rows, damping is not None
 
@@ -89,7 +88,7 @@ class Auto(AbstractLiftSolver):
         dense, square = dense_matrices(sizes, double), needed(double)
         name = "DDᵀ" if wide else "DᵀD"
         if wide and (own == double or damped) and square <= memory:
-            # Products with D are in this dtype already, or damping bounds their error, so holding D would gain nothing.
+            # Holding D would gain nothing: products with D are already in this dtype, or damping bounds their error.
             reason = f"{name}, {side} × {side}, takes {show_bytes(square)} to factor, and is formed without D"
             # D is whole on every device.
             fallback = sizes.shards == 1 and not damped and dense <= memory
@@ -107,7 +106,7 @@ class Auto(AbstractLiftSolver):
                 return Choice(gram_cholesky(dtype, damped, self.cutoff), reason)
             return Choice(NormalCholesky(dtype=dtype, cutoff=self.cutoff), reason)
         reason = f"{name}, {side} × {side}, would take {show_bytes(square)} of {show_bytes(memory)} to factor"
-        # A step through the network against reading G; without damping a held G would cost the accuracy of the former.
+        # Compare a pass through the network with reading G. Without damping, holding G would lose accuracy.
         dearer = 6 * jacobian.problem.num_samples * columns > FLOPS_PER_BYTE * own.itemsize * rows**2
         if wide and damped and dearer and held_gram(sizes) <= memory:
             return Choice(CG(hold_gram=True), f"{reason}, and {show_bytes(held_gram(sizes))} to hold")
@@ -120,13 +119,13 @@ class Auto(AbstractLiftSolver):
 def gram_cholesky(
     dtype: jnp.dtype, damped: bool, cutoff: AbstractCutoff, *, dense_fallback: bool = False
 ) -> GramCholesky:
-    """By DDᵀ in `dtype`. A failure of what is damped is answered by more damping, for which less is compiled."""
+    """The solver by DDᵀ in `dtype`. With damping, a failure is answered by more damping, which compiles less."""
     most = 0 if damped else GramCholesky().max_decomposition
     return GramCholesky(dtype=dtype, cutoff=cutoff, dense_fallback=dense_fallback, max_decomposition=most)
 
 
 def default_memory() -> int:
-    """Bytes that a lift may take where nothing is said."""
+    """Bytes that a lift may take by default."""
     return total_memory() // 4
 
 

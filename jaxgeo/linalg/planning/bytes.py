@@ -1,6 +1,6 @@
-"""Bytes that one device holds for a lift, by the route: what `Auto` chooses by and `Problem.plan` prints.
+"""Bytes that one device holds for a lift by each route. `Auto` chooses by them, and `Problem.plan` prints them.
 
-Counted in what XLA allocates for the compiled lift; the numbers 4, 2.5, … are of buffers that live at the same time.
+They count what XLA allocates for the compiled lift; the factors 4, 2.5, … are numbers of buffers alive at once.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from jaxgeo.linalg.jacobian import Jacobian
 
 
 class Sizes(NamedTuple):
-    """What is known of a lift from shapes.
+    """What shapes alone tell about a lift.
 
-    - `rows`, `columns`: QN and K; `shards`: devices that the samples are spread over.
-    - `activations`: bytes that the linearisation keeps, on all devices together; `data`: of the samples, on one.
-    - `dtype`: of the outputs.
+    - `rows`, `columns`: QN and K; `shards`: the number of devices that the samples are spread over.
+    - `activations`: bytes that the linearisation keeps, on all devices together; `data`: bytes of the samples, on one.
+    - `dtype`: the dtype of the outputs.
     """
 
     rows: int
@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
 
     @property
     def linearisation(self) -> int:
-        """The parameters, the samples, and what a linearisation keeps of them."""
+        """The parameters, the samples, and what a linearisation keeps."""
         return self.columns * self.dtype.itemsize + self.activations // self.shards + self.data
 
     @property
@@ -40,7 +40,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(jacobian: Jacobian) -> Sizes:
-    """The sizes of a lift; values are not looked at, so that they may be traced."""
+    """The sizes of a lift; values are not read, so they may be traced."""
     blocks = jacobian.problem.blocks
     kept = _bytes(jacobian.linear) - _bytes(jacobian.trainable)
     data = sum(_bytes(block.inputs) // block.num_shards for block in blocks) + _bytes(jacobian.problem.loss)
@@ -53,14 +53,14 @@ def _bytes(tree: object) -> int:
 
 
 def gram_matrices(sizes: Sizes, dtype: jnp.dtype, damped: bool) -> int:
-    """DDᵀ, its factorisation, and what answers a failure: whole; over devices by block rows until factorised."""
+    """DDᵀ, its factorisation, and the fallback for a failure; over several devices in block rows until factorised."""
     alone = 5 if damped else 4
     copies = alone if sizes.shards == 1 else 2 + 2 / sizes.shards
     return int(copies * sizes.rows**2 * dtype.itemsize)
 
 
 def held_gram(sizes: Sizes) -> int:
-    """DDᵀ in the parameters' dtype, by block rows where there are several devices."""
+    """DDᵀ in the parameters' dtype, in block rows if there are several devices."""
     return square_bytes(sizes.rows, sizes.shards, sizes.dtype)
 
 
@@ -70,14 +70,14 @@ def dense_matrices(sizes: Sizes, dtype: jnp.dtype) -> int:
 
 
 def normal_matrices(sizes: Sizes, dtype: jnp.dtype) -> int:
-    """DᵀD, its factorisation, and what answers a failure, whole on every device."""
+    """DᵀD, its factorisation, and the fallback for a failure, whole on every device."""
     return int(3.5 * sizes.columns**2) * dtype.itemsize
 
 
 def products(sizes: Sizes, vectors: int) -> int:
-    """What products with D and Dᵀ take while they run, beyond the linearisation, for so many vectors at a time.
+    """What products of this many vectors at a time with D and Dᵀ take while they run, besides the linearisation.
 
-    With several, the activations of all layers along each are kept; with one, those of a part of the layers at a time.
+    With several vectors, the activations of all layers are kept for each; with one, those of some layers at a time.
     """
     kept = 3 * vectors if vectors > 1 else 1
     return vectors * sizes.columns * sizes.dtype.itemsize + kept * sizes.activations // (2 * sizes.shards)

@@ -1,4 +1,4 @@
-"""What every route to the lift would hold on each device, and which is taken: decided before anything is allocated."""
+"""Plan a lift before anything is allocated: what each route would hold on each device, and which one is taken."""
 
 from dataclasses import dataclass
 
@@ -30,9 +30,9 @@ class RoutePlan:
     """What one route holds on each device at its peak, in bytes.
 
     - `solver`: the route; `label`: its name in the table.
-    - `matrices`: Gram matrices or D, and what factorises them.
-    - `assembly`: Kronecker factors of D and blocks of DDᵀ while that is formed, before it is factorised.
-    - `linearisation`: parameters, samples, and what the products with D keep; `lifts`: θ̇ while it is made.
+    - `matrices`: Gram matrices or D, and their factorisation.
+    - `assembly`: Kronecker factors of D and blocks of DDᵀ while DDᵀ is formed, before it is factorised.
+    - `linearisation`: parameters, samples, and what products with D keep; `lifts`: θ̇ while it is computed.
     """
 
     solver: AbstractLiftSolver
@@ -44,19 +44,19 @@ class RoutePlan:
 
     @property
     def bytes(self) -> int:
-        """All of it at the peak."""
+        """The total at the peak."""
         return self.linearisation + max(self.assembly, self.matrices + self.lifts)
 
 
 @dataclass(frozen=True)
 class LiftPlan:
-    """The routes to a lift, and the choice between them, as `str` shows it.
+    """The routes to a lift, and the choice between them; `str` shows them as a table.
 
-    - `rows`, `columns`: QN and K; `devices`: over how many the samples are spread.
+    - `rows`, `columns`: QN and K; `devices`: how many devices the samples are spread over.
     - `memory`: bytes that matrices may take on each device.
-    - `routes`: what each would hold.
-    - `choice`: what `Auto` takes, and why.
-    - `derivatives`: which mode of derivatives a network lacks, and what it takes to do without; empty for none.
+    - `routes`: what each route would hold.
+    - `choice`: the solver that `Auto` takes, and why.
+    - `derivatives`: which mode of derivatives a network lacks, and what this costs; empty if it lacks none.
     """
 
     rows: int
@@ -69,7 +69,7 @@ class LiftPlan:
 
     @property
     def chosen(self) -> RoutePlan:
-        """The plan of what `Auto` takes."""
+        """The plan of the route that `Auto` takes."""
         return next(route for route in self.routes if route.solver == self.choice.solver)
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ def plan_lift(
         problem.check(params)
         jacobian = Jacobian(problem, params)
         if has_prior(problem) and 2 * jacobian.in_size() >= jacobian.out_size():
-            # What is factored is DDᵀ of the data, damped by the prior.
+            # The lift factorises DDᵀ of the data, damped by the prior.
             plans.append(_plan(Jacobian(without_prior(problem), params), 1.0 if damping is None else damping, memory))
         else:
             plans.append(_plan(jacobian, damping, memory))
@@ -147,5 +147,5 @@ def _assembly(gram: Gram, dtype: jnp.dtype) -> int:
     try:
         return gram.plan(dtype).bytes
     except MemoryError:
-        # Not even G and one sample fit, which the matrices of this route say already.
+        # Not even G and one sample fit; the matrices of this route already say so.
         return 0

@@ -1,4 +1,4 @@
-"""How the lift D⁺v is solved, one algorithm a file: each is an object, passed to the flow that uses it."""
+"""Solvers for the lift D⁺v, one algorithm per file; pass a solver object to the flow or function that uses it."""
 
 from jaxgeo.linalg.solvers.base import (
     AbstractFactorised as AbstractFactorised,

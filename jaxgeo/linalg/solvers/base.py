@@ -1,4 +1,4 @@
-"""What every solver of the lift has in common: its interface and its report."""
+"""The interface of every solver of the lift, and its report."""
 
 import abc
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SOLVED, DAMPED, DECOMPOSED, FAILED, CONTRADICTED = range(5)
 
 
 def check_damping(damping: Any) -> None:
-    """Raise if there is damping that is no number, negative or not finite; a traced one is let through.
+    """Raise unless `damping` is None or a finite number ≥ 0; a traced one passes.
 
     **Raises:** `ValueError` with the name.
     """
@@ -29,15 +29,16 @@ def check_damping(damping: Any) -> None:
 
 
 class LiftInfo(NamedTuple):
-    """How a lift went. Arrays only and always the same ones, so that it can be carried through a scan.
+    """How a lift went. It holds arrays only, always the same ones, so a scan can carry it.
 
-    - `outcome`: 0 solved; 1 solved again with damping; 2 by an eigendecomposition or singular values after a
-        factorisation failed; 3 not solved, as D or the velocity is not finite: the lift is then 0; 4 solved with rows
-        of D in place of the Kronecker factors of each leaf, as DDᵀ from those contradicted products with D.
-    - `rank`: numerical rank of D where the solver knows it, else −1.
+    - `outcome`: 0 solved; 1 solved again with damping; 2 solved by an eigendecomposition or singular values after a
+        factorisation failed; 3 not solved, because D or the velocity is not finite: the lift is then 0; 4 solved with
+        rows of D instead of the Kronecker factors of each leaf, because DDᵀ from the factors contradicted products
+        with D.
+    - `rank`: the numerical rank of D if the solver knows it, otherwise −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
-    - `mismatch`: how far DDᵀ, as it was assembled, is off products with D: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift,
-        in units of √QN mean eigenvalues. A right G leaves round-off; 0 where no G was assembled or it was not compared.
+    - `mismatch`: how much the assembled DDᵀ and products with D differ: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift, in
+        units of √QN mean eigenvalues. For a correct G it is round-off; it is 0 if no G was assembled or compared.
     """
 
     outcome: Int[Array, ""]
@@ -47,11 +48,11 @@ class LiftInfo(NamedTuple):
 
 
 class AbstractLiftSolver(eqx.Module):
-    """θ̇ = D⁺v: of the θ̇ for which |Dθ̇ − v| is smallest, the one of smallest norm."""
+    """θ̇ = D⁺v: among all θ̇ with the smallest |Dθ̇ − v|, the one with the smallest norm."""
 
     @abc.abstractmethod
     def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "AbstractFactorised":
-        """What all lifts through this D share: θ̇ = Dᵀ(DDᵀ + λ)⁻¹v, λ = damping · trace(DDᵀ)/QN; D⁺v without damping."""
+        """Prepare lifts with this D: Dᵀ(DDᵀ + λ)⁻¹v with λ = damping · trace(DDᵀ)/QN, or D⁺v without damping."""
 
     def solve(
         self, jacobian: Jacobian, velocity: Float[Array, "N Q"], damping: Damping = None
@@ -61,23 +62,23 @@ class AbstractLiftSolver(eqx.Module):
 
 
 class AbstractFactorised(eqx.Module):
-    """D, made ready for lifts."""
+    """D, prepared for lifts."""
 
     @abc.abstractmethod
     def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
         """The lift of an output velocity.
 
-        **Returns:** θ̇ as a pytree like the trainable parameters, and how it went. θ̇ is finite always: where
-        D or v is not, it is 0 and the outcome 3.
+        **Returns:** θ̇ as a pytree like the trainable parameters, and how the lift went. θ̇ is always finite: if D or v
+        is not, θ̇ is 0 and the outcome is 3.
         """
 
     @property
     @abc.abstractmethod
     def correct(self) -> Callable[[Float[Array, "N Q"]], PyTree] | None:
-        """Lifts what is missing somewhere, once through the factorisation: without refinement and report, and with the
-        derivative of the lift. A module, so that rules for derivatives can see what it holds.
+        """A function that lifts a correction once through the factorisation, without refinement or report.
 
-        None where each lift starts anew, by iterations or a pass over the samples.
+        It has the derivative of the lift. It is a module, so that derivative rules see what it holds. None if each lift
+        starts from scratch, by iterations or a pass over the samples.
         """
 
 
@@ -90,14 +91,14 @@ def conclude(
     mismatch: Float[Array, ""] | None = None,
     missed: Float[Array, "N Q"] | None = None,
 ) -> tuple[PyTree, LiftInfo]:
-    """The solution with its report; 0 and the outcome 3 in place of a solution that is not finite.
+    """The solution with its report; 0 with the outcome 3 if the solution is not finite.
 
     **Arguments:**
 
-    - `missed`: v − Dθ̇ where it is known already; the reported residual then has no derivative.
+    - `missed`: v − Dθ̇ if it is already known; the reported residual then has no derivative.
     """
     finite = is_finite((solution, velocity))
-    # `where` on both sides: a NaN that is only selected away comes back in the gradient.
+    # Use `where` on both sides: a NaN that is only selected away would return in the gradient.
     solution = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), solution)
     if missed is None:
         residual = relative_norm(jacobian.mv(solution) - velocity, velocity)
@@ -110,7 +111,7 @@ def conclude(
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:
-    """|error| / |scale|, and 0 where the scale is 0; nothing overflows or underflows on the way."""
+    """|error| / |scale|, or 0 if the scale is 0, without overflow or underflow on the way."""
     largest = jnp.max(jnp.abs(scale))
     unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
     size = norm(scale / unit)

@@ -21,19 +21,20 @@ class CG(AbstractLiftSolver):
 
     Paper: (1.23), (2.2)
 
-    Each step is one JVP and one VJP, or a product with G where that is held: over a mesh by block rows, each device
-    those of its samples, so that it takes (QN)²/devices numbers and is never brought together. Whether the tolerance
-    was reached shows in the residual of the report, not in its outcome. For K ≥ QN and full rank, or with damping.
+    Use it for K ≥ QN and full rank, or with damping. Each step takes one JVP and one VJP, or a product with G if that
+    is held. On a mesh, each device holds the block rows of G for its samples, so G takes (QN)²/devices numbers and is
+    never gathered. The residual of the report, not its outcome, shows whether the tolerance was reached.
 
     **Arguments:**
 
-    - `rtol`: residual relative to v to stop at.
-    - `max_steps`: steps to stop at.
-    - `preconditioner`: None for none.
-    - `hold_gram`: form G once, in the parameters' dtype. Cheaper where a step through the network costs more than
-        reading G, and many are needed.
+    - `rtol`: the residual relative to v at which to stop.
+    - `max_steps`: the number of steps after which to stop.
+    - `preconditioner`: a `Nystrom`, or None to use none.
+    - `hold_gram`: form G once, in the parameters' dtype. This is cheaper if a pass through the network costs more than
+        reading G, and many steps are needed.
 
-    **Raises:** `ValueError` on a tolerance, a count or a preconditioner that is none.
+    **Raises:** `ValueError` unless `rtol` is positive, `max_steps` is a positive integer and `preconditioner` is a
+    `Nystrom` or None.
     """
 
     rtol: float = 1e-6
@@ -69,7 +70,7 @@ class _HeldGram(eqx.Module):
 
 
 class ConjugateGradients(AbstractIterations):
-    """By products with G."""
+    """Conjugate gradients by products with G."""
 
     jacobian: Jacobian
     gram: lx.AbstractLinearOperator
@@ -94,10 +95,10 @@ class ConjugateGradients(AbstractIterations):
         if self.preconditioner is not None:
             tag = lx.positive_semidefinite_tag
             options["preconditioner"] = lx.FunctionLinearOperator(self.preconditioner, structure, tag)
-        # lineax stops by absolute and relative tolerances together; on the scale of v they are the same.
+        # lineax stops at the sum of an absolute and a relative tolerance; for v of size 1 each is half of `rtol`.
         size = jnp.sqrt(jnp.mean(rows**2))
         unit = jnp.where(size > 0, size, jnp.ones_like(size))
-        # Going on from the exact residual every few steps, lineax' default, can make the steps in float32 diverge.
+        # Restarting from the exact residual every few steps, lineax' default, can make float32 steps diverge.
         tolerance = self.rtol / 2
         solver = lx.CG(tolerance, tolerance, norm=optx.rms_norm, stabilise_every=None, max_steps=self.max_steps)
         found = lx.linear_solve(operator, rows / unit, solver, options=options, throw=False)

@@ -11,13 +11,13 @@ from jaxgeo._checks import MOST, check_kind, check_number, check_positive
 
 
 class AbstractCutoff(eqx.Module):
-    """The share of each singular direction of D that is solved for."""
+    """Decides which share of each singular direction of D to solve for."""
 
     rcond: eqx.AbstractVar[float | None]
 
     @abc.abstractmethod
     def __call__(self, ratios: Float[Array, " n"], floor: float) -> Float[Array, " n"]:
-        """Shares in [0, 1] of 1/σ, for `ratios` σ/σ_max; `floor` is the round-off in them, used without `rcond`."""
+        """Shares in [0, 1] of 1/σ for `ratios` σ/σ_max; `floor` is their round-off, the default for `rcond`."""
 
     @abc.abstractmethod
     def full(self, floor: float) -> float:
@@ -27,7 +27,7 @@ class AbstractCutoff(eqx.Module):
 class HardCutoff(AbstractCutoff):
     """Count σ > rcond · σ_max, and leave out the others.
 
-    The velocity of a flow jumps where a singular value crosses the cut-off; for diagnostics.
+    For diagnostics: the velocity of a flow would jump when a singular value crosses the cut-off.
 
     **Arguments:**
 
@@ -47,15 +47,15 @@ class HardCutoff(AbstractCutoff):
 
 
 class SmoothCutoff(AbstractCutoff):
-    """Leave out σ < rcond · σ_max, count σ > width · rcond · σ_max in full, and go smoothly (C²) in between.
+    """Leave out σ < rcond · σ_max, count σ > width · rcond · σ_max in full, and change smoothly (C²) in between.
 
-    Above the transition the lift is D⁺v exactly, below it directions of mere round-off are left out exactly, and the
-    velocity of a flow stays continuous when D loses rank: an adaptive step passes through without collapsing.
+    For flows: the velocity stays continuous when D loses rank, so adaptive steps pass through without collapsing. Above
+    the transition the lift is exactly D⁺v; below it, directions of pure round-off are left out exactly.
 
     **Arguments:**
 
     - `rcond`: by default the round-off in σ/σ_max.
-    - `width`: of the transition, as a ratio.
+    - `width`: the width of the transition, as a ratio.
     """
 
     rcond: float | None = None
@@ -76,7 +76,7 @@ class SmoothCutoff(AbstractCutoff):
 
 
 def check_factoring(cutoff: Any, name: str, dtype: Any) -> None:
-    """Raise if a solver cannot factor so: `dtype`, called `name`, must be one that LAPACK has for real numbers.
+    """Raise unless `cutoff` is a cut-off and `dtype`, called `name`, is None or a real dtype that LAPACK supports.
 
     **Raises:** `ValueError` with the name.
     """

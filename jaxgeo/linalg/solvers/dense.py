@@ -1,4 +1,4 @@
-"""What the solvers by the dense D have in common: D in units of its size, singular values where all else fails."""
+"""The common part of solvers by the dense D: D in units of its size, and singular values as the last resort."""
 
 import abc
 import dataclasses
@@ -20,12 +20,12 @@ from jaxgeo.linalg.tangents import freeze
 
 
 class DenseMatrix(eqx.Module):
-    """The taller of D and Dᵀ over √t, for t the mean eigenvalue of the smaller Gram matrix.
+    """The taller of D and Dᵀ, divided by √t, where t is the mean eigenvalue of the smaller Gram matrix.
 
-    - `relative_damping`: μ, None without.
+    - `relative_damping`: μ, None without damping.
     - `sqrt_mean`: √t; `own_sqrt_mean`: the same in the parameters' dtype.
     - `sound`: whether D is finite.
-    - `wide`: whether it is Dᵀ.
+    - `wide`: whether the matrix is Dᵀ.
     """
 
     tall: Float[Array, "length side"]
@@ -38,7 +38,7 @@ class DenseMatrix(eqx.Module):
     def __init__(self, matrix: Float[Array, "QN K"], relative_damping: Float[Array, ""] | None, dtype: jnp.dtype):
         self.wide = matrix.shape[1] >= matrix.shape[0]
         tall = (matrix.T if self.wide else matrix).astype(dtype)
-        # In units of the largest entry, so that squares neither overflow nor underflow.
+        # Use units of the largest entry, so that squares neither overflow nor underflow.
         largest = jnp.max(jnp.abs(tall))
         self.sound = jnp.isfinite(largest)
         unit = jnp.where(self.sound & (largest > 0), largest, 1)
@@ -50,7 +50,7 @@ class DenseMatrix(eqx.Module):
         self.relative_damping = None if relative_damping is None else relative_damping.astype(dtype)
 
     def qr(self) -> tuple[Float[Array, "length side"], Float[Array, "side side"]]:
-        """Q and R of the tall matrix, with √μ below it where there is damping."""
+        """Q and R of the tall matrix, with √μ below it if there is damping."""
         length, side = self.tall.shape
         if self.relative_damping is None:
             return jnp.linalg.qr(self.tall)
@@ -60,7 +60,7 @@ class DenseMatrix(eqx.Module):
 
 
 class AbstractDecomposition(eqx.Module):
-    """Of a dense matrix; `factorisation` is that of its Gram matrix which comes with it."""
+    """A decomposition of a dense matrix; `factorisation` is the factorisation of its Gram matrix that it implies."""
 
     factorisation: eqx.AbstractVar[Factorisation]
 
@@ -85,7 +85,7 @@ class SingularDecomposition(AbstractDecomposition):
         none = jnp.zeros_like(matrix.sqrt_mean)
         found = from_spectrum(right.T, self.values, matrix.own_sqrt_mean, none, cutoff, floor, outcome)
         if matrix.relative_damping is not None:
-            # Damping is part of these values already; they must only not be divided by as 0.
+            # These values already include the damping; only avoid dividing by 0.
             least = (floor * self.values[0]) ** 2
             weights = 1 / jnp.maximum(self.values**2, jnp.where(least > 0, least, 1))
             unknown = jnp.full_like(found.rank, -1)
@@ -111,7 +111,7 @@ class AbstractDenseSolver(AbstractLiftSolver):
 
     @abc.abstractmethod
     def decompose(self, matrix: DenseMatrix, floor: float) -> AbstractDecomposition:
-        """Decompose the matrix, of whose singular values `floor` is the round-off."""
+        """Decompose the matrix; `floor` is the round-off of its singular values."""
 
     def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "FactorisedDense":
         still = freeze(jacobian)
@@ -124,12 +124,12 @@ class AbstractDenseSolver(AbstractLiftSolver):
             matrix = DenseMatrix(entries, damped, dtype)
             return matrix, self.decompose(matrix, data_floor(jacobian))
 
-        # The network is traced outside: its constants must not turn into float64.
+        # Trace the network outside, so that its constants do not become float64.
         return FactorisedDense(self.cutoff, jacobian, damping, *in_dtype(run, dtype)(still.as_matrix(), damped))
 
 
 class FactorisedDense(AbstractFactorised):
-    """The dense D and a decomposition of it. Where that is not to be trusted each lift takes singular values."""
+    """The dense D and a decomposition of it; each lift uses singular values if the decomposition is not trusted."""
 
     cutoff: AbstractCutoff
     jacobian: Jacobian
@@ -143,11 +143,11 @@ class FactorisedDense(AbstractFactorised):
 
     @property
     def correct(self) -> FactorisedSide | None:
-        # Of rows that fewer parameters miss, most cannot be reached.
+        # With fewer parameters than rows, most of what is missing cannot be reached.
         return self._through(self.decomposition.factorisation) if self.matrix.wide else None
 
     def solve(self, velocity: Float[Array, "N Q"]) -> tuple[Factorisation, PyTree]:
-        """The lift without derivative, and the factorisation that it went by."""
+        """The lift without derivative, and the factorisation that it used."""
         solve = functools.partial(_solve, self.cutoff, data_floor(self.jacobian))
         operands = self.matrix, self.decomposition, velocity.reshape(-1)
         found, flat = in_dtype(solve, self.matrix.tall.dtype)(*operands)

@@ -1,4 +1,4 @@
-"""The lift by a Cholesky factorisation of the smaller of DDᵀ and DᵀD, with the dense D at hand to refine by."""
+"""The lift by a Cholesky factorisation of the smaller of DDᵀ and DᵀD, refined with the dense D."""
 
 import equinox as eqx
 import jax
@@ -14,13 +14,13 @@ from jaxgeo.linalg.triangular import cholesky_solve, upper_cholesky
 
 
 class DenseCholesky(AbstractDenseSolver):
-    """D⁺v by a Cholesky factorisation of the smaller of DDᵀ and DᵀD, with the dense D at hand. For D of full rank.
+    """D⁺v by a Cholesky factorisation of the smaller of DDᵀ and DᵀD, refined with the dense D. For D of full rank.
 
     Paper: (1.23), (5.2)
 
-    Several times cheaper than `QR` where D is far from square. All of it, the refinement and the product with Dᵀ
-    too, is done in float64 without damping, so that float32 parameters get their velocity to round-off up to
-    cond(D) about 1e6, which products with D in float32 cannot give. Beyond that, singular values take over.
+    Several times cheaper than `QR` if D is far from square. Without damping everything runs in float64, including the
+    refinement and the product with Dᵀ. So float32 parameters get their velocity to round-off for cond(D) up to about
+    1e6, which products with D in float32 cannot give. Beyond that, singular values take over.
 
     **Arguments:**
 
@@ -35,7 +35,7 @@ class DenseCholesky(AbstractDenseSolver):
         eps, side = float(jnp.finfo(tall.dtype).eps), tall.shape[1]
         gram = jnp.matmul(tall.T, tall, precision=jax.lax.Precision.HIGHEST)
         if damping is None:
-            # Refinement still makes a digit or two each time at cond(DDᵀ) = 1e-2/(eps·√side), and no more beyond.
+            # At cond(DDᵀ) = 1e-2/(eps·√side) each refinement still gains a digit or two; beyond that it gains none.
             least = max(4 * self.cutoff.full(floor) ** 2, 400 * eps * side**0.5)
         else:
             gram, least = gram + damping * jnp.eye(side, dtype=tall.dtype), accumulated_eps(side, tall.dtype)

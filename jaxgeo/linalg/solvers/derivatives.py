@@ -1,6 +1,7 @@
-"""The lift once through a factorisation, and derivatives: by products with D, to any order, differentiating none.
+"""The lift once through a factorisation, with derivatives of any order by products with D alone.
 
-The rules hold at a fixed rank, with H the inverse and C the projector on the directions that it leaves out.
+No factorisation is differentiated. The rules hold at a fixed rank; H is the inverse, and C the projector onto the
+directions that it leaves out.
 """
 
 from collections.abc import Callable
@@ -18,11 +19,11 @@ from jaxgeo.linalg.tangents import attach, filled, tangent_of
 
 
 class FactorisedSide(eqx.Module):
-    """θ̇ for rows v, once through a factorisation that has no derivatives, with the value that this gives.
+    """θ̇ for rows v, once through a factorisation that itself has no derivatives.
 
-    The derivative is that of the lift, in D, λ and v; no factorisation is differentiated.
+    The result has the derivatives of the lift in D, λ and v, although no factorisation is differentiated.
 
-    - `relative_damping`: μ, with the derivative of λ and of the mean eigenvalue that it is relative to.
+    - `relative_damping`: μ, with the derivatives of λ and of the mean eigenvalue that it is relative to.
     """
 
     side: AbstractSide
@@ -47,7 +48,7 @@ class FactorisedSide(eqx.Module):
         mismatch: Float[Array, ""] | None = None,
         missed: Float[Array, "N Q"] | None = None,
     ) -> tuple[PyTree, LiftInfo]:
-        """The lift `value`, which is more precise, with that derivative and its report."""
+        """The more precise lift `value`, with the derivative of this one, and its report."""
         found, solution = self.factorisation, attach(value, self(velocity))
         return conclude(self.side.jacobian, solution, velocity, found.outcome, found.rank, mismatch, missed)
 
@@ -56,7 +57,7 @@ class FactorisedSide(eqx.Module):
 def inverse(
     side: AbstractSide, found: AbstractInverse, relative_damping: Float[Array, ""] | None, rhs: PyTree
 ) -> PyTree:
-    """z = (A + μ)⁻¹ rhs, or without μ the pseudo-inverse of A times rhs, by an inverse of A = `side.gram`.
+    """z = (A + μ)⁻¹ rhs, or without μ the pseudo-inverse of A times rhs; `found` is an inverse of A = `side.gram`.
 
     Differentiable in D, μ and rhs, in both modes and repeatedly:
 
@@ -97,9 +98,9 @@ def lift_through(
 ) -> PyTree:
     """√t D⁺v, damped with μ, once through a factorisation of A/t + μ: x = pull(z), z = (A + μ)⁻¹push(v).
 
-    Through v − Bx each L in its derivative is refined once, so that this has an error of cond(D)·eps, like the
-    lift, and not of cond(D)²·eps, like a factorisation. Not where a filter keeps directions in part: it would be
-    another filter. With L the lift, the derivative is
+    With L the lift, each L in the derivative below is refined once through v − Bx, so the derivative has an error of
+    cond(D)·eps like the lift, not cond(D)²·eps like a factorisation. If a filter keeps directions in part, nothing is
+    refined, because that would change the filter. The derivative is
 
         on the rows:     dx = L(dv − dB x − B dBᵀz + H B dBᵀ C v − dμ z) + dBᵀz
         on the columns:  dx = L(dv − dB x) + H(dBᵀ(v − Bx) − dμ x) + C dBᵀ B H x
@@ -130,7 +131,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
 
     z, x = solve(rows)
     total = jnp.zeros_like(rows) if t_rows is None else t_rows
-    # What is added to the argument of H, and to the result.
+    # `inside` is added to the argument of H, `outside` to the result.
     inside = [] if t_damping is None else [_times(-t_damping, z)]
     outside = []
     if _is_perturbed(t_side):
@@ -150,7 +151,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     if isinstance(side, Rows):
         total = _sum(total, *inside)
     elif inside:
-        # Unrefined: the argument is as exact as products with D are, and to refine it takes more of them.
+        # Not refined: the argument is as accurate as products with D, and refinement would take more of them.
         outside.append(invert(_sum(*inside)))
     return lift_through(*primals), _sum(solve(total)[1], *outside)
 
@@ -171,7 +172,7 @@ def _is_perturbed(tangent: PyTree) -> bool:
 
 
 def _linear(function: Callable[[PyTree], PyTree], rhs: PyTree) -> PyTree:
-    """`function(rhs)`, known to be linear and symmetric, so that it has derivatives in rhs."""
+    """`function(rhs)`, declared to be linear and symmetric, so that it has derivatives in rhs."""
     return jax.lax.custom_linear_solve(lambda y: y, rhs, lambda _, y: function(y), symmetric=True)
 
 
@@ -189,7 +190,7 @@ def _sum(*trees: PyTree) -> PyTree:
 
 @eqx.filter_custom_jvp
 def trace_ratio(jacobian: Jacobian, size: Float[Array, ""]) -> Float[Array, ""]:
-    """trace(DDᵀ)/size², where `size`² is that very trace: 1, with the derivative of the trace."""
+    """trace(DDᵀ)/size², where `size`² equals this trace: the value is 1, with the derivative of the trace."""
     return jnp.ones_like(size)
 
 
@@ -200,7 +201,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     one = jnp.ones_like(size)
     if not _is_perturbed(t_jacobian):
         return one, jnp.zeros_like(one)
-    # Of the second and higher derivatives of the ratio only those through the tangent are kept, which is exact, as
-    # the size does not move.
+    # Only derivatives through the tangent enter higher derivatives of the ratio. This is exact, because `size` is
+    # constant.
     size = jax.lax.stop_gradient(size)
     return one, tangent_of(lambda jacobian: jnp.sum((jacobian.as_matrix() / size) ** 2), jacobian, t_jacobian)

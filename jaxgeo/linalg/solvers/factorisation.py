@@ -1,4 +1,4 @@
-"""A symmetric positive semidefinite matrix, factorised so that a failure is noticed and answered in the program."""
+"""Factorise a symmetric positive semidefinite matrix; failures are detected and handled inside the program."""
 
 import abc
 import dataclasses
@@ -22,7 +22,7 @@ from jaxgeo.linalg.triangular import cholesky_solve, extreme_eigenvalues, upper_
 
 
 class AbstractInverse(eqx.Module):
-    """(A + μ)⁻¹ or a filtered pseudo-inverse of A, by a factorisation or by iterations. Takes part in no derivative."""
+    """(A + μ)⁻¹ or a filtered pseudo-inverse of A, by a factorisation or by iterations. It has no derivatives."""
 
     @abc.abstractmethod
     def is_filtered(self) -> Bool[Array, ""]:
@@ -34,21 +34,21 @@ class AbstractInverse(eqx.Module):
 
     @abc.abstractmethod
     def complement(self, rhs: PyTree) -> PyTree:
-        """The part of `rhs` in the directions left out."""
+        """The part of `rhs` in the directions that are left out."""
 
 
 class Factorisation(AbstractInverse):
-    """(A/t + μ)⁻¹, or the filtered pseudo-inverse of A/t, with t = trace(A)/n: what it takes to apply it.
+    """(A/t + μ)⁻¹, or the filtered pseudo-inverse of A/t, with t = trace(A)/n, in a form that can be applied.
 
     - `matrix`: U with A/t + μ = UᵀU, or eigenvectors of A as columns.
-    - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector on what is kept, and
-        with U 0 for rows of A that are 0, which it leaves out.
-    - `spectral`: which of the two it is; None where it cannot be eigenvectors, so that no program is made for them.
-    - `sqrt_mean`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide before and
-        after a product with D: XLA makes one division of two that follow one another.
+    - `weights`: with eigenvectors, the eigenvalues of the inverse; `share`: those of the projector onto the directions
+        that are kept. With U, `share` is 0 for rows of A that are 0, which are left out.
+    - `spectral`: whether `matrix` holds eigenvectors; None if it cannot, so that no program is compiled for them.
+    - `sqrt_mean`: √t, or 1 for A = 0, in the parameters' dtype, in which t itself may underflow. Divide by it before
+        and after a product with D: XLA would merge two divisions in a row into one.
     - `outcome`, `rank`: as in `LiftInfo`.
     - `trusted`: whether A/t + μ is well enough conditioned for this factorisation.
-    - `relative_damping`: μ, with what was added to it after a failure.
+    - `relative_damping`: μ, including what was added after a failure.
     """
 
     matrix: Float[Array, "n n"]
@@ -73,15 +73,15 @@ class Factorisation(AbstractInverse):
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
 
     def is_sharp(self) -> Bool[Array, ""]:
-        """Whether each direction is kept or left out in full, so that a defect can be solved for."""
+        """Whether each direction is fully kept or fully left out, so that defects can be corrected."""
         return in_dtype(_is_sharp, self.matrix.dtype)(self)
 
     def of_triangle(self) -> "Factorisation":
-        """The same, known to be by Cholesky."""
+        """The same factorisation, known to come from Cholesky."""
         return dataclasses.replace(self, spectral=None)
 
     def with_outcome(self, outcome: int | Int[Array, ""]) -> "Factorisation":
-        """The same, reported otherwise."""
+        """The same factorisation with another outcome."""
         return dataclasses.replace(self, outcome=jnp.asarray(outcome, jnp.int32))
 
 
@@ -105,7 +105,7 @@ def _apply(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
 def _complement(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
     def spectral(found: Factorisation, rest: Array) -> Array:
         for _ in range(2):
-            # Once more, for the round-off along what is kept, which the inverse would blow up again.
+            # Twice, to remove round-off along the kept directions, which the inverse would amplify.
             rest = rest - found.matrix @ (found.share * (found.matrix.T @ rest))
         return rest
 
@@ -128,7 +128,7 @@ def _by_kind(
 
 
 class _Scaled(NamedTuple):
-    """A/t and μ. A and t are kept apart, so that the division fuses into the next read of A; 0 unless A is finite."""
+    """A/t and μ. A and t are kept apart, so the division fuses into the next read of A; 0 unless A is finite."""
 
     gram: Float[Array, "n n"]
     scale: Float[Array, ""]
@@ -141,7 +141,7 @@ class _Scaled(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """How many factorisations were tried, whether the last one is sound, and that one; None before the first."""
+    """How many factorisations were tried, whether the last one is sound, and the last one, None before the first."""
 
     count: Int[Array, ""]
     done: Bool[Array, ""]
@@ -149,30 +149,30 @@ class _Tried(NamedTuple):
 
 
 def _norm(nothing: Float[Array, ""], scaled: _Scaled) -> Float[Array, ""]:
-    """|A/t|, in place of a number that is not needed."""
+    """|A/t|, replacing a placeholder."""
     return jnp.linalg.norm(scaled.matrix())
 
 
 class Factorise(eqx.Module):
-    """Factorisations of A/t + μ, which know how they went.
+    """Factorises A/t + μ, and checks the result.
 
-    Of that by Cholesky the condition number is bounded or measured. With damping (μ given), one that fails is done
-    once more with more of it, and if that fails too by eigenvalues. Without, eigenvalues and the cut-off answer at
-    once: damping under-solves directions that can be reached and amplifies those that cannot. Only where n exceeds
-    `max_decomposition`, so that eigenvalues take too long, is the answer a little damping.
+    The condition number of a Cholesky factorisation is bounded or measured. If a damped factorisation (with μ) fails,
+    it is repeated with more damping, and if that fails too, eigenvalues are used. Without damping, a failure leads
+    straight to eigenvalues and the cut-off, because damping under-solves reachable directions and amplifies unreachable
+    ones. Only if n exceeds `max_decomposition`, so that eigenvalues take too long, is a little damping used instead.
 
     **Arguments:**
 
     - `cutoff`: which singular values √λ count when eigenvalues are used.
-    - `dtype`: in which to factorise.
-    - `rescue`: whether to answer failures here; if not, see `Factorisation.trusted`.
+    - `dtype`: the dtype to factorise in.
+    - `rescue`: whether to handle failures here; if not, see `Factorisation.trusted`.
     """
 
     cutoff: AbstractCutoff
     dtype: jnp.dtype = eqx.field(static=True)
     max_decomposition: int = eqx.field(static=True)
     rescue: bool = eqx.field(static=True)
-    # Of the parameters, and the round-off in √(λ/λ_max).
+    # The dtype of the outputs, and the round-off in √(λ/λ_max).
     own: jnp.dtype = eqx.field(static=True)
     floor: float = eqx.field(static=True)
 
@@ -189,11 +189,11 @@ class Factorise(eqx.Module):
         self.own, self.floor = jacobian.outputs.dtype, gram_floor(jacobian, dtype)
 
     def cholesky(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
-        """By Cholesky, or by what answers a failure of that."""
+        """A factorisation by Cholesky, or by its fallback if that fails."""
         return in_dtype(self._cholesky, self.dtype)(gram, relative_damping)
 
     def eigh(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
-        """By eigenvalues at once."""
+        """A factorisation by eigenvalues."""
         return in_dtype(self._eigh, self.dtype)(gram, relative_damping)
 
     def _cholesky(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> Factorisation:
@@ -222,25 +222,25 @@ class Factorise(eqx.Module):
     ) -> Factorisation:
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
-        # Where the diagonal of A is 0 so are row and column, as of a sample of weight 0. Any pivot does there.
+        # If an entry of A's diagonal is 0, so are its row and column, as for a sample of weight 0: use any pivot.
         vanished = jnp.diagonal(matrix) + damping == 0
         diagonal = jnp.where(vanished[None], 1, matrix + damping)
         upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), diagonal, matrix))
-        # With damping the bound n·eps would refuse what refinement answers. Without, the estimate of the smallest
-        # eigenvalue lies above it, hence the 4.
+        # With damping, the bound n·eps would reject factorisations that refinement can use. Without damping, the
+        # estimate of the smallest eigenvalue is too large, hence the factor 4.
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
         found = from_triangle(upper, least, scaled.sqrt_mean, damping if damped else None, outcome)
         lost = jnp.sum(vanished, dtype=jnp.int32)
-        # It is still a D that has lost rank.
+        # D has lost rank all the same.
         told = jnp.where((lost > 0) & (outcome == SOLVED), DECOMPOSED, found.outcome)
         rank, share = found.rank if damped else found.rank - lost, jnp.where(vanished, 0, found.share)
         return dataclasses.replace(found, outcome=told, rank=rank, share=share)
 
     def _more_and_more_damped(self, scaled: _Scaled) -> Factorisation:
-        """With the damping that is asked for; where that fails with more, by a little more than the round-off of a
-        Cholesky factorisation, and where eigenvalues take too long once more with much more.
+        """Factorise with the given damping; if that fails, add a little more than the round-off of Cholesky.
 
-        In a loop, so that the factorisation is compiled once.
+        If eigenvalues would take too long, a last attempt adds much more. A loop makes these attempts, so that the
+        factorisation is compiled once.
         """
         n, dtype = len(scaled.gram), scaled.gram.dtype
         shares = [0.0, accumulated_eps(n, dtype)]
@@ -276,7 +276,7 @@ class Factorise(eqx.Module):
 
         Paper: (4.1)–(4.3)
         """
-        # By columns for LAPACK, as in `upper_cholesky`.
+        # Transposed to columns for LAPACK, as in `upper_cholesky`.
         values, vectors = jnp.linalg.eigh(scaled.matrix().T, symmetrize_input=False)
         sound = jnp.isfinite(jnp.sum(vectors)) & jnp.isfinite(jnp.sum(values))
         values = jnp.where(sound, jnp.maximum(values, 0), 0)
@@ -297,7 +297,7 @@ def from_triangle(
     if damping is None:
         trusted = _is_sound(jnp.zeros((), bool), upper, least)
     else:
-        # λ_min ≥ μ and λ_max ≤ trace(A/t) + μ: mostly there is nothing to measure. A failure leaves NaN.
+        # λ_min ≥ μ and λ_max ≤ trace(A/t) + μ, so usually nothing needs to be measured. A failure leaves NaN.
         bounded = jnp.isfinite(upper[-1, -1]) & (damping > least * (n + damping))
         trusted = rescue_if(~bounded, functools.partial(_is_sound, least=least), bounded, upper)
     ones = jnp.ones(n, upper.dtype)
@@ -321,9 +321,9 @@ def from_spectrum(
     floor: float,
     outcome: int,
 ) -> Factorisation:
-    """Of A/t + μ, from eigenvectors and the square roots of the eigenvalues of A/t; μ is 0 without damping.
+    """The inverse of A/t + μ, from eigenvectors and square roots of the eigenvalues of A/t; μ is 0 without damping.
 
-    With damping the cut-off is left to it: 1/(λ + μ), with μ at least at round-off.
+    Damping replaces the cut-off: 1/(λ + μ), with μ no smaller than round-off.
     """
     largest = jnp.max(singular)
     share = cutoff(singular / jnp.where(largest > 0, largest, 1), floor)

@@ -1,4 +1,4 @@
-"""The lift by a Cholesky factorisation of G = DDᵀ, of size QN, whatever K is."""
+"""The lift by a Cholesky factorisation of G = DDᵀ, whose size is QN for any K."""
 
 import equinox as eqx
 import jax
@@ -31,29 +31,28 @@ from jaxgeo.linalg.tangents import freeze
 
 
 class GramCholesky(AbstractLiftSolver):
-    """D⁺v = Dᵀ(DDᵀ)⁻¹v by a Cholesky factorisation of G = DDᵀ. For K ≥ QN, and with damping for any.
+    """D⁺v = Dᵀ(DDᵀ)⁻¹v by a Cholesky factorisation of G = DDᵀ. For K ≥ QN, and with damping for any K.
 
     Paper: (1.23), (2.2)
 
-    cond(G) = cond(D)². Three things answer that. Without damping G is formed and factorised in float64, where
-    products of float32 numbers are exact, without x64 being switched on globally. The solution is refined
-    against v − Dθ̇, by products with D, until that is round-off or no longer halves, which takes the error from
-    cond(D)²·eps towards cond(D)·eps. And the condition number is measured from the factorisation: where D has lost
-    rank, or lies beyond what G resolves (cond(D) about 1e6), eigenvalues of G and a smooth cut-off take over.
+    cond(G) = cond(D)², so three measures protect the accuracy. Without damping, G is formed and factorised in float64,
+    where products of float32 numbers are exact; x64 need not be on. The solution is refined by products with D until
+    v − Dθ̇ is round-off or no longer halves, so the error falls from cond(D)²·eps towards cond(D)·eps. And the
+    condition number is measured from the factorisation: if D has lost rank, or cond(D) exceeds what G resolves (about
+    1e6), eigenvalues of G and a smooth cut-off take over.
 
-    Each lift also certifies G: what it says of the solution is compared with what products with D say, which the first
-    refinement computes anyway. Where round-off cannot explain the difference (`LiftInfo.mismatch`), the lift is made
-    once more with a G from rows of D in place of the Kronecker factors of each leaf, without refinement. That costs as
-    much as a dense D, and the outcome says so.
+    Each lift also certifies G, by comparing it with products with D, which the first refinement computes anyway. If
+    round-off cannot explain the difference (`LiftInfo.mismatch`), the lift is repeated with a G from rows of D instead
+    of the Kronecker factors of each leaf, without refinement. This costs as much as a dense D, and the outcome says so.
 
     **Arguments:**
 
-    - `refinements`: at most how often to refine, each one JVP, one VJP and two triangular solves.
-    - `dtype`: in which to form and factorise G; by default float64, and with damping the parameters' dtype.
-    - `cutoff`: of the eigenvalues, where they are needed.
-    - `dense_fallback`: answer a failure by QR and singular values of the dense D in place of eigenvalues of G.
-    - `max_decomposition`: QN up to which eigenvalues are affordable; above, a failure is answered by damping.
-    - `certify`: pass False to take G as it was assembled.
+    - `refinements`: the largest number of refinements; each takes one JVP, one VJP and two triangular solves.
+    - `dtype`: the dtype to form and factorise G in; by default float64, and with damping the parameters' dtype.
+    - `cutoff`: the cut-off of eigenvalues, if they are needed.
+    - `dense_fallback`: answer a failure by QR and singular values of the dense D instead of eigenvalues of G.
+    - `max_decomposition`: the largest QN for which eigenvalues are affordable; above it, damping answers a failure.
+    - `certify`: pass False to use the assembled G unchecked.
     """
 
     refinements: int = eqx.field(static=True, default=4)
@@ -71,7 +70,7 @@ class GramCholesky(AbstractLiftSolver):
     def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "FactorisedGram":
         dtype = gram_dtype(jacobian, damping, self.dtype)
         still, damped = freeze((jacobian, relative_damping(Rows, jacobian, damping)))
-        # A failure is answered here, or by each lift.
+        # A failure is handled here, or by each lift.
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
         matrix = Gram(still).as_matrix(dtype, certify=False)
         return FactorisedGram(self, dense, jacobian, damping, self._factorise(still, matrix, damped, not dense))
@@ -85,7 +84,7 @@ class GramCholesky(AbstractLiftSolver):
     def by_singular_values(
         self, usual: tuple[Factorisation, Lifted], jacobian: Jacobian, aim: Float[Array, "N Q"]
     ) -> tuple[Factorisation, Lifted]:
-        """In place of a lift through a G that failed."""
+        """Replace a lift through a G that failed."""
         found, value = SVD(self.cutoff, jnp.dtype(jnp.float64)).factorise(jacobian).solve(aim)
         return found.with_outcome(DECOMPOSED), usual[1]._replace(value=value, missed=aim - jacobian.mv(value))
 
@@ -96,8 +95,8 @@ class GramCholesky(AbstractLiftSolver):
         aim: Float[Array, "N Q"],
         damped: Float[Array, ""],
     ) -> tuple[Factorisation, Lifted]:
-        """In place of a lift in which products with D have lost the damping."""
-        # As much more as the refinement needs, λ_max being QN mean eigenvalues at most.
+        """Replace a lift in which products with D have lost the damping."""
+        # Add as much as the refinement needs; λ_max is at most QN mean eigenvalues.
         more = damped + 4 * float(jnp.finfo(aim.dtype).eps) * aim.size
         matrix = Gram(jacobian).as_matrix(usual[0].matrix.dtype, certify=False)
         found = self._factorise(jacobian, matrix, more)
@@ -112,14 +111,14 @@ class GramCholesky(AbstractLiftSolver):
         velocity: Float[Array, "N Q"],
         damping: Damping,
     ) -> tuple[PyTree, LiftInfo]:
-        """In place of a lift through a G that products with D contradict."""
+        """Replace a lift through a G that products with D contradict."""
         value, info = usual
         still, aim, damped = freeze((jacobian, velocity, relative_damping(Rows, jacobian, damping)))
         matrix = _from_rows(still, gram_dtype(jacobian, damping, self.dtype))
         if matrix is None:
             nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), value)
             return conclude(jacobian, nothing, velocity, info.outcome, info.rank, info.mismatch)
-        # As little program as will do for what never happens: with damping Cholesky's factorisation does.
+        # This should never happen, so compile as little as possible: with damping, Cholesky alone is enough.
         found = self._factorise(still, matrix, damped, damped is None).with_outcome(CONTRADICTED)
         found = found if damped is None else found.of_triangle()
         lifted = refined_lift(still, found, damped, aim, 0)
@@ -129,9 +128,9 @@ class GramCholesky(AbstractLiftSolver):
 
 
 class FactorisedGram(AbstractFactorised):
-    """A Cholesky factorisation of G, or what answered its failure. Each lift is refined, and certifies G.
+    """A Cholesky factorisation of G, or its fallback after a failure. Each lift is refined, and certifies G.
 
-    - `dense`: whether singular values of D answer a failure, in each lift anew.
+    - `dense`: whether each lift answers a failure by singular values of D.
     """
 
     solver: GramCholesky
@@ -152,14 +151,14 @@ class FactorisedGram(AbstractFactorised):
         if solver.certify:
             contradicted = contradicts(lifted.mismatch, aim.size, dtype) & ~is_noise(found.sqrt_mean)
             if damped is not None:
-                # More damping does not help a G that is not positive semidefinite.
+                # If G is not positive semidefinite, more damping does not help.
                 contradicted |= jnp.isnan(lifted.mismatch)
         if self.dense:
             unsound = ~found.trusted | contradicted
             found, lifted = rescue_if(unsound, solver.by_singular_values, (found, lifted), still, aim)
             found = found.with_outcome(jnp.where(contradicted, CONTRADICTED, found.outcome))
         if damped is not None and dtype != aim.dtype:
-            # No damped lift leaves more than v, unless products with D in the parameters' dtype have lost it.
+            # A damped lift misses no more than v, unless products with D in the parameters' dtype lose the damping.
             lost = (relative_norm(lifted.missed, aim) > 1 + 1e-3) & ~contradicted
             found, lifted = rescue_if(lost, solver.with_more_damping, (found, lifted), still, aim, damped)
         usual = FactorisedSide(Rows, jacobian, found, self.damping).finish(
@@ -167,13 +166,13 @@ class FactorisedGram(AbstractFactorised):
         )
         if self.dense or not solver.certify:
             return usual
-        # Last of all, so that the usual way is not cut in two.
+        # At the very end, so that this check does not split the usual path in two.
         return rescue_if(contradicted, solver.by_rows, usual, jacobian, velocity, self.damping)
 
 
 def _from_rows(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"] | None:
-    """G from rows of D; None if that fits in no memory."""
-    # XLA reserves at each call what its rarest branch may hold, and fresh pages are expensive: so little at first.
+    """G from rows of D; None if it does not fit in memory."""
+    # Each call reserves memory for even the rarest branch, and fresh pages are expensive: try with little first.
     small = 2 * jacobian.out_size() ** 2 * dtype.itemsize + 2**24
     for memory in (small, None):
         try:

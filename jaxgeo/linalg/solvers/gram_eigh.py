@@ -16,15 +16,15 @@ from jaxgeo.linalg.tangents import freeze
 
 
 class GramEigh(AbstractLiftSolver):
-    """D⁺v = Dᵀh(DDᵀ)v by the eigenvalues of G = DDᵀ, h the filtered inverse. For D of any rank.
+    """D⁺v = Dᵀh(DDᵀ)v by the eigenvalues of G = DDᵀ, where h is the filtered inverse. For D of any rank.
 
     Paper: (4.1)–(4.3)
 
-    Eigenvalues of G are squares: singular values of D below about 1e-7 of the largest are lost in float64.
+    The eigenvalues of G are squares, so singular values of D below about 1e-7 of the largest are lost in float64.
 
     **Arguments:**
 
-    - `cutoff`: which singular values count: `SmoothCutoff()` for flows, `HardCutoff()` for diagnostics.
+    - `cutoff`: which singular values count; `SmoothCutoff()` for flows, `HardCutoff()` for diagnostics.
     - `dtype`: as for `GramCholesky`.
     """
 
@@ -37,7 +37,7 @@ class GramEigh(AbstractLiftSolver):
     def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "_Eigenvalues":
         dtype = gram_dtype(jacobian, damping, self.dtype)
         still, damped = freeze((jacobian, relative_damping(Rows, jacobian, damping)))
-        # Beside eigenvalues the certificate of G itself costs nothing.
+        # The cost of certifying G is negligible next to eigenvalues.
         found = Factorise(jacobian, self.cutoff, dtype).eigh(Gram(still).as_matrix(dtype), damped)
         return _Eigenvalues(jacobian, damping, found)
 

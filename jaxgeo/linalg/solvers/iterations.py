@@ -1,4 +1,4 @@
-"""The lift by iterations: nothing is factorised, and only what they start from is shared."""
+"""The lift by iterations: nothing is factorised, and lifts only share their setup."""
 
 import abc
 
@@ -15,15 +15,15 @@ from jaxgeo.linalg.tangents import attach, freeze
 
 
 class AbstractIterations(AbstractInverse):
-    """The pseudo-inverse of G, or (G + λ)⁻¹."""
+    """The pseudo-inverse of G, or (G + λ)⁻¹, by iterations."""
 
     @abc.abstractmethod
     def lift(self, rows: Float[Array, "N Q"]) -> PyTree:
-        """D⁺v, damped or not."""
+        """D⁺v, or the damped lift."""
 
 
 class Iterated(AbstractFactorised):
-    """Lifts by `iterations`, each of which starts anew.
+    """Lifts by `iterations`; each lift starts from scratch.
 
     - `damping`: λ, with its derivative.
     """

@@ -1,4 +1,4 @@
-"""The lift by LSMR on D, through products alone."""
+"""The lift by LSMR on D, which only takes products."""
 
 import equinox as eqx
 import jax
@@ -14,17 +14,17 @@ from jaxgeo.linalg.tangents import freeze
 
 
 class LSMR(AbstractLiftSolver):
-    """D⁺v by LSMR, which sees D through products only and does not square its condition number. For any rank.
+    """D⁺v by LSMR, which only takes products with D and does not square its condition number. For any rank.
 
     Paper: (4.5)
 
-    Directions with small singular values come last, so stopping early is itself a kind of cut-off. Whether the
-    tolerance was reached shows in the residual of the report.
+    Directions with small singular values converge last, so stopping early acts as a kind of cut-off. The residual of
+    the report shows whether the tolerance was reached.
 
     **Arguments:**
 
-    - `rtol`: tolerance of lineax' LSMR.
-    - `max_steps`: steps to stop at; by default 10·min(QN, K).
+    - `rtol`: the tolerance of lineax' LSMR.
+    - `max_steps`: the number of steps after which to stop; by default 10·min(QN, K).
     """
 
     rtol: float = eqx.field(converter=plain, default=1e-10)
@@ -42,7 +42,7 @@ class LSMR(AbstractLiftSolver):
 
 
 class _LeastSquares(AbstractIterations):
-    """By least squares with D."""
+    """Iterations of least squares with D."""
 
     jacobian: Jacobian
     damping: Float[Array, ""] | None
@@ -61,10 +61,10 @@ class _LeastSquares(AbstractIterations):
         return self._solve(operator, (rows, jax.tree.map(jnp.zeros_like, self.jacobian.trainable)))
 
     def _solve(self, operator: lx.AbstractLinearOperator, rhs: PyTree) -> PyTree:
-        # Below round-off LSMR would go on into directions that are nothing else.
+        # Below round-off LSMR would continue into directions of pure round-off.
         rtol = max(self.rtol, 4 * float(jnp.finfo(self.jacobian.outputs.dtype).eps))
         solver = lx.LSMR(rtol=rtol, atol=rtol, max_steps=self.max_steps, conlim=1 / rtol)
-        # With x64 on, lineax mixes float64 into float32 vectors, and then refuses the mixture: so they are float64.
+        # With x64 on, lineax mixes float64 into float32 vectors and then refuses the mixture, so use float64.
         wide = jax.dtypes.canonicalize_dtype(jnp.float64)
         structure = operator.in_structure()
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wide), structure)
@@ -82,7 +82,7 @@ class _LeastSquares(AbstractIterations):
 
 
 class _Damped(eqx.Module):
-    """θ̇ ↦ (Dθ̇, √λ θ̇), whose least squares are the damped ones."""
+    """θ̇ ↦ (Dθ̇, √λ θ̇), whose least-squares solution is the damped one."""
 
     jacobian: Jacobian
     root: Float[Array, ""]
@@ -92,7 +92,7 @@ class _Damped(eqx.Module):
 
 
 class _Widened(eqx.Module):
-    """The same products for vectors of another dtype."""
+    """The same products, for vectors of another dtype."""
 
     operator: lx.AbstractLinearOperator
     dtype: jnp.dtype = eqx.field(static=True)

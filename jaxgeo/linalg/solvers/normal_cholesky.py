@@ -1,4 +1,4 @@
-"""The lift on the side of the columns: by a factorisation of DᵀD, of size K, whatever QN is."""
+"""The lift on the side of the columns, by a factorisation of DᵀD, whose size is K for any QN."""
 
 import functools
 
@@ -21,17 +21,17 @@ from jaxgeo.outputs import Block
 
 
 class NormalCholesky(AbstractLiftSolver):
-    """D⁺v = (DᵀD)⁻¹Dᵀv by a Cholesky factorisation of DᵀD. For K < QN, where D does not fit in memory.
+    """D⁺v = (DᵀD)⁻¹Dᵀv by a Cholesky factorisation of DᵀD. For K < QN, if D does not fit in memory.
 
     Paper: (5.2)
 
-    DᵀD and Dᵀv are summed over chunks of samples, without damping in float64; D is never held. One refinement
-    against v − Dθ̇ follows. cond(DᵀD) = cond(D)²: beyond cond(D) about 1e6, eigenvalues and a smooth cut-off take
-    over; `QR` and `DenseCholesky` reach further where D fits.
+    DᵀD and Dᵀv are summed over chunks of samples, in float64 unless there is damping; D is never held. One refinement
+    against v − Dθ̇ follows. As cond(DᵀD) = cond(D)², eigenvalues and a smooth cut-off take over for cond(D) above about
+    1e6; `QR` and `DenseCholesky` reach further if D fits.
 
     **Arguments:**
 
-    - `chunk_size`: samples whose rows of D are held at a time.
+    - `chunk_size`: the number of samples whose rows of D are held at a time.
     - `dtype`, `cutoff`, `max_decomposition`: as for `GramCholesky`.
     """
 
@@ -56,7 +56,7 @@ class NormalCholesky(AbstractLiftSolver):
     ) -> tuple[Factorisation, PyTree]:
         """A factorisation of DᵀD, and (DᵀD/t + μ)⁻¹Dᵀv/t, from DᵀD and Dᵀv.
 
-        `jacobian` may be that of a part of the samples.
+        `jacobian` may belong to a part of the samples.
         """
         gram, image = normal
         factorise = Factorise(jacobian, self.cutoff, gram.dtype, self.max_decomposition)
@@ -66,7 +66,7 @@ class NormalCholesky(AbstractLiftSolver):
 
 
 class _Summed(AbstractFactorised):
-    """D, of which nothing is made before v is there: DᵀD and Dᵀv are summed in one pass over the samples."""
+    """D, from which nothing is computed before v is known: one pass over the samples sums DᵀD and Dᵀv."""
 
     solver: NormalCholesky
     jacobian: Jacobian
@@ -81,9 +81,9 @@ class _Summed(AbstractFactorised):
         still, aim, damped = freeze((jacobian, velocity, relative_damping(Columns, jacobian, damping)))
         normal = normal_equations(still, aim, gram_dtype(jacobian, damping, solver.dtype), solver.chunk_size)
         found, value = solver.solve_normal(still, normal, damped)
-        # In float32 the products are less exact than the first solution, which came from float64.
+        # In float32 the products are less accurate than the first solution, which came from float64.
         if damping is None and float(jnp.finfo(aim.dtype).eps) < 1e-10:
-            # Through v − Dθ̇ the correction has an error of cond(D)·eps; from DᵀD alone it would be cond(D)².
+            # Through v − Dθ̇ the error becomes cond(D)·eps; from DᵀD alone it would be cond(D)²·eps.
             correction = found.apply(still.T.mv((aim - still.mv(value)) / found.sqrt_mean))
             value = jax.tree.map(jnp.add, value, over(correction, found.sqrt_mean))
         return FactorisedSide(Columns, jacobian, found, damping).finish(velocity, value)
@@ -120,7 +120,7 @@ def normal_equations(
 
 
 class _SumOverChunks(eqx.Module):
-    """DᵀD and Dᵀv of some samples of one block; what is not `counted` among them is padding."""
+    """DᵀD and Dᵀv for some samples of one block; samples that are not `counted` are padding."""
 
     dtype: jnp.dtype = eqx.field(static=True)
     chunk_size: int = eqx.field(static=True)

@@ -11,13 +11,13 @@ from jaxgeo.linalg.precision import without_tf32
 
 
 class Nystrom(eqx.Module):
-    """A preconditioner for G + λ: exact on the dominant eigenvectors of G, found by a random sketch of it.
+    """A preconditioner for G + λ that is exact on the dominant eigenvectors of G, found by a random sketch of G.
 
     **Arguments:**
 
-    - `rank`: products with G that the sketch takes, and columns of length QN that it holds.
-    - `seed`: of the random sketch.
-    - `batch_size`: products made at a time.
+    - `rank`: the number of products with G that the sketch takes, and of columns of length QN that it holds.
+    - `seed`: the seed of the random sketch.
+    - `batch_size`: the number of products to compute at a time.
     """
 
     rank: int = eqx.field(static=True, default=64)
@@ -50,7 +50,7 @@ class Nystrom(eqx.Module):
         self, test: Float[Array, "n rank"], sketch: Float[Array, "n rank"], damping: Float[Array, ""]
     ) -> "NystromInverse":
         """The preconditioner for G + `damping`, from `sketch`, the products of G with `test`."""
-        # Adding round-off makes the core positive definite; it is taken off the eigenvalues again.
+        # Adding round-off makes the core positive definite; the eigenvalues are corrected for it below.
         noise = float(jnp.finfo(sketch.dtype).eps) * len(sketch) ** 0.5 * jnp.linalg.norm(sketch)
         noise = jnp.where(noise > 0, noise, jnp.ones_like(noise))
         sketch = sketch + noise * test
@@ -64,7 +64,7 @@ class Nystrom(eqx.Module):
 
 
 class NystromInverse(eqx.Module):
-    """(ℓ + λ) U(Λ + λ)⁻¹Uᵀ + 1 − UUᵀ, with ℓ the smallest of the eigenvalues Λ."""
+    """(ℓ + λ) U(Λ + λ)⁻¹Uᵀ + 1 − UUᵀ, where ℓ is the smallest of the eigenvalues Λ."""
 
     basis: Float[Array, "n rank"]
     weights: Float[Array, " rank"]

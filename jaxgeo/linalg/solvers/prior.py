@@ -1,4 +1,4 @@
-"""The lift of a problem with a prior, by DDᵀ of the data: of size QN, however many parameters have a prior."""
+"""The lift of a problem with a prior, by DDᵀ of the data, whose size is QN however many parameters have a prior."""
 
 import functools
 
@@ -20,19 +20,19 @@ from jaxgeo.linalg.tangents import freeze
 from jaxgeo.prior import has_prior, masks_of, prior_of, scaled_problem, with_trainable, without_prior
 
 DOUBLE = jnp.dtype(jnp.float64)
-# Where a parameter has no prior and there is no damping, this part of the mean eigenvalue stands for both.
+# If a parameter has neither prior nor damping, this share of the mean eigenvalue replaces them.
 LEAST = 1e-14
 
 
 class PriorLift(AbstractLiftSolver):
     """The lift through the rows D of the data and √P of a prior, by a factorisation of DM⁻¹Dᵀ + 1, M = P + λ.
 
-    Of rows v for the data and u for the prior,
+    For rows v of the data and u of the prior,
 
-        θ̇ = M⁻¹√P u + M⁻¹Dᵀ(DM⁻¹Dᵀ + 1)⁻¹(v − DM⁻¹√P u),
+        θ̇ = M⁻¹√P u + M⁻¹Dᵀ(DM⁻¹Dᵀ + 1)⁻¹(v − DM⁻¹√P u)
 
-    which is the θ̇ of the least |Dθ̇ − v|² + |√Pθ̇ − u|² + λ|θ̇|². The matrix has the size of the data, and with one
-    precision for all parameters it is DDᵀ; with several it is a sum of such matrices, each of the leaves of one group.
+    minimises |Dθ̇ − v|² + |√Pθ̇ − u|² + λ|θ̇|². The matrix DM⁻¹Dᵀ has the size of the data. With one precision for all
+    parameters it is a multiple of DDᵀ; with several it is a sum of such matrices, one for the leaves of each group.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992; the identity is Woodbury's
 
@@ -46,7 +46,7 @@ class PriorLift(AbstractLiftSolver):
     def factorise(self, jacobian: Jacobian, damping: Damping = None) -> "FactorisedPrior":
         joint, params = jacobian.problem, eqx.combine(jacobian.trainable, jacobian.frozen)
         if not has_prior(joint):
-            raise ValueError("`PriorLift` is for problems with a prior: make one by `problem.with_prior`.")
+            raise ValueError("`PriorLift` needs a problem with a prior: make one with `problem.with_prior`.")
         data = without_prior(joint)
         precisions, groups = prior_of(joint)
         leaves = jax.tree.leaves(jacobian.trainable)
@@ -67,7 +67,7 @@ class PriorLift(AbstractLiftSolver):
         mean = jnp.mean(jnp.diagonal(weighted)).astype(inner.outputs.dtype)
         unit = jnp.where(mean > 0, mean, 1)
         solver = GramCholesky(dtype=DOUBLE, cutoff=self.cutoff, max_decomposition=0)
-        # The damping is 1, whatever the trace that it is relative to, which therefore has no part in the derivative.
+        # The damping is 1 for any trace that it is relative to, so the trace must not enter the derivative.
         relative = 1 / unit
         factorise = Factorise(freeze(inner), self.cutoff, DOUBLE, 0)
         found = factorise.cholesky(weighted, relative)
@@ -78,8 +78,8 @@ class PriorLift(AbstractLiftSolver):
 class FactorisedPrior(AbstractFactorised):
     """DM⁻¹Dᵀ + 1, factorised.
 
-    - `jacobian`: of the data and the prior.
-    - `factors`: M^{−½} of each leaf. `inner`: the lift through DM^{−½}, damped by 1.
+    - `jacobian`: D of the data and the prior together.
+    - `factors`: M^{−½} for each leaf. `inner`: the lift through DM^{−½}, damped by 1.
     """
 
     jacobian: Jacobian
@@ -97,7 +97,7 @@ class FactorisedPrior(AbstractFactorised):
         return _CorrectPrior(self)
 
     def _split(self, velocity: Float[Array, "rows 1"]) -> tuple[PyTree, Float[Array, "N Q"]]:
-        """M^{−½}√P u as a step in scaled parameters, and what it leaves of v."""
+        """M^{−½}√P u as a step in scaled parameters, and the part of v that it leaves."""
         loss = self.jacobian.problem.loss
         assert isinstance(loss, Regularised)
         precisions, groups = prior_of(self.jacobian.problem)
@@ -112,14 +112,14 @@ class FactorisedPrior(AbstractFactorised):
         return start, loss.data(velocity) - self.inner.jacobian.mv(start)
 
     def _join(self, start: PyTree, rest: PyTree) -> PyTree:
-        """The sum of two steps in scaled parameters, as one of the parameters."""
+        """The sum of two steps in scaled parameters, as a step of the original parameters."""
         leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.add, start, rest))
         own = [factor.astype(leaf.dtype) * leaf for factor, leaf in zip(self.factors, leaves, strict=True)]
         return jax.tree.unflatten(treedef, own)
 
 
 class _CorrectPrior(eqx.Module):
-    """Once through the factorisation."""
+    """Lifts a correction once through the factorisation."""
 
     factorised: FactorisedPrior
 
@@ -129,7 +129,7 @@ class _CorrectPrior(eqx.Module):
 
 
 def group_grams(data, params: PyTree, groups: tuple[int, ...]) -> list[Float[Array, "QN QN"]]:
-    """DDᵀ in float64, with D by the leaves of each group alone."""
+    """DDᵀ in float64 for each group, with D by the leaves of this group alone."""
     trainable, _ = data.partition(params)
     problems = [data]
     if max(groups):

@@ -1,4 +1,4 @@
-"""The lift by a QR factorisation of the dense D, whose condition number is not squared."""
+"""The lift by a QR factorisation of the dense D, which does not square the condition number."""
 
 import equinox as eqx
 import jax
@@ -12,17 +12,17 @@ from jaxgeo.linalg.solvers.factorisation import Factorisation, from_triangle
 
 
 class QR(AbstractDenseSolver):
-    """D⁺v = (DᵀD)⁻¹Dᵀv by a QR factorisation of D (of Dᵀ where K > QN). For D of full rank.
+    """D⁺v = (DᵀD)⁻¹Dᵀv by a QR factorisation of D (of Dᵀ if K > QN). For D of full rank.
 
     Paper: (5.2)
 
     The error is cond(D)·eps, without the squared condition number of the normal equations. The condition number
-    is measured from R; where D has lost rank, singular values of R and a smooth cut-off take over.
+    is measured from R; if D has lost rank, singular values of R and a smooth cut-off take over.
 
     **Arguments:**
 
-    - `cutoff`: of the singular values, where they are needed.
-    - `dtype`: in which to factorise; by default float64, and with damping the parameters' dtype.
+    - `cutoff`: the cut-off of singular values, if they are needed.
+    - `dtype`: the dtype to factorise in; by default float64, and with damping the parameters' dtype.
     """
 
     cutoff: AbstractCutoff = SmoothCutoff()

@@ -1,4 +1,4 @@
-"""The lift through a factorisation of G, refined against v − Dθ̇, and what it says of G."""
+"""The lift through a factorisation of G, refined against v − Dθ̇, and a check of G that it gives."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from jaxgeo.linalg.solvers.sides import over
 
 
 class Lifted(NamedTuple):
-    """A lift that takes part in no derivative.
+    """A lift without derivatives.
 
     - `value`: θ̇.
     - `missed`: v − Dθ̇.
@@ -34,9 +34,9 @@ def refined_lift(
     velocity: Float[Array, "N Q"],
     refinements: int,
 ) -> Lifted:
-    """Dᵀψ, refined against v − Dθ̇ − λψ until that is round-off, and as long as it halves; and the mismatch of G.
+    """Dᵀψ, refined while v − Dθ̇ − λψ is more than round-off and halves each time; and the mismatch of G.
 
-    Corrections are added to θ̇, not to ψ: Dᵀψ by itself has an error of cond(D)²·eps, as ψ is so much larger.
+    Corrections are added to θ̇, not only to ψ: Dᵀψ alone has an error of cond(D)²·eps, because ψ is so much larger.
     """
     # What the solution leaves of v on purpose: directions cut off, and damping that was added after a failure.
     left = found.complement(velocity) if relative_damping is None else jnp.zeros_like(velocity)
@@ -63,10 +63,10 @@ def refined_lift(
 def _mismatch(left: Float[Array, "N Q"], psi: Float[Array, "N Q"], defect: Float[Array, "N Q"]) -> Float[Array, ""]:
     """|Gψ − D(Dᵀψ)| / (√n·t·|ψ|) for the ψ of a lift, G the factorised matrix and t its mean eigenvalue.
 
-    However ill-conditioned G is, ψ has a small backward error: (G + λ)ψ = v up to c·eps·|G|·|ψ|, or what is left of
-    v after a cut-off. Products with D add errors of that size in their own dtype. Since |G| is n·t at most, a right
-    G leaves no more than c·eps·√n, and one with an error E leaves |Eψ|/(√n·t·|ψ|). Whether v can be reached does
-    not matter here, which it does to the residual of the lift.
+    However ill-conditioned G is, ψ has a small backward error: (G + λ)ψ = v up to c·eps·|G|·|ψ|, or up to what a
+    cut-off leaves of v. Products with D add errors of this size in their own dtype. |G| is at most n·t, so a correct G
+    leaves at most c·eps·√n, and a G with error E leaves |Eψ|/(√n·t·|ψ|). Unlike for the residual of the lift, it does
+    not matter whether v can be reached.
 
     Reference: J. L. Rigal and J. Gaches, On the compatibility of a given solution with the data of a linear system,
     J. ACM 14 (1967), 543–548
@@ -78,9 +78,9 @@ def _mismatch(left: Float[Array, "N Q"], psi: Float[Array, "N Q"], defect: Float
 
 
 def contradicts(mismatch: Float[Array, ""], size: int, dtype: jnp.dtype) -> Bool[Array, ""]:
-    """Whether a mismatch is more than G of that size, formed in `dtype`, and products with D can leave.
+    """Whether a mismatch is more than round-off of G of this size, formed in `dtype`, and of products with D.
 
-    A hundred times eps·√n, since products may cancel within the network; at least 1e-9, at most half of the digits.
+    The limit is 100·eps·√n, because products may cancel within the network; at least 1e-9, at most half the digits.
     """
     half = half_the_digits(dtype, mismatch.dtype)
     return mismatch > min(half, max(1e-9, 100 * half**2 * size**0.5))

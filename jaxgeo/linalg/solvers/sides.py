@@ -15,7 +15,7 @@ from jaxgeo.linalg.solvers.base import Damping
 class AbstractSide(eqx.Module):
     """B = D/√t, and the Gram matrix A on one side of it: B⁺v = pull(A⁺push(v)).
 
-    - `sqrt_mean`: √t, for t the mean eigenvalue of the Gram matrix of D on that side, or any other unit.
+    - `sqrt_mean`: √t, where t is the mean eigenvalue of the Gram matrix of D on that side, or any other unit.
     """
 
     jacobian: Jacobian
@@ -32,11 +32,11 @@ class AbstractSide(eqx.Module):
 
     @abc.abstractmethod
     def push(self, rows: Float[Array, "N Q"]) -> PyTree:
-        """The right-hand side that A is solved for."""
+        """The right-hand side of the system with A."""
 
     @abc.abstractmethod
     def pull(self, vector: PyTree) -> PyTree:
-        """Of a solution for A, the parameter velocity."""
+        """The parameter velocity for a solution of the system with A."""
 
     def mv(self, vector: PyTree) -> Float[Array, "N Q"]:
         """B times a parameter velocity."""
@@ -78,7 +78,7 @@ class Columns(AbstractSide):
 
 
 def smaller_side(jacobian: Jacobian) -> type[Rows] | type[Columns]:
-    """That of the smaller Gram matrix; the rows where D is square."""
+    """The side of the smaller Gram matrix; the rows if D is square."""
     return Rows if jacobian.in_size() >= jacobian.out_size() else Columns
 
 
@@ -90,7 +90,7 @@ def relative_damping(side: type[AbstractSide], jacobian: Jacobian, damping: Damp
 
 
 def gram_dtype(jacobian: Jacobian, damping: Damping, choice: Any) -> jnp.dtype:
-    """In which dtype to form and factorise: float64, or with damping the parameters' own, unless there is a choice."""
+    """The dtype to form and factorise in: `choice`, or float64, or with damping the parameters' own dtype."""
     if choice is not None:
         return jnp.dtype(choice)
     return jnp.dtype(jnp.float64) if damping is None else jnp.dtype(jacobian.outputs.dtype)

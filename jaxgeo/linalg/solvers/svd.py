@@ -15,7 +15,7 @@ class SVD(AbstractDenseSolver):
 
     **Arguments:**
 
-    - `cutoff`: which singular values count: `HardCutoff()` for diagnostics, `SmoothCutoff()` for flows.
+    - `cutoff`: which singular values count; `HardCutoff()` for diagnostics, `SmoothCutoff()` for flows.
     - `dtype`: as for `QR`.
     """
 
