@@ -25,6 +25,7 @@ ALL = (
     "ensembles",
     "tables",
     "fits",
+    "memory",
     "statements",
     "random_networks",
     "gpu",

@@ -20,8 +20,8 @@ def cannot_evaluate(error: Exception, sample: PyTree) -> ValueError:
     shape = jax.tree.map(lambda leaf: leaf.shape, sample)
     return ValueError(
         f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {shape}: "
-        f"{type(error).__name__}: {error}. It is called as apply(params, x_j): with the parameters first, and with one sample at a time unless "
-        "`per_sample=False`."
+        f"{type(error).__name__}: {error}. It is called as apply(params, x_j): with the parameters first, and with one "
+        "sample at a time unless `per_sample=False`."
     )
 
 

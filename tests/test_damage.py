@@ -5,11 +5,8 @@
 
 import collections
 import os
-import resource
 import shutil
-import signal
 import warnings
-from pathlib import Path
 
 import damages
 import equinox as eqx
@@ -18,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from limits import Hangs, limited, restart
 
 import jaxgeo as jg
 from jaxgeo.app.report.page import render
@@ -30,7 +28,6 @@ X = jnp.linspace(-1.0, 1.0, 6)[:, None]
 MODEL = eqx.nn.MLP(1, 1, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
 OPTIONS = {"method": "sgd", "tol": 0.0, "max_steps": 6, "record_every": 2, "keep_every": 0.0}
 ROWS = np.array([[1.0, 2.0], [5.0, -1.0]])
-GIB = 2**30
 
 
 def make(path, seed, max_steps=6):
@@ -70,14 +67,6 @@ def attempt(action, folder):
             return action(folder), [str(warning.message) for warning in told]
         except ValueError as error:
             return error, []
-
-
-class Hangs(BaseException):
-    pass
-
-
-def ring(*_):
-    raise Hangs
 
 
 class Judge:
@@ -121,17 +110,10 @@ class Judge:
 
     def try_all(self, numbers):
         """Each within a minute and 2 GiB more than there were."""
-        before = resource.getrlimit(resource.RLIMIT_AS)
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        signal.signal(signal.SIGALRM, ring)
-        resource.setrlimit(resource.RLIMIT_AS, (held + 2 * GIB, before[1]))
-        try:
+        with limited():
             for number in numbers:
-                signal.alarm(60)
+                restart(60)
                 self.judge(number)
-        finally:
-            signal.alarm(0)
-            resource.setrlimit(resource.RLIMIT_AS, before)
         assert self.faults == []
         return self.counts
 

@@ -22,9 +22,9 @@ from jaxgeo.app.runs import load
 KILLS = int(os.environ.get("JAXGEO_KILLS", "5"))
 TRAIN = ["--target", "y", "--model", "6", "--keep-every", "0", "--tol", "1e-9"]
 METHODS = {
-    "adam": ["--optimizer", "adam", "--batch-size", "3", "--record-every", "5", "--max-steps", "100"],
+    "adam": ["--optimizer", "adam", "--batch-size", "3", "--record-every", "5", "--max-steps", "60"],
     "early stopping": ["--optimizer", "levenberg-marquardt", "--patience", "1000", "--max-steps", "20"],
-    "momentum": ["--optimizer", "adapted-momentum", "--batch-size", "3", "--record-every", "5", "--max-steps", "100"],
+    "momentum": ["--optimizer", "adapted-momentum", "--batch-size", "3", "--record-every", "5", "--max-steps", "60"],
     "adapted": ["--flow", "adapted", "--rtol", "1e-6"],
 }
 # The moment that is waited for, and for how many seconds at most after it the kill comes.

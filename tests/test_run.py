@@ -15,6 +15,7 @@ import jaxgeo as jg
 from jaxgeo.app.runs import Config, load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import Monitor
+from jaxgeo.equations import Network
 from jaxgeo.fitting import Interruptible
 from jaxgeo.fitting.files import write_text
 from jaxgeo.optim import Outcome
@@ -59,8 +60,8 @@ def test_a_damaged_or_incomplete_run_is_refused(tmp_path, name):
 
 def test_parameters_of_another_network_are_refused(tmp_path):
     folder = runs.write(tmp_path / "run")
-    folder.save_settings(runs.CONFIG, runs.task(), (2, 4, 1))
-    with pytest.raises(ValueError, match=r"layers\[0\].weight is float64 \(3, 2\) there and float64 \(4, 2\) here"):
+    folder.save_parameters(Network((2, 4, 1), jnp.float64, key=jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"layers\[0\].weight is float64 \(4, 2\) there and float64 \(3, 2\) here"):
         load(tmp_path / "run")
 
 

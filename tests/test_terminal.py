@@ -2,31 +2,15 @@
 
 import io
 import sys
+import zipfile
 
 import numpy as np
 import pytest
-from commands import TRAIN, copy_run, error_of, train_once, write_table
+from commands import TRAIN, error_of
 
 from jaxgeo.app.cli.app import run
 from jaxgeo.app.cli.streams import Streams, visible
 from jaxgeo.app.runs import load
-
-
-@pytest.fixture
-def table(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return write_table(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    return train_once(tmp_path_factory.mktemp("kept"))
-
-
-@pytest.fixture
-def trained(kept, table):
-    return copy_run(kept, table.parent)
 
 
 def test_what_is_shown_moves_no_cursor():
@@ -108,6 +92,15 @@ def test_every_error_leaves_through_one_door(capsys, monkeypatch, error, code, p
 
     monkeypatch.setattr("jaxgeo.app.cli.app.info_command", fail)
     assert part in error_of(capsys, ["info"], code)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("parquet", "pyarrow"), ("xlsx", "openpyxl")])
+def test_a_table_without_the_package_that_reads_it(table, capsys, monkeypatch, suffix, package):
+    for name in (package, "fastparquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with zipfile.ZipFile(table.with_suffix(f".{suffix}"), "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    assert f"pip install {package}" in error_of(capsys, ["train", f"plain.{suffix}", "--target", "y"])
 
 
 def test_an_array_under_the_name_of_several_is_refused(table, capsys):

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 import runs
-from commands import TRAIN, copy_run, error_of, train_once, write_table
+from commands import TRAIN, error_of
 from hypothesis import example, given, settings, strategies as st
 
 import jaxgeo as jg
@@ -28,23 +28,6 @@ from jaxgeo.fitting.lock import FolderLock, InUse
 @pytest.fixture
 def folder(tmp_path):
     return runs.write(tmp_path / "run")
-
-
-@pytest.fixture
-def table(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return write_table(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    return train_once(tmp_path_factory.mktemp("kept"))
-
-
-@pytest.fixture
-def trained(kept, table):
-    return copy_run(kept, table.parent)
 
 
 # --- nothing lost
@@ -264,8 +247,9 @@ def test_one_bit_in_the_weights_is_found(folder):
             {"inputs": {"names": ["a", "b"], "mean": [0.0], "scale": [1.0]}},
             "2 names of inputs, 1 means",
         ),
-        ("network.json", {"sizes": [2, 10**9, 1]}, "does not fit into it"),
+        ("network.json", {"sizes": [2, 10**9, 1]}, "another network than config.toml"),
         ("network.json", {"sizes": [3, 3, 1]}, "sizes from 3 to 1, but 2 inputs"),
+        ("network.json", {"dtype": "float32"}, "another network than config.toml"),
         ("network.json", {"outputs": {"names": ["y"], "mean": [0.0], "scale": [0.0]}}, "not positive"),
         ("summary.json", {"outcome": "<b>"}, "'<b>' is not a valid Outcome"),
         ("summary.json", {"environment": []}, "environment must be by name, each text"),

@@ -1,10 +1,12 @@
 """The last two states of a run, kept by orbax, each compared with its digest before it is read."""
 
+import contextlib
 import errno
 import logging
 import os
 import shutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -47,8 +49,8 @@ class Checkpoints:
         if there and not files.names:
             raise ValueError(f"{files.folder} holds checkpoints without their digests; choose another folder.")
         for path in there:
-            if path.name not in map(str, self.numbers):
-                shutil.rmtree(path, ignore_errors=True)
+            if path.is_symlink() or path.name not in map(str, self.numbers):
+                _remove(path)
 
     @property
     def numbers(self) -> list[int]:
@@ -119,7 +121,7 @@ class Checkpoints:
 
     def _remove(self, numbers: list[int]) -> None:
         for number in numbers:
-            shutil.rmtree(self.folder / str(number), ignore_errors=True)
+            _remove(self.folder / str(number))
 
     def _facts(self, number: int) -> dict[str, Any]:
         restore = self.orbax.args
@@ -141,6 +143,15 @@ class Checkpoints:
     def close(self) -> None:
         """Let go of the folder."""
         self.checkpointer.close()
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or the link or file in its place, if that can be done."""
+    if path.is_symlink() or path.is_file():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def describe(state: PyTree) -> dict[str, str]:

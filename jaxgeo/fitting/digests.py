@@ -1,13 +1,25 @@
 """The digests of a folder, by which all that is read back from it is believed or refused."""
 
 import hashlib
+import io
+import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgeo.fitting.files import MOST_ROWS, MOST_TEXT, read_bytes, read_json, to_json, write_bytes
+from jaxgeo.fitting.files import (
+    MOST_DIGESTS,
+    MOST_LINES,
+    MOST_ROWS,
+    MOST_TEXT,
+    read_bytes,
+    read_json,
+    to_json,
+    write_bytes,
+)
+from jaxgeo.linalg.memory import total_memory
 
 NAME = "digests.json"
 DIFFERS = "its digest is not that of its contents"
@@ -70,12 +82,14 @@ class Digests:
     def read_lines(self, name: str) -> tuple[list[bytes], int]:
         """The lines of a `.jsonl` up to the first that is damaged, and how many are lost from there on.
 
+        Those beyond `MOST_LINES` count as lost.
+
         **Raises:** `FileNotFoundError`; `ValueError` if it has no digest, or is too large.
         """
         content, known = self._read(name, MOST_ROWS)
-        lines, found = content.splitlines(keepends=True), _digest(name, content)
+        found, there = _digest(name, content), content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
         whole = max((len(os.path.commonprefix([found, each])) // LINE, -len(each)) for each in known)
-        return lines[: whole[0]], max(-whole[1] // LINE, len(lines)) - whole[0]
+        return list(_lines(content, whole[0])), max(-whole[1] // LINE, there) - whole[0]
 
     def check_folder(self, name: str, most: int) -> None:
         """`ValueError` unless the folder `name`, of at most so many bytes, is as it was recorded."""
@@ -95,7 +109,7 @@ class Digests:
 
     def _listed(self) -> dict[str, list[str]]:
         try:
-            found: Any = read_json(read_bytes(self.folder / NAME, MOST_ROWS))
+            found: Any = read_json(read_bytes(self.folder / NAME, MOST_DIGESTS))
         except FileNotFoundError:
             return {}
         except ValueError as error:
@@ -112,7 +126,8 @@ class Digests:
 
     def _choose(self, name: str, known: list[str]) -> list[str]:
         try:
-            found = _digest(name, read_bytes(self.folder / name, MOST_ROWS if name.endswith(".jsonl") else 2**62))
+            most = MOST_ROWS if name.endswith(".jsonl") else total_memory() // 2
+            found = _digest(name, read_bytes(self.folder / name, most))
         except (OSError, ValueError):
             return known
         return [found] if found in known else known
@@ -141,4 +156,9 @@ class Digests:
 def _digest(name: str, content: bytes) -> str:
     if not name.endswith(".jsonl"):
         return hashlib.sha256(content).hexdigest()
-    return "".join(hashlib.sha256(line).hexdigest()[:LINE] for line in content.splitlines(keepends=True))
+    return "".join(hashlib.sha256(line).hexdigest()[:LINE] for line in _lines(content, MOST_LINES))
+
+
+def _lines(content: bytes, most: int) -> Iterator[bytes]:
+    """The first lines, one by one: of a file of line ends alone there are hundreds of millions."""
+    return itertools.islice(io.BytesIO(content), most)

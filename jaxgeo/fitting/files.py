@@ -1,17 +1,24 @@
 """Files that are whole or not there, whatever interrupts their writing; and JSON, which has no NaN."""
 
+import contextlib
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
-# Bytes of a text that is read back, and of the rows of a run: a million of them.
-MOST_TEXT, MOST_ROWS = 16 * 2**20, 256 * 2**20
+# Bytes of a text that is read back, of the digests of a folder, and of the rows of a run; how many of these are read
+# back, the bytes of one, and their numbers. JSON takes up to thirty times its bytes once it is read.
+MOST_TEXT, MOST_DIGESTS, MOST_ROWS = 16 * 2**20, 64 * 2**20, 256 * 2**20
+MOST_LINES, MOST_LINE, MOST_NUMBERS = 2**20, 2**16, 2**23
 # Neither a link nor a pipe in the place of a file is followed or waited for; Windows has no such flags.
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+_SURROGATES = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -37,8 +44,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if not partial.is_dir():
-            partial.unlink(missing_ok=True)
+        # A folder or a file in the place of another may be what went wrong.
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise cannot_write(path, error) from error
 
 
@@ -73,12 +81,16 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def read_json(content: bytes | str) -> Any:
-    """What JSON says, all its numbers finite.
+    """What JSON says, all its numbers finite, and its text such that it can be written again.
 
     **Raises:** `ValueError` if it is not JSON, holds NaN or a number too large, or is nested too deeply.
     """
     try:
-        return json.loads(content, parse_constant=_to_finite, parse_float=_to_finite)
+        found = json.loads(content, parse_constant=_to_finite, parse_float=_to_finite)
+        if _SURROGATES.search(content if isinstance(content, str) else content.decode("utf-8", "replace")):
+            # Half of a character, as JSON can write it, has no place in any file.
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except RecursionError:
         raise ValueError("its brackets are nested too deeply") from None
 

@@ -1,6 +1,7 @@
 """The folder of `fit`: checkpoints, `metrics.jsonl`, and TensorBoard's files where tensorboardX is installed."""
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from jaxgeo.fitting.checkpoints import Checkpoints
 from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.drivers import Row, State
-from jaxgeo.fitting.files import read_json, to_json
+from jaxgeo.fitting.files import MOST_LINE, MOST_NUMBERS, read_json, to_json
 from jaxgeo.fitting.lock import FolderLock
 from jaxgeo.fitting.tensorboard import TensorBoard
 from jaxgeo.optim.endings import Outcome
@@ -60,6 +61,8 @@ class Keeper:
         self.lock, self.files = FolderLock(folder), Digests(folder)
         self.checkpoints = Checkpoints(self.files)
         self.board = TensorBoard(self.files.place("tensorboard/0").parent)
+        if any(path.is_symlink() for path in self.board.folder.glob("*")):
+            raise ValueError(f"{self.board.folder} holds a link; remove it.")
         if self.checkpoints.numbers and not resume:
             raise ValueError(
                 f"`folder` {folder} holds a run; pass `resume=True` to resume it, or choose another folder."
@@ -74,6 +77,7 @@ class Keeper:
         if found is None:
             return None
         carry, facts = found
+        _check_facts(self.folder, facts)
         others = [
             f"{name} was {was!r} and is {now!r}" if name != "data" else "the samples or targets have changed"
             for name, now in self.settings.items()
@@ -128,6 +132,13 @@ class Keeper:
         self.lock.release()
 
 
+def _check_facts(folder: Path, facts: Any) -> None:
+    """`ValueError` unless what was kept beside a state is what `save` writes."""
+    kinds = {"settings": dict, "outcome": str | None, "message": str, "seconds": int | float}
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"the checkpoint in {folder} does not say how the run stood; train it again.")
+
+
 def save_rows(files: Digests, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write `metrics.jsonl`, one JSON object a line."""
     files.write("metrics.jsonl", "".join(f"{to_json(dict(row))}\n" for row in rows).encode())
@@ -136,15 +147,23 @@ def save_rows(files: Digests, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_rows(files: Digests) -> tuple[list[Row], int]:
     """What `save_rows` wrote, up to the first line that is damaged, and how many lines are lost; null is NaN.
 
-    **Raises:** `OSError` or `ValueError` if it is not there, or its rows are not numbers by name.
+    **Raises:** `OSError` or `ValueError` if it is not there, its rows are not numbers by name, or they are too long.
     """
     lines, lost = files.read_lines("metrics.jsonl")
     rows: list[Row] = []
+    count = 0
     for number, line in enumerate(lines, 1):
-        row: Any = read_json(line)
-        if not isinstance(row, dict) or any(
-            isinstance(value, bool) or not isinstance(value, int | float | None) for value in row.values()
-        ):
+        row: Any = read_json(line) if len(line) <= MOST_LINE else None
+        if not isinstance(row, dict) or not all(_is_number(value) for value in row.values()):
             raise ValueError(f"line {number} of metrics.jsonl is not numbers by name")
-        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+        count += len(row)
+        if count > MOST_NUMBERS:
+            raise ValueError(f"metrics.jsonl holds more than {MOST_NUMBERS} numbers")
+        # JSON makes each name anew in each row.
+        rows.append({sys.intern(name): math.nan if value is None else value for name, value in row.items()})
     return rows, lost
+
+
+def _is_number(value: Any) -> bool:
+    # An integer of any length is none that can be drawn.
+    return value is None or isinstance(value, float) or (type(value) is int and abs(value) < 2**63)

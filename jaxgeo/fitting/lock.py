@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import threading
 import warnings
 import weakref
@@ -17,6 +18,8 @@ except ModuleNotFoundError:  # Windows
     import msvcrt
 
 NAME = ".lock"
+# Neither is a link in its place followed, nor a pipe waited for.
+FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 # What a file system answers that has no locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -62,9 +65,14 @@ def _take(folder: Path) -> int:
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        descriptor = os.open(path, FLAGS, 0o666)
     except OSError as error:
         raise cannot_write(folder, error) from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        # What is written into a hard link is written into the other file, which may be anybody's.
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a plain file of its own; remove it.")
     try:
         if fcntl is None:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore
@@ -76,7 +84,7 @@ def _take(folder: Path) -> int:
             os.close(descriptor)
             raise _in_use(folder, number if number.isdigit() else "unknown") from None
         warnings.warn(f"{folder} is on a file system without locks; do not train into it twice at once.", stacklevel=4)
-    os.truncate(path, 0)
+    os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
 

@@ -59,8 +59,8 @@ class StraightLine(Checked, AbstractSolverAround):
     def __check_init__(self):
         if isinstance(self.solver, AbstractSolverAround):
             raise ValueError(
-                f"`solver` must be an ODE solver that nothing is wrapped around; got `{type(self.solver).__name__}`. Wrap "
-                "in the other order, as in `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`."
+                f"`solver` must be an ODE solver that nothing is wrapped around; got `{type(self.solver).__name__}`. "
+                "Wrap in the other order, as in `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`."
             )
 
     @property

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,19 @@ def keep_programs() -> Path | None:
         _trim(folder, MOST_BYTES)
     except OSError:
         return None
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK) or not _is_ours(folder):
         return None
     config.update("jax_compilation_cache_dir", str(folder))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether only this user can write there: JAX runs the programs that it finds."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def programs_folder() -> Path:

@@ -1,6 +1,7 @@
 """What `jaxgeo train` was asked for: on the command line, in a file, or by default."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def read_task(settings: dict[str, Any]) -> Task:
     # What over- or underflows is named by column in `prepare`.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return _read_table_task(path, settings)
+
+
+def refuse_endless(config: Config) -> None:
+    """`ValueError` if the table of a run that is there already is a device or a pipe, which may give bytes for ever.
+
+    What comes by the standard input is the user's, unless that is the terminal.
+    """
+    path = Path(config.problem)
+    piped = config.problem == "/dev/stdin" and not sys.stdin.isatty()
+    if config.problem not in PROBLEMS and path.exists() and not path.is_file() and not piped:
+        raise ValueError(f"the run is of {config.problem}, which is not a plain file; train it again from a table.")
 
 
 def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxgeo.app.cli.display import print_table, say
-from jaxgeo.app.cli.options import read_task
+from jaxgeo.app.cli.display import make_console, print_table, say
+from jaxgeo.app.cli.options import read_task, refuse_endless
+from jaxgeo.app.cli.streams import visible
 from jaxgeo.app.cli.work import use_precision
 from jaxgeo.app.data import Kind, read_table
 from jaxgeo.app.data.table import is_number
@@ -26,11 +28,15 @@ from jaxgeo.app.runs.summary import environment
 from jaxgeo.fitting.files import write_text
 from jaxgeo.geometry import rank_report
 
+# What a spreadsheet takes for the beginning of a formula, also in full width, and what it passes over before.
+FORMULA, BLANK = tuple("=+-@＝＋－＠"), tuple("\t\r\n")
+
 
 def rank_command(path: Path, console: Console) -> None:
     """Print rank and spectrum of D at the start and at the end of the run in `path`."""
     use_precision(RunFolder(path).read_config())
     run = load(path)
+    refuse_endless(run.config)
     with console.status("computing the rank of D"):
         setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
         if setup.network.sizes != run.model.sizes:
@@ -64,29 +70,43 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
     run = load(path)
     cells = run.encoder.read(read_table(rows))
     for note in run.encoder.substituted(cells):
-        Console(stderr=True).print(note, markup=False, highlight=False)
+        say(make_console(stderr=True), "note:", note, "yellow")
     predicted = run.predict(run.encoder.encode(cells))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_cell(run.config.target or "prediction")])
-    writer.writerows(
-        [_cell(str(value)) if run.kind is Kind.CLASSIFICATION else repr(float(value))] for value in predicted
-    )
+    cells = [str(value) if run.kind is Kind.CLASSIFICATION else repr(float(value)) for value in predicted]
+    content = _as_csv([run.config.target or "prediction", *cells])
     if out is None:
+        if sys.stdout.isatty():
+            content = _shown(content)
         # In UTF-8, also where the terminal is not.
         sys.stdout.flush()
-        sys.stdout.buffer.write(text.getvalue().encode())
+        sys.stdout.buffer.write(content.encode())
         sys.stdout.buffer.flush()
     else:
         if os.path.lexists(out):
             raise ValueError(f"{out} exists already; choose another file with --out, or remove it.")
-        write_text(out, text.getvalue())
+        write_text(out, content)
         say(console, "", f"{len(predicted)} predictions in {out}")
+
+
+def _as_csv(cells: Sequence[str]) -> str:
+    """A column, of which a spreadsheet takes each cell for one, in any country."""
+    text = io.StringIO()
+    # Where the comma stands before decimals, others separate cells.
+    parted = any(character in cell for cell in cells for character in ";\t|\r")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if parted else csv.QUOTE_MINIMAL)
+    writer.writerows([_cell(cell)] for cell in cells)
+    return text.getvalue()
+
+
+def _shown(content: str) -> str:
+    """Lines for a terminal, which does not do what a class of a stranger's run says."""
+    return "".join(f"{visible(line)}\n" for line in content.splitlines())
 
 
 def _cell(text: str) -> str:
     """A cell that a spreadsheet takes for text, not for a formula; numbers as they are."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number(text) else text
+    odd = text.lstrip().startswith(FORMULA) or text.startswith(BLANK)
+    return f"'{text}" if odd and not is_number(text) else text
 
 
 def bench_command(modules: list[str], quick: bool) -> int:

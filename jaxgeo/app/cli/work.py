@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.display import LiveBar, say, show_end, show_setup
-from jaxgeo.app.cli.options import read_task, resolve
+from jaxgeo.app.cli.options import read_task, refuse_endless, resolve
 from jaxgeo.app.data import Task
 from jaxgeo.app.runs import Config, load
 from jaxgeo.app.runs.config import check_settings
@@ -37,6 +37,7 @@ def resume_command(path: Path, changes: dict[str, Any], console: Console, interr
         SIGNALS.folder = path
         config = dataclasses.replace(folder.read_config(), **changes)
         check_settings(dataclasses.asdict(config))
+        refuse_endless(config)
         setup = prepare_setup(config, read_task(dataclasses.asdict(config)), console)
         if changes:
             folder.save_config(config)

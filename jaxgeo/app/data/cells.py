@@ -52,6 +52,12 @@ class Reading:
     sign: str = ""
     strays: bool = False
 
+    def check(self) -> None:
+        """`ValueError` unless `find_readings` could have found this."""
+        styles = {Meaning.NUMBER: ("", *STYLES), Meaning.DATE: (ISO, *DATES)}.get(self.meaning, ("",))
+        if self.style not in styles or self.sign not in ("", *SIGNS):
+            raise ValueError(f"no column is read as {self.meaning.value} in the style {self.style[:40]!r}")
+
     def read(self, table: Table, name: str) -> np.ndarray:
         """A column as floats, NaN for a gap, of dates in days since 1970; of text as strings, and None for a gap.
 

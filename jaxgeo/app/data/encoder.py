@@ -166,6 +166,7 @@ class Encoder:
         found = []
         for column in columns:
             reading = Reading(**column["reading"] | {"meaning": Meaning(column["reading"]["meaning"])})
+            reading.check()
             found.append(Column(**column | {"reading": reading, "levels": tuple(column["levels"])}))
         return cls(tuple(found))
 

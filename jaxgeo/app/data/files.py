@@ -7,12 +7,19 @@ import io
 import json
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgeo.app.data.arrays import read_array
+
+# Bytes of a text; of what a compressed file may unpack to, in any case and in sizes of the file; of one reading.
+MOST_BYTES, LITTLE, RATIO, PART = 2**31, 2**26, 100, 2**24
+# Of a table, and files in an archive.
+MOST_COLUMNS = 100_000
 # Lines by which the separator is found.
 FIRST_LINES = 50
 DECOMPRESSORS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -51,19 +58,48 @@ def read_columns(path: Path) -> Columns:
 
 
 def _read_text(path: Path) -> str:
+    compressed = path.suffix.lower() in DECOMPRESSORS
+    opener: Callable[..., Any] = DECOMPRESSORS.get(path.suffix.lower(), open)
+    most, parts = _most_of(path) if compressed else MOST_BYTES, []
     try:
-        opener: Callable[..., Any] = DECOMPRESSORS.get(path.suffix.lower(), open)
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        with opener(path, "rb") as file:
+            while part := file.read(min(PART, most + 1)):
+                if not parts:
+                    _refuse_zeros(path, part)
+                parts.append(part)
+                most -= len(part)
+                if most < 0:
+                    what = (
+                        f"grows to more than {RATIO} times its size" if compressed else f"has over {MOST_BYTES} bytes"
+                    )
+                    raise ValueError(f"{path} {what}; unpack it, or pass fewer rows, or its columns as an .npz file.")
+        text = b"".join(parts).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as a CSV file in UTF-8.") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}).") from None
     except MemoryError:
         raise ValueError(f"{path} does not fit into memory; pass fewer rows, or its columns as an .npz file.") from None
-    if "\0" in text[:10_000]:
-        raise ValueError(f"{path} holds zero bytes: it is UTF-16 or no text; save it as a CSV file in UTF-8.")
     return text
+
+
+def _refuse_zeros(path: Path, first: bytes) -> None:
+    if b"\0" in first[:10_000]:
+        raise ValueError(f"{path} holds zero bytes: it is UTF-16 or no text; save it as a CSV file in UTF-8.")
+
+
+def _most_of(path: Path) -> int:
+    """Bytes that a compressed file may unpack to: honest tables shrink tenfold, and a bomb a thousandfold."""
+    return max(LITTLE, RATIO * path.stat().st_size)
+
+
+def _check_members(path: Path, found: zipfile.ZipFile) -> None:
+    members = found.infolist()
+    if len(members) > MOST_COLUMNS or sum(member.file_size for member in members) > _most_of(path):
+        raise ValueError(
+            f"{path} holds {len(members)} files, which grow to {sum(member.file_size for member in members)} bytes; it "
+            f"may hold {MOST_COLUMNS}, and grow to {RATIO} times its size. Save it without compression."
+        )
 
 
 def _read_csv(path: Path, text: str) -> Columns:
@@ -126,12 +162,20 @@ def _read_json_lines(path: Path, text: str) -> dict[str, Any]:
                 raise ValueError(
                     f"{path} is not a file of JSON lines (line {number}: {str(error)[:120]}); each must be an object."
                 ) from None
+    names, given = {name for row in rows for name in row}, sum(map(len, rows))
+    if len(rows) * len(names) > max(LITTLE // 8, RATIO * given):
+        raise ValueError(
+            f"the {len(rows)} lines of {path} have {len(names)} different names, and nearly all cells would be empty; "
+            "give each line the same names."
+        )
     return _plain(path, import_pandas().DataFrame(rows))
 
 
 def _read_excel(path: Path) -> dict[str, Any]:
     pandas = import_pandas()
     try:
+        with zipfile.ZipFile(path) as members:
+            _check_members(path, members)
         return _plain(path, pandas.read_excel(path))
     except ImportError as error:
         raise ModuleNotFoundError("Excel is read by openpyxl; run: pip install openpyxl", name=error.name) from error
@@ -163,17 +207,19 @@ def _plain(path: Path, frame: Any) -> dict[str, Any]:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
+    found: dict[str, np.ndarray] = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found: dict[str, np.ndarray] = {name: arrays[name] for name in arrays.files}
-    # NumPy gives an array, not a file of arrays, where one is stored under this name.
-    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(
-                f"{path} holds Python objects, which to open may run a stranger's program; save plain arrays "
-                "of numbers or text."
-            ) from None
-        raise ValueError(f"{path} is not a readable NPZ file ({error}).") from None
+        with zipfile.ZipFile(path) as members:
+            _check_members(path, members)
+            for member in members.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name in found:
+                    raise ValueError(f"it holds two arrays {name[:80]!r}")
+                with members.open(member) as file:
+                    found[name] = read_array(file, member.file_size)
+    # A member with a password or a strange compression is the last two.
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a readable NPZ file: {error}.") from None
     columns: dict[str, np.ndarray] = {}
     for name, array in found.items():
         if array.ndim not in (1, 2) or array.dtype.kind not in "fiubUS":

@@ -1,5 +1,6 @@
 """A table: columns with names, as they are in a file or in memory."""
 
+import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxgeo._names import did_you_mean
-from jaxgeo.app.data.files import import_pandas, read_columns
+from jaxgeo.app.data.files import MOST_COLUMNS, import_pandas, read_columns
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def _check_header(path: Path, names: tuple[str, ...]) -> None:
         raise ValueError(f"the first line of {path} holds only numbers; add a first line that names the columns.")
     if "" in names[1:]:
         raise ValueError(f"column {names.index('', 1) + 1} of {path} has no name; name or remove it.")
-    doubled = [name for name in names if names.count(name) > 1]
+    if len(names) > MOST_COLUMNS:
+        raise ValueError(f"{path} has {len(names)} columns, and may have {MOST_COLUMNS}.")
+    doubled = [name for name, count in collections.Counter(names).items() if count > 1]
     if doubled:
         raise ValueError(f"{path} has more than one column {doubled[0]!r}; give each column its own name.")
 

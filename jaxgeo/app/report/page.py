@@ -9,10 +9,13 @@ from string import Template
 from typing import Any
 
 from jaxgeo.app.report.figures import FAINT, FIGURES, FIRST, INK, SECOND, alone
-from jaxgeo.app.report.words import BASELINES, ENDINGS, step_table
+from jaxgeo.app.report.words import BASELINES, ENDINGS, axis, pick, step_table
 from jaxgeo.app.runs import Run, load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import kept_row, plain
+
+# Of a curve: more are no longer told apart, and take a minute for each million.
+MOST_POINTS = 2000
 
 
 def write_report(path: Path | str) -> Path:
@@ -22,14 +25,32 @@ def write_report(path: Path | str) -> Path:
     """
     run = load(path)
     folder = RunFolder(run.path)
-    sections = []
+    sections, rows = [], drawn(run.metrics)
     for name, (title, figure) in FIGURES.items():
-        svg = figure(run.summary, run.metrics)
+        try:
+            svg = figure(run.summary, rows)
+        # Numbers at the edge of what a float holds have no place on an axis; what matplotlib raises then is its own.
+        except (ArithmeticError, ValueError) as error:
+            reason = html.escape(" ".join(str(error).split())[:200])
+            sections.append(f'<section class="card"><h2>{title}</h2>It cannot be drawn: {reason}.</section>')
+            continue
         if svg is not None:
             folder.write_text(f"figures/{name}.svg", alone(svg))
             sections.append(f'<section class="card"><h2>{title}</h2>{_inline(svg, title)}</section>')
     folder.write_text("report.html", render(run, sections))
     return run.path / "report.html"
+
+
+def drawn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the rows that a figure shows, with the one that is kept."""
+    if len(rows) <= MOST_POINTS:
+        return rows
+    chosen = pick(rows, MOST_POINTS)
+    kept = kept_row(rows)
+    if any(row is kept for row in chosen):
+        return chosen
+    along = axis(rows)[0]
+    return sorted([*chosen, kept], key=lambda row: row[along])
 
 
 def render(run: Run, figures: list[str]) -> str:

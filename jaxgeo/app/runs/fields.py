@@ -1,6 +1,7 @@
 """Fields with types, in both directions: settings in TOML, and what JSON of a run must look like to be believed."""
 
 import math
+import re
 import tomllib
 import types
 import typing
@@ -11,6 +12,10 @@ from jaxgeo._names import did_you_mean
 
 # Of control characters TOML's text may hold none, not even DEL.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), 127, *map(ord, '"\\'))}
+
+# Text in quotes, and a name of ten parts. `tomllib` takes the square of their number in time and memory.
+_TEXT = re.compile(r"""\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'""")
+_DOTTED = re.compile(r"(?:\.\s*[\w-]*\s*){9}")
 
 
 def to_toml(fields: Mapping[str, Any]) -> str:
@@ -48,6 +53,8 @@ def read_toml(text: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
     **Raises:** `ValueError` if `text` is not TOML, or a name or the type of a value is another.
     """
+    if _DOTTED.search(_TEXT.sub("x", text)):
+        raise ValueError("not TOML that can be meant: a name has many parts with dots between them.")
     try:
         fields = tomllib.loads(text)
     except RecursionError:

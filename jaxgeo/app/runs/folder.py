@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxgeo.app.data import Task
-from jaxgeo.app.runs.config import Config
+from jaxgeo.app.runs.config import MOST_BYTES, Config
 from jaxgeo.app.runs.summary import read_summary
 from jaxgeo.equations import Network
 from jaxgeo.fitting.digests import Digests
@@ -103,7 +103,7 @@ class RunFolder:
     def read_config(self) -> Config:
         """The settings; `ValueError` if they are not those that were written."""
         try:
-            return Config.from_toml(self.files.read("config.toml").decode())
+            return Config.from_toml(self.files.read("config.toml", MOST_BYTES).decode())
         except FileNotFoundError:
             raise ValueError(
                 f"{self.path} is not the folder of a run: there is no config.toml in it. Pass one, such as runs/digits."

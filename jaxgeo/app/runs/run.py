@@ -1,7 +1,6 @@
 """A finished run, loaded back from its folder."""
 
 import io
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgeo.app.data import Encoder, Kind, Table
+from jaxgeo.app.data.arrays import read_array
+from jaxgeo.app.data.encoder import MOST_LEVELS
 from jaxgeo.app.data.table import as_table
 from jaxgeo.app.runs.config import MOST_LAYERS, PRECISIONS, Config
 from jaxgeo.app.runs.fields import read_fields
@@ -27,6 +28,8 @@ from jaxgeo.fitting.files import read_json
 from jaxgeo.fitting.keeper import read_rows
 from jaxgeo.linalg.memory import total_memory
 
+# Bytes before the numbers of an array.
+MOST_HEADER = 2**10
 NETWORK: dict[str, Any] = {
     **dict.fromkeys(("activation", "dtype", "kind"), str),
     **dict.fromkeys(("inputs", "outputs"), dict),
@@ -93,7 +96,11 @@ class Run:
                 f"{names[column]!r} is {values[row, column]:g} in row {row + 1}, which is too large for the network, "
                 f"trained around {self.inputs.mean[column]:.4g} ± {self.inputs.scale[column]:.4g}."
             )
-        outputs = np.asarray(jax.vmap(self.model)(jnp.asarray(z)))
+        # So many rows at once that a layer's outputs take 128 MiB.
+        part = max(1, 2**24 // max(self.model.sizes))
+        outputs = np.concatenate(
+            [np.asarray(jax.vmap(self.model)(jnp.asarray(z[i : i + part]))) for i in range(0, max(len(z), 1), part)]
+        )
         if self.kind is Kind.REGRESSION:
             with np.errstate(over="ignore"):
                 outputs = self.outputs.invert(outputs)
@@ -132,7 +139,7 @@ def load(path: Path | str) -> Run:
         network = read_fields(read_json(folder.files.read("network.json")), NETWORK)
         sizes, kind = network["sizes"], Kind(network["kind"])
         inputs, outputs = (_read_scaling(end, network[end]) for end in ("inputs", "outputs"))
-        _check_sizes(network, inputs, outputs)
+        _check_sizes(network, config, inputs, outputs)
         encoder = _read_encoder(network["columns"], inputs)
         summary = folder.read_summary()
         metrics, lost = read_rows(folder.files)
@@ -165,13 +172,16 @@ def _read_scaling(end: str, found: Any) -> Scaling:
 def _read_encoder(columns: Any, inputs: Scaling) -> Encoder:
     found = [read_fields(column, COLUMN) for column in columns]
     encoder = Encoder.from_list([column | {"reading": read_fields(column["reading"], READING)} for column in found])
+    names = [column.name for column in encoder.columns]
+    if len(set(names)) < len(names) or any(len(column.levels) > MOST_LEVELS for column in encoder.columns):
+        raise ValueError("network.json has a column twice, or one of too many levels")
     if encoder.names != inputs.names:
         raise ValueError("network.json has other inputs by its columns than by its scales")
     return encoder
 
 
-def _check_sizes(network: dict[str, Any], inputs: Scaling, outputs: Scaling) -> None:
-    """`ValueError` unless the sizes of the network are those of its inputs and outputs, and can be meant."""
+def _check_sizes(network: dict[str, Any], config: Config, inputs: Scaling, outputs: Scaling) -> None:
+    """`ValueError` unless the network is that of its inputs and outputs and of the settings, and can be meant."""
     sizes, ends = network["sizes"], (len(inputs.names), len(outputs.names))
     if not 2 <= len(sizes) <= MOST_LAYERS + 2 or min(sizes) < 1:
         raise ValueError(f"network.json has the sizes {str(sizes)[:80]}")
@@ -179,6 +189,8 @@ def _check_sizes(network: dict[str, Any], inputs: Scaling, outputs: Scaling) -> 
         raise ValueError(
             f"network.json has sizes from {sizes[0]} to {sizes[-1]}, but {ends[0]} inputs and {ends[1]} outputs"
         )
+    if (sizes[1:-1], network["dtype"]) != (config.hidden, config.precision):
+        raise ValueError("network.json is of another network than config.toml")
     if network["dtype"] not in PRECISIONS or network["activation"] != "tanh":
         raise ValueError(f"network.json is of {network['activation']} in {network['dtype']}")
 
@@ -188,7 +200,9 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
 
     They are what `eqx.tree_serialise_leaves` wrote, array by array. Each header is read before its array.
     """
-    content = files.read("parameters.eqx", total_memory() // 2)
+    # An array more than there may be, so that its message can name it.
+    most = count_params(sizes) * dtype.itemsize + (2 * len(sizes) + 8) * MOST_HEADER
+    content = files.read("parameters.eqx", min(most, total_memory() // 2))
     if count_params(sizes) * dtype.itemsize > len(content):
         raise ValueError(f"parameters.eqx is of another network: {'-'.join(map(str, sizes))} does not fit into it")
     # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
@@ -202,16 +216,11 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
     file, kept, arrays = io.BytesIO(content), {}, []
     while file.tell() < len(content) and len(kept) <= len(wanted):
         try:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, found = header(file)
-        except Exception as error:  # NumPy reads a header as Python, and raises whatever that does.
-            raise ValueError(f"parameters.eqx does not hold arrays: {' '.join(str(error).split())[:80]}") from None
-        kept[names[len(kept)] if len(kept) < len(names) else "and an array"] = f"{found} {shape}"
-        size = math.prod(shape) * found.itemsize
-        if fortran or found.hasobject or not 0 <= size <= len(content) - file.tell():
-            raise ValueError("parameters.eqx is cut off, or holds what is not numbers")
-        arrays.append(np.frombuffer(file.read(size), found).reshape(shape))
+            array = read_array(file, len(content) - file.tell())
+        except ValueError as error:
+            raise ValueError(f"parameters.eqx: {error}") from None
+        kept[names[len(kept)] if len(kept) < len(names) else "and an array"] = f"{array.dtype} {array.shape}"
+        arrays.append(array)
     if differences := compare(kept, wanted):
         raise ValueError(f"parameters.eqx is of another network than network.json: {'; '.join(differences)}")
     if not all(np.isfinite(array).all() for array in arrays):

@@ -38,8 +38,9 @@ def read_summary(content: bytes) -> dict[str, Any]:
     found = read_fields(read_json(content), FIELDS)
     for name, kinds in (("outcome", Outcome), ("kind", Kind)):
         kinds(found[name])
-    if min(found["N"], found["QN"], found["K"]) < 1 or found["steps"] < 0:
-        raise ValueError("its counts must be positive")
+    counts = [found["N"], found["QN"], found["K"], found["steps"] + 1, found["test_rows"] + 1, (found["rank"] or 0) + 1]
+    if not all(1 <= count < 2**63 for count in counts):
+        raise ValueError("its counts must be positive, and below 2**63")
     check_held_out(found)
     return found
 

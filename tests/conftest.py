@@ -1,0 +1,30 @@
+"""A table in a folder of its own, and a short run on it, for tests of the command line."""
+
+import pytest
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """The path of the table, in the current folder."""
+    # What it loads is not for tests without a command line.
+    from commands import write_table
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return write_table(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_of_table(tmp_path_factory):
+    """A run that was trained once."""
+    from commands import train_once
+
+    return train_once(tmp_path_factory.mktemp("kept"))
+
+
+@pytest.fixture
+def trained(run_of_table, table):
+    """A copy of it, beside the table."""
+    from commands import copy_run
+
+    return copy_run(run_of_table, table.parent)

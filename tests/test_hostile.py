@@ -1,0 +1,439 @@
+"""A stranger's folder and table: no script in a page, no file outside a folder, no hang, no huge allocation."""
+
+import bz2
+import contextlib
+import gzip
+import io
+import json
+import lzma
+import os
+import warnings
+import zipfile
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import runs
+from damages import forge, header, npz
+from limits import limited, restart
+
+import jaxgeo as jg
+from jaxgeo.app.cli import tools
+from jaxgeo.app.cli.cache import _is_ours
+from jaxgeo.app.cli.options import refuse_endless
+from jaxgeo.app.data import read_table
+from jaxgeo.app.report.page import render, write_report
+from jaxgeo.app.runs import Config, load
+from jaxgeo.app.runs.folder import RunFolder
+from jaxgeo.fitting.digests import Digests
+from jaxgeo.fitting.files import MOST_LINES, to_json
+from jaxgeo.fitting.keeper import read_rows
+from jaxgeo.fitting.lock import FolderLock
+
+# What is lost of a damaged run is told by warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+ROWS = np.array([[1.0, 2.0], [5.0, -1.0]])
+MIB = 2**20
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return runs.write(tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def bounds():
+    """Each within a minute and 2 GiB."""
+    with limited():
+        restart(60)
+        yield
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """Files that nobody may touch, with what they hold and who owns a name there."""
+    place = tmp_path / "outside"
+    (place / "deep").mkdir(parents=True)
+    (place / "file").write_text("mine")
+    (place / "deep" / "file").write_text("mine too")
+    yield place
+    found = sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
+    assert found == ["deep", "deep/file", "file"]
+    assert ((place / "file").read_text(), (place / "deep" / "file").read_text()) == ("mine", "mine too")
+
+
+def check_line(error):
+    assert 0 < len(str(error).strip()) < 1000
+    assert "\n" not in str(error)
+
+
+# --- a script in the report
+
+
+class Page(HTMLParser):
+    """The tags of a page with the names of their attributes, and whatever leads out of it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.led = set(), set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        links = [value for name, value in attrs if name in ("href", "src", "xlink:href", "action", "data")]
+        self.led += [value for value in links if not value.startswith("#")]
+
+
+PAYLOADS = (
+    "<script>alert(1)</script>",
+    "</title><script>alert(1)</script>",
+    "</pre></section><svg onload=alert(1)>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</style><style>*{background:url(//evil)}</style>",
+    "$title $figures ${folder}",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "<!--><script>alert(1)</script>-->",
+    "<iframe srcdoc='<script>alert(1)</script>'>",
+    "<a href=javascript:alert(1)>x</a>",
+    "<base href=//evil><form action=//evil><input>",
+    "<math><mtext></mtext><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror=alert(1)&gt;'>",
+    "\u202e<script>\u2066alert(1)\u2069</script>\ufeff",
+    "\x00<scr\x00ipt>alert(1)</scr\x00ipt>",
+    "＜script＞alert(1)＜/script＞ %3Cscript%3E \\u003cscript\\u003e",
+    "#1f2933 <svg #1769aa",
+)
+
+
+def told(path, text):
+    """The run of a stranger who has written this text wherever there is room for one."""
+    texts = {"name": text, "source": text, "message": text, "notes": (text,), "warnings": (text,)}
+    folder = runs.write(path, **texts, environment={text: text})
+    folder.save_config(Config(**{**vars(runs.CONFIG), "problem": text, "target": text, "task": text}))
+    return folder.path
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_no_text_of_a_folder_becomes_a_tag(tmp_path, payload):
+    plain = Page(render(load(told(tmp_path / "plain", "plain")), []))
+    # The name of the folder too, as far as a folder may have it.
+    text = render(load(told(tmp_path / payload.replace("/", "∕").replace("\0", ""), payload)), [])
+    page = Page(text)
+    assert (page.tags, page.attributes, page.led) == (plain.tags, plain.attributes, ["data:,"])
+    assert "default-src 'none'" in text
+
+
+def test_no_text_of_a_folder_is_in_its_figures(tmp_path):
+    for name, text in (("plain", "plain"), ("told", "".join(PAYLOADS))):
+        write_report(told(tmp_path / name, text))
+    for path in (tmp_path / "told" / "figures").iterdir():
+        assert path.read_bytes() == (tmp_path / "plain" / "figures" / path.name).read_bytes()
+
+
+# --- a file outside the folder
+
+
+def link(place, target):
+    if place.is_dir() and not place.is_symlink():
+        os.rename(place, place.with_name(f"{place.name} before"))
+    place.unlink(missing_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+
+
+def hard_link(place, target):
+    place.unlink(missing_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.link(target, place)
+
+
+WRITTEN = ("report.html", ".report.html.part", "figures/cost.svg", "figures/.cost.svg.part", "metrics.jsonl",
+           ".metrics.jsonl.part", "digests.json", ".digests.json.part", "parameters.eqx", "summary.json",
+           "config.toml", ".lock")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("make", [link, hard_link])
+def test_no_link_leads_a_write_out_of_a_folder(folder, outside, name, make):
+    make(folder.path / name, outside / "file")
+    for action in (
+        lambda: write_report(folder.path),
+        lambda: folder.save_metrics(runs.rows(3)),
+        lambda: folder.save_parameters(runs.network()),
+        lambda: folder.save_summary(runs.summary()),
+        lambda: folder.save_config(runs.CONFIG),
+        lambda: RunFolder.open(folder.path).__exit__(),
+    ):
+        with contextlib.suppress(ValueError):
+            action()
+
+
+OPTIONS = {"method": "sgd", "tol": 0.0, "record_every": 2, "keep_every": 0.0, "resume": True}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints", "checkpoints/1", "checkpoints/2", "checkpoints/2.orbax-checkpoint-tmp", "checkpoints/odd",
+     "checkpoints/1/arrays", "checkpoints/1/facts", "tensorboard", "tensorboard/events", ".lock"],
+)  # fmt: skip
+def test_no_link_leads_a_checkpoint_out_of_a_folder(tmp_path, outside, name):
+    x = np.linspace(-1, 1, 4)[:, None]
+    jg.fit(runs.network(), np.hstack([x, x]), x, folder=tmp_path / "run", max_steps=4, **OPTIONS)
+    link(tmp_path / "run" / name, outside / "deep")
+    with contextlib.suppress(ValueError):
+        jg.fit(runs.network(), np.hstack([x, x]), x, folder=tmp_path / "run", max_steps=8, **OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["../outside/file", "checkpoints/../../outside", "/etc/passwd", "checkpoints/-1"])
+def test_no_name_among_the_digests_leads_out_of_a_folder(folder, outside, name):
+    listed = json.loads((folder.path / "digests.json").read_text()) | {name: ["0" * 64, "1" * 64]}
+    (folder.path / "digests.json").write_text(json.dumps(listed))
+    x = np.linspace(-1, 1, 4)[:, None]
+    with contextlib.suppress(ValueError):
+        jg.fit(runs.network(), np.hstack([x, x]), x, folder=folder.path, max_steps=4, **OPTIONS)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_lock_is_a_plain_file(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(ValueError, match="plain file|cannot write"):
+        FolderLock(tmp_path)
+
+
+def test_programs_are_kept_only_where_nobody_else_can_write(tmp_path):
+    assert _is_ours(tmp_path)
+    tmp_path.chmod(0o777)
+    assert not _is_ours(tmp_path)
+
+
+# --- a hang, a huge allocation, or a number that is another
+
+
+def written(folder, name, content):
+    (folder.path / name).write_bytes(content)
+    forge(folder.path, name)
+
+
+def changed(folder, file, /, **changes):
+    written(folder, file, json.dumps(json.loads((folder.path / file).read_text()) | changes).encode())
+
+
+def column(**changes):
+    return [{**column, **changes} for column in runs.task().encoder.to_list()]
+
+
+def reading(**changes):
+    return [{**each, "reading": {**each["reading"], **changes}} for each in runs.task().encoder.to_list()]
+
+
+def row(**changes):
+    return b"".join(f"{to_json(row | changes)}\n".encode() for row in runs.rows())
+
+
+def large(folder, name):
+    with (folder.path / name).open("wb") as file:
+        file.truncate(2**40)
+
+
+FOLDERS = {
+    "a hundred million lines": lambda f: written(f, "metrics.jsonl", b"\n" * 100 * MIB),
+    "twenty million empty rows": lambda f: written(f, "metrics.jsonl", b"{}\n" * 20 * MIB),
+    "a row of a million numbers": lambda f: written(
+        f, "metrics.jsonl", json.dumps({str(i): 1 for i in range(10**6)}).encode()
+    ),
+    "rows of many numbers": lambda f: written(
+        f, "metrics.jsonl", (json.dumps({f"a{i}": 1 for i in range(100)}) + "\n").encode() * 90_000
+    ),
+    "integers without end": lambda f: written(f, "metrics.jsonl", row().replace(b"0.5", b"9" * 4000)),
+    "integers beyond a float": lambda f: written(f, "metrics.jsonl", row().replace(b"0.5", b"9" * 400)),
+    "costs at the edge": lambda f: written(f, "metrics.jsonl", row(cost=5e-324, law=1.7e308)),
+    "times at the edge": lambda f: written(f, "metrics.jsonl", row(s_over_N=1.7e308)),
+    "scores at the edge": lambda f: written(f, "metrics.jsonl", row(test_rmse=-1.7e308, train_rmse=1.7e308)),
+    "times backwards": lambda f: written(f, "metrics.jsonl", row(s_over_N=-1e300, cost=-1.0)),
+    "digests of 60 MiB": lambda f: (f.path / "digests.json").write_bytes(b"[" + b"[]," * 20 * MIB + b"[]]"),
+    "digests without end": lambda f: large(f, "digests.json"),
+    "digests of a number": lambda f: (f.path / "digests.json").write_text("1"),
+    "a link for digests": lambda f: link(f.path / "digests.json", "/dev/zero"),
+    "names of settings with dots": lambda f: written(f, "config.toml", b"a." * 30_000 + b"a = 1"),
+    "settings of 10 MiB": lambda f: written(f, "config.toml", b"a." * 5 * MIB + b"a = 1"),
+    "names of settings in quotes": lambda f: written(f, "config.toml", b'"a" . ' * 9_000 + b"a = 1"),
+    "settings in tables": lambda f: written(f, "config.toml", b"[a]\n" * 15_000),
+    "settings in braces": lambda f: written(f, "config.toml", b"a = " + b"{a=" * 30_000),
+    "another network in the settings": lambda f: f.save_config(Config(**{**vars(runs.CONFIG), "hidden": (10**9,)})),
+    "half a character": lambda f: changed(f, "summary.json", name="\ud800"),
+    "half a character in a level": lambda f: changed(f, "network.json", columns=column(levels=["\udfff"])),
+    "counts beyond a float": lambda f: changed(f, "summary.json", N=10**400),
+    "steps beyond a float": lambda f: changed(f, "summary.json", steps=10**400),
+    "a rank beyond a float": lambda f: changed(f, "summary.json", rank=10**4000),
+    "a stop at the edge": lambda f: changed(f, "summary.json", predicted_stopping_time=1.7e308, N=1),
+    "scores of all kinds": lambda f: changed(f, "summary.json", baseline=1.7e308, linear=-1.7e308, cost0=5e-324),
+    "a million singular values": lambda f: changed(f, "summary.json", spectrum_start=[1e-3] * 10**6),
+    "singular values at the edge": lambda f: changed(f, "summary.json", spectrum_start=[1.7e308, 5e-324, -1.0]),
+    "no singular values": lambda f: changed(f, "summary.json", spectrum_start=[], spectrum_end=[-1.0]),
+    "a style of one character": lambda f: changed(f, "network.json", columns=reading(style="x")),
+    "a style that is a pattern": lambda f: changed(f, "network.json", columns=reading(style="(a+)+$" * 1000)),
+    "a date of a thousand parts": lambda f: changed(
+        f, "network.json", columns=reading(meaning="date", style="%d" * 1000)
+    ),
+    "a sign that is a text": lambda f: changed(f, "network.json", columns=reading(sign="1")),
+    "a column twice": lambda f: changed(f, "network.json", columns=[*column(), column()[0]]),
+    "a hundred thousand levels": lambda f: changed(
+        f, "network.json", columns=reading(meaning="text")[:1] + column(levels=[str(i) for i in range(10**5)])
+    ),
+    "no columns": lambda f: changed(f, "network.json", columns=[]),
+    "columns of another kind": lambda f: changed(f, "network.json", columns=[[1, 2]]),
+    "a scale below any other": lambda f: changed(
+        f, "network.json", inputs={"names": ["a", "b"], "mean": [0.0, 0.0], "scale": [5e-324, 5e-324]}
+    ),
+    "a thousand layers": lambda f: changed(f, "network.json", sizes=[2, *[10**6] * 1000, 1]),
+    "sizes below zero": lambda f: changed(f, "network.json", sizes=[2, -(10**9), 1]),
+    "weights without end": lambda f: large(f, "parameters.eqx"),
+    "an archive for weights": lambda f: written(f, "parameters.eqx", npz()),
+    "a header of terabytes": lambda f: written(f, "parameters.eqx", header((10**12,))),
+    "a header of objects": lambda f: written(f, "parameters.eqx", header((3, 2), "|O")),
+    "a header that is a program": lambda f: written(
+        f, "parameters.eqx", header((3, 2)).replace(b"'<f8'", b"(9**9)")
+    ),
+    "a header with brackets": lambda f: written(
+        f, "parameters.eqx", b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"(" * 9000
+    ),
+    "a million empty arrays": lambda f: written(f, "parameters.eqx", header((0, 10**30)) * 1000),
+    "a pipe for weights": lambda f: [os.unlink(f.path / "parameters.eqx"), os.mkfifo(f.path / "parameters.eqx")],
+    "a folder for figures": lambda f: (f.path / "figures" / "cost.svg").mkdir(parents=True),
+    "a file for figures": lambda f: (f.path / "figures").write_text(""),
+    "a pipe for figures": lambda f: os.mkfifo(f.path / "figures"),
+}  # fmt: skip
+
+
+# Of those that take some seconds the fast tests leave out most.
+LONG = ("twenty million empty rows", "rows of many numbers", "digests of 60 MiB", "settings in tables")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in FOLDERS])
+def test_a_strangers_folder_is_shown_or_refused(folder, name):
+    FOLDERS[name](folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            page = Page(write_report(folder.path).read_text(encoding="utf-8"))
+            predicted = load(folder.path).predict(ROWS)
+        except ValueError as error:
+            check_line(error)
+            return
+    assert page.led == ["data:,"]
+    assert np.isfinite(predicted).all()
+
+
+@pytest.mark.slow
+def test_rows_beyond_a_million_are_lost_and_not_read(folder):
+    content = b'{"a": 1}\n' * (MOST_LINES + 5)
+    files = Digests(folder.path)
+    files.write("metrics.jsonl", content)
+    rows, lost = read_rows(files)
+    assert (len(rows), lost, rows[-1]) == (MOST_LINES, 5, {"a": 1})
+
+
+@pytest.mark.parametrize("problem", ["/dev/zero", "/dev/tty", "/dev/stdin", "pipe"])
+def test_a_run_of_a_device_is_not_read_again(tmp_path, monkeypatch, problem):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    if not os.path.exists(problem) or os.path.isfile(problem):
+        pytest.skip(f"{problem} is a file here")
+    with pytest.raises(ValueError, match="not a plain file"):
+        refuse_endless(Config(**{**vars(runs.CONFIG), "problem": problem}))
+
+
+# --- tables
+
+
+def zipped(*members, compression=zipfile.ZIP_DEFLATED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name twice
+        for name, content in members:
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def lying(content, size):
+    """An archive whose first member says that it unpacks to another size."""
+    at = content.index(b"PK\x01\x02") + 24
+    return content[:at] + size.to_bytes(4, "little") + content[at + 4 :]
+
+
+ZEROS = b"0" * 300 * MIB
+TABLES = {
+    "bomb.csv.gz": lambda: gzip.compress(ZEROS),
+    "bomb.csv.bz2": lambda: bz2.compress(ZEROS),
+    "bomb.csv.xz": lambda: lzma.compress(ZEROS, preset=0),
+    "cut.csv.gz": lambda: gzip.compress(b"a,b\n" * 1000)[:-9],
+    "wrong.csv.gz": lambda: b"\x1f\x8b\x08\x00" + b"\xff" * 100,
+    "wrong.csv.xz": lambda: b"\xfd7zXZ\x00" + b"\xff" * 100,
+    "bomb.npz": lambda: zipped(("a.npy", header((300 * MIB,), "|u1") + ZEROS)),
+    "header.npz": lambda: zipped(("a.npy", header((10**12,)))),
+    "negative.npz": lambda: zipped(("a.npy", header((-3, -2)))),
+    "empty.npz": lambda: zipped(("a.npy", header((0, 10**30)))),
+    "text.npz": lambda: zipped(("a.npy", header((3,), "<U100000000"))),
+    "void.npz": lambda: zipped(("a.npy", header((10**9,), "|V0"))),
+    "objects.npz": lambda: zipped(("a.npy", header((3,), "|O") + b"\x80\x05cos\nsystem\n")),
+    "pickle.npz": lambda: b"\x80\x04\x95cos\nsystem\n(S'touch /tmp/x'\ntR.",
+    "two.npz": lambda: zipped(("a.npy", header(()) + bytes(8)), ("a.npy", header(()) + bytes(8))),
+    "names.npz": lambda: zipped(("../../a.npy", header((3,)) + bytes(24)), ("/etc/b.npy", header((3,)) + bytes(24))),
+    "many.npz": lambda: zipped(*((f"{i}.npy", b"") for i in range(60_000)), compression=zipfile.ZIP_STORED),
+    "lying.npz": lambda: lying(zipped(("a.npy", header((10**9,)) + bytes(80))), 2**32 - 2),
+    "lzma.npz": lambda: zipped(("a.npy", header((3,)) + bytes(24)), compression=zipfile.ZIP_LZMA)[:-60],
+    "bomb.xlsx": lambda: zipped(("xl/workbook.xml", ZEROS)),
+    "wrong.xlsx": lambda: zipped(("xl/workbook.xml", b'<!DOCTYPE a [<!ENTITY a "aa"><!ENTITY b "&a;&a;">]><a>&b;</a>')),
+    "columns.csv": lambda: ",".join(f"a{i}" for i in range(200_000)).encode() + b"\n" + b"1," * 199_999 + b"1\n",
+    "twice.csv": lambda: ",".join(f"a{i}" for i in range(90_000)).encode() + b",a1\n" + b"1," * 90_000 + b"1\n",
+    "cell.csv": lambda: b"a,b\n" + b"1" * 10 * MIB + b",2\n",
+    "quote.csv": lambda: b'a,b\n"' + b"1,2\n" * MIB,
+    "digits.csv": lambda: b"a,b\n" + b"1" * 100_000 + b",2\n3,4\n",
+    "zeros.csv": lambda: b"a,b\n\0\0,1\n",
+    "utf16.csv": lambda: "a,b\n1,2\n".encode("utf-16"),
+    "sparse.jsonl": lambda: "\n".join(json.dumps({f"a{i}_{j}": 1 for j in range(3)}) for i in range(9000)).encode(),
+    "deep.jsonl": lambda: b'{"a":' * 100_000,
+    "list.jsonl": lambda: b'[["a", 1], ["a", 2]]\n' * 3,
+    "digits.jsonl": lambda: b'{"a": ' + b"9" * 10_000 + b"}\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_strangers_table_is_read_or_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(TABLES[name]())
+    before = sorted(os.listdir(tmp_path.parent))
+    try:
+        table = read_table(tmp_path / name)
+    except (ValueError, ModuleNotFoundError) as error:
+        check_line(error)
+    else:
+        assert len(table.names) < 100_000
+    assert sorted(os.listdir(tmp_path.parent)) == before
+
+
+@pytest.mark.parametrize("name", ["bomb.csv.gz", "bomb.csv.bz2", "bomb.csv.xz", "bomb.npz", "lying.npz"])
+def test_what_unpacks_to_much_more_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(TABLES[name]())
+    with pytest.raises(ValueError, match=r"100 times its size|cut off"):
+        read_table(tmp_path / name)
+
+
+def test_a_device_is_no_table():
+    with pytest.raises(ValueError, match="zero bytes"):
+        read_table("/dev/zero")
+
+
+# --- what is printed
+
+
+def test_a_terminal_does_not_do_what_a_prediction_says():
+    assert tools._shown("y\nlow\x1b]0;title\x07\nb\u202ec\n") == "y\nlow\\u001b]0;title\\u0007\nb\\u202ec\n"
+
+
+def test_predictions_are_cells_in_any_country():
+    assert tools._as_csv(["y", "low", "-1.5"]) == "y\nlow\n-1.5\n"
+    assert tools._as_csv(["y", "a;=1+1"]) == '"y"\n"a;=1+1"\n'
+    for cell in ("=1", " =1", "\n=1", "＝1", "\r@x", "+a", "\tx"):
+        assert tools._cell(cell) == f"'{cell}"
