@@ -109,7 +109,7 @@ class LevenbergMarquardt(AbstractTransformation):
         step, after = self._step(state, linear)
         if not isinstance(state.prior, PriorState):
             return step, after
-        prior = learn(linear, state.prior)
+        prior = learn(linear, state.prior, after.info)
         return step, after._replace(prior=prior, ends=after.ends.unless(prior.change > SETTLED))
 
     def _step(self, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
