@@ -219,3 +219,18 @@ def test_what_cannot_be_is_refused():
         jg.fit(start, x, y, apply=line, method="adam", prior="evidence")
     with pytest.raises(ValueError, match="`weights` must hold one number a sample"):
         jg.fit(start, x, y, apply=line, weights=np.ones(3))
+
+
+@eqx.filter_jit
+def damped_report(linear, solver):
+    return solver.factorise(linear.jacobian, 1e10).lift(-linear.residual)[1]
+
+
+@pytest.mark.parametrize("solver", [PriorLift(), jg.linalg.GramCholesky()], ids=["prior", "gram"])
+def test_much_damping_is_no_contradiction(solver):
+    """Round-off of λψ is no fault of DDᵀ, however much larger than DDᵀ the damping is."""
+    params = parameters(WIDTHS["rows"])
+    whole = problem() if isinstance(solver, jg.linalg.GramCholesky) else problem().with_prior(params, 0.3)
+    report = damped_report(Linearisation(whole, params, jg.metrics.Euclidean()), solver)
+    assert int(report.outcome) == 0
+    assert float(report.mismatch) < 1e-12

@@ -37,7 +37,8 @@ class LiftInfo(NamedTuple):
     - `rank`: numerical rank of D where the solver knows it, else −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
     - `mismatch`: how far DDᵀ, as it was assembled, is off products with D: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift,
-        in units of √QN mean eigenvalues. A right G leaves round-off; 0 where no G was assembled or it was not compared.
+        in units of √QN mean eigenvalues of DDᵀ + λ. A right G leaves round-off; 0 where no G was assembled or it was
+        not compared.
     """
 
     outcome: Int[Array, ""]
