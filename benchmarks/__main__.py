@@ -24,6 +24,7 @@ ALL = (
     "compile",
     "ensembles",
     "tables",
+    "error_bars",
     "fits",
     "memory",
     "statements",

@@ -21,7 +21,7 @@ from benchmarks.harness import Case, environment, peak_memory_mib, run_cases
 
 jax.config.update("jax_enable_x64", True)
 
-ROWS, TRAINED, LEVEL, STEPS = 442, 300, 0.9, 80
+ROWS, TRAINED, LEVEL, STEPS = 442, 300, 0.9, 150
 WIDTHS, STARTS = (2, 12), 1
 
 
@@ -128,7 +128,7 @@ def by_evidence(x: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> tup
 
 def by_gaussian_process(x: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> tuple[Any, Any, Any, dict]:
     kernel = ConstantKernel(1.0) * RBF(np.full(x.shape[1], 2.0), (1e-1, 1e3)) + WhiteKernel(0.3)
-    model = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=seed).fit(x, y)
+    model = GaussianProcessRegressor(kernel, random_state=seed).fit(x, y)
     mean, deviation = model.predict(new, return_std=True)
     return mean, mean - 1.6448536 * deviation, mean + 1.6448536 * deviation, {}
 
@@ -186,10 +186,10 @@ def coverage(splits: int, tables: tuple[str, ...] = tuple(TABLES)) -> Iterator[d
 def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """ν of Burgers' equation from 200 noisy values of its solution, with its standard error, for several draws.
 
-    The residual of the equation is taken for data too, with so little noise that the equation decides wherever it can.
+    The residual of the equation is taken for data too, with a noise of 0.03 in units of the slope.
     The network sees where the solution becomes steep, as a function of x, and initial and boundary values are met.
     """
-    inside, true, noise, exact_noise = counts[0], 0.01, 0.01, 2e-3
+    inside, true, noise, exact_noise = counts[0], 0.01, 0.01, 3e-2
     equation = jg.equations.burgers_1d((1,), true)
     points = np.array(equation.elsewhere(jax.random.key(0), inside))
     # Half of them where the solution becomes steep.
@@ -207,7 +207,7 @@ def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[st
         return jg.residual_problem(blocks)
 
     # All draws go on from a network of another one, in which the equation weighs less at first.
-    for less in (10 * exact_noise, exact_noise):
+    for less in (2 * exact_noise, exact_noise):
         found = jg.fit(start, problem_of(-1, less), max_steps=2 * steps, record_every=2 * steps, tol=0.0)
         start = found.model
     before, rows = environment(), []
@@ -262,7 +262,8 @@ def _equation(params: PyTree, point: Array) -> Array:
     by_time, slope = jax.grad(field)(point)
     along = jnp.array([0.0, 1.0], point.dtype)
     bend = jax.jvp(lambda point: jax.grad(field)(point)[1], (point,), (along,))[1]
-    return by_time + field(point) * slope - jnp.exp(params["log_viscosity"]) * bend
+    # In units of the slope, which is large where the solution is steep.
+    return (by_time + field(point) * slope - jnp.exp(params["log_viscosity"]) * bend) / jnp.sqrt(1 + slope**2)
 
 
 def _missed(params: PyTree, sample: tuple[Array, Array]) -> Array:
@@ -300,8 +301,8 @@ def many(width: int, rows: int, inputs: int) -> dict[str, Any]:
 
 
 CASES = {
-    "many": Case(lambda: many(220, 1000, 10_000), 1200.0),
-    "burgers": Case(lambda: burgers(10, 100, (800, 200)), 3600.0),
+    "many": Case(lambda: many(221, 1000, 10_000), 1200.0),
+    "burgers": Case(lambda: burgers(10, 150, (800, 200)), 3600.0),
     "coverage": Case(lambda: coverage(10), 7200.0),
 }
 QUICK = {

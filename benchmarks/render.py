@@ -213,6 +213,16 @@ def _tables(result: dict[str, Any]) -> str:
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 
+def _coverage(result: dict[str, Any]) -> str:
+    header = ["", "", f"coverage of {result['level']:.0%}", "width", "R²", "seconds"]
+    lines = []
+    for name, methods in result["tables"].items():
+        for method, row in methods.items():
+            numbers = f"{row['coverage']:.3f}", f"{row['width']:.2f}", f"{row['r2']:.3f}", f"{row['seconds']:.2g}"
+            lines.append([name, method, *numbers])
+    return table(header, lines) + "\n" + environment(result) + "\n"
+
+
 def _gpu_steps(results: dict[str, Any]) -> str:
     names = ("gradient", "Adam step", "jaxgeo", "jaxgeo, default solver", "dense Jacobian, no TF32", "dense Jacobian")
     lines = []
@@ -321,6 +331,7 @@ TABLES = {
     "orbits": Table("orbits", "digits", _orbits),
     "scaling": Table("scaling", None, _scaling),
     "tables": Table("tables", "prices", _tables),
+    "coverage": Table("error_bars", "coverage", _coverage),
     "statements": Table("statements", None, _statements),
 }
 

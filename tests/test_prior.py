@@ -212,8 +212,25 @@ def test_what_cannot_be_is_refused():
         jg.optim.Prior(1.0, groups={"w": 1})
     with pytest.raises(ValueError, match="needs all data at every update"):
         jg.optim.adapted_momentum(line, prior="evidence")
+    with pytest.raises(ValueError, match="is judged in the metric of the likelihood"):
+        jg.optim.adapted_levenberg_marquardt(line, prior="evidence", metric=jg.metrics.Euclidean())
     x, y, start, _, _ = regression(4, 2)
     with pytest.raises(ValueError, match="is found by Levenberg–Marquardt"):
         jg.fit(start, x, y, apply=line, method="adam", prior="evidence")
     with pytest.raises(ValueError, match="`weights` must hold one number per sample"):
         jg.fit(start, x, y, apply=line, weights=np.ones(3))
+
+
+@eqx.filter_jit
+def damped_report(linear, solver):
+    return solver.factorise(linear.jacobian, 1e10).lift(-linear.residual)[1]
+
+
+@pytest.mark.parametrize("solver", [PriorLift(), jg.linalg.GramCholesky()], ids=["prior", "gram"])
+def test_much_damping_is_no_contradiction(solver):
+    """Round-off of λψ is no fault of DDᵀ, however much larger than DDᵀ the damping is."""
+    params = parameters(WIDTHS["rows"])
+    whole = problem() if isinstance(solver, jg.linalg.GramCholesky) else problem().with_prior(params, 0.3)
+    report = damped_report(Linearisation(whole, params, jg.metrics.Euclidean()), solver)
+    assert int(report.outcome) == 0
+    assert float(report.mismatch) < 1e-12

@@ -44,7 +44,7 @@ def regularised(task: Task, prior: Prior, apply: Callable[[PyTree, PyTree], Arra
     if prior.num_samples is not None:
         raise ValueError("`fit` knows how many samples there are: leave `num_samples` of the `prior` out.")
     precision = prior.precision
-    if apply is not None and not jax.tree.structure(precision).num_nodes == 1:
+    if apply is not None and jax.tree.structure(precision).num_nodes != 1:
         precision = Applied(precision, apply)
     return replace(task, problem=task.problem.with_prior(task.params, precision))
 

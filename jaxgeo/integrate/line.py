@@ -60,7 +60,7 @@ class StraightLine(Checked, AbstractSolverAround):
         if isinstance(self.solver, AbstractSolverAround):
             raise ValueError(
                 f"`solver` must be an ODE solver that nothing is wrapped around; got `{type(self.solver).__name__}`. "
-                "Wrap in the other order, as in `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`."
+                "Wrap in the other order: `jaxgeo.OrbitCorrector(jaxgeo.integrate.StraightLine(diffrax.Tsit5()))`."
             )
 
     @property

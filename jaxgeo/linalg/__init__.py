@@ -20,6 +20,7 @@ from jaxgeo.linalg.solvers import (
     LiftInfo as LiftInfo,
     NormalCholesky as NormalCholesky,
     Nystrom as Nystrom,
+    PriorLift as PriorLift,
     SmoothCutoff as SmoothCutoff,
 )
 from jaxgeo.linalg.streaming import streamed_lift as streamed_lift

@@ -18,7 +18,7 @@ from jaxgeo.linalg.singular import svd_of_triangle
 from jaxgeo.linalg.solvers import AbstractLiftSolver, GramCholesky, PriorLift
 from jaxgeo.linalg.solvers.base import DECOMPOSED
 from jaxgeo.linalg.tangents import freeze
-from jaxgeo.metrics import AbstractMetric
+from jaxgeo.metrics import AbstractMetric, CostHessian
 from jaxgeo.optim.adjustment import Adjustment
 from jaxgeo.optim.attempt import is_worth_taking, shorten
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
@@ -109,7 +109,7 @@ class LevenbergMarquardt(AbstractTransformation):
         step, after = self._step(state, linear)
         if not isinstance(state.prior, PriorState):
             return step, after
-        prior = learn(linear, state.prior)
+        prior = learn(linear, state.prior, after.info)
         return step, after._replace(prior=prior, ends=after.ends.unless(prior.change > SETTLED))
 
     def _step(self, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
@@ -299,6 +299,11 @@ def adapted_levenberg_marquardt(
 
     ```
     """
+    prior = read_prior(prior)
+    if prior is not None and prior.by_evidence and metric is not None and not isinstance(metric, CostHessian):
+        raise ValueError(
+            '`prior="evidence"` is judged in the metric of the likelihood, `CostHessian()`; leave `metric` out.'
+        )
     return LevenbergMarquardt(
         ProblemMaker(apply, cost, trainable, per_sample),
         metric,
@@ -309,7 +314,7 @@ def adapted_levenberg_marquardt(
         _chosen("cutoff", cutoff, RankCutoff),
         Adjustment(acceleration, linesearch),
         _chosen("ends", ends, Ends),
-        read_prior(prior),
+        prior,
     ).as_optax()
 
 

@@ -1,5 +1,6 @@
 """A Gaussian prior on the parameters as part of what an optimizer minimises, with its strength given or found."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,18 +18,19 @@ from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.precision import in_dtype
 from jaxgeo.linalg.solvers.prior import DOUBLE, group_grams
 from jaxgeo.linalg.tangents import freeze
+from jaxgeo.optim.info import StepInfo
 from jaxgeo.outputs import Params
 from jaxgeo.prior import number, prior_of, spread, with_prior, without_prior
 from jaxgeo.problem import Problem
 
-# Rounds of the fixed point with one linearisation.
-ROUNDS = 3
 # The noise at the start in units of the residual there. Where all of it is taken for noise, nothing is learnt from it.
 FIRST_NOISE = 0.01
-# By which factor a precision changes at most in a round.
+# By which factor a precision changes at most in a step.
 MOST_CHANGE = 3.0
 # A precision that is so many times as large as what the data say leaves them no say.
 MOST_RATIO = 1e12
+# The network follows its prior where a step lowers what is minimised by no more than this part.
+FOLLOWS = 0.1
 # Precisions of prior and noise are settled where a step changes them by less than this part.
 SETTLED = 1e-3
 
@@ -54,12 +56,12 @@ class Prior(eqx.Module):
     p = α/β is the precision of a parameter in units of that of a target of weight 1, so α where the noise is 1, and for
     class labels. It is weight decay as part of the objective: in the steps, in the gain test and in what is reported.
 
-    With "evidence" α and β follow the data: at each linearisation they go some rounds towards those under which the
-    data are most probable, for the network linearised there,
+    With "evidence" α and β follow the data: once the network follows its prior, each step takes them towards those
+    under which the data are most probable,
 
         α_g = γ_g/|θ_g|², β = (n − Σγ_g)/|r|², γ_g = tr(1 − αΣ)_gg,
 
-    with Σ = (βDᵀD + A)⁻¹, θ its mean and r the residual that this leaves. So no held-out data are needed.
+    with Σ = (βDᵀD + A)⁻¹ and r = x − y. So no held-out data are needed.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992; F. D. Foresee and M. T. Hagan,
         Gauss–Newton approximation to Bayesian learning, 1997
@@ -101,13 +103,9 @@ class Prior(eqx.Module):
         """Before the first step: the precisions that the parameters have by their size; () where they are given."""
         if not self.by_evidence:
             return ()
-        groups = self._labels(trainable, trainable)
-        sums, sizes = np.zeros(max(groups) + 1), np.zeros(max(groups) + 1)
-        totals = [jnp.zeros((), dtype)] * len(sums)
-        for leaf, group in zip(jax.tree.leaves(trainable), groups, strict=True):
-            totals[group] = totals[group] + jnp.sum(leaf.astype(dtype) ** 2)
-            sizes[group] += leaf.size
-        squares, counts = jnp.stack(totals), jnp.asarray(sizes, dtype)
+        groups, leaves = self._labels(trainable, trainable), jax.tree.leaves(trainable)
+        squares = _sums([jnp.sum(leaf.astype(dtype) ** 2) for leaf in leaves], groups)
+        counts = _sums([jnp.asarray(leaf.size, dtype) for leaf in leaves], groups)
         precisions = jnp.where(squares > 0, counts / jnp.where(squares > 0, squares, 1), 1)
         return PriorState(precisions, jnp.zeros((), dtype), jnp.zeros_like(precisions), jnp.asarray(jnp.inf, dtype))
 
@@ -155,118 +153,107 @@ def _count(cost: AbstractCost, rows: int, dtype: jnp.dtype) -> Float[Array, ""]:
     return jnp.asarray(cost.total_weight, dtype) * (rows // cost.num_samples)
 
 
-def learn(linear: Linearisation, state: PriorState) -> PriorState:
-    """The precisions after some rounds for the network linearised here; as they were where round-off prevents that."""
+def learn(linear: Linearisation, state: PriorState, info: StepInfo) -> PriorState:
+    """The precisions after a round of the fixed point, for the network linearised here.
+
+    They stay as they were as long as the network still has much to learn under them, since what it has not learnt yet
+    would be taken for noise, and where round-off prevents a round.
+    """
     linear = freeze(linear)
     loss, jacobian = linear.problem.loss, linear.jacobian
     assert isinstance(loss, Regularised)
-    _, groups = prior_of(linear.problem)
-    size = loss.size
-    # The targets of the linearised network, whose output at 0 is 0.
-    aim = (jacobian.mv(linear.trainable) - linear.residual)[:-size, 0]
-    data = without_prior(jacobian.problem)
-    params = eqx.combine(linear.trainable, linear.frozen)
-    sizes = [leaf.size for leaf in jax.tree.leaves(linear.trainable)]
-    has_noise = _has_noise(loss.cost)
-    ratio, _ = prior_of(linear.problem)
+    ratio, groups = prior_of(linear.problem)
+    data, params = without_prior(jacobian.problem), eqx.combine(linear.trainable, linear.frozen)
+    leaves = jax.tree.leaves(linear.trainable)
+    sizes = [leaf.size for leaf in leaves]
     # β as it is in the problem, also before the first step.
     beta = jnp.max(jnp.where(ratio > 0, state.precisions / jnp.where(ratio > 0, ratio, 1), 0))
-    count = _count(loss.cost, loss.data(linear.outputs).size, linear.outputs.dtype)
-    if size >= len(aim):
-        rounds = _ByRows(has_noise, max(groups) + 1)
-        grams = group_grams(data, params, groups)
-        found = in_dtype(rounds, DOUBLE)(grams, aim, count, state.precisions, beta)
+    facts = _Facts(
+        jnp.sum(linear.residual[: -loss.size] ** 2),
+        _sums([jnp.sum(leaf**2) for leaf in leaves], groups),
+        _count(loss.cost, loss.data(linear.outputs).size, linear.outputs.dtype),
+        _has_noise(loss.cost),
+    )
+    if loss.size >= linear.residual.size - loss.size:
+        determined = in_dtype(_by_rows, DOUBLE)(group_grams(data, params, groups), state.precisions, beta)
     else:
-        of_column = np.repeat(groups, sizes)
-        rounds = _ByColumns(has_noise, max(groups) + 1, tuple(map(int, of_column)))
-        found = in_dtype(rounds, DOUBLE)(Jacobian(data, params).as_matrix(), aim, count, state.precisions, beta)
-    precisions, beta_found, determined = (value.astype(state.beta.dtype) for value in found)
+        of_each = _ByColumns(tuple(map(int, np.repeat(groups, sizes))), max(groups) + 1)
+        determined = in_dtype(of_each, DOUBLE)(Jacobian(data, params).as_matrix(), state.precisions, beta)
+    precisions, beta_found, determined = _next(state.precisions, beta, determined, facts)
+    follows = info.cost - info.new_cost <= FOLLOWS * info.cost
     sound = jnp.all(jnp.isfinite(precisions)) & jnp.isfinite(beta_found) & (beta_found > 0) & jnp.all(precisions > 0)
     old = jnp.append(state.precisions, beta)
     change = jnp.max(jnp.abs(jnp.log(jnp.append(precisions, beta_found) / old)))
     after = PriorState(precisions, beta_found, determined, change)
-    kept = PriorState(state.precisions, beta, state.determined, jnp.zeros_like(change))
-    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, kept)
+    still = jnp.where(follows, jnp.zeros_like(change), jnp.inf)
+    kept = PriorState(state.precisions, beta, state.determined, still)
+    return jax.tree.map(lambda new, old: jnp.where(sound & follows, new, old), after, kept)
 
 
-Rounds = tuple[Float[Array, " groups"], Float[Array, ""], Float[Array, " groups"]]
+class _Facts(NamedTuple):
+    """|r|², |θ_g|² of each group, how many targets there are, and whether they have noise."""
+
+    misfit: Float[Array, ""]
+    squares: Float[Array, " groups"]
+    count: Float[Array, ""]
+    has_noise: bool
 
 
-class _ByRows(eqx.Module):
-    """Some rounds of the fixed point, from DDᵀ of each group."""
+def _sums(values: list[Float[Array, ""]], groups: Sequence[int]) -> Float[Array, " groups"]:
+    totals = [jnp.zeros_like(values[0])] * (max(groups) + 1)
+    for value, group in zip(values, groups, strict=True):
+        totals[group] = totals[group] + value
+    return jnp.stack(totals)
 
-    has_noise: bool = eqx.field(static=True)
-    num_groups: int = eqx.field(static=True)
 
-    def __call__(self, grams: list[Array], aim: Array, count: Array, precisions: Array, beta: Array) -> Rounds:
-        aim, count = aim.astype(DOUBLE), count.astype(DOUBLE)
-        one = jnp.eye(len(aim), dtype=DOUBLE)
-        total = sum(jnp.trace(gram) for gram in grams)
-
-        def round_of(_: Any, last: Rounds) -> Rounds:
-            alpha, beta, _ = last
-            matrix = one + beta * sum(gram / alpha[g] for g, gram in enumerate(grams))
-            inverse = _inverse(matrix)
-            dual = beta * (inverse @ aim)
-            counts = jnp.stack([beta / alpha[g] * jnp.vdot(inverse, gram) for g, gram in enumerate(grams)])
-            squares = jnp.stack([dual @ gram @ dual / alpha[g] ** 2 for g, gram in enumerate(grams)])
-            misfit = jnp.sum(dual**2) / beta**2
-            return _next(alpha, beta, counts, squares, misfit, count, total, self.has_noise)
-
-        start = precisions.astype(DOUBLE), beta.astype(DOUBLE), jnp.zeros(self.num_groups, DOUBLE)
-        return jax.lax.fori_loop(0, ROUNDS, round_of, start)
+def _by_rows(
+    grams: list[Float[Array, "n n"]], precisions: Float[Array, " groups"], beta: Float[Array, ""]
+) -> tuple[Float[Array, " groups"], Float[Array, ""]]:
+    """γ of each group, and |D|², from DDᵀ of each."""
+    alpha, beta = precisions.astype(DOUBLE), beta.astype(DOUBLE)
+    matrix = jnp.eye(len(grams[0]), dtype=DOUBLE)
+    for group, gram in enumerate(grams):
+        matrix = matrix + beta / alpha[group] * gram
+    inverse = _inverse(matrix)
+    counts = jnp.stack([beta / alpha[group] * jnp.vdot(inverse, gram) for group, gram in enumerate(grams)])
+    return counts, sum((jnp.trace(gram) for gram in grams), start=jnp.zeros((), DOUBLE))
 
 
 class _ByColumns(eqx.Module):
     """The same, from D."""
 
-    has_noise: bool = eqx.field(static=True)
-    num_groups: int = eqx.field(static=True)
     groups: tuple[int, ...] = eqx.field(static=True)
+    num_groups: int = eqx.field(static=True)
 
-    def __call__(self, matrix: Array, aim: Array, count: Array, precisions: Array, beta: Array) -> Rounds:
-        matrix, aim, count = matrix.astype(DOUBLE), aim.astype(DOUBLE), count.astype(DOUBLE)
-        square, image = matrix.T @ matrix, matrix.T @ aim
+    def __call__(
+        self, matrix: Float[Array, "rows K"], precisions: Float[Array, " groups"], beta: Float[Array, ""]
+    ) -> tuple[Float[Array, " groups"], Float[Array, ""]]:
+        matrix, beta = matrix.astype(DOUBLE), beta.astype(DOUBLE)
         groups = jnp.asarray(self.groups)
-        one, total = jnp.eye(len(square), dtype=DOUBLE), jnp.trace(square)
-        sizes = jnp.bincount(groups, length=self.num_groups).astype(DOUBLE)
-
-        def of_groups(values: Array) -> Array:
-            return jnp.zeros(self.num_groups, DOUBLE).at[groups].add(values)
-
-        def round_of(_: Any, last: Rounds) -> Rounds:
-            alpha, beta, _ = last
-            root = jax.lax.rsqrt(alpha)[groups]
-            inverse = _inverse(one + beta * root[:, None] * square * root[None])
-            theta = beta * root * (inverse @ (root * image))
-            counts = sizes - of_groups(jnp.diagonal(inverse))
-            misfit = jnp.sum((aim - matrix @ theta) ** 2)
-            return _next(alpha, beta, counts, of_groups(theta**2), misfit, count, total, self.has_noise)
-
-        start = precisions.astype(DOUBLE), beta.astype(DOUBLE), jnp.zeros(self.num_groups, DOUBLE)
-        return jax.lax.fori_loop(0, ROUNDS, round_of, start)
+        square = matrix.T @ matrix
+        root = jax.lax.rsqrt(precisions.astype(DOUBLE))[groups]
+        inverse = _inverse(jnp.eye(len(square), dtype=DOUBLE) + beta * root[:, None] * square * root[None])
+        counts = jnp.zeros(self.num_groups, DOUBLE).at[groups].add(1 - jnp.diagonal(inverse))
+        return counts, jnp.trace(square)
 
 
 def _next(
-    alpha: Array,
-    beta: Array,
-    counts: Array,
-    squares: Array,
-    misfit: Array,
-    count: Array,
-    total: Array,
-    has_noise: bool,
-) -> Rounds:
-    """α = γ/|θ|² and β = (n − γ)/|r|², by a bounded factor; `total` is |D|²."""
+    alpha: Float[Array, " groups"],
+    beta: Float[Array, ""],
+    determined: tuple[Float[Array, " groups"], Float[Array, ""]],
+    facts: _Facts,
+) -> tuple[Float[Array, " groups"], Float[Array, ""], Float[Array, " groups"]]:
+    """α = γ/|θ|² and β = (n − γ)/|r|², by a bounded factor."""
+    counts, total = (value.astype(alpha.dtype) for value in determined)
 
     def bounded(new: Array, old: Array) -> Array:
         return jnp.clip(new, old / MOST_CHANGE, old * MOST_CHANGE)
 
-    tiny = jnp.finfo(DOUBLE).tiny
-    precisions = bounded(counts / jnp.maximum(squares, tiny), alpha)
-    left = jnp.maximum(count - jnp.sum(counts), 0)
-    noise = bounded(left / jnp.maximum(misfit, tiny), beta) if has_noise else beta
-    return jnp.minimum(precisions, MOST_RATIO * noise * total), noise, counts
+    tiny = jnp.finfo(alpha.dtype).tiny
+    precisions = bounded(counts / jnp.maximum(facts.squares.astype(alpha.dtype), tiny), alpha)
+    left = jnp.maximum(facts.count.astype(alpha.dtype) - jnp.sum(counts), 0)
+    found = bounded(left / jnp.maximum(facts.misfit.astype(alpha.dtype), tiny), beta) if facts.has_noise else beta
+    return jnp.minimum(precisions, MOST_RATIO * found * total), found, counts
 
 
 def _inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:

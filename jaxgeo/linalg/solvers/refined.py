@@ -50,7 +50,10 @@ def refined_lift(
         psi, solution = value
         defect = velocity - jacobian.mv(solution)
         defect = defect if relative_damping is None else defect - relative_damping * psi
-        return defect, relative_norm(defect, velocity), _mismatch(left + added * psi, psi, defect)
+        mismatch = _mismatch(left + added * psi, psi, defect)
+        # Round-off of λψ counts too, and exceeds that of Gψ where λ is large.
+        mismatch = mismatch if relative_damping is None else mismatch / (1 + relative_damping)
+        return defect, relative_norm(defect, velocity), mismatch
 
     nothing = jnp.zeros_like(velocity), jax.tree.map(jnp.zeros_like, jacobian.trainable)
     round_off = accumulated_eps(velocity.size, velocity.dtype)
