@@ -38,7 +38,8 @@ class LiftInfo(NamedTuple):
     - `rank`: the numerical rank of D if the solver knows it, otherwise −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
     - `mismatch`: how much the assembled DDᵀ and products with D differ: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift, in
-        units of √QN mean eigenvalues of DDᵀ + λ. For a correct G it is round-off; it is 0 if no G was assembled or compared.
+        units of √QN mean eigenvalues of DDᵀ + λ. For a correct G it is round-off; it is 0 if no G was assembled or
+        compared.
     """
 
     outcome: Int[Array, ""]
