@@ -186,7 +186,9 @@ def fit(
     simple = conditions is None and not isinstance(inputs, Problem)
     prior = read_prior(prior)
     evidence = prior is not None and prior.by_evidence
-    chosen = read_method(method or ("adapted" if simple and not evidence else "levenberg-marquardt"))
+    if method is None:
+        method = "adapted" if simple and not evidence else "levenberg-marquardt"
+    chosen = read_method(method)
     is_flow = isinstance(chosen, AbstractFlow)
     given = {"points": points, "renew_every": renew_every, "warmup": warmup}
     if conditions is None or is_flow:
@@ -220,7 +222,7 @@ def fit(
         if (conditions is not None or prior is not None) and not is_flow
         else 1e-6
     )
-    warmup = WARMUP if warmup is None and method in (None, "levenberg-marquardt") else warmup or 0
+    warmup = WARMUP if warmup is None and method == "levenberg-marquardt" else warmup or 0
     warmup = 0 if conditions is None or is_flow else warmup
     initial = float(problem.cost(params))
     if not math.isfinite(initial):

@@ -142,7 +142,6 @@ def _methods() -> list[Entry]:
     methods = refused(
         misspelt="adma",
         empty="",
-        None_=None,
         number=1,
         factory=optax.adam,
         pair=(optax.adam(0.1), None),
@@ -187,7 +186,7 @@ def _methods() -> list[Entry]:
 
 
 def _numbers() -> list[Entry]:
-    tol = number(zero=True) | refused(one=1.0, more=2, None_=None)
+    tol = number(zero=True) | refused(one=1.0, more=2) | works(None_=None)
     two = works(NumPy_integer=np.int64(2))
     return [
         entry(
