@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
@@ -20,7 +21,16 @@ from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Keeper
 from jaxgeo.fitting.loop import Aim, Callback, Fit, Loop, Progress
 from jaxgeo.fitting.methods import Method
-from jaxgeo.fitting.tasks import arrays_task, conditions_task, problem_task, read_conditions, refuse_data
+from jaxgeo.fitting.starts import StartsDriver
+from jaxgeo.fitting.tasks import (
+    arrays_task,
+    conditions_task,
+    problem_task,
+    read_bounds,
+    read_conditions,
+    read_starts,
+    refuse_data,
+)
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.problem import Problem
@@ -51,6 +61,8 @@ def fit(
     points: str | None = None,
     renew_every: int | None = None,
     warmup: int | None = None,
+    bounds: Any = None,
+    starts: Sequence[PyTree] | None = None,
     record: Record | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
     callbacks: Sequence[Callback] = (),
@@ -111,6 +123,10 @@ def fit(
         exceeds twice the cost at the points.
     - `warmup`: for conditions the first updates, by Adam on fresh points, which lead out of flat minima; not counted in
         `max_steps`. By default 2000 for "levenberg-marquardt", and 0 for other methods.
+    - `bounds`: (low, high) for "levenberg-marquardt", then the default: each a number, or a pytree like `model` or its
+        upper part; ∞ for none. For up to as many parameters as outputs, and 1024.
+    - `starts`: more models like `model` to start from, for an optimizer on all samples. All are trained in one program;
+        the model of the least cost is returned, and `starts` of the result tells where each led.
     - `record`: a function `(s, params, problem)` that gives a dictionary of more numbers for each row, as for
         `jaxgeo.solve_flow`; compiled.
     - `progress`: True for a line on the terminal; or called with a `jaxgeo.fitting.Progress` at each row; along a flow
@@ -173,7 +189,7 @@ def fit(
         raise ValueError("`resume` needs the `folder` in which the run is kept.")
     conditions = read_conditions(inputs)
     simple = conditions is None and not isinstance(inputs, Problem)
-    chosen = read_method(method or ("adapted" if simple else "levenberg-marquardt"))
+    chosen = read_method(method or ("adapted" if simple and bounds is None else "levenberg-marquardt"))
     is_flow = isinstance(chosen, AbstractFlow)
     given = {"points": points, "renew_every": renew_every, "warmup": warmup}
     if conditions is None or is_flow:
@@ -181,6 +197,8 @@ def fit(
         for name, value in given.items():
             if value not in (None, "fixed", 0) or (value is not None and conditions is None):
                 raise ValueError(f"`{name}` is an option for the points {where}; leave it out.")
+    if starts is not None and (is_flow or conditions is not None or batch_size is not None):
+        raise ValueError('`starts` are for an optimizer on all samples, such as method="levenberg-marquardt".')
     if not simple:
         refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size,
                     per_sample=None if per_sample else per_sample)  # fmt: skip
@@ -196,6 +214,13 @@ def fit(
     if patience is not None and task.held_out is None:
         raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
     problem, params = task.problem, task.params
+    if bounds is not None:
+        if method not in (None, "levenberg-marquardt"):
+            raise ValueError(
+                '`bounds` are for method="levenberg-marquardt", the default with them; leave `method` out, or make the '
+                "optimizer with `trust_region=jaxgeo.optim.TrustRegion(bounds=jaxgeo.optim.Bounds(low, high))`."
+            )
+        chosen = read_bounds(bounds, task)
     tol = float(tol) if tol is not None else 0.0 if conditions is not None and not is_flow else 1e-6
     warmup = WARMUP if warmup is None and method in (None, "levenberg-marquardt") else warmup or 0
     warmup = 0 if conditions is None or is_flow else warmup
@@ -232,6 +257,7 @@ def fit(
         max_seconds=max_seconds,
         judged_from=warmup,
         least_gain=0.0 if conditions is None else LEAST_GAIN,
+        whole=batch_size is None,
     )
     if isinstance(chosen, AbstractFlow):
         if batch_size is not None or record_every is not None:
@@ -255,7 +281,11 @@ def fit(
             raise ValueError("`rtol` is the tolerance of the steps of a flow; leave it out with an optimizer.")
         if batch_size is not None and batch_size > problem.num_samples:
             raise ValueError(f"`batch_size` is {batch_size}, but there are only {problem.num_samples} samples.")
-        if task.collocated is None:
+        if starts is not None:
+            every = 1 if record_every is None else record_every
+            several = [params, *read_starts(starts, task)]
+            driver = StartsDriver(problem, chosen, several, cost_tol=least, record=record, every=every)
+        elif task.collocated is None:
             batches = Batches(problem, task.targets, cost, batch_size, seed)
             every = batches.per_epoch if record_every is None else record_every
             driver = OptimizerDriver(batches, chosen, cost_tol=least, record=record, every=every)

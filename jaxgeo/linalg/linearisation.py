@@ -85,14 +85,18 @@ class Linearisation(eqx.Module):
         return weight if isinstance(weight, int) else weight.astype(self.outputs.dtype)
 
     def relative(self, damping: Float[Array, ""]) -> Float[Array, ""]:
-        """A damping relative to the mean of the diagonal of DDᵀ, as one relative to trace(DDᵀ)/rows.
+        """A damping relative to trace(DDᵀ) over the number of rows, a sample of weight 2 having its rows twice.
 
-        They differ where samples of weight 0, such as padding, have rows of 0.
+        They differ from one relative to trace(DDᵀ)/rows where samples have weights, such as 0 for padding. The unit of
+        weights is the smallest but 0, and no less than a sixteenth of their mean.
         """
         loss = self.problem.loss
         if not isinstance(loss, SampleWeighted):
             return damping
-        return damping / jnp.mean((loss.weights > 0).astype(damping.dtype))
+        weights = loss.weights.astype(damping.dtype)
+        mean = jnp.mean(weights)
+        unit = jnp.maximum(jnp.min(jnp.where(weights > 0, weights, jnp.inf)), mean / 16)
+        return damping * unit / mean
 
     def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
         """Whether a lift went through a factorisation that is sound for every row.

@@ -15,6 +15,9 @@ from jaxgeo.linalg.tangents import freeze, norm
 from jaxgeo.optim.info import StepInfo
 from jaxgeo.optim.scaling import column_norms
 
+# Residuals of so small a part of the outputs are those near the end of an exact fit.
+NEAR = 1e-3
+
 
 class Outcome(enum.Enum):
     """How a run ended."""
@@ -83,6 +86,19 @@ _WORDS = {
 }
 
 
+class Start(NamedTuple):
+    """Where one of several starts led.
+
+    - `cost`: at the end. `num_steps`: updates until then.
+    - `outcome`: how it ended; None where the run ended before it. `message` says why.
+    """
+
+    cost: float
+    outcome: Outcome | None
+    message: str
+    num_steps: int
+
+
 class EndState(NamedTuple):
     """What an end is judged by from update to update.
 
@@ -133,8 +149,10 @@ class Ends(Checked):
         cosine = jnp.asarray(jnp.inf) if matrix is None else _largest_cosine(matrix, residual)
         # What round-off of the outputs and of the parameters makes of the cost.
         outputs = linear.measure(linear.outputs)
-        sizes = [norm(rows) ** 2 for rows in (outputs, outputs - residual, jacobian.mv(params))]
-        noise = 0.5 * eps**2 * sum(sizes) / linear.total_weight
+        size = sum(norm(rows) ** 2 for rows in (outputs, outputs - residual, jacobian.mv(params)))
+        noise = 0.5 * eps**2 * size / linear.total_weight
+        # Far away outputs are larger than at the end.
+        exact = (info.new_cost <= noise) & (norm(residual) ** 2 <= NEAR**2 * size)
         least = jnp.asarray(max(self.ftol, 4 * eps), info.cost.dtype) * info.cost
         little = (jnp.abs(info.predicted) <= least) & (info.cost - info.new_cost <= least)
         # A step that was cut short says little, unless the gradient does.
@@ -145,7 +163,7 @@ class Ends(Checked):
         ends = (
             (~jnp.isfinite(info.new_cost) | (info.outcome == FAILED), Ending.FAILED),
             (cosine <= max(self.gtol, 4 * eps), Ending.GRADIENT),
-            ((jnp.abs(info.predicted) <= noise) | (info.new_cost <= noise), Ending.PRECISION),
+            ((jnp.abs(info.predicted) <= noise) | exact, Ending.PRECISION),
             (info.accepted & (fraction <= max(self.xtol, 2 * eps)), Ending.STEP),
             (small >= self.small, Ending.DECREASE),
             (rejected >= self.rejected, Ending.STALLED),

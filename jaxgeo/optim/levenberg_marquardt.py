@@ -24,6 +24,7 @@ from jaxgeo.optim.attempt import is_worth_taking, shorten
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.endings import Ends, EndState
+from jaxgeo.optim.influence import unfixed_shares
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 from jaxgeo.optim.rank_cutoff import CutState, RankCutoff
@@ -50,6 +51,8 @@ class LevenbergMarquardtState(NamedTuple):
     - `largest`: the largest norm that each column of D has had; empty where parameters are not scaled.
     - `rung`: how many leading singular values to compute, by `RankCutoff.ladder`; −1 where D is not of low rank.
     - `linesearch`: the state of the line search; () without one.
+    - `unfixed`: the share of each parameter in what the data do not fix, at the last step, which sum to how many
+        directions that are (`jaxgeo.optim.influence`); for up to as many parameters as outputs that are scaled.
     - `ends`: whether there is more to do on this batch; `Ending(int(state.ends.ending))` says why not.
     - `info`: how the last update went.
     """
@@ -61,6 +64,7 @@ class LevenbergMarquardtState(NamedTuple):
     largest: Float[Array, " K"]
     rung: Int[Array, ""]
     linesearch: PyTree
+    unfixed: Float[Array, " K"]
     ends: EndState
     info: StepInfo
 
@@ -90,6 +94,7 @@ class LevenbergMarquardt(AbstractTransformation):
             largest=self.scaling.init(size, dtype),
             rung=jnp.zeros((), jnp.int32),
             linesearch=self.adjustment.init(trainable),
+            unfixed=self.scaling.init(size, dtype),
             ends=self.ends.init(),
             info=empty_step(dtype),
         )
@@ -105,7 +110,7 @@ class LevenbergMarquardt(AbstractTransformation):
                     "parameter into its bounds instead, such as by `jnp.exp`."
                 )
             return self._by_rank(linear, state)
-        if self.solver is None and columns < rows:
+        if self.solver is None and columns <= rows:
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
             if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES:
@@ -147,25 +152,27 @@ class LevenbergMarquardt(AbstractTransformation):
             matrix = jnp.where(held[None], 0, matrix)
         scale, largest = self.scaling(matrix, state.largest, ravel_pytree(linear.trainable)[0], linear.residual)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
+        factors, state = (matrix, orthogonal, triangle, scale), state._replace(largest=largest)
+        if bounds is not None:
+            step, state = self._within_radius(linear, state, factors)
+            # What a bound holds is fixed by that.
+            return step, state._replace(unfixed=jnp.where(held, 0, state.unfixed))
+        if len(scale) < self.cutoff.least:
+            return self._within_radius(linear, state, factors)
         # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
         failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
         deficient = self.cutoff.is_deficient(triangle, len(matrix))
-        factors, state = (matrix, orthogonal, triangle, scale), state._replace(largest=largest)
-        if bounds is not None:
-            return self._within_radius(linear, state, factors)
         return cond_any(deficient & ~failed, self._through_all, self._within_radius, linear, state, factors)
 
     def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        step, radius, state = self._try(
-            self.trust_region, linear, svd_of_triangle(*factors), state.radius, state, factors[0]
-        )
-        return step, state._replace(radius=radius)
+        svd = svd_of_triangle(*factors)
+        step, radius, state = self._try(self.trust_region, linear, svd, state.radius, state, factors[0])
+        return step, state._replace(radius=radius, unfixed=unfixed_shares(linear, svd))
 
     def _through_all(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        step, cutoff, state = self._try(
-            self.cutoff, linear, svd_of_triangle(*factors[:3]), state.cutoff, state, factors[0]
-        )
-        return step, state._replace(cutoff=cutoff)
+        svd = svd_of_triangle(*factors[:3])
+        step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state, factors[0])
+        return step, state._replace(cutoff=cutoff, unfixed=unfixed_shares(linear, svd))
 
     def _through_leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """By the leading singular values of D, as many as the cut-off asks for."""

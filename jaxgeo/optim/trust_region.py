@@ -50,7 +50,7 @@ class TrustRegion(Checked, AbstractWay):
     """
 
     factor: float = eqx.field(default=100.0, metadata=POSITIVE)
-    acceleration: float = eqx.field(default=0.75, metadata=NOT_NEGATIVE)
+    acceleration: float = eqx.field(default=0.3, metadata=NOT_NEGATIVE)
     tries: int = eqx.field(static=True, default=20, metadata=COUNT)
     retreats: int = eqx.field(static=True, default=4, metadata=count(0))
     bounds: Bounds | None = eqx.field(default=None, metadata=kind(Bounds, "`jaxgeo.optim.Bounds`"))
