@@ -1,11 +1,20 @@
 """Fits from several starts: the best is kept, and the others are told."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxgeo as jg
 from jaxgeo.optim import Outcome
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    """optax's Adam mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
 
 DAYS = np.arange(36.0, 73.0)
 CASES = np.array(
@@ -53,19 +62,29 @@ def begun(rate):
 @pytest.mark.parametrize("method", ["levenberg-marquardt", "adam"])
 def test_fit_returns_the_best_model_and_tells_of_the_others(method):
     t = 2 * np.pi * np.arange(60) / 60
-    y = 2 * np.sin(2 * t)
+    y = 2 * np.sin(2 * t) + 0.01 * np.cos(9 * t)
     options = {"apply": wave, "method": method, "tol": 0.0, "max_steps": 30}
     found = jg.fit(begun(5.0), t, y, starts=[begun(1.8), begun(0.2)], **options)
     alone = [jg.fit(begun(rate), t, y, **options) for rate in (5.0, 1.8, 0.2)]
     # `vmap` sums in another order.
     for start, each in zip(found.starts, alone, strict=True):
-        assert start.cost == pytest.approx(each.cost, rel=1e-6, abs=1e-25)
+        assert start.cost == pytest.approx(each.cost, rel=1e-6)
     assert found.cost == min(start.cost for start in found.starts)
     assert found.starts.index(min(found.starts)) == 1
     np.testing.assert_allclose(found.model["rate"], alone[1].model["rate"], rtol=1e-6)
     if method == "levenberg-marquardt":
-        assert found.outcome is Outcome.CONVERGED
-        np.testing.assert_allclose(found.model["rate"], 2.0, rtol=1e-12)
+        assert found.starts[1].outcome is Outcome.CONVERGED
+        assert found.starts[1].num_steps < found.steps
+        np.testing.assert_allclose(found.model["rate"], 2.0, rtol=1e-3)
+
+
+def test_a_run_from_several_starts_ends_as_soon_as_one_reaches_the_tolerance():
+    t = 2 * np.pi * np.arange(60) / 60
+    options = {"apply": wave, "method": "levenberg-marquardt", "tol": 1e-12}
+    found = jg.fit(begun(5.0), t, 2 * np.sin(2 * t), starts=[begun(1.8)], **options)
+    assert found.outcome is found.starts[1].outcome is Outcome.REACHED
+    assert found.starts[0].outcome is None
+    np.testing.assert_allclose(found.model["rate"], 2.0, rtol=1e-6)
 
 
 def test_a_run_from_several_starts_is_resumed(tmp_path):
@@ -83,7 +102,7 @@ def test_starts_that_cannot_be_used_are_refused_by_name():
     with pytest.raises(ValueError, match=r"`starts\[0\]` must be of the form of `model`"):
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[{"size": 1.0}])
     with pytest.raises(ValueError, match="`starts` must be a list of models"):
-        jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=3)
+        jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[])
     with pytest.raises(ValueError, match="`starts` are for an optimizer on all samples"):
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[begun(2.0)], batch_size=4)
     for starts, words in (

@@ -64,9 +64,8 @@ class StartsDriver:
         first = int(state.steps)
         count = min(self.every - first % self.every, most - first)
         rows = [self._row(state)] if first == 0 else []
-        several = _updated(
-            self.optimizer, self.problem, state.method, jnp.asarray(self.cost_tol), jnp.asarray(count, jnp.int32)
-        )
+        cost_tol, updates = jnp.asarray(self.cost_tol), jnp.asarray(count, jnp.int32)
+        several = _updated(self.optimizer, self.problem, state.method, cost_tol, updates)
         after = State(_best(several), np.asarray(first + count), state.s, several)
         row = self._row(after)
         best = int(np.argmin(np.asarray(several.costs)))
@@ -90,12 +89,10 @@ def told(method: PyTree, cost_tol: float) -> tuple[Start, ...]:
     if not isinstance(method, Several):
         return ()
     found = []
-    for cost, code in zip(np.asarray(method.costs), np.asarray(method.endings), strict=True):
-        ending = Ending(int(code))
-        reached = cost <= cost_tol
-        found.append(
-            Start(float(cost), Outcome.REACHED if reached else ending.outcome, "" if reached else ending.words)
-        )
+    for cost, code, steps in zip(*map(np.asarray, (method.costs, method.endings, method.steps)), strict=True):
+        ending, reached = Ending(int(code)), cost <= cost_tol
+        outcome = Outcome.REACHED if reached else ending.outcome
+        found.append(Start(float(cost), outcome, "" if reached else ending.words, int(steps)))
     return tuple(found)
 
 

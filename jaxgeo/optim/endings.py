@@ -15,7 +15,7 @@ from jaxgeo.linalg.tangents import freeze, norm
 from jaxgeo.optim.info import StepInfo
 from jaxgeo.optim.scaling import column_norms
 
-# Residuals of so small a part of the outputs are those near the end of an exact fit.
+# Residuals of so small a part of the outputs are those of the last steps of an exact fit.
 NEAR = 1e-3
 
 
@@ -149,10 +149,10 @@ class Ends(Checked):
         cosine = jnp.asarray(jnp.inf) if matrix is None else _largest_cosine(matrix, residual)
         # What round-off of the outputs and of the parameters makes of the cost.
         outputs = linear.measure(linear.outputs)
-        size = sum(norm(rows) ** 2 for rows in (outputs, outputs - residual, jacobian.mv(params)))
-        noise = 0.5 * eps**2 * size / linear.total_weight
-        # Far away outputs are larger than at the end.
-        exact = (info.new_cost <= noise) & (norm(residual) ** 2 <= NEAR**2 * size)
+        sizes = [norm(rows) ** 2 for rows in (outputs, outputs - residual, jacobian.mv(params))]
+        noise = 0.5 * eps**2 * sum(sizes) / linear.total_weight
+        # From far away, where outputs are larger, this is too much.
+        exact = (info.new_cost <= noise) & (info.cost <= (NEAR / eps) ** 2 * noise)
         least = jnp.asarray(max(self.ftol, 4 * eps), info.cost.dtype) * info.cost
         little = (jnp.abs(info.predicted) <= least) & (info.cost - info.new_cost <= least)
         # A step that was cut short says little, unless the gradient does.

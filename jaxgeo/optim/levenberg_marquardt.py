@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +15,7 @@ from jaxgeo.linalg.lifting import check_solver
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.precision import cond_any
-from jaxgeo.linalg.singular import svd_of_triangle
+from jaxgeo.linalg.singular import SingularValues, svd_of_triangle
 from jaxgeo.linalg.solvers import AbstractLiftSolver, GramCholesky
 from jaxgeo.linalg.solvers.base import DECOMPOSED
 from jaxgeo.linalg.tangents import freeze
@@ -37,7 +38,6 @@ MOST_BYTES = 2**30
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
 
-Factors = tuple[Float[Array, "rows K"], Float[Array, "rows K"], Float[Array, "K K"], Float[Array, " K"]]
 Policy = TypeVar("Policy")
 
 
@@ -101,32 +101,33 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def step(self, updates: PyTree, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
         del updates
+        step, after, matrix = self._stepped(state, linear)
+        return step, after._replace(ends=self.ends(state.ends, linear, after.info, matrix))
+
+    def _stepped(
+        self, state: LevenbergMarquardtState, linear: Linearisation
+    ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"] | None]:
+        """The step by one of the ways, the state but for its ends, and D where it is at hand."""
         rows, columns = linear.jacobian.out_size(), linear.jacobian.in_size()
-        if self.trust_region.bounds is not None:
-            if self.solver is not None or columns > rows or state.largest.size != columns:
-                raise ValueError(
-                    f"`bounds` are for no more parameters than outputs, up to {self.scaling.max_params} "
-                    f"(`ColumnScaling`), without a `solver`; there are {columns} parameters and {rows} outputs. Map a "
-                    "parameter into its bounds instead, such as by `jnp.exp`."
-                )
-            return self._by_rank(linear, state)
+        if self.trust_region.bounds is not None and (
+            self.solver is not None or columns > rows or state.largest.size != columns
+        ):
+            raise ValueError(
+                f"`bounds` are for no more parameters than outputs, up to {self.scaling.max_params} "
+                f"(`ColumnScaling`), without a `solver`; there are {columns} parameters and {rows} outputs. Map a "
+                "parameter into its bounds instead, such as by `jnp.exp`."
+            )
         if self.solver is None and columns <= rows:
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
-            if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES:
-                return cond_any(state.rung < 0, self._until_failure, self._through_leading, linear, state)
-        return self._damped(linear, state)
+            if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES and columns < rows:
+                return *cond_any(state.rung < 0, self._until_failure, self._through_leading, linear, state), None
+        return *self._damped(linear, state), None
 
     def _try(
-        self,
-        way: AbstractWay,
-        linear: Linearisation,
-        by: Any,
-        before: Any,
-        state: LevenbergMarquardtState,
-        matrix: Float[Array, "rows K"] | None = None,
+        self, way: AbstractWay, linear: Linearisation, by: Any, before: Any, state: LevenbergMarquardtState
     ) -> tuple[PyTree, Any, LevenbergMarquardtState]:
-        """One step: proposed, adjusted, tried and judged, learnt from, reported; `matrix` is D where it is at hand.
+        """One step: proposed, adjusted, tried and judged, learnt from, reported.
 
         **Returns:** the step, 0 unless it is accepted; the next state of the way; that of the optimizer but for it.
         """
@@ -135,8 +136,7 @@ class LevenbergMarquardt(AbstractTransformation):
         tried = shorten(attempt, is_worth_taking, proposal.halvings)
         taken, lift, after = proposal.learn(tried)
         info = step_info(state.info, linear, taken, proposal.damping, lift)
-        ends = self.ends(state.ends, linear, info, matrix)
-        return taken.trial.step, after, state._replace(linesearch=search, ends=ends, info=info)
+        return taken.trial.step, after, state._replace(linesearch=search, info=info)
 
     def _damped(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """By a solver of the lift."""
@@ -144,35 +144,36 @@ class LevenbergMarquardt(AbstractTransformation):
         step, damping, state = self._try(self.damping, linear, solver, state.damping, state)
         return step, state._replace(damping=damping)
 
-    def _by_rank(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
+    def _by_rank(
+        self, linear: Linearisation, state: LevenbergMarquardtState
+    ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"]]:
         """By all singular values of D: within a trust region, or through a cut-off where D has lost rank."""
         matrix, bounds = linear.jacobian.as_matrix(), self.trust_region.bounds
-        if bounds is not None:
-            held = bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
-            matrix = jnp.where(held[None], 0, matrix)
+        held = None if bounds is None else bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
+        matrix = matrix if held is None else jnp.where(held[None], 0, matrix)
         scale, largest = self.scaling(matrix, state.largest, ravel_pytree(linear.trainable)[0], linear.residual)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
-        factors, state = (matrix, orthogonal, triangle, scale), state._replace(largest=largest)
-        if bounds is not None:
-            step, state = self._within_radius(linear, state, factors)
-            # What a bound holds is fixed by that.
-            return step, state._replace(unfixed=jnp.where(held, 0, state.unfixed))
-        if len(scale) < self.cutoff.least:
-            return self._within_radius(linear, state, factors)
-        # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
-        failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
-        deficient = self.cutoff.is_deficient(triangle, len(matrix))
-        return cond_any(deficient & ~failed, self._through_all, self._within_radius, linear, state, factors)
+        if bounds is not None or len(scale) < self.cutoff.least:
+            svd, way = svd_of_triangle(matrix, orthogonal, triangle, scale), self._within_radius
+        else:
+            # After a cut step that could not be taken, the next is bounded: it goes where a column of D has vanished.
+            failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
+            cut = self.cutoff.is_deficient(triangle, len(matrix)) & ~failed
+            svd = svd_of_triangle(matrix, orthogonal, triangle, jnp.where(cut, 1, scale))
+            way = eqx.Partial(cond_any, cut, self._through_all, self._within_radius)
+        shares = unfixed_shares(linear, svd)
+        # What a bound holds is fixed by that.
+        unfixed = shares if held is None else jnp.where(held, 0, shares)
+        step, state = way(linear, state._replace(largest=largest, unfixed=unfixed), svd)
+        return step, state, matrix
 
-    def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        svd = svd_of_triangle(*factors)
-        step, radius, state = self._try(self.trust_region, linear, svd, state.radius, state, factors[0])
-        return step, state._replace(radius=radius, unfixed=unfixed_shares(linear, svd))
+    def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues) -> Stepped:
+        step, radius, state = self._try(self.trust_region, linear, svd, state.radius, state)
+        return step, state._replace(radius=radius)
 
-    def _through_all(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        svd = svd_of_triangle(*factors[:3])
-        step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state, factors[0])
-        return step, state._replace(cutoff=cutoff, unfixed=unfixed_shares(linear, svd))
+    def _through_all(self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues) -> Stepped:
+        step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state)
+        return step, state._replace(cutoff=cutoff)
 
     def _through_leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """By the leading singular values of D, as many as the cut-off asks for."""

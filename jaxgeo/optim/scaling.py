@@ -29,8 +29,8 @@ class ColumnScaling(Checked):
     - `memory`: what part of the largest norm is remembered from step to step, so that a column that was large far from
         the solution does not shorten the steps near it for good. 1 for MINPACK's.
     - `influence`: 0 for units by the columns alone.
-    - `collapse`: the largest norm is forgotten where it is more than so many times that of the column as it is, as after
-        a start from which the outputs overflow nearly.
+    - `collapse`: the largest norm is forgotten where it is more than so many times that of the column as it is, as
+        after a start where the outputs nearly overflow.
     """
 
     max_params: int = eqx.field(static=True, default=1024, metadata=count(0))
