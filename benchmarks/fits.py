@@ -52,7 +52,11 @@ def measure(fit: CurveFit) -> dict[str, dict[str, Any]]:
             }
     for where, (params, steps) in zip(starts, optimistixs(fit, list(starts.values())), strict=True):
         cost = 0.5 * float(np.sum(np.asarray(fit.model(jnp, jnp.asarray(params), fit.x) - fit.y) ** 2))
-        rows["optimistix"][where] = {"cost": cost, "updates": steps, **_digits(fit, params)}
+        rows["optimistix"][where] = {
+            "cost": cost if math.isfinite(cost) else math.inf,
+            "updates": steps,
+            **_digits(fit, params),
+        }
     if "nlsq" in rows:
         rows["nlsq"] = {where: nlsqs(fit, start) for where, start in starts.items()}
     return rows

@@ -197,6 +197,11 @@ def fit(
         for name, value in given.items():
             if value not in (None, "fixed", 0) or (value is not None and conditions is None):
                 raise ValueError(f"`{name}` is an option for the points {where}; leave it out.")
+    if bounds is not None and method not in (None, "levenberg-marquardt"):
+        raise ValueError(
+            '`bounds` are for method="levenberg-marquardt", the default with them; leave `method` out, or make the '
+            "optimizer with `trust_region=jaxgeo.optim.TrustRegion(bounds=jaxgeo.optim.Bounds(low, high))`."
+        )
     if starts is not None and (is_flow or conditions is not None or batch_size is not None):
         raise ValueError('`starts` are for an optimizer on all samples, such as method="levenberg-marquardt".')
     if not simple:
@@ -214,13 +219,6 @@ def fit(
     if patience is not None and task.held_out is None:
         raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
     problem, params = task.problem, task.params
-    if bounds is not None:
-        if method not in (None, "levenberg-marquardt"):
-            raise ValueError(
-                '`bounds` are for method="levenberg-marquardt", the default with them; leave `method` out, or make the '
-                "optimizer with `trust_region=jaxgeo.optim.TrustRegion(bounds=jaxgeo.optim.Bounds(low, high))`."
-            )
-        chosen = read_bounds(bounds, task)
     tol = float(tol) if tol is not None else 0.0 if conditions is not None and not is_flow else 1e-6
     warmup = WARMUP if warmup is None and method in (None, "levenberg-marquardt") else warmup or 0
     warmup = 0 if conditions is None or is_flow else warmup
@@ -281,19 +279,20 @@ def fit(
             raise ValueError("`rtol` is the tolerance of the steps of a flow; leave it out with an optimizer.")
         if batch_size is not None and batch_size > problem.num_samples:
             raise ValueError(f"`batch_size` is {batch_size}, but there are only {problem.num_samples} samples.")
+        optimizer = chosen if bounds is None else read_bounds(bounds, task)
         if starts is not None:
             every = 1 if record_every is None else record_every
             several = [params, *read_starts(starts, task)]
-            driver = StartsDriver(problem, chosen, several, cost_tol=least, record=record, every=every)
+            driver = StartsDriver(problem, optimizer, several, cost_tol=least, record=record, every=every)
         elif task.collocated is None:
             batches = Batches(problem, task.targets, cost, batch_size, seed)
             every = batches.per_epoch if record_every is None else record_every
-            driver = OptimizerDriver(batches, chosen, cost_tol=least, record=record, every=every)
+            driver = OptimizerDriver(batches, optimizer, cost_tol=least, record=record, every=every)
         else:
             renewal = read_renewal(points, renew_every, record_every)
             driver = CourseDriver(
                 *task.collocated,
-                chosen,
+                optimizer,
                 cost_tol=tol * initial,
                 record=record,
                 every=record_every or renew_every or EVERY,

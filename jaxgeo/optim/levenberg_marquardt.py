@@ -189,7 +189,7 @@ class LevenbergMarquardt(AbstractTransformation):
 
 
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
-    """For K ≥ QN by DDᵀ in float64, whatever the dtype of the parameters.
+    """For K > QN by DDᵀ in float64, whatever the dtype of the parameters.
 
     Its condition number is that of D squared, so a DDᵀ in float32 asks for more damping than the last steps have.
     """
@@ -226,14 +226,15 @@ def adapted_levenberg_marquardt(
     decrease of the cost in units of what the linearised outputs predicted, decides how cautious the next step is. It is
     summed from output differences, so that it means something down to round-off. There are three ways to step:
 
-    - for K ≥ QN by `damping`: a damped lift, with corrections for the bend of the network. A step that does not lower
+    - for K > QN by `damping`: a damped lift, with corrections for the bend of the network. A step that does not lower
       the cost is halved a few times before it is rejected, since that costs forward passes only;
-    - for K < QN with few parameters by `trust_region`, as MINPACK does, with geodesic acceleration: the length of the
+    - for K ≤ QN with few parameters by `trust_region`, as MINPACK does, with geodesic acceleration: the length of the
       step is bounded, with each parameter in units of its own (`scaling`), so that parameters may differ by any orders
       of magnitude. Shorter steps are tried in the same update, which cost forward passes only;
-    - by `cutoff` where D has lost rank, as in networks trained on the residuals of a differential equation: through
-      the singular values above a cut-off, with corrections. With more than 1024 parameters only as many singular values
-      are computed as the cut-off asks for. Where D is not of low rank, or takes more than 1 GiB, steps go by `damping`.
+    - by `cutoff` where a D of 32 columns or more has lost rank, as in networks trained on the residuals of a
+      differential equation: through the singular values above a cut-off, with corrections. With more than 1024
+      parameters only as many singular values are computed as the cut-off asks for. Where D is not of low rank, or takes
+      more than 1 GiB, steps go by `damping`.
 
     The incoming gradients only give the form of the updates: pass zeros to save their computation, and chain what
     changes gradients after this transformation.
@@ -241,8 +242,8 @@ def adapted_levenberg_marquardt(
     **Arguments:**
 
     - `apply`, `cost`, `metric`, `trainable`, `per_sample`: as for `scale_by_adapted_metric`.
-    - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K < QN, and for
-        K ≥ QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
+    - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K ≤ QN, and for
+        K > QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
     - `damping`, `trust_region`, `scaling`, `cutoff`: how each way to step is chosen, bounded and adapted.
         `TrustRegion(bounds=Bounds(low, high))` keeps parameters within bounds.
     - `acceleration`: of steps by `damping`: add the geodesic acceleration a/2 of the step v where

@@ -12,7 +12,7 @@ from jaxgeo.linalg.tangents import norm
 class ColumnScaling(Checked):
     """Moré's scaling: each parameter in units of 1 / the largest norm its column of D has had lately.
 
-    Makes Levenberg–Marquardt independent of the units of the parameters. Used where K < QN and K ≤ `max_params`: there
+    Makes Levenberg–Marquardt independent of the units of the parameters. Used where K ≤ QN and K ≤ `max_params`: there
     D is small enough to be built for its column norms, and no single column can be traded for others, as it can
     in a network with more parameters than outputs.
 
