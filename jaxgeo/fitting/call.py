@@ -25,6 +25,7 @@ from jaxgeo.fitting.starts import StartsDriver
 from jaxgeo.fitting.tasks import (
     arrays_task,
     conditions_task,
+    fingerprint_of,
     problem_task,
     read_bounds,
     read_conditions,
@@ -242,6 +243,8 @@ def fit(
         }
         if conditions is not None:
             settings |= {"points": points, "renew_every": renew_every, "warmup": warmup}
+        given = {"bounds": bounds, "starts": starts}
+        settings |= {name: fingerprint_of(each) for name, each in given.items() if each is not None}
         keeper = Keeper(read_folder(folder), settings, float(keep_every), resume=resume)
     loop = Loop(
         aim=aim,

@@ -78,7 +78,7 @@ def arrays_task(
         except (TypeError, ValueError) as error:
             raise ValueError(f"`validation` cannot be used: {error}") from error
     rebuild = Rebuild(network, unwrap=apply is not None)
-    return Task(problem, params, rebuild, held_out, _fingerprint(inputs, targets), aims)
+    return Task(problem, params, rebuild, held_out, fingerprint_of(inputs, targets), aims)
 
 
 def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
@@ -95,7 +95,7 @@ def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
         held_out, _ = eqx.tree_at(lambda each: each.trainable, validation, problem.trainable).restrict(model)
     data = [block.inputs for block in problem.blocks]
     _, static = problem.partition(model)
-    return Task(restricted, params, Rebuild(static, unwrap=False), held_out, _fingerprint(data, problem.loss))
+    return Task(restricted, params, Rebuild(static, unwrap=False), held_out, fingerprint_of(data, problem.loss))
 
 
 def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: PyTree, seed: int) -> Task:
@@ -114,7 +114,7 @@ def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: P
     problem.check(params)
     data = [each.points for each in conditions], [each.data for each in conditions]
     rebuild = Rebuild(static, unwrap=False)
-    fingerprint = _fingerprint(*data, np.asarray(trained.counts), np.asarray([each.weight for each in conditions]))
+    fingerprint = fingerprint_of(*data, np.asarray(trained.counts), np.asarray([each.weight for each in conditions]))
     return Task(problem, params, rebuild, held_out, fingerprint, None, (trained, held_out, samples))
 
 
@@ -167,7 +167,7 @@ def _cast(name: str, values: ArrayLike, dtype: jnp.dtype) -> Array:
     return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
-def _fingerprint(*data: PyTree) -> str:
+def fingerprint_of(*data: PyTree) -> str:
     """Of the data that a run is made on, so that it is not resumed on others."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(data, eqx.is_array_like)):

@@ -131,7 +131,7 @@ class Ends(Checked):
     gtol: float = eqx.field(default=0.0, metadata=NOT_NEGATIVE)
     xtol: float = eqx.field(default=0.0, metadata=NOT_NEGATIVE)
     ftol: float = eqx.field(default=1e-10, metadata=NOT_NEGATIVE)
-    small: int = eqx.field(static=True, default=5, metadata=COUNT)
+    small: int = eqx.field(static=True, default=4, metadata=COUNT)
     rejected: int = eqx.field(static=True, default=12, metadata=COUNT)
 
     def init(self) -> EndState:
