@@ -5,6 +5,7 @@ it is made from, and by what.
 """
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable
@@ -249,7 +250,8 @@ def _fits(results: dict[str, Any]) -> str:
     rows = {name: row for result in results.values() for name, row in result["fits"].items()}
     solved: dict[str, list[dict[str, Any] | None]] = {}
     for row in rows.values():
-        least = min(found["cost"] for of_solver in row.values() for found in of_solver.values())
+        costs = [found["cost"] for of_solver in row.values() for found in of_solver.values()]
+        least = min(cost for cost in costs if math.isfinite(cost))
         for solver, of_solver in row.items():
             good = [found if found["cost"] <= least * (1 + 1e-8) + 1e-20 else None for found in of_solver.values()]
             solved.setdefault(solver, []).extend(good)
@@ -258,6 +260,7 @@ def _fits(results: dict[str, Any]) -> str:
         both = [(a, b) for a, b in zip(found, solved["lm"], strict=True) if a and b]
         ratios = [ours["updates"] / theirs["updates"] for ours, theirs in both if theirs["updates"]]
         updates = sorted(each["updates"] for each in found if each)
+        evaluations = [each["evaluations"] for each in found if each and "evaluations" in each]
         digits = [each["digits"] for each in found if each and "digits" in each]
         lines.append([
             f"`{solver}`",
@@ -265,14 +268,16 @@ def _fits(results: dict[str, Any]) -> str:
             f"{statistics.median(updates):.0f}",
             f"{statistics.median(ratios):.2f}",
             f"{statistics.quantiles(ratios, n=10)[-1]:.2f}",
+            f"{statistics.median(evaluations):.0f}" if evaluations else "",
             f"{statistics.median(digits):.1f}",
         ])  # fmt: skip
-    header = ["", "solved", "updates, median", "over MINPACK's, median", "90th percentile", "digits, median"]
+    header = ["", "solved", "updates", "over MINPACK's", "90th percentile", "evaluations", "digits"]
     late = [each["late"] for each in solved["jaxgeo"] if each]
     some = next(iter(results.values()))
     summary = (
-        f"{len(rows)} fits. Updates are evaluations of the Jacobian. jaxgeo ends {statistics.median(late):.0f} updates "
-        f"after its cost is final to 1e-10 (median; at most {max(late)}). {environment(some)}\n"
+        f"{len(rows)} fits; medians. Updates are evaluations of the Jacobian, and steps for optimistix. Evaluations "
+        f"are those of the model, within derivatives too. jaxgeo ends {statistics.median(late):.0f} updates after its "
+        f"cost is final to 1e-10 (median; at most {max(late)}). {environment(some)}\n"
     )
     return table(header, lines) + "\n" + summary
 

@@ -1,12 +1,13 @@
 """The classical curve fits by Levenberg–Marquardt, ours and MINPACK's, and how many digits are right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optimistix as optx
 from scipy.optimize import OptimizeResult, least_squares
 
 import jaxgeo as jg
@@ -45,6 +46,11 @@ class Ended(NamedTuple):
 
 def fit_to_the_end(case: CurveFit, starts: Sequence[Sequence[float]], most: int = 1000) -> list[Ended]:
     """From each start, until the optimizer says that there is nothing more to do."""
+    return list(fits_to_the_end(case, starts, most))
+
+
+def fits_to_the_end(case: CurveFit, starts: Sequence[Sequence[float]], most: int = 1000) -> Iterator[Ended]:
+    """The same one after the other, by one program."""
     # Residuals need not be one a point.
     y = jnp.asarray(case.y)
     problem = jg.Problem(lambda b, _: case.model(jnp, b, case.x), jnp.zeros_like(y), jg.L2(y), per_sample=False)
@@ -55,15 +61,13 @@ def fit_to_the_end(case: CurveFit, starts: Sequence[Sequence[float]], most: int 
         updates, state = tx.update(params, state, params, problem=problem)
         return optax.apply_updates(params, updates), state
 
-    found = []
     for start in starts:
         params = jnp.asarray(start, float)
         state, costs = tx.init(params), [float(problem.cost(params)) * len(case.y)]
         while len(costs) <= most and not int(state.ends.ending):
             params, state = step(params, state)
             costs.append(float(state.info.new_cost) * len(case.y))
-        found.append(Ended(np.asarray(params), jg.optim.Ending(int(state.ends.ending)), costs))
-    return found
+        yield Ended(np.asarray(params), jg.optim.Ending(int(state.ends.ending)), costs)
 
 
 def fit(case: CurveFit, steps: int, dtype=jnp.float64):
@@ -94,6 +98,22 @@ def scipys(case: CurveFit, starts: Sequence[Sequence[float]], method: str, most:
             )
             for start in starts
         ]
+
+
+def optimistixs(case: CurveFit, starts: Sequence[Sequence[float]], most: int = 1000) -> list[tuple[np.ndarray, int]]:
+    """What `optimistix.LevenbergMarquardt` comes to from each start, and its steps; with tolerances of round-off."""
+    solver = optx.LevenbergMarquardt(rtol=1e-14, atol=1e-30)
+
+    @jax.jit
+    def solve(start):
+        found = optx.least_squares(
+            lambda b, _: case.model(jnp, b, case.x) - case.y, solver, start, max_steps=most, throw=False
+        )
+        return found.value, found.stats["num_steps"]
+
+    with jax.numpy_dtype_promotion("standard"):
+        found = [solve(jnp.asarray(start, float)) for start in starts]
+    return [(np.asarray(params), int(steps)) for params, steps in found]
 
 
 def minpack(case: CurveFit) -> np.ndarray:

@@ -72,8 +72,7 @@ def test_rosenbrock_below_a_bound():
     rows = jg.Problem(
         lambda b, _: jnp.stack([10 * (b[1] - b[0] ** 2), 1 - b[0]]), jnp.zeros(1), jg.L2(jnp.zeros((1, 2)))
     )
-    method = jg.optim.adapted_levenberg_marquardt(trust_region=TrustRegion(bounds=Bounds(-jnp.inf, 0.75)))
-    found = jg.fit(jnp.zeros(2), rows, method=method, tol=0, max_steps=100)
+    found = jg.fit(jnp.zeros(2), rows, bounds=(-jnp.inf, 0.75), tol=0, max_steps=100)
     assert found.outcome is Outcome.CONVERGED
     np.testing.assert_allclose(found.model, [0.75, 0.5625], rtol=1e-10)
     assert found.model[0] <= 0.75
@@ -92,6 +91,30 @@ def test_a_minimum_inside_is_found_as_without_bounds():
     assert bounded.active == []
     assert bounded.num_steps == free.num_steps
     np.testing.assert_allclose(bounded.popt["rate"], free.popt["rate"], rtol=1e-10)
+
+
+def test_fit_takes_bounds_like_the_model():
+    x = np.linspace(0.0, 2.0, 12)
+    y = 2 * np.exp(-1.5 * x) + 0.1 * np.cos(17 * x)
+    start = {"size": jnp.array(1.0), "rate": jnp.array([1.0])}
+
+    def curve(p, x):
+        return p["size"] * jnp.exp(-p["rate"][0] * x)
+
+    high = {"size": jnp.inf, "rate": jnp.array([1.25])}
+    found = jg.fit(start, x, y, apply=curve, bounds=(0.0, high), tol=0)
+    theirs = least_squares(lambda b: b[0] * np.exp(-b[1] * x) - y, [1, 1], bounds=([0, 0], [np.inf, 1.25]), xtol=1e-15)
+    np.testing.assert_allclose([found.model["size"], found.model["rate"][0]], theirs.x, rtol=1e-7)
+    assert found.model["rate"][0] == 1.25
+    for bounds, words in (
+        ((2.0, 3.0), r"`model` must be within `bounds`; the entry \['rate'\]\[0\] is 1.0"),
+        (3.0, "must be a pair"),
+        (({"rate": 0.0}, 1.0), "`low` of the bounds"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            jg.fit(start, x, y, apply=curve, bounds=bounds)
+    with pytest.raises(ValueError, match='`bounds` are for method="levenberg-marquardt"'):
+        jg.fit(start, x, y, apply=curve, method="adam", bounds=(0.0, 1.0))
 
 
 def test_bounds_for_more_parameters_than_outputs_are_refused():

@@ -93,7 +93,7 @@ def marquardt(knob, **options):
 
 
 def through_cutoff(knob, initial=0.05, maximum=0.2, **options):
-    cutoff = RankCutoff(deficient=0.5, initial=initial, maximum=maximum, **options)
+    cutoff = RankCutoff(least=0, deficient=0.5, initial=initial, maximum=maximum, **options)
     return jg.optim.adapted_levenberg_marquardt(network, cutoff=cutoff)
 
 

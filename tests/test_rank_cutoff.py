@@ -51,7 +51,7 @@ def test_it_is_the_rank_of_the_scaled_jacobian_that_decides(smallest, outcome):
     matrix = with_spectrum(8, 3, [1.0, 0.5, smallest]) * jnp.array([[1e9, 1.0, 1e-9]])
     problem, params = linear_problem(matrix)
     problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(jnp.ones((8, 1))))
-    _, infos = solve(problem, params, 1)
+    _, infos = solve(problem, params, 1, cutoff=jg.optim.RankCutoff(least=0))
     assert infos.outcome[0] == outcome
 
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
@@ -21,7 +22,17 @@ from jaxgeo.fitting.keeper import Keeper
 from jaxgeo.fitting.loop import Aim, Callback, Fit, Loop, Progress
 from jaxgeo.fitting.methods import Method
 from jaxgeo.fitting.priors import method_with, regularised, settings_of
-from jaxgeo.fitting.tasks import arrays_task, conditions_task, problem_task, read_conditions, refuse_data
+from jaxgeo.fitting.starts import StartsDriver
+from jaxgeo.fitting.tasks import (
+    arrays_task,
+    conditions_task,
+    fingerprint_of,
+    problem_task,
+    read_bounds,
+    read_conditions,
+    read_starts,
+    refuse_data,
+)
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.optim.prior import Prior, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets
@@ -55,6 +66,8 @@ def fit(
     points: str | None = None,
     renew_every: int | None = None,
     warmup: int | None = None,
+    bounds: Any = None,
+    starts: Sequence[PyTree] | None = None,
     record: Record | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
     callbacks: Sequence[Callback] = (),
@@ -122,6 +135,10 @@ def fit(
         exceeds twice the cost at the points.
     - `warmup`: for conditions the first updates, by Adam on fresh points, which lead out of flat minima; not counted in
         `max_steps`. By default 2000 for "levenberg-marquardt", and 0 for other methods.
+    - `bounds`: (low, high) for "levenberg-marquardt", then the default: each a number, or a pytree like `model` or its
+        upper part; ∞ for none. For up to as many parameters as outputs, and 1024.
+    - `starts`: more models like `model` to start from, for an optimizer on all samples. All are trained in one program;
+        the model of the least cost is returned, and `starts` of the result tells where each led.
     - `record`: a function `(s, params, problem)` that gives a dictionary of more numbers for each row, as for
         `jaxgeo.solve_flow`; compiled.
     - `progress`: True for a line on the terminal; or called with a `jaxgeo.fitting.Progress` at each row; along a flow
@@ -187,7 +204,7 @@ def fit(
     prior = read_prior(prior)
     evidence = prior is not None and prior.by_evidence
     if method is None:
-        method = "adapted" if simple and not evidence else "levenberg-marquardt"
+        method = "adapted" if simple and not evidence and bounds is None else "levenberg-marquardt"
     chosen = read_method(method)
     is_flow = isinstance(chosen, AbstractFlow)
     given = {"points": points, "renew_every": renew_every, "warmup": warmup}
@@ -196,6 +213,15 @@ def fit(
         for name, value in given.items():
             if value not in (None, "fixed", 0) or (value is not None and conditions is None):
                 raise ValueError(f"`{name}` is an option for the points {where}; leave it out.")
+    if bounds is not None and method != "levenberg-marquardt":
+        raise ValueError(
+            '`bounds` are for method="levenberg-marquardt", the default with them; leave `method` out, or make the '
+            "optimizer with `trust_region=jaxgeo.optim.TrustRegion(bounds=jaxgeo.optim.Bounds(low, high))`."
+        )
+    if bounds is not None and prior is not None:
+        raise ValueError("`bounds` and `prior` cannot be combined yet; leave one out.")
+    if starts is not None and (is_flow or conditions is not None or batch_size is not None):
+        raise ValueError('`starts` are for an optimizer on all samples, such as method="levenberg-marquardt".')
     if prior is not None:
         chosen = method_with(prior, chosen, method, apply)
     if not simple:
@@ -246,6 +272,8 @@ def fit(
             settings |= settings_of(prior)
         if conditions is not None:
             settings |= {"points": points, "renew_every": renew_every, "warmup": warmup}
+        given = {"bounds": bounds, "starts": starts}
+        settings |= {name: fingerprint_of(each) for name, each in given.items() if each is not None}
         keeper = Keeper(read_folder(folder), settings, float(keep_every), resume=resume)
     loop = Loop(
         aim=aim,
@@ -259,6 +287,7 @@ def fit(
         max_seconds=max_seconds,
         judged_from=warmup,
         least_gain=0.0 if conditions is None else LEAST_GAIN,
+        whole=batch_size is None,
     )
     if isinstance(chosen, AbstractFlow):
         if batch_size is not None or record_every is not None:
@@ -282,15 +311,20 @@ def fit(
             raise ValueError("`rtol` is the tolerance of the steps of a flow; leave it out with an optimizer.")
         if batch_size is not None and batch_size > problem.num_samples:
             raise ValueError(f"`batch_size` is {batch_size}, but there are only {problem.num_samples} samples.")
-        if task.collocated is None:
+        optimizer = chosen if bounds is None else read_bounds(bounds, task)
+        if starts is not None:
+            every = 1 if record_every is None else record_every
+            several = [params, *read_starts(starts, task)]
+            driver = StartsDriver(problem, optimizer, several, cost_tol=least, record=record, every=every)
+        elif task.collocated is None:
             batches = Batches(problem, task.targets, cost, batch_size, seed, task.weights)
             every = batches.per_epoch if record_every is None else record_every
-            driver = OptimizerDriver(batches, chosen, cost_tol=least, record=record, every=every)
+            driver = OptimizerDriver(batches, optimizer, cost_tol=least, record=record, every=every)
         else:
             renewal = read_renewal(points, renew_every, record_every)
             driver = CourseDriver(
                 *task.collocated,
-                chosen,
+                optimizer,
                 cost_tol=tol * initial,
                 record=record,
                 every=record_every or renew_every or EVERY,

@@ -322,6 +322,12 @@ def ending_of(method: PyTree) -> Ending:
     return Ending(int(endings[0])) if endings else Ending.NONE
 
 
+def unfixed_shares(method: PyTree) -> np.ndarray:
+    """The share of each parameter in what the data do not fix, by the state of an optimizer; empty if it has none."""
+    shares = _said(method, "unfixed")
+    return np.asarray(shares[0]) if shares else np.zeros(0)
+
+
 def lift_facts(method: PyTree) -> Row:
     """Damping and rank estimate of the last step, and noise and γ by the evidence, of a state that has them."""
     found: Row = {}
@@ -367,20 +373,25 @@ def run_updates(
     """`count` updates, each on the problem that `batches` takes for its entry of `order`, or for None."""
 
     def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
-        params, state = carry
-        batch = for_gradients(batches.take(None if order is None else order[i], params), params)
-
-        # optax's line searches pass on to it what else they were given, and mind what it does not take.
-        def cost(params: Params, problem: Problem = batch) -> Array:
-            return problem.cost(params)
-
-        searched = [optax.tree.get(state, name) is not None for name in ("value", "grad")]
-        if order is None and all(searched):
-            # A line search ended with the value and gradient that the next one begins with.
-            value, grad = optax.value_and_grad_from_state(cost)(params, state=state)
-        else:
-            value, grad = jax.value_and_grad(cost)(params)
-        updates, state = optimizer.update(grad, state, params, problem=batch, value=value, grad=grad, value_fn=cost)
-        return eqx.apply_updates(params, updates), state
+        batch = batches.take(None if order is None else order[i], carry[0])
+        return update_on(optimizer, batch, *carry, same=order is None)
 
     return jax.lax.fori_loop(0, count, update, (params, state))
+
+
+def update_on(optimizer: Any, problem: Problem, params: Params, state: PyTree, *, same: bool) -> tuple[Params, PyTree]:
+    """One update on a problem; `same` says whether the last was on the same."""
+    batch = for_gradients(problem, params)
+
+    # optax's line searches pass on to it what else they were given, and mind what it does not take.
+    def cost(params: Params, problem: Problem = batch) -> Array:
+        return problem.cost(params)
+
+    searched = [optax.tree.get(state, name) is not None for name in ("value", "grad")]
+    if same and all(searched):
+        # A line search ended with the value and gradient that the next one begins with.
+        value, grad = optax.value_and_grad_from_state(cost)(params, state=state)
+    else:
+        value, grad = jax.value_and_grad(cost)(params)
+    updates, state = optimizer.update(grad, state, params, problem=batch, value=value, grad=grad, value_fn=cost)
+    return eqx.apply_updates(params, updates), state

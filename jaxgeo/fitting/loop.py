@@ -13,15 +13,21 @@ from jaxtyping import PyTree
 
 from jaxgeo._checks import plain
 from jaxgeo.fitting.course import CourseDriver
-from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Part, Row
+from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Part, Row, State, unfixed_shares
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Carry, Keeper
-from jaxgeo.optim.endings import Outcome
+from jaxgeo.fitting.rebuild import Rebuild
+from jaxgeo.fitting.starts import StartsDriver, chosen, told
+from jaxgeo.optim.endings import Outcome, Start
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
 # Where the cost of what is held out is so many times the trained one, the latter says little.
 APART = 10.0
+# So many of the parameters that the data do not fix are named in words.
+NAMED = 8
+# A share in what the data do not fix that is more than round-off.
+SHARE = 1e-6
 # Outcomes that `resume=True` continues.
 OPEN = (None, Outcome.INTERRUPTED, Outcome.STOPPED, Outcome.MAX_STEPS, Outcome.MAX_SECONDS)
 
@@ -59,6 +65,9 @@ class Fit:
     - `stopping_time`: s_ε of (2.18), known before the run; None where the cost follows no law.
     - `rows`: what was recorded: a dictionary for each accepted step of a flow or each part of an optimizer.
     - `seconds`: for which the run was going.
+    - `unfixed`: the parameters that the data do not fix, alone or in combinations, of which there are
+        `open_directions`. Levenberg–Marquardt on all samples says so, for up to as many parameters as outputs and 1024.
+    - `starts`: a `jaxgeo.optim.Start` each, which tells where it led, `model` first; empty unless there were several.
     """
 
     model: PyTree
@@ -72,12 +81,25 @@ class Fit:
     rows: list[Row]
     seconds: float
     validation_cost: float | None = None
+    unfixed: tuple[str, ...] = ()
+    open_directions: int = 0
+    starts: tuple[Start, ...] = ()
 
     def __str__(self) -> str:
         """How the run ended, the cost at what it was trained on, and that at what it was not."""
         reason = f"{self.outcome.words}{f' ({self.message})' if self.message else ''}"
         lines = [f"{self.outcome.value}: {reason}, after {self.steps} steps and {self.seconds:.1f} s"]
         lines += [f"cost {self.cost:.2e}, from {self.initial_cost:.2e}"]
+        if self.starts:
+            costs = ", ".join(f"{start.cost:.6g}" for start in self.starts)
+            lines += [f"the best of {len(self.starts)} starts, which led to {costs}"]
+        if self.unfixed:
+            count = self.open_directions
+            which = ", ".join(self.unfixed[:NAMED]) + f" and {len(self.unfixed) - NAMED} more" * (
+                len(self.unfixed) > NAMED
+            )
+            directions = f"{count} direction{'s' * (count > 1)}"
+            lines += [f"not fixed by the data: {directions} among {which}"]
         if self.validation_cost is None:
             return "\n".join(lines)
         rows = [row for row in self.rows if row.get("validation_cost") == self.validation_cost]
@@ -98,6 +120,7 @@ class Fit:
         return "\n".join(lines)
 
 
+Driver = FlowDriver | OptimizerDriver | StartsDriver | CourseDriver
 Callback = Callable[[Progress, PyTree], bool | None]
 
 
@@ -134,6 +157,7 @@ class Loop:
 
     - `judged_from`: the step from which patience counts.
     - `least_gain`: by which part the validation cost has to fall for patience to count anew.
+    - `whole`: whether updates are made on all samples.
     """
 
     def __init__(
@@ -144,17 +168,18 @@ class Loop:
         patience: int | None,
         progress: Callable[[Progress], None] | None,
         callbacks: Sequence[Callback],
-        rebuild: Callable[[Params], PyTree],
+        rebuild: Rebuild,
         keeper: Keeper | None,
         interruptible: Interruptible | None,
         max_seconds: float | None = None,
         judged_from: int = 0,
         least_gain: float = 0.0,
+        whole: bool = True,
     ):
         self.aim, self.held_out, self.patience = aim, held_out, patience
         self.progress, self.callbacks, self.rebuild = progress, callbacks, rebuild
         self.keeper, self.interruptible, self.max_seconds = keeper, interruptible, max_seconds
-        self.judged_from, self.least_gain = judged_from, least_gain
+        self.judged_from, self.least_gain, self.whole = judged_from, least_gain, whole
         self.began, self.before, self.steps = time.monotonic(), 0.0, 0
         self.unheard: Exception | None = None
 
@@ -171,7 +196,7 @@ class Loop:
         except Exception as error:
             self.unheard = self.unheard or error
 
-    def run(self, driver: FlowDriver | OptimizerDriver | CourseDriver, params: Params) -> Fit:
+    def run(self, driver: Driver, params: Params) -> Fit:
         """From `params`, or from what the keeper has, to the end."""
         try:
             return self._run(driver, params)
@@ -179,7 +204,7 @@ class Loop:
             if self.keeper is not None:
                 self.keeper.close()
 
-    def _run(self, driver: FlowDriver | OptimizerDriver | CourseDriver, params: Params) -> Fit:
+    def _run(self, driver: Driver, params: Params) -> Fit:
         carry = Carry(
             driver.start(params), params, np.asarray(math.inf), np.zeros((), np.int64), np.zeros((), np.int64)
         )
@@ -214,9 +239,10 @@ class Loop:
         seconds = self.seconds
         if self.keeper is not None:
             self.keeper.save(carry, rows, outcome, message, seconds)
-        chosen = carry.state.params if self.patience is None else carry.best
+        best = carry.state.params if self.patience is None else carry.best
+        unfixed, directions = self._unfixed(carry.state)
         return Fit(
-            model=self.rebuild(chosen),
+            model=self.rebuild(best),
             outcome=outcome,
             message=message,
             steps=int(carry.state.steps),
@@ -227,7 +253,17 @@ class Loop:
             rows=rows,
             seconds=seconds,
             validation_cost=self._validation_cost(carry, rows),
+            unfixed=unfixed,
+            open_directions=directions,
+            starts=told(carry.state.method, self.aim.cost_tol),
         )
+
+    def _unfixed(self, state: State) -> tuple[tuple[str, ...], int]:
+        """The names of what the data do not fix, and how many directions there are."""
+        shares = unfixed_shares(chosen(state.method)) if self.whole and int(state.steps) else np.zeros(0)
+        if not shares.size:
+            return (), 0
+        return self.rebuild.named(state.params, shares > SHARE), round(float(shares.sum()))
 
     def _validation_cost(self, carry: Carry, rows: list[Row]) -> float | None:
         """That of the parameters that are returned."""

@@ -8,7 +8,8 @@ import jax
 from jaxtyping import Array, PyTree
 
 from jaxgeo.fitting.methods import Method
-from jaxgeo.fitting.tasks import Applied, Task
+from jaxgeo.fitting.rebuild import Applied
+from jaxgeo.fitting.tasks import Task
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.optim import Prior, adapted_levenberg_marquardt
 

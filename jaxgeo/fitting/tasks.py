@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
@@ -19,16 +20,20 @@ from jaxgeo.equations.condition import Condition
 from jaxgeo.equations.equation import Equation
 from jaxgeo.fitting.arguments import make_cost, read_pair
 from jaxgeo.fitting.collocation import Collocation, Samples, check_residuals, collocate
+from jaxgeo.fitting.rebuild import Applied, Rebuild
+from jaxgeo.optim import TrustRegion, adapted_levenberg_marquardt
+from jaxgeo.optim.bounds import read_bounds as read_box
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem, supervised
+from jaxgeo.uncertainty.leaves import entry_names
 
 
 @dataclass(frozen=True)
 class Task:
     """What is trained, and on what.
 
-    - `rebuild`: from trained parameters to a model as it was passed.
+    - `rebuild`: from trained parameters to a model as it was passed, and back.
     - `held_out`: what is not trained on, None for nothing. `fingerprint`: of the data.
     - `targets`, `weights`: of the samples, where batches of them are to be made; weights None for equal ones.
     - `collocated`: conditions, what is held out of them, and the first points.
@@ -36,7 +41,7 @@ class Task:
 
     problem: Problem
     params: Params
-    rebuild: Callable[[Params], PyTree]
+    rebuild: Rebuild
     held_out: Problem | None
     fingerprint: str
     targets: Array | None = None
@@ -80,8 +85,8 @@ def arrays_task(
             held_out, _ = supervised(network, held_inputs, held_cost, trainable=mask, per_sample=per_sample)
         except (TypeError, ValueError) as error:
             raise ValueError(f"`validation` cannot be used: {error}") from error
-    rebuild = _Rebuild(network, unwrap=apply is not None)
-    return Task(problem, params, rebuild, held_out, _fingerprint(inputs, targets, weights), aims, weights)
+    rebuild = Rebuild(network, unwrap=apply is not None)
+    return Task(problem, params, rebuild, held_out, fingerprint_of(inputs, targets, weights), aims, weights)
 
 
 def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
@@ -98,7 +103,7 @@ def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
         held_out, _ = eqx.tree_at(lambda each: each.trainable, validation, problem.trainable).restrict(model)
     data = [block.inputs for block in problem.blocks]
     _, static = problem.partition(model)
-    return Task(restricted, params, _Rebuild(static, unwrap=False), held_out, _fingerprint(data, problem.loss))
+    return Task(restricted, params, Rebuild(static, unwrap=False), held_out, fingerprint_of(data, problem.loss))
 
 
 def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: PyTree, seed: int) -> Task:
@@ -116,8 +121,8 @@ def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: P
     problem, held_out = trained.problem(samples), held.problem(others)
     problem.check(params)
     data = [each.points for each in conditions], [each.data for each in conditions]
-    rebuild = _Rebuild(static, unwrap=False)
-    fingerprint = _fingerprint(*data, np.asarray(trained.counts), np.asarray([each.weight for each in conditions]))
+    rebuild = Rebuild(static, unwrap=False)
+    fingerprint = fingerprint_of(*data, np.asarray(trained.counts), np.asarray([each.weight for each in conditions]))
     return Task(problem, params, rebuild, held_out, fingerprint, None, None, (trained, held_out, samples))
 
 
@@ -142,25 +147,27 @@ def refuse_data(**given: Any) -> None:
             raise ValueError(f"`{name}` is for samples and targets; a problem or conditions have their own.")
 
 
-class Applied(eqx.Module):
-    """Parameters and the function that applies them, as a model."""
+def read_bounds(bounds: Any, task: Task) -> optax.GradientTransformationExtraArgs:
+    """Levenberg–Marquardt within bounds.
 
-    params: PyTree
-    apply: Callable[[PyTree, PyTree], Array] = eqx.field(static=True)
+    **Raises:** `ValueError` unless they are a pair that fits the model, which is within it.
+    """
+    model = task.rebuild(task.params)
+    if isinstance(bounds, tuple | list):
+        each = [np.asarray(one, float) if eqx.is_array(model) else one for one in bounds]
+        bounds = [task.rebuild.wrapped(one) for one in each]
+    found = read_box(bounds, task.params, entry_names(task.rebuild.own(task.params)), "model")
+    return adapted_levenberg_marquardt(trust_region=TrustRegion(bounds=found))
 
-    def __call__(self, x: PyTree) -> Array:
-        return self.apply(self.params, x)
 
+def read_starts(starts: Any, task: Task) -> list[Params]:
+    """The trainable parameters of more models to start from.
 
-class _Rebuild(eqx.Module):
-    """From trainable parameters back to what the user passed."""
-
-    network: PyTree
-    unwrap: bool
-
-    def __call__(self, params: Params) -> PyTree:
-        trained = eqx.combine(params, self.network)
-        return trained.params if self.unwrap else trained
+    **Raises:** `ValueError` unless they are models of the same form, with a finite cost at one of them.
+    """
+    if not isinstance(starts, list | tuple) or not starts:
+        raise ValueError(f"`starts` must be a list of models like `model`; got {starts!r}.")
+    return [task.rebuild.params_of(f"starts[{i}]", start, task.params) for i, start in enumerate(starts)]
 
 
 def _cast(name: str, values: ArrayLike, dtype: jnp.dtype) -> Array:
@@ -168,7 +175,7 @@ def _cast(name: str, values: ArrayLike, dtype: jnp.dtype) -> Array:
     return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
-def _fingerprint(*data: PyTree) -> str:
+def fingerprint_of(*data: PyTree) -> str:
     """Of the data that a run is made on, so that it is not resumed on others."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(data, eqx.is_array_like)):

@@ -98,14 +98,17 @@ class Linearisation(eqx.Module):
         """Convert a damping relative to the mean square of the rows of D into one relative to trace(DDᵀ)/rows.
 
         The two differ if samples have weights: a sample of weight 2 counts as two rows, and one of weight 0, such as
-        padding, as none.
+        padding, as none. The unit of weights is the smallest but 0, and no less than a sixteenth of their mean, so
+        that weights of another scale make the same steps.
         """
         if not isinstance(self.root, WeightedRoot):
             return damping
         loss, rows = self.problem.loss, self.jacobian.out_size()
         of_prior = loss.size if isinstance(loss, Regularised) else 0
-        share = jnp.mean(self.root.scale**2).astype(damping.dtype)
-        return damping * (rows / ((rows - of_prior) * share + of_prior))
+        weights = (self.root.scale**2).astype(damping.dtype)
+        mean = jnp.mean(weights)
+        unit = jnp.maximum(jnp.min(jnp.where(weights > 0, weights, jnp.inf)), mean / 16)
+        return damping * (rows * unit / ((rows - of_prior) * mean + of_prior * unit))
 
     def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
         """Whether a lift used a factorisation that is accurate for every row.

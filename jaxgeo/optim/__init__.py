@@ -4,7 +4,13 @@ from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.optim.agreement import NextBatchDamping as NextBatchDamping
 from jaxgeo.optim.bounds import Bounds as Bounds
 from jaxgeo.optim.damping import GainRatioDamping as GainRatioDamping
-from jaxgeo.optim.endings import Ending as Ending, Ends as Ends, EndState as EndState, Outcome as Outcome
+from jaxgeo.optim.endings import (
+    Ending as Ending,
+    Ends as Ends,
+    EndState as EndState,
+    Outcome as Outcome,
+    Start as Start,
+)
 from jaxgeo.optim.info import DirectionInfo as DirectionInfo, StepInfo as StepInfo
 from jaxgeo.optim.interpolation import linear_interpolation as linear_interpolation
 from jaxgeo.optim.levenberg_marquardt import adapted_levenberg_marquardt as adapted_levenberg_marquardt

@@ -71,6 +71,28 @@ class Bounds(eqx.Module):
         return unravel(cut + (back - still))
 
 
+def read_bounds(bounds: Any, trainable: PyTree, names: list[str], start: str) -> Bounds | None:
+    """The bounds that are meant by a pair, None where all are infinite.
+
+    **Arguments:**
+
+    - `names`: of the trainable numbers. `start`: what the argument with the parameters is called.
+
+    **Raises:** `ValueError` unless they are a pair that fits the parameters, which are within it.
+    """
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"`bounds` must be a pair (low, high); got {bounds!r}.")
+    found = Bounds(*bounds)
+    least, most = map(np.asarray, found.flat(trainable))
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(trainable)])
+    for name, value, lower, upper in zip(names, flat, least, most, strict=True):
+        if not lower <= value <= upper:
+            raise ValueError(
+                f"`{start}` must be within `bounds`; the entry {name} is {value}, and not in [{lower}, {upper}]."
+            )
+    return None if np.isneginf(least).all() and np.isposinf(most).all() else found
+
+
 def _flat(name: str, bound: PyTree, trainable: PyTree) -> Float[Array, " K"]:
     def spread(value: Any, part: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(value, leaf.dtype), leaf.shape), part)

@@ -15,6 +15,9 @@ from jaxgeo.linalg.tangents import freeze, norm
 from jaxgeo.optim.info import StepInfo
 from jaxgeo.optim.scaling import column_norms
 
+# Residuals of so small a part of the outputs are those of the last steps of an exact fit.
+NEAR = 1e-3
+
 
 class Outcome(enum.Enum):
     """How a run ended."""
@@ -83,6 +86,19 @@ _WORDS = {
 }
 
 
+class Start(NamedTuple):
+    """Where one of several starts led.
+
+    - `cost`: at the end. `num_steps`: updates until then.
+    - `outcome`: how it ended; None where the run ended before it. `message` says why.
+    """
+
+    cost: float
+    outcome: Outcome | None
+    message: str
+    num_steps: int
+
+
 class EndState(NamedTuple):
     """What an end is judged by from update to update.
 
@@ -120,7 +136,7 @@ class Ends(Checked):
     gtol: float = eqx.field(default=0.0, metadata=NOT_NEGATIVE)
     xtol: float = eqx.field(default=0.0, metadata=NOT_NEGATIVE)
     ftol: float = eqx.field(default=1e-10, metadata=NOT_NEGATIVE)
-    small: int = eqx.field(static=True, default=5, metadata=COUNT)
+    small: int = eqx.field(static=True, default=4, metadata=COUNT)
     rejected: int = eqx.field(static=True, default=12, metadata=COUNT)
 
     def init(self) -> EndState:
@@ -140,6 +156,8 @@ class Ends(Checked):
         outputs = linear.measure(linear.outputs)
         sizes = [norm(rows) ** 2 for rows in (outputs, outputs - residual, jacobian.mv(params))]
         noise = 0.5 * eps**2 * sum(sizes) / linear.total_weight
+        # From far away, where outputs are larger, this is too much.
+        exact = (info.new_cost <= noise) & (info.cost <= (NEAR / eps) ** 2 * noise)
         least = jnp.asarray(max(self.ftol, 4 * eps), info.cost.dtype) * info.cost
         little = (jnp.abs(info.predicted) <= least) & (info.cost - info.new_cost <= least)
         # A step that was cut short says little, unless the gradient does.
@@ -150,7 +168,7 @@ class Ends(Checked):
         ends = (
             (~jnp.isfinite(info.new_cost) | (info.outcome == FAILED), Ending.FAILED),
             (cosine <= max(self.gtol, 4 * eps), Ending.GRADIENT),
-            ((jnp.abs(info.predicted) <= noise) | (info.new_cost <= noise), Ending.PRECISION),
+            ((jnp.abs(info.predicted) <= noise) | exact, Ending.PRECISION),
             (info.accepted & (fraction <= max(self.xtol, 2 * eps)), Ending.STEP),
             (small >= self.small, Ending.DECREASE),
             (rejected >= self.rejected, Ending.STALLED),

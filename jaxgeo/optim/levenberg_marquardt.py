@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +15,7 @@ from jaxgeo.linalg.lifting import check_solver
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.precision import cond_any
-from jaxgeo.linalg.singular import svd_of_triangle
+from jaxgeo.linalg.singular import SingularValues, svd_of_triangle
 from jaxgeo.linalg.solvers import AbstractLiftSolver, GramCholesky, PriorLift
 from jaxgeo.linalg.solvers.base import DECOMPOSED
 from jaxgeo.linalg.tangents import freeze
@@ -24,6 +25,7 @@ from jaxgeo.optim.attempt import is_worth_taking, shorten
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
 from jaxgeo.optim.damping import GainRatioDamping
 from jaxgeo.optim.endings import Ends, EndState
+from jaxgeo.optim.influence import unfixed_shares
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.prior import SETTLED, Prior, PriorState, learn, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
@@ -39,7 +41,6 @@ MOST_BYTES = 2**30
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
 
-Factors = tuple[Float[Array, "rows K"], Float[Array, "rows K"], Float[Array, "K K"], Float[Array, " K"]]
 Policy = TypeVar("Policy")
 
 
@@ -54,6 +55,8 @@ class LevenbergMarquardtState(NamedTuple):
     - `rung`: how many leading singular values to compute, by `RankCutoff.ladder`; −1 where D is not of low rank.
     - `linesearch`: the state of the line search; () without one.
     - `prior`: the strength of a prior that is found; () without one.
+    - `unfixed`: the share of each parameter in what the data do not fix, at the last step, which sum to how many
+        directions that are (`jaxgeo.optim.influence`); for up to as many parameters as outputs that are scaled.
     - `ends`: whether there is more to do on this batch; `Ending(int(state.ends.ending))` says why not.
     - `info`: how the last update went.
     """
@@ -66,6 +69,7 @@ class LevenbergMarquardtState(NamedTuple):
     rung: Int[Array, ""]
     linesearch: PyTree
     prior: PriorState | tuple[()]
+    unfixed: Float[Array, " K"]
     ends: EndState
     info: StepInfo
 
@@ -97,6 +101,7 @@ class LevenbergMarquardt(AbstractTransformation):
             rung=jnp.zeros((), jnp.int32),
             linesearch=self.adjustment.init(trainable),
             prior=() if self.prior is None else self.prior.init(trainable, dtype),
+            unfixed=self.scaling.init(size, dtype),
             ends=self.ends.init(),
             info=empty_step(dtype),
         )
@@ -106,39 +111,37 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def step(self, updates: PyTree, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
         del updates
-        step, after = self._step(state, linear)
+        step, after, matrix = self._stepped(state, linear)
+        after = after._replace(ends=self.ends(state.ends, linear, after.info, matrix))
         if not isinstance(state.prior, PriorState):
             return step, after
         prior = learn(linear, state.prior, after.info)
         return step, after._replace(prior=prior, ends=after.ends.unless(prior.change > SETTLED))
 
-    def _step(self, state: LevenbergMarquardtState, linear: Linearisation) -> Stepped:
+    def _stepped(
+        self, state: LevenbergMarquardtState, linear: Linearisation
+    ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"] | None]:
+        """The step by one of the ways, the state but for its ends, and D where it is at hand."""
         rows, columns = rows_of_data(linear), linear.jacobian.in_size()
-        if self.trust_region.bounds is not None:
-            if self.solver is not None or columns > rows or state.largest.size != columns:
-                raise ValueError(
-                    f"`bounds` are for no more parameters than outputs, up to {self.scaling.max_params} "
-                    f"(`ColumnScaling`), without a `solver`; there are {columns} parameters and {rows} outputs. Map a "
-                    "parameter into its bounds instead, such as by `jnp.exp`."
-                )
-            return self._by_rank(linear, state)
-        if self.solver is None and columns < rows:
+        if self.trust_region.bounds is not None and (
+            self.solver is not None or columns > rows or state.largest.size != columns
+        ):
+            raise ValueError(
+                f"`bounds` are for no more parameters than outputs, up to {self.scaling.max_params} "
+                f"(`ColumnScaling`), without a `solver`; there are {columns} parameters and {rows} outputs. Map a "
+                "parameter into its bounds instead, such as by `jnp.exp`."
+            )
+        if self.solver is None and columns <= rows:
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
-            if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES:
-                return cond_any(state.rung < 0, self._until_failure, self._through_leading, linear, state)
-        return self._damped(linear, state)
+            if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES and columns < rows:
+                return *cond_any(state.rung < 0, self._until_failure, self._through_leading, linear, state), None
+        return *self._damped(linear, state), None
 
     def _try(
-        self,
-        way: AbstractWay,
-        linear: Linearisation,
-        by: Any,
-        before: Any,
-        state: LevenbergMarquardtState,
-        matrix: Float[Array, "rows K"] | None = None,
+        self, way: AbstractWay, linear: Linearisation, by: Any, before: Any, state: LevenbergMarquardtState
     ) -> tuple[PyTree, Any, LevenbergMarquardtState]:
-        """One step: proposed, adjusted, tried and judged, learnt from, reported; `matrix` is D where it is at hand.
+        """One step: proposed, adjusted, tried and judged, learnt from, reported.
 
         **Returns:** the step, 0 unless it is accepted; the next state of the way; that of the optimizer but for it.
         """
@@ -147,8 +150,7 @@ class LevenbergMarquardt(AbstractTransformation):
         tried = shorten(attempt, is_worth_taking, proposal.halvings)
         taken, lift, after = proposal.learn(tried)
         info = step_info(state.info, linear, taken, proposal.damping, lift)
-        ends = self.ends(state.ends, linear, info, matrix)
-        return taken.trial.step, after, state._replace(linesearch=search, ends=ends, info=info)
+        return taken.trial.step, after, state._replace(linesearch=search, info=info)
 
     def _damped(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """By a solver of the lift."""
@@ -156,32 +158,35 @@ class LevenbergMarquardt(AbstractTransformation):
         step, damping, state = self._try(self.damping, linear, solver, state.damping, state)
         return step, state._replace(damping=damping)
 
-    def _by_rank(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
+    def _by_rank(
+        self, linear: Linearisation, state: LevenbergMarquardtState
+    ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"]]:
         """By all singular values of D: within a trust region, or through a cut-off where D has lost rank."""
         matrix, bounds = linear.jacobian.as_matrix(), self.trust_region.bounds
-        if bounds is not None:
-            held = bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
-            matrix = jnp.where(held[None], 0, matrix)
+        held = None if bounds is None else bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
+        matrix = matrix if held is None else jnp.where(held[None], 0, matrix)
         scale, largest = self.scaling(matrix, state.largest, ravel_pytree(linear.trainable)[0], linear.residual)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))
-        # After a cut step that could not be taken, the next is bounded: it also goes where a column of D has vanished.
-        failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
-        deficient = self.cutoff.is_deficient(triangle, len(matrix))
-        factors, state = (matrix, orthogonal, triangle, scale), state._replace(largest=largest)
-        if bounds is not None:
-            return self._within_radius(linear, state, factors)
-        return cond_any(deficient & ~failed, self._through_all, self._within_radius, linear, state, factors)
+        if bounds is not None or len(scale) < self.cutoff.least:
+            svd, way = svd_of_triangle(matrix, orthogonal, triangle, scale), self._within_radius
+        else:
+            # After a cut step that could not be taken, the next is bounded: it goes where a column of D has vanished.
+            failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
+            cut = self.cutoff.is_deficient(triangle, len(matrix)) & ~failed
+            svd = svd_of_triangle(matrix, orthogonal, triangle, jnp.where(cut, 1, scale))
+            way = eqx.Partial(cond_any, cut, self._through_all, self._within_radius)
+        shares = unfixed_shares(linear, svd)
+        # What a bound holds is fixed by that.
+        unfixed = shares if held is None else jnp.where(held, 0, shares)
+        step, state = way(linear, state._replace(largest=largest, unfixed=unfixed), svd)
+        return step, state, matrix
 
-    def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        step, radius, state = self._try(
-            self.trust_region, linear, svd_of_triangle(*factors), state.radius, state, factors[0]
-        )
+    def _within_radius(self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues) -> Stepped:
+        step, radius, state = self._try(self.trust_region, linear, svd, state.radius, state)
         return step, state._replace(radius=radius)
 
-    def _through_all(self, linear: Linearisation, state: LevenbergMarquardtState, factors: Factors) -> Stepped:
-        step, cutoff, state = self._try(
-            self.cutoff, linear, svd_of_triangle(*factors[:3]), state.cutoff, state, factors[0]
-        )
+    def _through_all(self, linear: Linearisation, state: LevenbergMarquardtState, svd: SingularValues) -> Stepped:
+        step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state)
         return step, state._replace(cutoff=cutoff)
 
     def _through_leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
@@ -203,7 +208,7 @@ def rows_of_data(linear: Linearisation) -> int:
 
 
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
-    """For K ≥ QN by DDᵀ in float64, whatever the dtype of the parameters.
+    """For K > QN by DDᵀ in float64, whatever the dtype of the parameters.
 
     Its condition number is that of D squared, so a DDᵀ in float32 asks for more damping than the last steps have.
     """
@@ -243,14 +248,15 @@ def adapted_levenberg_marquardt(
     decrease of the cost in units of what the linearised outputs predicted, decides how cautious the next step is. It is
     summed from output differences, so that it means something down to round-off. There are three ways to step:
 
-    - for K ≥ QN by `damping`: a damped lift, with corrections for the bend of the network. A step that does not lower
+    - for K > QN by `damping`: a damped lift, with corrections for the bend of the network. A step that does not lower
       the cost is halved a few times before it is rejected, since that costs forward passes only;
-    - for K < QN with few parameters by `trust_region`, as MINPACK does, with geodesic acceleration: the length of the
+    - for K ≤ QN with few parameters by `trust_region`, as MINPACK does, with geodesic acceleration: the length of the
       step is bounded, with each parameter in units of its own (`scaling`), so that parameters may differ by any orders
       of magnitude. Shorter steps are tried in the same update, which cost forward passes only;
-    - by `cutoff` where D has lost rank, as in networks trained on the residuals of a differential equation: through
-      the singular values above a cut-off, with corrections. With more than 1024 parameters only as many singular values
-      are computed as the cut-off asks for. Where D is not of low rank, or takes more than 1 GiB, steps go by `damping`.
+    - by `cutoff` where a D of 32 columns or more has lost rank, as in networks trained on the residuals of a
+      differential equation: through the singular values above a cut-off, with corrections. With more than 1024
+      parameters only as many singular values are computed as the cut-off asks for. Where D is not of low rank, or takes
+      more than 1 GiB, steps go by `damping`.
 
     The incoming gradients only give the form of the updates: pass zeros to save their computation, and chain what
     changes gradients after this transformation.
@@ -258,8 +264,8 @@ def adapted_levenberg_marquardt(
     **Arguments:**
 
     - `apply`, `cost`, `metric`, `trainable`, `per_sample`: as for `scale_by_adapted_metric`.
-    - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K < QN, and for
-        K ≥ QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
+    - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K ≤ QN, and for
+        K > QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
     - `damping`, `trust_region`, `scaling`, `cutoff`: how each way to step is chosen, bounded and adapted.
         `TrustRegion(bounds=Bounds(low, high))` keeps parameters within bounds.
     - `acceleration`: of steps by `damping`: add the geodesic acceleration a/2 of the step v where

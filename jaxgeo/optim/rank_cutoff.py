@@ -59,6 +59,8 @@ class RankCutoff(AbstractWay):
 
     **Arguments:**
 
+    - `least`: with fewer parameters steps stay within the trust region where D has lost rank. That copes with the few
+        directions of a curve with as many, and through a cut-off steps would leave some without influence.
     - `deficient`: D has lost rank if its smallest singular value, with its columns scaled, is at most this part of the
       largest; no less than QN eps counts.
     - `initial`: the first cut-offs, relative to the largest singular value.
@@ -73,6 +75,7 @@ class RankCutoff(AbstractWay):
         is, D is not of low rank, and steps are damped until one of them fails.
     """
 
+    least: int = eqx.field(static=True, default=32)
     deficient: float = 1e-8
     initial: float = 1e-3
     decrease: float = 3.0
@@ -94,7 +97,7 @@ class RankCutoff(AbstractWay):
                 least, most = value
                 check_count("directions[0]", least)
                 check_count("directions[1]", most, least=least)
-            elif name in ("halvings", "corrections"):
+            elif name in ("least", "halvings", "corrections"):
                 check_count(name, value, least=0)
             else:
                 check_positive(name, value)

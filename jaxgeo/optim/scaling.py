@@ -12,7 +12,7 @@ from jaxgeo.linalg.tangents import norm
 class ColumnScaling(Checked):
     """Moré's scaling: each parameter in units of 1 / the largest norm its column of D has had lately.
 
-    Makes Levenberg–Marquardt independent of the units of the parameters. Used where K < QN and K ≤ `max_params`: there
+    Makes Levenberg–Marquardt independent of the units of the parameters. Used where K ≤ QN and K ≤ `max_params`: there
     D is small enough to be built for its column norms, and no single column can be traded for others, as it can
     in a network with more parameters than outputs.
 
@@ -29,11 +29,14 @@ class ColumnScaling(Checked):
     - `memory`: what part of the largest norm is remembered from step to step, so that a column that was large far from
         the solution does not shorten the steps near it for good. 1 for MINPACK's.
     - `influence`: 0 for units by the columns alone.
+    - `collapse`: the largest norm is forgotten where it is more than so many times that of the column as it is, as
+        after a start where the outputs nearly overflow.
     """
 
     max_params: int = eqx.field(static=True, default=1024, metadata=count(0))
     memory: float = eqx.field(default=0.97, metadata=number(least=0, most=1))
     influence: float = eqx.field(default=0.02, metadata=NOT_NEGATIVE)
+    collapse: float = eqx.field(default=1e4, metadata=number(least=1))
 
     def init(self, size: int, dtype: jnp.dtype) -> Float[Array, " K"]:
         """No norm seen yet; empty where K is too large."""
@@ -48,7 +51,8 @@ class ColumnScaling(Checked):
     ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
         """The scales S, so that DS has columns of norm 1 at most, and the largest norms so far."""
         norms = column_norms(matrix).astype(largest.dtype)
-        largest = jnp.maximum(self.memory * largest, jnp.where(jnp.isfinite(norms), norms, 0))
+        largest = jnp.where(norms > 0, jnp.minimum(self.memory * largest, self.collapse * norms), self.memory * largest)
+        largest = jnp.maximum(largest, jnp.where(jnp.isfinite(norms), norms, 0))
         size = jnp.abs(params.astype(largest.dtype))
         least = self.influence * norm(residual).astype(largest.dtype) / jnp.where(size > 0, size, 1)
         units = jnp.maximum(largest, jnp.where((size > 0) & jnp.isfinite(least), least, 0))

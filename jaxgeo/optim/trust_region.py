@@ -14,7 +14,7 @@ from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import SOLVED, conclude
-from jaxgeo.linalg.tangents import norm, tangent_of
+from jaxgeo.linalg.tangents import freeze, norm, tangent_of
 from jaxgeo.optim.attempt import Attempt, Tried, is_worth_taking
 from jaxgeo.optim.bounds import Bounds
 from jaxgeo.optim.scaling import column_norms
@@ -50,7 +50,7 @@ class TrustRegion(Checked, AbstractWay):
     """
 
     factor: float = eqx.field(default=100.0, metadata=POSITIVE)
-    acceleration: float = eqx.field(default=0.75, metadata=NOT_NEGATIVE)
+    acceleration: float = eqx.field(default=0.3, metadata=NOT_NEGATIVE)
     tries: int = eqx.field(static=True, default=20, metadata=COUNT)
     retreats: int = eqx.field(static=True, default=4, metadata=count(0))
     bounds: Bounds | None = eqx.field(default=None, metadata=kind(Bounds, "`jaxgeo.optim.Bounds`"))
@@ -62,7 +62,8 @@ class TrustRegion(Checked, AbstractWay):
     def propose(self, linear: Linearisation, by: SingularValues, state: Float[Array, ""]) -> Proposal:
         """The lift with the damping that makes it no longer than `state`, in units of the scale of the columns of D."""
         jacobian, dtype = linear.jacobian, linear.outputs.dtype
-        bounded = _Bounded(linear, by, jnp.asarray(self.acceleration, dtype), self.bounds)
+        norms = freeze(column_norms(by.matrix))
+        bounded = _Bounded(linear, by, norms, jnp.asarray(self.acceleration, dtype), self.bounds)
         start = bounded.length(linear.trainable)
         first = jnp.where(start > 0, self.factor * start, jnp.asarray(self.factor, dtype))
         found = _searched(self, bounded, jnp.where(state > 0, state.astype(dtype), first))
@@ -91,6 +92,7 @@ class _Bounded(eqx.Module):
 
     linear: Linearisation
     svd: SingularValues
+    norms: Float[Array, " K"]
     acceleration: Float[Array, ""]
     bounds: Bounds | None
 
@@ -103,6 +105,8 @@ class _Bounded(eqx.Module):
 
     def lift(self, rows: Float[Array, "rows R"], relative: Float[Array, ""]) -> PyTree:
         lifted = self.svd.damped_lift(rows.reshape(-1), relative)
+        # Round-off of the others moves no parameter without influence.
+        lifted = jnp.where(self.norms > 0, lifted, 0)
         return self.linear.jacobian.unravel(lifted if self.svd.scale is None else self.svd.scale * lifted)
 
     def length(self, step: PyTree) -> Float[Array, ""]:
@@ -127,14 +131,13 @@ class _Bounded(eqx.Module):
     def loses_influence(self, step: PyTree) -> Bool[Array, ""]:
         """Whether the parameter that changes most, by more than itself, has lost its influence at the end."""
         flat, here = ravel_pytree(step)[0], ravel_pytree(self.linear.trainable)[0]
-        norms = column_norms(self.svd.matrix)
-        change = jnp.where((norms > 0) & (flat != 0), jnp.abs(flat / here), 0)
+        change = jnp.where((self.norms > 0) & (flat != 0), jnp.abs(flat / here), 0)
         most = jnp.argmax(change)
 
         def vanished() -> Bool[Array, ""]:
             along = self.linear.jacobian.unravel(jax.nn.one_hot(most, len(flat), dtype=flat.dtype))
             _, column = jax.jvp(self.linear.rows_at, (step,), (along,))
-            return norm(column) < VANISHED * norms[most]
+            return norm(column) < VANISHED * self.norms[most]
 
         return jax.lax.cond(change[most] > 1, vanished, lambda: jnp.asarray(False))
 

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,13 +15,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import as_real, check_count, check_function, is_trainable_leaf
 from jaxgeo.costs import L2, WeightedL2
-from jaxgeo.optim import Bounds, Ending, Outcome, TrustRegion, adapted_levenberg_marquardt
+from jaxgeo.optim import Bounds, Ending, Outcome, Start, TrustRegion, adapted_levenberg_marquardt
+from jaxgeo.optim.bounds import read_bounds
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 from jaxgeo.uncertainty.estimation import posterior
 from jaxgeo.uncertainty.leaves import entry_names
 from jaxgeo.uncertainty.posteriors import Posterior
 from jaxgeo.uncertainty.prediction import Prediction
+from jaxgeo.uncertainty.starts import read_starts
 
 
 class CurveFit(eqx.Module):
@@ -35,6 +37,7 @@ class CurveFit(eqx.Module):
     - `names`: of the parameters, in the order of `pcov`.
     - `unfixed`: those that the data do not fix. `active`: those that are at a bound.
     - `curve`: f, with its points along the first axis.
+    - `starts`: a `jaxgeo.optim.Start` each, which tells where it led, `p0` first; empty unless there were several.
     - `posterior`: all else, a `jaxgeo.uncertainty.Posterior`; None where there are too few data for a covariance.
     """
 
@@ -48,6 +51,7 @@ class CurveFit(eqx.Module):
     names: list[str]
     unfixed: list[str]
     active: list[str]
+    starts: list[Start]
     posterior: Posterior | None
     curve: "Curve"
 
@@ -80,6 +84,9 @@ class CurveFit(eqx.Module):
         width = max(map(len, self.names))
         for name, value, error in zip(self.names, np.concatenate(trainable), errors, strict=True):
             lines.append(f"{name:<{width}}  {value:.6g} ± {error:.2g}")
+        if self.starts:
+            costs = ", ".join(f"{start.cost:.6g}" for start in self.starts)
+            lines.append(f"the best of {len(self.starts)} starts, which led to {costs}")
         return "\n".join(lines)
 
 
@@ -122,6 +129,7 @@ def curve_fit(
     sigma: ArrayLike | None = None,
     absolute_sigma: bool = False,
     bounds: Any = None,
+    starts: Sequence[PyTree] | int | None = None,
     trainable: PyTree = is_trainable_leaf,
     max_steps: int = 1000,
 ) -> CurveFit:
@@ -141,6 +149,8 @@ def curve_fit(
         residuals.
     - `bounds`: (low, high), each a number, an array, or a pytree like `p0` or its upper part; ∞ for none. The
         covariance is, as SciPy's, that without them.
+    - `starts`: more places like `p0` to start from, or how many to draw evenly between `bounds`. All are fitted in one
+        program; the fit of the least cost is returned, and its `starts` tells where each led.
     - `trainable`: as for `jaxgeo.Problem`: which leaves of `p0` to fit.
     - `max_steps`: updates, after which to give up.
 
@@ -178,8 +188,8 @@ def curve_fit(
     if not np.isfinite(first := float(problem.cost(params))):
         raise ValueError(f"the cost at `p0` is {first}; start nearer, or in parameters that do not overflow there.")
     box = _read_bounds(bounds, problem.partition(params)[0])
-    popt, steps, code = _fit(problem, params, box, max_steps)
-    ending = Ending(int(code))
+    several = [] if starts is None else read_starts(starts, problem, params, box)
+    popt, steps, ending, led = _fit_best(problem, [params, *several], box, max_steps)
     outcome = ending.outcome or Outcome.MAX_STEPS
     kept, _ = problem.partition(popt)
     names = _names(f, kept, unpacks)
@@ -199,8 +209,9 @@ def curve_fit(
     reached = np.zeros(size, bool) if box is None else np.logical_or(*box.reached(kept))
     active = [name for name, at in zip(names, reached, strict=True) if at]
     return CurveFit(
-        popt, pcov, stderr, cost_value, outcome, ending.words, int(steps), names, unfixed, active, found, curve
-    )
+        popt, pcov, stderr, cost_value, outcome, ending.words, steps, names, unfixed, active,
+        led if several else [], found, curve,
+    )  # fmt: skip
 
 
 class _Progress(eqx.Module):
@@ -209,13 +220,34 @@ class _Progress(eqx.Module):
     steps: Int[Array, ""]
 
 
+def _fit_best(
+    problem: Problem, starts: list[Params], bounds: Bounds | None, max_steps: int
+) -> tuple[Params, int, Ending, list[Start]]:
+    """The parameters of the least cost at the end, the number of steps, the `Ending`, and where each start led."""
+    arrays, static = eqx.partition(starts[0], eqx.is_array)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[eqx.filter(start, eqx.is_array) for start in starts])
+    # One start is not vmapped, which would compute both branches of each decision.
+    found, steps, codes, costs = (
+        jax.tree.map(lambda leaf: leaf[None], _fit(problem, arrays, static, bounds, max_steps))
+        if len(starts) == 1
+        else eqx.filter_vmap(_fit, in_axes=(None, 0, None, None, None))(problem, stacked, static, bounds, max_steps)
+    )
+    costs = np.asarray(costs, float) * problem.num_samples
+    best = int(np.argmin(np.where(np.isfinite(costs), costs, np.inf)))
+    led = [
+        Start(float(cost), Ending(int(code)).outcome or Outcome.MAX_STEPS, Ending(int(code)).words, int(count))
+        for cost, code, count in zip(costs, codes, steps, strict=True)
+    ]
+    popt = eqx.combine(jax.tree.map(lambda leaf: leaf[best], found), static)
+    return popt, int(steps[best]), Ending(int(codes[best])), led
+
+
 @eqx.filter_jit
 def _fit(
-    problem: Problem, params: Params, bounds: Bounds | None, max_steps: int
-) -> tuple[Params, Int[Array, ""], Int[Array, ""]]:
-    """The parameters at the end, the number of steps, and the `Ending`, 0 after all steps."""
+    problem: Problem, arrays: PyTree, static: PyTree, bounds: Bounds | None, max_steps: int
+) -> tuple[PyTree, Int[Array, ""], Int[Array, ""], Float[Array, ""]]:
+    """The parameters at the end, the number of steps, the `Ending`, 0 after all steps, and the cost."""
     optimizer = adapted_levenberg_marquardt(trust_region=TrustRegion(bounds=bounds))
-    arrays, static = eqx.partition(params, eqx.is_array)
     still = jax.tree.map(jnp.zeros_like, arrays)
 
     def step(progress: _Progress) -> _Progress:
@@ -227,9 +259,9 @@ def _fit(
     def goes_on(progress: _Progress) -> Array:
         return (progress.state.ends.ending == 0) & (progress.steps < max_steps)
 
-    first = _Progress(arrays, optimizer.init(params), jnp.zeros((), jnp.int32))
+    first = _Progress(arrays, optimizer.init(eqx.combine(arrays, static)), jnp.zeros((), jnp.int32))
     last = jax.lax.while_loop(goes_on, step, first)
-    return eqx.combine(last.params, static), last.steps, last.state.ends.ending
+    return last.params, last.steps, last.state.ends.ending, problem.cost(eqx.combine(last.params, static))
 
 
 def _start(p0: PyTree) -> tuple[PyTree, bool]:
@@ -287,19 +319,9 @@ def _matching(params: PyTree, errors: PyTree) -> PyTree:
 
 
 def _read_bounds(bounds: Any, trainable: PyTree) -> Bounds | None:
-    """None where all are infinite; raises `ValueError` unless they are a pair that the parameters are within."""
     if bounds is None:
         return None
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ValueError(f"`bounds` must be a pair (low, high); got {bounds!r}.")
-    # SciPy takes lists of numbers for an array.
-    low, high = (np.asarray(each, float) if eqx.is_array(trainable) else each for each in bounds)
-    found = Bounds(low, high)
-    least, most = map(np.asarray, found.flat(trainable))
-    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(trainable)])
-    for name, value, lower, upper in zip(entry_names(trainable), flat, least, most, strict=True):
-        if not lower <= value <= upper:
-            raise ValueError(
-                f"`p0` must be within `bounds`; the entry {name} is {value}, and not in [{lower}, {upper}]."
-            )
-    return None if np.isneginf(least).all() and np.isposinf(most).all() else found
+    if eqx.is_array(trainable) and isinstance(bounds, tuple | list):
+        # SciPy takes lists of numbers for an array.
+        bounds = [np.asarray(each, float) for each in bounds]
+    return read_bounds(bounds, trainable, entry_names(trainable), "p0")
