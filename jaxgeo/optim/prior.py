@@ -63,7 +63,7 @@ class Prior(eqx.Module):
 
     with Σ = (βDᵀD + A)⁻¹ and r = x − y. So no held-out data are needed.
 
-    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992; F. D. Foresee and M. T. Hagan,
+    Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4; F. D. Foresee and M. T. Hagan,
         Gauss–Newton approximation to Bayesian learning, 1997
 
     **Arguments:**

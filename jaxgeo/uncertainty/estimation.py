@@ -56,7 +56,7 @@ def posterior(
     For K ≤ QN it goes by the columns of D, in chunks of samples, and for K > QN, with a prior, by DDᵀ and its blocks
     with new inputs, without D. Sums are in float64, whatever the dtype of the parameters.
 
-    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992
+    Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4
 
     **Arguments:**
 

@@ -48,7 +48,7 @@ def maximise_evidence(
     Σ α_g|θ_g|² and a constant, is concave in the logarithms of α and β. So there is one maximum, which is where its
     gradient vanishes, and Newton's method finds it in some ten rounds; repeating the fixed point may take thousands.
 
-    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992; F. D. Foresee and M. T. Hagan,
+    Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4; F. D. Foresee and M. T. Hagan,
         Gauss–Newton approximation to Bayesian learning, 1997
 
     **Arguments:**

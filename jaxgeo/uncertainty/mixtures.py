@@ -84,7 +84,7 @@ def mixture(posteriors: Sequence[Posterior], inputs: PyTree) -> Mixture:
     Widths, groups of precisions and starts are so left to the data. Networks whose evidence is far from the best have
     a weight of almost 0, and are not asked.
 
-    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992
+    Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4
 
     **Arguments:**
 

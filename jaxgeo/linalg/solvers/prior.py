@@ -34,7 +34,7 @@ class PriorLift(AbstractLiftSolver):
     minimises |Dθ̇ − v|² + |√Pθ̇ − u|² + λ|θ̇|². The matrix DM⁻¹Dᵀ has the size of the data. With one precision for all
     parameters it is a multiple of DDᵀ; with several it is a sum of such matrices, one for the leaves of each group.
 
-    Reference: D. J. C. MacKay, Bayesian interpolation, Neural Computation 4, 1992; the identity is Woodbury's
+    Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4; the identity is Woodbury's
 
     **Arguments:**
 
