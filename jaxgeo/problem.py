@@ -165,7 +165,7 @@ class Problem(AbstractProblem):
         ```python
         >>> import jax.numpy as jnp, jaxgeo as jg
         >>> problem = jg.Problem(lambda a, x: a * x, jnp.ones(1), jg.L2(jnp.ones(1)))
-        >>> float(problem.with_prior(jnp.array(1.0), 0.5).cost(jnp.array(1.0)))
+        >>> round(float(problem.with_prior(jnp.array(1.0), 0.5).cost(jnp.array(1.0))), 12)
         0.25
 
         ```

@@ -29,7 +29,8 @@ def test_examples(page):
 def test_each_page_is_in_the_menu():
     menu = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
     notebooks = {f"tutorials/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert menu == {page.name for page in PAGES} | notebooks
+    reference = {f"api/{path.name}" for path in (ROOT / "docs" / "api").glob("*.md")}
+    assert menu == {page.name for page in PAGES} | notebooks | reference
 
 
 def test_what_the_pages_name_exists():

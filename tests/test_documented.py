@@ -28,7 +28,7 @@ MODULES = (
     "estimators",
     "uncertainty",
 )
-REFERENCE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "api").glob("*.md")))
 # Explained once, at the head of the reference.
 COMMON = {"problem", "params"}
 
@@ -106,7 +106,7 @@ def documentation(value: object) -> str:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_is_documented(name):
     value = PUBLIC[name]
-    assert in_reference(value), f"add `::: jaxgeo.{name}` to docs/api.md"
+    assert in_reference(value), f"add `::: jaxgeo.{name}` to a page of docs/api"
     text = documentation(value)
     assert text
     assert [each.name for each in arguments(value) if f"`{each.name}`" not in text] == []

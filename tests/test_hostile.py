@@ -307,7 +307,13 @@ FOLDERS = {
 
 
 # Of those that take some seconds the fast tests leave out most.
-LONG = ("twenty million empty rows", "rows of many numbers", "digests of 60 MiB", "settings in tables")
+LONG = (
+    "twenty million empty rows",
+    "rows of many numbers",
+    "digests of 60 MiB",
+    "settings in tables",
+    "a million singular values",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in FOLDERS])

@@ -57,7 +57,7 @@ def test_a_misspelt_name_is_an_attribute_error():
 
 MODULES = [name for name in dir(jg) if isinstance(getattr(jg, name), ModuleType)]
 PACKAGES = ["jaxgeo", *(found.name for found in pkgutil.walk_packages([str(PACKAGE)], "jaxgeo.") if found.ispkg)]
-REFERENCE = (PACKAGE.parent / "docs" / "api.md").read_text(encoding="utf-8")
+REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in (PACKAGE.parent / "docs" / "api").glob("*.md"))
 
 
 def test_each_module_of_the_reference_is_an_attribute():

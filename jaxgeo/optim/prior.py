@@ -13,6 +13,7 @@ from jaxgeo._checks import check_count, check_number
 from jaxgeo.costs import AbstractCost, SampleWeighted, WeightedL2
 from jaxgeo.costs.regularised import Regularised
 from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.linalg.determined import DeterminedByColumns, determined_by_rows
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.precision import in_dtype
@@ -175,9 +176,9 @@ def learn(linear: Linearisation, state: PriorState, info: StepInfo) -> PriorStat
         _has_noise(loss.cost),
     )
     if loss.size >= linear.residual.size - loss.size:
-        determined = in_dtype(_by_rows, DOUBLE)(group_grams(data, params, groups), state.precisions, beta)
+        determined = in_dtype(determined_by_rows, DOUBLE)(group_grams(data, params, groups), state.precisions, beta)
     else:
-        of_each = _ByColumns(tuple(map(int, np.repeat(groups, sizes))), max(groups) + 1)
+        of_each = DeterminedByColumns(tuple(map(int, np.repeat(groups, sizes))), max(groups) + 1)
         determined = in_dtype(of_each, DOUBLE)(Jacobian(data, params).as_matrix(), state.precisions, beta)
     precisions, beta_found, determined = _next(state.precisions, beta, determined, facts)
     follows = info.cost - info.new_cost <= FOLLOWS * info.cost
@@ -206,37 +207,6 @@ def _sums(values: list[Float[Array, ""]], groups: Sequence[int]) -> Float[Array,
     return jnp.stack(totals)
 
 
-def _by_rows(
-    grams: list[Float[Array, "n n"]], precisions: Float[Array, " groups"], beta: Float[Array, ""]
-) -> tuple[Float[Array, " groups"], Float[Array, ""]]:
-    """γ of each group, and |D|², from DDᵀ of each."""
-    alpha, beta = precisions.astype(DOUBLE), beta.astype(DOUBLE)
-    matrix = jnp.eye(len(grams[0]), dtype=DOUBLE)
-    for group, gram in enumerate(grams):
-        matrix = matrix + beta / alpha[group] * gram
-    inverse = _inverse(matrix)
-    counts = jnp.stack([beta / alpha[group] * jnp.vdot(inverse, gram) for group, gram in enumerate(grams)])
-    return counts, sum((jnp.trace(gram) for gram in grams), start=jnp.zeros((), DOUBLE))
-
-
-class _ByColumns(eqx.Module):
-    """The same, from D."""
-
-    groups: tuple[int, ...] = eqx.field(static=True)
-    num_groups: int = eqx.field(static=True)
-
-    def __call__(
-        self, matrix: Float[Array, "rows K"], precisions: Float[Array, " groups"], beta: Float[Array, ""]
-    ) -> tuple[Float[Array, " groups"], Float[Array, ""]]:
-        matrix, beta = matrix.astype(DOUBLE), beta.astype(DOUBLE)
-        groups = jnp.asarray(self.groups)
-        square = matrix.T @ matrix
-        root = jax.lax.rsqrt(precisions.astype(DOUBLE))[groups]
-        inverse = _inverse(jnp.eye(len(square), dtype=DOUBLE) + beta * root[:, None] * square * root[None])
-        counts = jnp.zeros(self.num_groups, DOUBLE).at[groups].add(1 - jnp.diagonal(inverse))
-        return counts, jnp.trace(square)
-
-
 def _next(
     alpha: Float[Array, " groups"],
     beta: Float[Array, ""],
@@ -254,8 +224,3 @@ def _next(
     left = jnp.maximum(facts.count.astype(alpha.dtype) - jnp.sum(counts), 0)
     found = bounded(left / jnp.maximum(facts.misfit.astype(alpha.dtype), tiny), beta) if facts.has_noise else beta
     return jnp.minimum(precisions, MOST_RATIO * found * total), found, counts
-
-
-def _inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    lower = jnp.linalg.cholesky(matrix)
-    return jax.scipy.linalg.cho_solve((lower, True), jnp.eye(len(matrix), dtype=matrix.dtype))
