@@ -146,14 +146,16 @@ def test_units_of_parameters_do_not_matter(scale):
 @pytest.mark.slow
 def test_geodesic_acceleration_is_a_quarter_of_the_second_order():
     """For x = θ² and a target near, v + a/2 solves to third order in v where v alone does to second."""
+    # A second parameter without influence: more parameters than outputs, so the step is damped.
+    start = jnp.array([1.0, 0.0])
     for size in (1e-2, 1e-3):
-        problem = jg.Problem(lambda b, x: b**2 * x, jnp.array([1.0]), jg.L2(jnp.array([(1 + size) ** 2])))
+        problem = jg.Problem(lambda b, x: b[0] ** 2 * x, jnp.array([1.0]), jg.L2(jnp.array([(1 + size) ** 2])))
         errors = []
         for acceleration in (None, 0.75):
             tx = jg.optim.adapted_levenberg_marquardt(
                 acceleration=acceleration, damping=jg.optim.GainRatioDamping(initial=1e-14, corrections=0)
             )
-            updates, _ = tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1), problem=problem)
+            updates, _ = tx.update(start, tx.init(start), start, problem=problem)
             errors.append(abs(float(updates[0]) - size))
         assert errors[0] == pytest.approx(size**2 / 2, rel=0.1)
         assert errors[1] == pytest.approx(size**3 / 2, rel=0.1)
