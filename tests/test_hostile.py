@@ -231,6 +231,10 @@ def row(**changes):
     return b"".join(f"{to_json(row | changes)}\n".encode() for row in runs.rows())
 
 
+# A pattern that tries all ways to part the blanks needs 61^8 steps for them.
+DOTS = b"# " + (b"." + b" " * 60) * 8 + b"!\n"
+
+
 def large(folder, name):
     with (folder.path / name).open("wb") as file:
         file.truncate(2**40)
@@ -268,6 +272,30 @@ FOLDERS = {
     "a rank beyond a float": lambda f: changed(f, "summary.json", rank=10**4000),
     "a stop at the edge": lambda f: changed(f, "summary.json", predicted_stopping_time=1.7e308, N=1),
     "scores of all kinds": lambda f: changed(f, "summary.json", baseline=1.7e308, linear=-1.7e308, cost0=5e-324),
+    "dots in a comment": lambda f: written(f, "config.toml", runs.CONFIG.to_toml().encode() + DOTS),
+    "held-out columns of other names": lambda f: changed(f, "summary.json", held_out={"zzz": [1.0]}),
+    "one held-out column": lambda f: changed(f, "summary.json", held_out={"true": [1.0]}),
+    "held-out integers beyond 64 bits": lambda f: changed(
+        f, "summary.json", held_out={"row": [1, 2], "true": [2**70, 2**71], "predicted": [2**70, 2**72]}
+    ),
+    "a million held-out rows": lambda f: changed(
+        f, "summary.json", held_out=dict.fromkeys(("row", "true", "predicted"), [1] * 10**6)
+    ),
+    "classes of a regression": lambda f: changed(f, "summary.json", classes=["a"], confusion=[1]),
+    "confusion beyond a float": lambda f: changed(
+        f, "summary.json", kind="classification", classes=["a"], confusion=[-(10**4000)]
+    ),
+    "a summary of another kind": lambda f: changed(f, "summary.json", kind="classification"),
+    "half a character in bytes": lambda f: written(
+        f, "summary.json", (f.path / "summary.json").read_bytes().replace(b'"data"', b'"\xed\xa0\x80"')
+    ),
+    "half a character in UTF-16": lambda f: written(
+        f, "summary.json", (f.path / "summary.json").read_text().replace('"data"', '"\\ud800"').encode("utf-16")
+    ),
+    "a name of 4 MiB": lambda f: changed(
+        f, "network.json", outputs={"names": ["a" * 4 * MIB], "mean": [0.0], "scale": [1.0]}
+    ),
+    "levels of numbers": lambda f: changed(f, "network.json", columns=column(levels=["x"])),
     "a million singular values": lambda f: changed(f, "summary.json", spectrum_start=[1e-3] * 10**6),
     "singular values at the edge": lambda f: changed(f, "summary.json", spectrum_start=[1.7e308, 5e-324, -1.0]),
     "no singular values": lambda f: changed(f, "summary.json", spectrum_start=[], spectrum_end=[-1.0]),
@@ -441,5 +469,5 @@ def test_a_terminal_does_not_do_what_a_prediction_says():
 def test_predictions_are_cells_in_any_country():
     assert tools._as_csv(["y", "low", "-1.5"]) == "y\nlow\n-1.5\n"
     assert tools._as_csv(["y", "a;=1+1"]) == '"y"\n"a;=1+1"\n'
-    for cell in ("=1", " =1", "\n=1", "＝1", "\r@x", "+a", "\tx"):
+    for cell in ("=1", " =1", "\n=1", "＝1", "\r@x", "+a", "\tx", "\ufeff=1", "\u200b=1", "\0=1", "Sep=z", "\ufeff"):
         assert tools._cell(cell) == f"'{cell}"

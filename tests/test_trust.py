@@ -198,7 +198,7 @@ def test_settings_are_refused_or_read_back(config):
         (["--seed", str(2**63)], "below 2**63"),
         (["--keep-every", "nan"], "--keep-every"),
         (["--hidden", "1000000-1000000"], "GiB at least"),
-        (["--hidden", "-".join("1" * 2000)], "at most 1000 layers"),
+        (["--hidden", "-".join("1" * 2000)], "at most 100 layers"),
         (["--record-every", str(10**9)], "--record-every"),
         (["--out", "x" * 300], "File name too long"),
         (["--out", "plain.csv/x"], "cannot write to plain.csv/x"),

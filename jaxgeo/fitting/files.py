@@ -85,9 +85,11 @@ def read_json(content: bytes | str) -> Any:
 
     **Raises:** `ValueError` if it is not JSON, holds NaN or a number too large, or is nested too deeply.
     """
+    # JSON's own reading of bytes would guess UTF-16, and let halves of characters pass.
+    text = content if isinstance(content, str) else content.decode("utf-8")
     try:
-        found = json.loads(content, parse_constant=_to_finite, parse_float=_to_finite)
-        if _SURROGATES.search(content if isinstance(content, str) else content.decode("utf-8", "replace")):
+        found = json.loads(text, parse_constant=_to_finite, parse_float=_to_finite)
+        if _SURROGATES.search(text):
             # Half of a character, as JSON can write it, has no place in any file.
             json.dumps(found, ensure_ascii=False).encode()
         return found

@@ -96,12 +96,17 @@ def read_task(settings: dict[str, Any]) -> Task:
 def refuse_endless(config: Config) -> None:
     """`ValueError` if the table of a run that is there already is a device or a pipe, which may give bytes for ever.
 
-    What comes by the standard input is the user's, unless that is the terminal.
+    So may a file of the system that says it has none. What comes by the standard input is the user's, unless that is
+    the terminal.
     """
     path = Path(config.problem)
     piped = config.problem == "/dev/stdin" and not sys.stdin.isatty()
-    if config.problem not in PROBLEMS and path.exists() and not path.is_file() and not piped:
-        raise ValueError(f"the run is of {config.problem}, which is not a plain file; train it again from a table.")
+    if config.problem in PROBLEMS or not path.exists() or piped:
+        return
+    if not path.is_file() or path.stat().st_size == 0:
+        raise ValueError(
+            f"the run is of {config.problem}, which is empty or not a plain file; train it again from a table."
+        )
 
 
 def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:

@@ -4,9 +4,11 @@ import csv
 import dataclasses
 import importlib.util
 import io
+import itertools
 import os
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,7 +107,10 @@ def _shown(content: str) -> str:
 
 def _cell(text: str) -> str:
     """A cell that a spreadsheet takes for text, not for a formula; numbers as they are."""
-    odd = text.lstrip().startswith(FORMULA) or text.startswith(BLANK)
+    # What shows nothing in front of a formula does not keep a spreadsheet from it; `sep=` would part all cells anew.
+    shown = "".join(itertools.dropwhile(lambda character: unicodedata.category(character)[0] in "CZ", text))
+    odd = shown.startswith(FORMULA) or shown[:4].lower() == "sep=" or text.startswith(BLANK)
+    odd |= unicodedata.category(text[:1] or " ")[0] == "C"
     return f"'{text}" if odd and not is_number(text) else text
 
 

@@ -111,7 +111,7 @@ def held_out_figure(summary: Summary, rows: Rows) -> str | None:
     """True and predicted values of the held-out rows, and how their errors are spread; for regression."""
     if summary["classes"] or not summary["held_out"]:
         return None
-    true, predicted = (np.array(summary["held_out"][name]) for name in ("true", "predicted"))
+    true, predicted = (np.array(summary["held_out"][name], np.float64) for name in ("true", "predicted"))
 
     def draw(figure: Figure) -> None:
         axes: Any = figure.subplots(1, 2, width_ratios=[3, 2])

@@ -13,7 +13,7 @@ from jaxgeo.fitting.methods import flow_named, optimizer_named
 
 PRECISIONS = ("float64", "float32")
 # Of whatever is counted, of layers, and of the settings as text.
-MOST, MOST_LAYERS, MOST_BYTES = 2**31 - 1, 1000, 2**16
+MOST, MOST_LAYERS, MOST_BYTES = 2**31 - 1, 100, 2**16
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), 127, *map(ord, '"\\'
 
 # Text in quotes, and a name of ten parts. `tomllib` takes the square of their number in time and memory.
 _TEXT = re.compile(r"""\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'""")
-_DOTTED = re.compile(r"(?:\.\s*[\w-]*\s*){9}")
+# Each part takes all that it can and gives nothing back: dots with blanks between them are searched once.
+_DOTTED = re.compile(r"(?:\.\s*+[\w-]*+\s*+){9}")
 
 
 def to_toml(fields: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What a network makes of the held-out rows, one by one."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -63,12 +64,24 @@ def _outputs(network: Network, inputs: Float[jax.Array, "M features"]) -> Float[
 
 
 def check_held_out(found: dict[str, Any]) -> None:
-    """`ValueError` unless the columns have one length and name classes that there are."""
-    columns, size = found["held_out"], len(found["classes"])
-    if len({len(column) for column in columns.values()}) > 1:
-        raise ValueError("the columns of `held_out` must have one length")
-    if found["confusion"] and len(found["confusion"]) != size**2:
-        raise ValueError(f"`confusion` must hold {size**2} numbers for {size} classes; got {len(found['confusion'])}")
-    named = (*columns.get("true", ()), *columns.get("predicted", ())) if size else ()
-    if any(not (0 <= index < size and index == int(index)) for index in named):
+    """`ValueError` unless the fields are as `held_out` makes them, for a summary of its kind."""
+    columns, classes, pairs = found["held_out"], found["classes"], found["confusion"]
+    if classes and found["kind"] != Kind.CLASSIFICATION.value:
+        raise ValueError("`classes` are for a classification")
+    wanted = {"row", "true", "predicted", "lead"} if classes else {"row", "true", "predicted"}
+    if columns and set(columns) != wanted:
+        raise ValueError(f"`held_out` must have the columns {', '.join(sorted(wanted))}; got {str(list(columns))[:80]}")
+    lengths, most = {len(column) for column in columns.values()}, MOST_NAMED if classes else MOST_POINTS
+    if len(lengths) > 1 or max(lengths, default=0) > most:
+        raise ValueError(f"the columns of `held_out` must have one length, of at most {most}")
+    if not all(math.isfinite(value) and abs(value) < 2**1000 for column in columns.values() for value in column):
+        raise ValueError("`held_out` must hold finite numbers")
+    if pairs and (len(pairs) != len(classes) ** 2 or len(classes) > MOST_CLASSES):
+        raise ValueError(
+            f"`confusion` must hold {len(classes) ** 2} numbers for {len(classes)} classes; got {len(pairs)}"
+        )
+    if not all(0 <= pair < 2**63 for pair in pairs):
+        raise ValueError("`confusion` must hold counts")
+    named = (*columns.get("true", ()), *columns.get("predicted", ())) if classes else ()
+    if any(not (0 <= index < len(classes) and index == int(index)) for index in named):
         raise ValueError("`held_out` names a class that is not in `classes`")

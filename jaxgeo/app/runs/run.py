@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxgeo.app.data import Encoder, Kind, Table
 from jaxgeo.app.data.arrays import read_array
+from jaxgeo.app.data.cells import Meaning
 from jaxgeo.app.data.encoder import MOST_LEVELS
 from jaxgeo.app.data.table import as_table
 from jaxgeo.app.runs.config import MOST_LAYERS, PRECISIONS, Config
@@ -107,7 +108,8 @@ class Run:
         if (bad := np.argwhere(~np.isfinite(outputs))).size:
             raise ValueError(f"the prediction for row {bad[0, 0] + 1} is not finite; its values are too large.")
         if self.kind is Kind.CLASSIFICATION:
-            return np.asarray(self.outputs.names)[outputs.argmax(axis=1)]
+            # Objects, since an array of text gives each entry the length of the longest name.
+            return np.asarray(self.outputs.names, object)[outputs.argmax(axis=1)]
         return outputs[:, 0]
 
     def _inputs(self, rows: Any) -> np.ndarray:
@@ -142,6 +144,8 @@ def load(path: Path | str) -> Run:
         _check_sizes(network, config, inputs, outputs)
         encoder = _read_encoder(network["columns"], inputs)
         summary = folder.read_summary()
+        if summary["kind"] != kind.value or summary["classes"] not in ((), outputs.names):
+            raise ValueError("summary.json is of another task than network.json")
         metrics, lost = read_rows(folder.files)
         check_rows(metrics, kind)
         model = _read_network(folder.files, sizes, np.dtype(network["dtype"]))
@@ -157,9 +161,15 @@ def load(path: Path | str) -> Run:
     return Run(folder.path, config, summary, metrics, model, kind, inputs, outputs, encoder)
 
 
+# Characters of a name that is read back.
+MOST_NAME = 10_000
+
+
 def _read_scaling(end: str, found: Any) -> Scaling:
     fields = read_fields(found, {"names": tuple[str, ...], "mean": tuple[float, ...], "scale": tuple[float, ...]})
     names, mean, scale = fields["names"], np.array(fields["mean"], np.float64), np.array(fields["scale"], np.float64)
+    if max(map(len, names), default=0) > MOST_NAME:
+        raise ValueError(f"network.json has a name of {max(map(len, names))} characters among its {end}")
     if not len(names) == len(mean) == len(scale) == len(set(names)):
         raise ValueError(
             f"network.json has {len(set(names))} names of {end}, {len(mean)} means and {len(scale)} scales"
@@ -175,6 +185,8 @@ def _read_encoder(columns: Any, inputs: Scaling) -> Encoder:
     names = [column.name for column in encoder.columns]
     if len(set(names)) < len(names) or any(len(column.levels) > MOST_LEVELS for column in encoder.columns):
         raise ValueError("network.json has a column twice, or one of too many levels")
+    if any(column.levels and column.reading.meaning is not Meaning.TEXT for column in encoder.columns):
+        raise ValueError("network.json has levels of a column that is no text")
     if encoder.names != inputs.names:
         raise ValueError("network.json has other inputs by its columns than by its scales")
     return encoder
