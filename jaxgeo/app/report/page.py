@@ -30,7 +30,7 @@ def write_report(path: Path | str) -> Path:
         try:
             svg = figure(run.summary, rows)
         # Numbers at the edge of what a float holds have no place on an axis; what matplotlib raises then is its own.
-        except (ArithmeticError, ValueError) as error:
+        except (ArithmeticError, ValueError, IndexError) as error:
             reason = html.escape(" ".join(str(error).split())[:200])
             sections.append(f'<section class="card"><h2>{title}</h2>It cannot be drawn: {reason}.</section>')
             continue
