@@ -1,4 +1,4 @@
-"""A table in a folder of its own, and a short run on it, for tests of the command line."""
+"""For tests of the command line a table in a folder of its own and a short run on it; for strangers' files a bound."""
 
 import pytest
 
@@ -20,6 +20,16 @@ def run_of_table(tmp_path_factory):
     from commands import train_once
 
     return train_once(tmp_path_factory.mktemp("kept"))
+
+
+@pytest.fixture
+def bounds():
+    """Each within a minute and 2 GiB."""
+    from limits import limited, restart
+
+    with limited():
+        restart(60)
+        yield
 
 
 @pytest.fixture

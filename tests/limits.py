@@ -5,7 +5,7 @@ import resource
 import signal
 from pathlib import Path
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 class Hangs(BaseException):
@@ -31,6 +31,12 @@ def limited(memory=2 * GIB):
         for number, handler in zip(signals, heard, strict=True):
             signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def check_line(error):
+    """What a user is told is one line."""
+    assert 0 < len(str(error).strip()) < 1000
+    assert "\n" not in str(error)
 
 
 def restart(seconds):
