@@ -241,13 +241,9 @@ def fit(
     if patience is not None and task.held_out is None:
         raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
     problem, params = task.problem, task.params
-    tol = (
-        float(tol)
-        if tol is not None
-        else 0.0
-        if (conditions is not None or prior is not None) and not is_flow
-        else 1e-6
-    )
+    if tol is None:
+        tol = 1e-6 if is_flow or (conditions is None and prior is None) else 0.0
+    tol = float(tol)
     warmup = WARMUP if warmup is None and method == "levenberg-marquardt" else warmup or 0
     warmup = 0 if conditions is None or is_flow else warmup
     initial = float(problem.cost(params))

@@ -18,7 +18,7 @@ from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Carry, Keeper
 from jaxgeo.fitting.rebuild import Rebuild
 from jaxgeo.fitting.starts import StartsDriver, chosen, told
-from jaxgeo.optim.endings import Outcome, Start
+from jaxgeo.optim.endings import Outcome, Start, told_of
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
@@ -91,8 +91,7 @@ class Fit:
         lines = [f"{self.outcome.value}: {reason}, after {self.steps} steps and {self.seconds:.1f} s"]
         lines += [f"cost {self.cost:.2e}, from {self.initial_cost:.2e}"]
         if self.starts:
-            costs = ", ".join(f"{start.cost:.6g}" for start in self.starts)
-            lines += [f"the best of {len(self.starts)} starts, which led to {costs}"]
+            lines += [told_of(self.starts)]
         if self.unfixed:
             count = self.open_directions
             which = ", ".join(self.unfixed[:NAMED]) + f" and {len(self.unfixed) - NAMED} more" * (

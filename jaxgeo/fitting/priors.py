@@ -21,7 +21,7 @@ def method_with(prior: Prior, chosen: Method, name: Any, apply: Callable[[PyTree
     """
     if not prior.by_evidence:
         return chosen
-    if name not in (None, "levenberg-marquardt"):
+    if name != "levenberg-marquardt":
         shown = type(chosen).__name__ if isinstance(chosen, AbstractFlow) else repr(name)
         raise ValueError(
             f'`prior="evidence"` is found by Levenberg–Marquardt on all samples; got `method` {shown}. Pass '

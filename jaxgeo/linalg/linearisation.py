@@ -89,6 +89,12 @@ class Linearisation(eqx.Module):
         return loss.join(function(loss.data(rows)), rows[-loss.size :])
 
     @property
+    def rows_of_data(self) -> int:
+        """The number of rows, without those of a prior."""
+        loss = self.problem.loss
+        return self.jacobian.out_size() - (loss.size if isinstance(loss, Regularised) else 0)
+
+    @property
     def total_weight(self) -> int | Float[Array, ""]:
         """The number that C divides by."""
         weight = self.problem.loss.total_weight
@@ -103,12 +109,11 @@ class Linearisation(eqx.Module):
         """
         if not isinstance(self.root, WeightedRoot):
             return damping
-        loss, rows = self.problem.loss, self.jacobian.out_size()
-        of_prior = loss.size if isinstance(loss, Regularised) else 0
+        rows, of_data = self.jacobian.out_size(), self.rows_of_data
         weights = (self.root.scale**2).astype(damping.dtype)
         mean = jnp.mean(weights)
         unit = jnp.maximum(jnp.min(jnp.where(weights > 0, weights, jnp.inf)), mean / 16)
-        return damping * (rows * unit / ((rows - of_prior) * mean + of_prior * unit))
+        return damping * (rows * unit / (of_data * mean + (rows - of_data) * unit))
 
     def is_trusted(self, lift: LiftInfo) -> Bool[Array, ""]:
         """Whether a lift used a factorisation that is accurate for every row.

@@ -1,6 +1,7 @@
 """How a run ends: when an optimizer is at the end of what it can do, and the words for it."""
 
 import enum
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -97,6 +98,11 @@ class Start(NamedTuple):
     outcome: Outcome | None
     message: str
     num_steps: int
+
+
+def told_of(starts: Sequence[Start]) -> str:
+    """Where several starts led, in words."""
+    return f"the best of {len(starts)} starts, which led to {', '.join(f'{start.cost:.6g}' for start in starts)}"
 
 
 class EndState(NamedTuple):

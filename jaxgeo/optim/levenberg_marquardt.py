@@ -122,7 +122,7 @@ class LevenbergMarquardt(AbstractTransformation):
         self, state: LevenbergMarquardtState, linear: Linearisation
     ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"] | None]:
         """The step by one of the ways, the state but for its ends, and D where it is at hand."""
-        rows, columns = rows_of_data(linear), linear.jacobian.in_size()
+        rows, columns = linear.rows_of_data, linear.jacobian.in_size()
         if self.trust_region.bounds is not None and (
             self.solver is not None or columns > rows or state.largest.size != columns
         ):
@@ -202,17 +202,12 @@ class LevenbergMarquardt(AbstractTransformation):
         return step, state._replace(rung=jnp.where(state.info.accepted, state.rung, top).astype(jnp.int32))
 
 
-def rows_of_data(linear: Linearisation) -> int:
-    """Rows without those of a prior."""
-    return linear.jacobian.out_size() - linear.jacobian.in_size() * has_prior(linear.problem)
-
-
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
     """For K > QN by DDᵀ in float64, whatever the dtype of the parameters.
 
     Its condition number is that of D squared, so a DDᵀ in float32 asks for more damping than the last steps have.
     """
-    rows = rows_of_data(linear)
+    rows = linear.rows_of_data
     if linear.jacobian.in_size() >= rows and rows <= MOST_DOUBLE_ROWS:
         if has_prior(linear.problem):
             return PriorLift()

@@ -17,6 +17,7 @@ from jaxgeo._checks import as_real, check_count, check_function, is_trainable_le
 from jaxgeo.costs import L2, WeightedL2
 from jaxgeo.optim import Bounds, Ending, Outcome, Start, TrustRegion, adapted_levenberg_marquardt
 from jaxgeo.optim.bounds import read_bounds
+from jaxgeo.optim.endings import told_of
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 from jaxgeo.uncertainty.estimation import posterior
@@ -85,8 +86,7 @@ class CurveFit(eqx.Module):
         for name, value, error in zip(self.names, np.concatenate(trainable), errors, strict=True):
             lines.append(f"{name:<{width}}  {value:.6g} ± {error:.2g}")
         if self.starts:
-            costs = ", ".join(f"{start.cost:.6g}" for start in self.starts)
-            lines.append(f"the best of {len(self.starts)} starts, which led to {costs}")
+            lines.append(told_of(self.starts))
         return "\n".join(lines)
 
 

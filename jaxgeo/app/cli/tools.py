@@ -30,8 +30,8 @@ from jaxgeo.app.runs.summary import environment
 from jaxgeo.fitting.files import write_text
 from jaxgeo.geometry import rank_report
 
-# What a spreadsheet takes for the beginning of a formula, also in full width, and what it passes over before.
-FORMULA, BLANK = tuple("=+-@＝＋－＠"), tuple("\t\r\n")
+# What a spreadsheet takes for the beginning of a formula, also in full width.
+FORMULA = tuple("=+-@＝＋－＠")
 
 
 def rank_command(path: Path, console: Console) -> None:
@@ -109,8 +109,8 @@ def _cell(text: str) -> str:
     """A cell that a spreadsheet takes for text, not for a formula; numbers as they are."""
     # What shows nothing in front of a formula does not keep a spreadsheet from it; `sep=` would part all cells anew.
     shown = "".join(itertools.dropwhile(lambda character: unicodedata.category(character)[0] in "CZ", text))
-    odd = shown.startswith(FORMULA) or shown[:4].lower() == "sep=" or text.startswith(BLANK)
-    odd |= unicodedata.category(text[:1] or " ")[0] == "C"
+    control = unicodedata.category(text[:1] or " ")[0] == "C"
+    odd = control or shown.startswith(FORMULA) or shown[:4].lower() == "sep="
     return f"'{text}" if odd and not is_number(text) else text
 
 

@@ -8,13 +8,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxgeo.app.report.words import BASELINES, axis
+from jaxgeo.app.report.words import BASELINES, axis, pick
 from jaxgeo.app.runs.monitor import kept_row
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
 
-# Of a spectrum, evenly spread.
-MOST_VALUES = 2000
+# Of a curve: more are no longer told apart, and take a minute for each million.
+MOST_POINTS = 2000
 
 Summary = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -77,7 +77,7 @@ def spectrum_figure(summary: Summary, rows: Rows) -> str | None:
             values = summary[f"spectrum_{name}"]
             if values is not None:
                 positive = np.array([value for value in values if value > 0])
-                shown = np.unique(np.linspace(0, len(positive) - 1, MOST_VALUES).round().astype(int))[: len(positive)]
+                shown = np.array(pick(range(len(positive)), MOST_POINTS), int)
                 axes.semilogy(shown + 1, positive[shown], color=color, lw=1.8, label=f"at the {name}")
         axes.set(xlabel="number, largest first", ylabel="eigenvalue of DDᵀ")
         axes.legend()

@@ -8,14 +8,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from jaxgeo.app.report.figures import FAINT, FIGURES, FIRST, INK, SECOND, alone
+from jaxgeo.app.report.figures import FAINT, FIGURES, FIRST, INK, MOST_POINTS, SECOND, alone
 from jaxgeo.app.report.words import BASELINES, ENDINGS, axis, pick, step_table
 from jaxgeo.app.runs import Run, load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import kept_row, plain
-
-# Of a curve: more are no longer told apart, and take a minute for each million.
-MOST_POINTS = 2000
 
 
 def write_report(path: Path | str) -> Path:
@@ -66,7 +63,7 @@ def render(run: Run, figures: list[str]) -> str:
         warnings=f'<section class="card notes"><h2>To note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
         classes=_classes(summary),
-        **dict(zip(("header", "steps"), _steps(run.metrics), strict=True)),
+        **dict(zip(("header", "steps"), _table(*step_table(run.metrics)), strict=True)),
         trained=_pairs({"data": summary["source"], "network": "-".join(map(str, run.model.sizes)), **_settings(run)}),
         environment=_pairs(summary["environment"]),
         folder=html.escape(json.dumps(run.path.as_posix(), ensure_ascii=False)),
@@ -149,21 +146,21 @@ def _classes(summary: dict[str, Any]) -> str:
         )
     if names and wrong.get("row"):
         columns = (wrong[name] for name in ("row", "true", "predicted", "lead"))
-        lines = "".join(
-            f"<tr><td>{int(row)}</td><td>{html.escape(names[int(true)])}</td>"
-            f"<td>{html.escape(names[int(predicted)])}</td><td>{lead:.2f}</td></tr>"
+        lines = [
+            [str(int(row)), names[int(true)], names[int(predicted)], f"{lead:.2f}"]
             for row, true, predicted, lead in zip(*columns, strict=True)
-        )
+        ]
+        header, body = _table(["row", "is", "taken for", "outputs apart"], lines)
         cards += (
-            '<section class="card"><h2>Surest, and wrong</h2><table class="steps"><thead><tr><th>row</th><th>is</th>'
-            f"<th>taken for</th><th>outputs apart</th></tr></thead>{lines}</table></section>"
+            '<section class="card"><h2>Surest, and wrong</h2><table class="steps">'
+            f"<thead><tr>{header}</tr></thead>{body}</table></section>"
         )
     return cards
 
 
-def _steps(rows: list[dict[str, Any]]) -> tuple[str, str]:
-    header, cells = step_table(rows)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in row)}</tr>" for row in cells)
+def _table(header: list[str], rows: list[list[str]]) -> tuple[str, str]:
+    """The cells of a header, and the rows of a body."""
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return "".join(f"<th>{html.escape(name)}</th>" for name in header), body
 
 

@@ -1,8 +1,11 @@
 """Words and choices that the page and the terminal share."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+
+Item = TypeVar("Item")
 
 ENDINGS = {
     "reached": "the cost came down to the tolerance",
@@ -37,8 +40,8 @@ def step_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     return [label, "cost", "law", "deviation"], cells
 
 
-def pick(rows: list[dict[str, Any]], most: int = 16) -> list[dict[str, Any]]:
+def pick(rows: Sequence[Item], most: int = 16) -> list[Item]:
     """At most `most` rows, evenly spread, with the first and the last."""
     if len(rows) <= most:
-        return rows
+        return list(rows)
     return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
