@@ -271,8 +271,8 @@ def _missed(params: PyTree, sample: tuple[Array, Array]) -> Array:
     return _field(params, point) - value
 
 
-def many(width: int, rows: int, inputs: int) -> dict[str, Any]:
-    """Time and memory of a posterior of many parameters, and of its predictions."""
+def many(width: int, rows: int, inputs: int, bound: int | None = None) -> dict[str, Any]:
+    """Time and memory of a posterior of many parameters, and of its predictions; with `bound` bytes for matrices."""
     rng = np.random.default_rng(0)
     x, new = rng.uniform(-1, 1, (rows, 4)), rng.uniform(-1, 1, (inputs, 4))
     y = np.sin(3 * x[:, :1]) * x[:, 1:2] + 0.1 * rng.normal(size=(rows, 1))
@@ -280,7 +280,7 @@ def many(width: int, rows: int, inputs: int) -> dict[str, Any]:
     problem, params = jg.supervised(model, x, y)
     before, memory = environment(), peak_memory_mib()
     start, cpu = time.perf_counter(), time.process_time()
-    posterior = jg.posterior(problem, params, prior_precision="evidence")
+    posterior = jg.posterior(problem, params, prior_precision="evidence", memory=bound)
     middle, half = time.perf_counter(), time.process_time()
     deviation = np.asarray(posterior.predict(jnp.asarray(new)).standard_deviation)
     end, whole = time.perf_counter(), time.process_time()
@@ -290,6 +290,8 @@ def many(width: int, rows: int, inputs: int) -> dict[str, Any]:
         "QN": rows,
         "inputs": inputs,
         "plan": str(posterior.plan),
+        "num_effective": posterior.num_effective,
+        "missed": posterior.missed,
         "posterior_s": middle - start,
         "posterior_cpu_s": half - cpu,
         "predict_s": end - middle,
@@ -302,11 +304,13 @@ def many(width: int, rows: int, inputs: int) -> dict[str, Any]:
 
 CASES = {
     "many": Case(lambda: many(221, 1000, 10_000), 1200.0),
+    "many rows": Case(lambda: many(221, 20_000, 10_000, 4 * 2**30), 2400.0),
     "burgers": Case(lambda: burgers(10, 150, (800, 200)), 3600.0),
     "coverage": Case(lambda: coverage(10), 7200.0),
 }
 QUICK = {
     "many": Case(lambda: many(20, 50, 100), 600.0),
+    "many rows": Case(lambda: many(20, 2000, 100, 90 * 2**20), 600.0),
     "burgers": Case(lambda: burgers(2, 5, (60, 20)), 600.0),
     "coverage": Case(lambda: coverage(1, ("a linear function, noise 0.8",)), 600.0),
 }

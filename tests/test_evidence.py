@@ -37,7 +37,7 @@ def test_a_linear_model_is_bayesian_linear_regression(num_samples):
     theta = np.linalg.solve(phi.T @ phi / noise**2 + alpha * np.eye(3), phi.T @ y / noise**2)
     model = jg.Problem(Polynomial(), jnp.asarray(x), jg.L2(jnp.asarray(y)))
     found = jg.posterior(model, jnp.asarray(theta), prior_precision=alpha, noise=noise)
-    assert found.plan.takes_rows == (num_samples == 2)
+    assert (found.plan.way == "rows") == (num_samples == 2)
     marginal = phi @ phi.T / alpha + noise**2 * np.eye(num_samples)
     log = -0.5 * (y @ np.linalg.solve(marginal, y) + np.linalg.slogdet(2 * np.pi * marginal)[1])
     close(found.log_evidence, log, 1e-12)

@@ -33,7 +33,7 @@ from jaxgeo.uncertainty.plan import plan_posterior
 def test_rows_and_columns_equal_the_dense_formula(side, prior):
     params = parameters(WIDTHS[side])
     found = jg.posterior(problem(), params, prior_precision=PRIORS[prior], noise=0.3)
-    assert found.plan.takes_rows == (side == "rows")
+    assert found.plan.way == side
     d = jacobian(params, INPUTS).reshape(12, -1)
     alphas = of_columns(PRIORS[prior], params)
     sigma = np.linalg.inv(d.T @ d / 0.09 + np.diag(alphas))
@@ -58,24 +58,26 @@ def test_rows_and_columns_equal_the_dense_formula(side, prior):
     close(found.log_evidence, log)
 
 
-def test_both_ways_are_one(monkeypatch):
-    """The way that is not the shorter one gives the same numbers."""
+@pytest.mark.parametrize("way", ["rows", "low rank"])
+def test_all_ways_are_one(way, monkeypatch):
+    """The ways that are not the shortest give the same numbers."""
     params = parameters(2)
     columns = jg.posterior(problem(), params, prior_precision=0.7)
     monkeypatch.setattr(
-        estimation, "plan_posterior", lambda *args, **options: by_rows(plan_posterior(*args, **options))
+        estimation, "plan_posterior", lambda *args, **options: by(way, plan_posterior(*args, **options))
     )
-    rows = jg.posterior(problem(), params, prior_precision=0.7)
-    assert not columns.plan.takes_rows
-    assert rows.plan.takes_rows
+    other = jg.posterior(problem(), params, prior_precision=0.7)
+    assert columns.plan.way == "columns"
+    assert other.plan.way == way
     for name in ("noise", "num_effective", "log_evidence"):
-        close(getattr(rows, name), getattr(columns, name), 1e-11)
-    close(rows.covariance(), columns.covariance(), 1e-11)
-    close(rows.predict(NEW).covariance, np.asarray(columns.predict(NEW).covariance), 1e-11)
+        close(getattr(other, name), getattr(columns, name), 1e-11)
+    close(other.covariance(), columns.covariance(), 1e-11)
+    close(flat(other.standard_errors()), flat(columns.standard_errors()), 1e-11)
+    close(other.predict(NEW).covariance, np.asarray(columns.predict(NEW).covariance), 1e-11)
 
 
-def by_rows(plan):
-    return dataclasses.replace(plan, takes_rows=True)
+def by(way, plan):
+    return dataclasses.replace(plan, way=way)
 
 
 @pytest.mark.parametrize("side", WIDTHS)
@@ -127,7 +129,7 @@ def test_any_kind_of_leaf_by_rows(held, monkeypatch):
     model = jg.Problem(Words(), jnp.asarray(old), jg.L2(jnp.asarray(rng.normal(size=(5, 2)))))
     precisions = {"table": 0.5, "kernel": 2.0, "bias": 1.0, "readout": 1.0, "gain": 3.0}
     found = jg.posterior(model, params, prior_precision=precisions, noise=0.2)
-    assert found.plan.takes_rows
+    assert found.plan.way == "rows"
     theta, unravel = jax.flatten_util.ravel_pytree(params)
 
     def rows(sentences):

@@ -142,7 +142,7 @@ def test_blocks_with_a_noise_of_their_own():
 
     few = jg.residual_problem([(sloped, jnp.asarray(inside), 1.0), (wide_miss, jnp.asarray(data), 9.0)])
     by_rows = jg.posterior(few, wide, prior_precision=2.0, noise=(0.2, 0.05))
-    assert by_rows.plan.takes_rows
+    assert by_rows.plan.way == "rows"
 
     def gradients(function, points, noise):
         tree = jax.vmap(jax.jacfwd(function), in_axes=(None, 0))(wide, jnp.asarray(points))

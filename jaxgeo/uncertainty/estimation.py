@@ -1,16 +1,19 @@
 """`posterior`: from a problem and its parameters to what the data leave open."""
 
 import math
+import warnings
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, Int, PyTree
 
 from jaxgeo._checks import check_number, check_positive, plain
+from jaxgeo.linalg.covariance.base import AbstractCovariance
 from jaxgeo.linalg.covariance.columns import ColumnCovariance, ColumnInformation, column_covariance, triangle
+from jaxgeo.linalg.covariance.low_rank import Sketch, low_rank_covariance
 from jaxgeo.linalg.covariance.rows import RowInformation, group_grams, row_covariance
 from jaxgeo.outputs import Params
 from jaxgeo.prior import masks_of, number, spread
@@ -19,6 +22,9 @@ from jaxgeo.uncertainty.evidence import Evidence, maximise_evidence
 from jaxgeo.uncertainty.likelihood import Likelihood, read_likelihood
 from jaxgeo.uncertainty.plan import PosteriorPlan, plan_posterior
 from jaxgeo.uncertainty.posteriors import Posterior
+
+# Leading directions are enough if the others could raise γ by no more than this part of it.
+ENOUGH = 0.01
 
 
 class _Prior(eqx.Module):
@@ -54,7 +60,10 @@ def posterior(
     (`jaxgeo.SoftmaxCrossEntropy`) have no noise.
 
     For K ≤ QN it goes by the columns of D, in chunks of samples, and for K > QN, with a prior, by DDᵀ and its blocks
-    with new inputs, without D. Sums are in float64, whatever the dtype of the parameters.
+    with new inputs, without D. If neither fits into memory, it goes by as many leading directions of D as the data call
+    for. Directions left out keep the variance of the prior, so error bars are too wide rather than too narrow, and
+    `missed` of the result says how many effective parameters may be missing. Sums are in float64, whatever the dtype of
+    the parameters.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4
 
@@ -97,12 +106,12 @@ def posterior(
     fixed = 1.0 if isinstance(noise, tuple) or not likelihood.is_gaussian else None if noise is None else 1 / noise**2
     leaves, treedef = jax.tree.flatten(trainable)
     if prior.is_proper:
-        form, evidence = _with_prior(problem, params, prior, likelihood, plan, fixed)
+        form, evidence, missed = _with_prior(problem, params, prior, likelihood, plan, fixed)
         precisions, beta, log = evidence.precisions, evidence.beta, evidence.log
         effective, converged = float(np.sum(evidence.determined)), evidence.converged
     else:
         assert prior.precisions is not None
-        precisions, log, converged = prior.precisions, None, True
+        precisions, log, converged, missed = prior.precisions, None, True, 0.0
         form, beta, effective = _without_prior(problem, params, prior, likelihood, fixed)
     freedom = likelihood.count - effective if fixed is None else math.inf
     found = noise if isinstance(noise, tuple) else beta**-0.5 if beta else math.inf
@@ -113,6 +122,7 @@ def posterior(
         found if likelihood.is_gaussian else None,
         likelihood.count,
         effective,
+        missed,
         freedom,
         jax.tree.unflatten(treedef, [float(precisions[group]) for group in prior.groups]),
         log,
@@ -123,13 +133,16 @@ def posterior(
 
 def _with_prior(
     problem: Problem, params: Params, prior: _Prior, likelihood: Likelihood, plan: PosteriorPlan, beta: float | None
-) -> tuple[Any, Evidence]:
+) -> tuple[AbstractCovariance, Evidence, float]:
+    """The covariance, the precisions, and the number of effective parameters that may be missing in both."""
     trainable, _ = problem.partition(params)
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(trainable)]
     of_column = np.repeat(prior.groups, [leaf.size for leaf in leaves])
     squares = np.bincount(prior.groups, [np.sum(leaf**2) for leaf in leaves])
     sizes = np.bincount(of_column).astype(float)
-    if plan.takes_rows:
+    if plan.way == "low rank":
+        return _by_low_rank(problem, params, prior, likelihood, plan, beta, of_column, squares)
+    if plan.way == "rows":
         masks = masks_of(params, trainable, prior.groups)
         information = RowInformation(group_grams(problem, params, masks, likelihood.root, plan.memory))
     else:
@@ -139,9 +152,43 @@ def _with_prior(
     of_each = evidence.precisions[of_column]
     if isinstance(information, RowInformation):
         whitener = likelihood.root.transposed(information.whitener(evidence.precisions, evidence.beta))
-        return row_covariance(problem, params, masks, evidence.precisions, 1 / of_each, whitener), evidence
+        return row_covariance(problem, params, masks, evidence.precisions, 1 / of_each, whitener), evidence, 0.0
     dtype = jnp.result_type(*jax.tree.leaves(trainable))
-    return column_covariance(problem, params, information.triangle, of_each, evidence.beta, dtype), evidence
+    return column_covariance(problem, params, information.triangle, of_each, evidence.beta, dtype), evidence, 0.0
+
+
+def _by_low_rank(
+    problem: Problem,
+    params: Params,
+    prior: _Prior,
+    likelihood: Likelihood,
+    plan: PosteriorPlan,
+    beta: float | None,
+    of_column: Int[np.ndarray, " K"],
+    squares: Float[np.ndarray, " groups"],
+) -> tuple[AbstractCovariance, Evidence, float]:
+    """By more and more directions, until those left out say next to nothing."""
+    sketch, deviations = None, None
+    for rank in plan.ranks:
+        sketch = Sketch(problem, params, likelihood.root, rank, sketch, deviations)
+        parts = [sketch.rows[:, of_column == group] for group in range(len(squares))]
+        information = RowInformation([part @ part.T for part in parts])
+        sizes = np.bincount(of_column).astype(float)
+        evidence = maximise_evidence(information, likelihood, squares, prior.precisions, beta, sizes)
+        of_each, effective = evidence.precisions[of_column], float(np.sum(evidence.determined))
+        missed, deviations = sketch.missed(of_each, evidence.beta), of_each**-0.5
+        if missed <= ENOUGH * effective:
+            break
+    else:
+        warnings.warn(
+            f"{plan.ranks[-1]} leading directions, as many as were tried, determine {effective:.4g} effective "
+            f"parameters, and up to {missed:.3g} more may be missing, so error bars are too wide. Pass a larger "
+            "`memory` for more directions, or fewer samples.",
+            stacklevel=4,
+        )
+    assert sketch is not None
+    whitener = information.whitener(evidence.precisions, evidence.beta)
+    return low_rank_covariance(problem, params, sketch, of_each, whitener), evidence, missed
 
 
 def _without_prior(

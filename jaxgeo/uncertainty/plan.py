@@ -1,6 +1,7 @@
 """What each way to the covariance would hold, and which one is taken: decided before anything is allocated."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 
@@ -9,38 +10,50 @@ from jaxgeo.linalg.memory import check_memory
 from jaxgeo.linalg.planning.auto import default_memory, show_bytes
 from jaxgeo.outputs import AbstractProblem, Params
 
+# The numbers of directions to try where neither rows nor columns fit.
+LEAST_RANK, MOST_RANK = 256, 4096
+
+Way = Literal["rows", "columns", "low rank"]
+
 
 @dataclass(frozen=True)
 class PosteriorPlan:
-    """By rows or by columns of D, and what either would hold at its peak.
+    """By rows or by columns of D, or by its leading directions, and what each would hold at its peak.
 
     - `rows`, `columns`: QN and K.
-    - `by_rows`, `by_columns`: bytes; `memory`: what may be taken.
-    - `takes_rows`: which of the two is taken.
+    - `ranks`: how many leading directions to try, one number after another, until they say enough.
+    - `by_rows`, `by_columns`, `by_low_rank`: bytes, the last for the largest of `ranks`; `memory`: what may be taken.
+    - `way`: which of the three is taken.
     """
 
     rows: int
     columns: int
+    ranks: tuple[int, ...]
     by_rows: int
     by_columns: int
+    by_low_rank: int
     memory: int
-    takes_rows: bool
+    way: Way
 
     def __str__(self) -> str:
-        marks = ("→", " ") if self.takes_rows else (" ", "→")
-        return (
-            f"QN = {self.rows}, K = {self.columns}; {show_bytes(self.memory)} for matrices\n"
-            f"{marks[0]} by rows, DDᵀ     {show_bytes(self.by_rows):>10}\n"
-            f"{marks[1]} by columns, DᵀD  {show_bytes(self.by_columns):>10}"
-        )
+        lines: list[tuple[Way, str, int]] = [
+            ("rows", "by rows, DDᵀ", self.by_rows),
+            ("columns", "by columns, DᵀD", self.by_columns),
+            ("low rank", f"by {self.ranks[-1]} directions", self.by_low_rank),
+        ]
+        table = [f"{'→' if way == self.way else ' '} {name:<20}{show_bytes(taken):>10}" for way, name, taken in lines]
+        head = f"QN = {self.rows}, K = {self.columns}; {show_bytes(self.memory)} for matrices"
+        return "\n".join([head, *table])
 
 
 def plan_posterior(
     problem: AbstractProblem, params: Params, *, has_prior: bool, groups: int, memory: int | None
 ) -> PosteriorPlan:
-    """The smaller of the two, where it fits; without a prior on every parameter columns are the only way.
+    """The smaller of rows and columns if one of them fits, and otherwise low rank.
 
-    **Raises:** `MemoryError` if neither fits.
+    Without a prior on every parameter columns are the only way.
+
+    **Raises:** `MemoryError` if none fits.
     """
     check_memory(memory)
     memory = default_memory() if memory is None else memory
@@ -52,17 +65,31 @@ def plan_posterior(
     by_rows = 8 * rows**2 * (groups + 4) + chunk
     # The triangle, its decomposition, the covariance, and copies.
     by_columns = 8 * columns**2 * 6 + 3 * chunk
-    takes_rows = has_prior and (by_columns > memory or (columns > rows and by_rows <= memory))
-    taken = by_rows if takes_rows else by_columns
-    if taken > memory:
+
+    def by_low_rank(rank: int) -> int:
+        # Directions, products with them, both once more while they are orthogonalised; matrices of the rank as for DDᵀ.
+        return 8 * rank * 3 * (rows + columns) + 8 * rank**2 * (groups + 4) + chunk
+
+    ranks = [min(LEAST_RANK, rows, columns)]
+    while 2 * ranks[-1] <= min(MOST_RANK, rows, columns) and by_low_rank(2 * ranks[-1]) <= memory:
+        ranks.append(2 * ranks[-1])
+    way: Way = "columns"
+    if has_prior and (by_columns > memory or (columns > rows and by_rows <= memory)):
+        way = "rows" if by_rows <= memory else "low rank"
+    plan = PosteriorPlan(rows, columns, tuple(ranks), by_rows, by_columns, by_low_rank(ranks[-1]), memory, way)
+    if {"rows": by_rows, "columns": by_columns, "low rank": plan.by_low_rank}[way] > memory:
         hint = (
+            f", {show_bytes(by_rows)} by rows, and {show_bytes(plan.by_low_rank)} by {ranks[-1]} leading directions"
+            if has_prior
+            else ""
+        )
+        advice = (
             "Use fewer samples or parameters, or freeze some through `trainable`."
             if has_prior
-            else "With a `prior_precision` it goes by rows, too."
+            else "With a `prior_precision` it goes by rows or leading directions, too."
         )
         raise MemoryError(
-            f"the posterior of {columns} parameters from {rows} rows would hold {show_bytes(by_columns)} by columns"
-            f"{f' and {show_bytes(by_rows)} by rows' * has_prior}, and {show_bytes(memory)} may be taken. {hint} Or "
-            "pass a larger `memory`."
+            f"the posterior of {columns} parameters from {rows} rows would hold {show_bytes(by_columns)} by "
+            f"columns{hint}; {show_bytes(memory)} may be taken. {advice} Or pass a larger `memory`."
         )
-    return PosteriorPlan(rows, columns, by_rows, by_columns, memory, takes_rows)
+    return plan

@@ -26,16 +26,18 @@ class Posterior(eqx.Module):
     parameters' dtype.
 
     - `problem`, `params`: what it is of.
-    - `form`: the covariance as a factorisation, by columns or by rows of D.
+    - `form`: the covariance as a factorisation, by columns or by rows of D, or by its leading directions.
     - `noise`: the standard deviation of a target of weight 1, estimated or given; a tuple where each block of the
         problem has its own; None for classes.
     - `num_observations`: n, targets, each as often as its sample counts.
     - `num_effective`: γ, how many parameters the data determine.
+    - `missed`: an estimate of how many more there may be, as the leading directions of D were taken for all of it; 0 if
+        all of it was used.
     - `degrees_of_freedom`: n − γ, from which the noise was estimated; infinite where it was given.
     - `prior_precision`: α for each trainable leaf; 0 for none.
     - `log_evidence`: log p(y), Laplace's approximation; None without a prior on every parameter.
     - `converged`: whether precisions that were estimated have settled.
-    - `plan`: whether it goes by rows or by columns of D, and what it holds.
+    - `plan`: whether it goes by rows, by columns or by leading directions of D, and what it holds.
     """
 
     problem: AbstractProblem
@@ -44,6 +46,7 @@ class Posterior(eqx.Module):
     noise: float | tuple[float, ...] | None
     num_observations: float
     num_effective: float
+    missed: float
     degrees_of_freedom: float
     prior_precision: PyTree
     log_evidence: float | None
@@ -72,7 +75,7 @@ class Posterior(eqx.Module):
         **Raises:** `ValueError` if it takes none; `MemoryError` if the matrix would take more than the plan allows.
         """
         index = positions(self.trainable, where)
-        if 8 * len(index) * (len(index) + self.plan.rows * self.plan.takes_rows) > self.plan.memory:
+        if 8 * len(index) * (len(index) + self.plan.rows * (self.plan.way == "rows")) > self.plan.memory:
             raise MemoryError(
                 f"the covariance of {len(index)} parameters does not fit in {self.plan.memory} bytes; ask for that of "
                 "some leaves by `where`, or for `standard_errors()`."
@@ -103,13 +106,13 @@ class Posterior(eqx.Module):
 
         - `share`: as for `unfixed`.
 
-        **Raises:** `ValueError` by rows of D, where there are at least K − QN of them.
+        **Raises:** `ValueError` unless it goes by columns of D; otherwise there are at least K − QN of them.
         """
         check_number("share", share, least=0, most=1)
         if not isinstance(self.form, ColumnCovariance):
             raise ValueError(
-                f"the data fix at most {self.plan.rows} directions of {self.plan.columns}; ask `unfixed()` for the "
-                "parameters."
+                f"the data fix some {self.num_effective:.0f} directions of {self.plan.columns}; ask `unfixed()` for "
+                "the parameters."
             )
         found, prior = self.form.directions(), self._precisions()
         if (prior > 0).all():
@@ -157,12 +160,12 @@ class Posterior(eqx.Module):
         - `inputs`: new samples with leading axis M.
         - `apply`: a function of the parameters and all samples, whose M results have a leading axis.
 
-        **Raises:** `ValueError` if the network has more parameters than outputs, and so goes by rows.
+        **Raises:** `ValueError` unless it goes by columns of D, as it does for fewer parameters than outputs.
         """
         if not isinstance(self.form, ColumnCovariance):
             raise ValueError(
-                "the network couples its samples, and with K > QN predictions go sample by sample: pass the function "
-                "of one sample as `apply`."
+                "the network couples its samples, and with so many parameters predictions go sample by sample: pass "
+                "the function of one sample as `apply`."
             )
         return self._predict(inputs, apply, coupled=True)
 

@@ -40,7 +40,7 @@ def triangle(problem: AbstractProblem, params: Params, root: RowRoot) -> Float[n
             # All chunks have one shape, so that one program is compiled: the last starts within the one before it.
             begin = max(min(first, count - size), 0)
             part = _cut(host, begin, size)
-            rows = np.asarray(_rows(part, trainable, frozen), np.float64)[(first - begin) * height :]
+            rows = np.asarray(dense_rows(part, trainable, frozen), np.float64)[(first - begin) * height :]
             found = np.concatenate([found, root(rows, start)])
             start += len(rows)
             found = np.asarray(np.linalg.qr(found, mode="r")) if len(found) > columns else found
@@ -54,7 +54,7 @@ def _cut(block: Block, start: int, size: int) -> Block:
 
 
 @eqx.filter_jit
-def _rows(block: Block, trainable: PyTree, frozen: PyTree) -> Float[Array, "rows K"]:
+def dense_rows(block: Block, trainable: PyTree, frozen: PyTree) -> Float[Array, "rows K"]:
     with jax.default_matmul_precision("highest"):
         return sample_rows(block, trainable, frozen)
 
@@ -167,7 +167,7 @@ class ColumnCovariance(AbstractCovariance):
 
         def blocks(inputs: PyTree) -> Array:
             part = eqx.tree_at(lambda block: block.inputs, block, inputs)
-            rows = _rows(part, trainable, frozen).reshape(size, height, -1)
+            rows = dense_rows(part, trainable, frozen).reshape(size, height, -1)
             return self._squares(rows, contrasts)
 
         return in_chunks(blocks, block.inputs, size)
@@ -175,7 +175,7 @@ class ColumnCovariance(AbstractCovariance):
     def of_whole(self, block: Block, count: int, contrasts: bool) -> Float[Array, "M Q Q"]:
         """jΣjᵀ for each of `count` samples that form a single sample of the block, because a network couples them."""
         trainable, frozen = self.problem.partition(self.params)
-        rows = _rows(block, trainable, frozen)
+        rows = dense_rows(block, trainable, frozen)
         return self._squares(rows.reshape(count, -1, rows.shape[1]), contrasts)
 
     def _squares(self, rows: Float[Array, "m Q K"], contrasts: bool) -> Float[Array, "m Q Q"]:

@@ -169,7 +169,7 @@ def _column_squares(
     jacobian_at: tuple[AbstractProblem, Params], whitener: Float[Array, "rows QN"]
 ) -> Float[Array, " K"]:
     """|WDe_k|² for each parameter, from as many gradients as W has rows."""
-    pull = _Pull(Jacobian(*jacobian_at))
+    pull = Pull(Jacobian(*jacobian_at))
     short = -len(whitener) % GRADIENTS
     chunks = jnp.pad(whitener, ((0, short), (0, 0))).reshape(-1, GRADIENTS, whitener.shape[1])
 
@@ -185,11 +185,11 @@ def _columns(
     jacobian_at: tuple[AbstractProblem, Params], whitener: Float[Array, "rows QN"], index: Int[Array, " k"]
 ) -> Float[Array, "rows k"]:
     """Some columns of WD."""
-    pull = _Pull(Jacobian(*jacobian_at))
+    pull = Pull(Jacobian(*jacobian_at))
     return jax.lax.map(lambda row: pull(row)[index], whitener, batch_size=GRADIENTS)
 
 
-class _Pull(eqx.Module):
+class Pull(eqx.Module):
     """A row of output space → its gradient by the parameters, as a vector."""
 
     jacobian: Jacobian
