@@ -60,7 +60,7 @@ def test_an_equation_is_solved_between_its_points(solved):
 
 def test_what_is_printed_names_the_end_and_both_costs(solved):
     text = str(solved)
-    assert text.startswith("max_steps: the allowed steps are used up, after 100 steps")
+    assert text.startswith("max_steps: all allowed steps are used up, after 100 steps")
     assert f"cost {solved.cost:.2e}" in text
     assert f"held out {solved.validation_cost:.2e}, a root mean square of" in text
 

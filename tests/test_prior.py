@@ -214,7 +214,7 @@ def test_what_cannot_be_is_refused():
         jg.optim.Prior(1.0, groups={"w": 1})
     with pytest.raises(ValueError, match="needs all data at every update"):
         jg.optim.adapted_momentum(line, prior="evidence")
-    with pytest.raises(ValueError, match="is judged in the metric of the likelihood"):
+    with pytest.raises(ValueError, match="needs the metric of the likelihood"):
         jg.optim.adapted_levenberg_marquardt(line, prior="evidence", metric=jg.metrics.Euclidean())
     x, y, start, _, _ = regression(4, 2)
     with pytest.raises(ValueError, match="is found by Levenberg–Marquardt"):

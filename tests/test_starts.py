@@ -38,7 +38,7 @@ def test_the_least_of_several_starts_is_kept():
     assert first.cost < 2_550_390
     assert second.cost == found.cost
     assert (second.outcome, second.num_steps) == (found.outcome, found.num_steps)
-    assert "the best of 2 starts, which led to 2.55038e+06, 284962" in str(found)
+    assert "the best of 2 starts, whose costs are 2.55038e+06, 284962" in str(found)
 
 
 @pytest.mark.slow
