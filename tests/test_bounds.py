@@ -113,7 +113,7 @@ def test_fit_takes_bounds_like_the_model():
     ):
         with pytest.raises(ValueError, match=words):
             jg.fit(start, x, y, apply=curve, bounds=bounds)
-    with pytest.raises(ValueError, match='`bounds` are for method="levenberg-marquardt"'):
+    with pytest.raises(ValueError, match='`bounds` need method="levenberg-marquardt"'):
         jg.fit(start, x, y, apply=curve, method="adam", bounds=(0.0, 1.0))
 
 

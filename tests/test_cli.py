@@ -66,7 +66,7 @@ def one_line_error(capsys, arguments):
         (["train", "digits", "--optimizer", "adma"], ["no optimizer 'adma'", "did you mean 'adam'"]),
         (["train", "digits", "--optimizer", "adam", "--flow", "adapted"], ["not both"]),
         (["train", "digits", "--learning-rate", "0.1"], ["--learning-rate is for optimizers"]),
-        (["train", "digits", "--optimizer", "lbfgs", "--learning-rate", "0.1"], ["chooses its steps itself"]),
+        (["train", "digits", "--optimizer", "lbfgs", "--learning-rate", "0.1"], ["chooses its own steps"]),
         (["train", "digits", "--optimizer", "adam", "--batch-size", "0"], ["--batch-size must be positive"]),
         (["train", "--config", "none.toml"], ["none.toml cannot be read"]),
         (["train", "--config", "plain.csv"], ["plain.csv: not TOML:", "line 1", "quotes"]),

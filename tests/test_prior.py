@@ -217,7 +217,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="needs the metric of the likelihood"):
         jg.optim.adapted_levenberg_marquardt(line, prior="evidence", metric=jg.metrics.Euclidean())
     x, y, start, _, _ = regression(4, 2)
-    with pytest.raises(ValueError, match="is found by Levenberg–Marquardt"):
+    with pytest.raises(ValueError, match="needs Levenberg–Marquardt"):
         jg.fit(start, x, y, apply=line, method="adam", prior="evidence")
     with pytest.raises(ValueError, match="`weights` must hold one number per sample"):
         jg.fit(start, x, y, apply=line, weights=np.ones(3))

@@ -103,7 +103,7 @@ def test_starts_that_cannot_be_used_are_refused_by_name():
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[{"size": 1.0}])
     with pytest.raises(ValueError, match="`starts` must be a list of models"):
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[])
-    with pytest.raises(ValueError, match="`starts` are for an optimizer on all samples"):
+    with pytest.raises(ValueError, match="`starts` need an optimizer on all samples"):
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[begun(2.0)], batch_size=4)
     for starts, words in (
         (3, "drawn between `bounds`"),
