@@ -157,7 +157,7 @@ REFUSED = {
     "shape of sigma": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=X[:3]), "`sigma` must have the shape"),
     "no covariance": (
         lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=-np.eye(12)),
-        "`sigma`, as the covariance.*positive definite",
+        "is the covariance of `y`, so.*positive definite",
     ),
     "nothing to fit": (lambda: jg.curve_fit(decay, X, Y, []), "`p0` must hold"),
     "NaN": (lambda: jg.curve_fit(decay, X, np.full(12, np.nan), [1.0, 1.0]), "`y` has 12 NaN"),

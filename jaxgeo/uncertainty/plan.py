@@ -1,4 +1,4 @@
-"""What each way to the covariance would hold, and which one is taken: decided before anything is allocated."""
+"""How much memory each way to the covariance needs, and which way is taken; decided before any allocation."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from jaxgeo.outputs import AbstractProblem, Params
 
 @dataclass(frozen=True)
 class PosteriorPlan:
-    """By rows or by columns of D, and what either would hold at its peak.
+    """Whether to use the rows or the columns of D, and the peak memory of either.
 
     - `rows`, `columns`: QN and K.
-    - `by_rows`, `by_columns`: bytes; `memory`: what may be taken.
-    - `takes_rows`: which of the two is taken.
+    - `by_rows`, `by_columns`: bytes that each needs; `memory`: bytes that may be used.
+    - `takes_rows`: whether the rows are used.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class PosteriorPlan:
 def plan_posterior(
     problem: AbstractProblem, params: Params, *, has_prior: bool, groups: int, memory: int | None
 ) -> PosteriorPlan:
-    """The smaller of the two, where it fits; without a prior on every parameter columns are the only way.
+    """Choose the way that needs less memory; unless every parameter has a prior, only columns are possible.
 
     **Raises:** `MemoryError` if neither fits.
     """
@@ -48,7 +48,7 @@ def plan_posterior(
     chunk = CHUNK_BYTES + 8 * columns * max(
         jax.eval_shape(block.rows, params, block.sample()).size for block in problem.blocks
     )
-    # DDᵀ of each group, and while that is factored its sum, a factor, the inverse of it and a product.
+    # DDᵀ of each group, and during the factorisation their sum, a factor, its inverse and a product.
     by_rows = 8 * rows**2 * (groups + 4) + chunk
     # The triangle, its decomposition, the covariance, and copies.
     by_columns = 8 * columns**2 * 6 + 3 * chunk
@@ -58,11 +58,11 @@ def plan_posterior(
         hint = (
             "Use fewer samples or parameters, or freeze some through `trainable`."
             if has_prior
-            else "With a `prior_precision` it goes by rows, too."
+            else "With a `prior_precision`, rows are possible too."
         )
         raise MemoryError(
-            f"the posterior of {columns} parameters from {rows} rows would hold {show_bytes(by_columns)} by columns"
-            f"{f' and {show_bytes(by_rows)} by rows' * has_prior}, and {show_bytes(memory)} may be taken. {hint} Or "
-            "pass a larger `memory`."
+            f"the posterior of {columns} parameters from {rows} rows needs {show_bytes(by_columns)} by columns"
+            f"{f' and {show_bytes(by_rows)} by rows' * has_prior}, but only {show_bytes(memory)} may be used. {hint} "
+            "Or pass a larger `memory`."
         )
     return PosteriorPlan(rows, columns, by_rows, by_columns, memory, takes_rows)
