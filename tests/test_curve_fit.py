@@ -149,7 +149,7 @@ REFUSED = {
     ),
     "a start outside": (
         lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 2], np.inf)),
-        r"`p0` must be within `bounds`; the entry \[1\] is 1.0, and not in \[2.0, inf\]",
+        r"`p0` must be within `bounds`; its entry \[1\] is 1.0, outside \[2.0, inf\]",
     ),
     "shape of bounds": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 1, 2], 5)), "`low` of the bounds"),
     "points": (lambda: jg.curve_fit(decay, X[:3], Y, [1.0, 1.0]), r"`x` and `y`.*\(3,\).*\(12,\)"),
