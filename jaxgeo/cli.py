@@ -1,4 +1,4 @@
-"""Starts the command line, `jaxgeo`. Nothing is loaded until it runs, so that `main` can say what is not installed."""
+"""Start the command line, `jaxgeo`. Nothing is imported before it runs, so that `main` can report missing packages."""
 
 import os
 import sys
@@ -7,13 +7,13 @@ from jaxgeo._signals import SIGNALS
 
 
 def main() -> None:
-    """Run the command line and exit: 0 if all went well, 2 on input to mend, 130 after Ctrl-C, 143 after SIGTERM.
+    """Run the command line and exit.
 
-    The code is 1 otherwise.
+    The exit code is 0 on success, 2 for wrong input, 130 after Ctrl-C, 143 after SIGTERM, and 1 otherwise.
     """
     SIGNALS.install()
-    # JAX's Cholesky runs on SciPy's OpenBLAS, whose threads wait for one another in a busy loop: where another program
-    # has a core, a factorisation of milliseconds becomes one of a second. A single thread is as fast without.
+    # JAX's Cholesky uses SciPy's OpenBLAS, whose threads wait for each other in a busy loop. If another program uses a
+    # core, a factorisation then takes a second instead of milliseconds. One thread is as fast, and avoids this.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from jaxgeo.app.cli.app import run

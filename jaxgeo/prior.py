@@ -1,4 +1,4 @@
-"""A Gaussian prior on the parameters of a problem: rows √p θ behind those of the data, as its last block."""
+"""A Gaussian prior on the parameters of a problem: rows √p θ after those of the data, as its last block."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from jaxgeo.outputs import AbstractProblem, AnyProblem, Block, Params
 
 
 class PriorRows(eqx.Module):
-    """√p θ, for the one sample √p of the block; `groups` says which p a leaf has."""
+    """√p θ, for the single sample √p of the block; `groups` gives the index into p for each leaf."""
 
     trainable: PyTree
     groups: tuple[int, ...] = eqx.field(static=True)
@@ -33,15 +33,15 @@ class PriorRows(eqx.Module):
 def with_prior(
     problem: AnyProblem, params: Params, precisions: Float[Array, " groups"], groups: Sequence[int]
 ) -> AnyProblem:
-    """The problem whose cost has Σ p_k θ_k²/2 among the sums that it divides.
+    """Add Σ p_k θ_k²/2 to the sum over samples in the cost of a problem, before it is divided by the weight.
 
     **Arguments:**
 
-    - `precisions`: p of each group, in units of that of an observation of weight 1.
+    - `precisions`: p of each group, relative to the precision of an observation of weight 1.
     - `groups`: the group of each trainable leaf.
     """
     if isinstance(problem.loss, Regularised):
-        raise ValueError("the problem has a prior already; give one.")
+        raise ValueError("the problem already has a prior; pass only one.")
     trainable, _ = problem.partition(params)
     leaves = jax.tree.leaves(trainable)
     block = Block(PriorRows(problem.trainable, tuple(groups)), jnp.sqrt(precisions)[None])
@@ -50,7 +50,7 @@ def with_prior(
 
 
 def has_prior(problem: AbstractProblem) -> bool:
-    """Whether the problem has one."""
+    """Whether the problem has a prior."""
     return isinstance(problem.loss, Regularised)
 
 
@@ -72,14 +72,14 @@ def _with(problem: AnyProblem, blocks: tuple[Block, ...], loss: AbstractCost) ->
 
 
 def spread(prefix: PyTree, params: Params, trainable: PyTree, name: str) -> list[Any]:
-    """What a pytree prefix of `params` has for each trainable leaf.
+    """The value of a pytree prefix of `params` for each trainable leaf.
 
-    **Raises:** `ValueError` if it is no prefix.
+    **Raises:** `ValueError` unless it is a prefix.
     """
     try:
         full = jax.tree.map(lambda value, part: jax.tree.map(lambda _: value, part), prefix, params)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"`{name}` must be shaped like `params` or its upper part: {error}") from error
+        raise ValueError(f"`{name}` must be a pytree prefix of `params`: {error}") from error
     found = []
     values = jax.tree.leaves(full, is_leaf=lambda leaf: leaf is None)
     masks = jax.tree.leaves(jax.tree.map(lambda _: True, trainable), is_leaf=lambda leaf: leaf is None)
@@ -90,13 +90,13 @@ def spread(prefix: PyTree, params: Params, trainable: PyTree, name: str) -> list
 
 
 def number(labels: Sequence[Hashable]) -> list[int]:
-    """0, 1, … for labels in the order in which they first come."""
+    """Number labels 0, 1, … in the order of their first appearance."""
     order = {label: index for index, label in enumerate(dict.fromkeys(labels))}
     return [order[label] for label in labels]
 
 
 def masks_of(params: Params, trainable: PyTree, groups: Sequence[int]) -> tuple[PyTree, ...]:
-    """For each group a pytree of bools like `params`: which leaves are in it."""
+    """For each group, a pytree of bools like `params` that marks its leaves."""
     treedef = jax.tree.structure(params)
     present = iter(groups)
     held = jax.tree.map(lambda _: -1, params)
@@ -106,12 +106,12 @@ def masks_of(params: Params, trainable: PyTree, groups: Sequence[int]) -> tuple[
 
 
 def with_trainable(problem: AnyProblem, mask: PyTree) -> AnyProblem:
-    """The same problem with other leaves held."""
+    """The same problem with other leaves trainable."""
     return eqx.tree_at(lambda problem: problem.trainable, problem, mask)
 
 
 class Scaled(eqx.Module):
-    """A network of parameters in other units: each trainable leaf is multiplied by a number before it is used."""
+    """A network with parameters in other units: each trainable leaf is multiplied by a number before use."""
 
     apply: Callable[[PyTree, PyTree], Array]
     trainable: PyTree

@@ -107,13 +107,13 @@ def test_fit_takes_bounds_like_the_model():
     np.testing.assert_allclose([found.model["size"], found.model["rate"][0]], theirs.x, rtol=1e-7)
     assert found.model["rate"][0] == 1.25
     for bounds, words in (
-        ((2.0, 3.0), r"`model` must be within `bounds`; the entry \['rate'\]\[0\] is 1.0"),
+        ((2.0, 3.0), r"`model` must be within `bounds`; its entry \['rate'\]\[0\] is 1.0"),
         (3.0, "must be a pair"),
         (({"rate": 0.0}, 1.0), "`low` of the bounds"),
     ):
         with pytest.raises(ValueError, match=words):
             jg.fit(start, x, y, apply=curve, bounds=bounds)
-    with pytest.raises(ValueError, match='`bounds` are for method="levenberg-marquardt"'):
+    with pytest.raises(ValueError, match='`bounds` need method="levenberg-marquardt"'):
         jg.fit(start, x, y, apply=curve, method="adam", bounds=(0.0, 1.0))
 
 
@@ -122,5 +122,5 @@ def test_bounds_for_more_parameters_than_outputs_are_refused():
     tx = jg.optim.adapted_levenberg_marquardt(trust_region=TrustRegion(bounds=Bounds(0.0, 1.0)))
     with pytest.raises(ValueError, match="no more parameters than outputs.*3 parameters and 2 outputs"):
         tx.update(jnp.zeros(3), tx.init(jnp.zeros(3)), jnp.zeros(3), problem=problem)
-    with pytest.raises(ValueError, match="`low` has NaN"):
+    with pytest.raises(ValueError, match="`low` contains NaN"):
         Bounds(jnp.nan, 1.0)

@@ -59,14 +59,14 @@ def one_line_error(capsys, arguments):
         (["train", "digits", "--hidden", "64-x"], ["--hidden", "64-x"]),
         (["train", "digits", "--tol", "0"], ["--tol"]),
         (["train", "digits", "--samples", "3"], ["must lie in"]),
-        (["train", "digits", "--target", "y"], ["--target is for tables"]),
+        (["train", "digits", "--target", "y"], ["--target only applies to tables"]),
         (["train", "digits", "--sampels", "3"], ["--sampels", ". See jaxgeo train --help."]),
         (["train", "digits", "--samples", "many"], ["--samples", "valid integer"]),
         (["train"], ["PROBLEM"]),
         (["train", "digits", "--optimizer", "adma"], ["no optimizer 'adma'", "did you mean 'adam'"]),
         (["train", "digits", "--optimizer", "adam", "--flow", "adapted"], ["not both"]),
         (["train", "digits", "--learning-rate", "0.1"], ["--learning-rate is for optimizers"]),
-        (["train", "digits", "--optimizer", "lbfgs", "--learning-rate", "0.1"], ["chooses its steps itself"]),
+        (["train", "digits", "--optimizer", "lbfgs", "--learning-rate", "0.1"], ["chooses its own steps"]),
         (["train", "digits", "--optimizer", "adam", "--batch-size", "0"], ["--batch-size must be positive"]),
         (["train", "--config", "none.toml"], ["none.toml cannot be read"]),
         (["train", "--config", "plain.csv"], ["plain.csv: not TOML:", "line 1", "quotes"]),
@@ -254,12 +254,12 @@ def test_what_is_done_with_a_run(trained, capsys):
 def test_a_run_that_had_ended_says_so_and_goes_on_once_it_may(trained, capsys):
     capsys.readouterr()
     assert run(["resume", "one"]) == 0
-    assert "had ended already" in capsys.readouterr().out
+    assert "had already ended" in capsys.readouterr().out
     before = load(trained).summary
     assert any("Taken as regression" in note for note in before["warnings"])
     assert run(["resume", "one", "--max-steps", "36"]) == 0
     output = capsys.readouterr().out
-    assert "had ended already" not in output
+    assert "had already ended" not in output
     assert output.count("Taken as regression") == 1
     assert (load(trained).summary["steps"], load(trained).config.max_steps) == (36, 36)
     config = trained / "config.toml"

@@ -149,7 +149,7 @@ REFUSED = {
     ),
     "a start outside": (
         lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 2], np.inf)),
-        r"`p0` must be within `bounds`; the entry \[1\] is 1.0, and not in \[2.0, inf\]",
+        r"`p0` must be within `bounds`; its entry \[1\] is 1.0, outside \[2.0, inf\]",
     ),
     "shape of bounds": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], bounds=([0, 1, 2], 5)), "`low` of the bounds"),
     "points": (lambda: jg.curve_fit(decay, X[:3], Y, [1.0, 1.0]), r"`x` and `y`.*\(3,\).*\(12,\)"),
@@ -157,7 +157,7 @@ REFUSED = {
     "shape of sigma": (lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=X[:3]), "`sigma` must have the shape"),
     "no covariance": (
         lambda: jg.curve_fit(decay, X, Y, [1.0, 1.0], sigma=-np.eye(12)),
-        "`sigma`, as the covariance.*positive definite",
+        "is the covariance of `y`, so.*positive definite",
     ),
     "nothing to fit": (lambda: jg.curve_fit(decay, X, Y, []), "`p0` must hold"),
     "NaN": (lambda: jg.curve_fit(decay, X, np.full(12, np.nan), [1.0, 1.0]), "`y` has 12 NaN"),

@@ -115,7 +115,7 @@ def test_a_prior_on_some_leaves_only():
     close(found.covariance(), sigma, 1e-7)
     close(found.num_effective, np.sum(1 - alphas * np.diag(sigma)), 1e-7)
     assert found.log_evidence is None
-    with pytest.raises(ValueError, match="on some parameters only, `noise`"):
+    with pytest.raises(ValueError, match="on only some parameters, `noise`"):
         jg.posterior(problem(), params, prior_precision=prior)
 
 

@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(stopped, damage):
     assert any("arrays" in path.parts for path in files)
     for path in files:
         damage(path)
-    with pytest.warns(UserWarning, match=f"checkpoint {broken.name} is damaged .* going on from checkpoint"):
+    with pytest.warns(UserWarning, match=f"checkpoint {broken.name} is damaged .* continuing from checkpoint"):
         found = jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM)
     assert same(found.model, whole.model)
     assert found.rows == whole.rows
@@ -234,7 +234,7 @@ def test_one_changed_number_in_a_checkpoint_is_found(stopped):
     folder, whole = stopped
     path = next(path for path in (newest(folder) / "facts").iterdir() if b'"seconds"' in path.read_bytes())
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.warns(UserWarning, match="its digest is not that of its contents"):
+    with pytest.warns(UserWarning, match="its contents do not match its digest"):
         assert same(jg.fit(model(), X, Y, folder=folder, resume=True, **ADAM).model, whole.model)
 
 

@@ -60,7 +60,7 @@ def test_an_equation_is_solved_between_its_points(solved):
 
 def test_what_is_printed_names_the_end_and_both_costs(solved):
     text = str(solved)
-    assert text.startswith("max_steps: the allowed steps are used up, after 100 steps")
+    assert text.startswith("max_steps: all allowed steps are used up, after 100 steps")
     assert f"cost {solved.cost:.2e}" in text
     assert f"held out {solved.validation_cost:.2e}, a root mean square of" in text
 
@@ -74,7 +74,7 @@ def test_a_network_that_interpolates_is_found_out_and_gets_other_points():
     condition = Condition(decay, TIME, count=3)
     fixed = jg.fit(network(), condition, points="fixed", **SHORT)
     assert fixed.rows[-1]["validation_cost"] > 1e3 * fixed.rows[-1]["cost"]
-    assert "which the network interpolates" in str(fixed)
+    assert "the network interpolates its training data" in str(fixed)
     assert fixed.rows[-1]["drawn"] == 0
     drawn = jg.fit(network(), condition, **SHORT)
     assert drawn.rows[-1]["drawn"] >= 2
@@ -291,13 +291,13 @@ def test_a_residual_of_another_network_is_refused():
     ("options", "part"),
     [
         ({"points": "everywhere"}, "`points` must be one of 'residual', 'uniform', 'fixed'; got 'everywhere'"),
-        ({"points": "fixed", "renew_every": 5}, "fixed `points` are never drawn anew"),
+        ({"points": "fixed", "renew_every": 5}, "fixed `points` are never redrawn"),
         ({"renew_every": 7}, "a multiple of `record_every`; got 7 and 5"),
         ({"warmup": -1}, "`warmup` must be an integer of at least 0"),
         ({"max_seconds": 0.0}, "`max_seconds` must be positive"),
-        ({"targets": GRID}, "`targets` is for samples and targets"),
-        ({"batch_size": 4}, "`batch_size` is for samples and targets"),
-        ({"validation": (GRID, GRID)}, "`validation` of conditions is made by itself"),
+        ({"targets": GRID}, "`targets` only applies to samples and targets"),
+        ({"batch_size": 4}, "`batch_size` only applies to samples and targets"),
+        ({"validation": (GRID, GRID)}, "for conditions, `fit` creates the held-out points itself"),
         ({"method": "adapted", "renew_every": 5}, "`renew_every` is an option for the points of an optimizer"),
     ],
 )
@@ -311,7 +311,7 @@ def test_options_for_points_are_refused_with_arrays_and_targets_are_missed():
         jg.fit(network(), GRID, GRID, points="fixed")
     with pytest.raises(ValueError, match="`targets` are missing"):
         jg.fit(network(), GRID)
-    with pytest.raises(ValueError, match="all of the conditions must be"):
+    with pytest.raises(ValueError, match="every condition must be"):
         jg.fit(network(), [Condition(decay, TIME), GRID])
 
 

@@ -163,7 +163,7 @@ def test_a_network_without_either_mode_is_refused_with_the_leaves():
 def test_acceleration_is_refused_in_reverse_only():
     tx = jg.optim.adapted_levenberg_marquardt(acceleration=0.75)
     problem, params = perceptron(reverse_tanh)
-    with pytest.raises(ValueError, match=r"`acceleration`.*in reverse only"):
+    with pytest.raises(ValueError, match=r"`acceleration`.*in reverse mode"):
         tx.update(params, tx.init(params), params, problem=problem)
 
 

@@ -99,7 +99,7 @@ def test_a_slope_by_the_inputs():
 
 def test_what_does_not_fit_is_refused():
     problem, params = fitted()
-    with pytest.raises(MemoryError, match="by 16 leading directions; 1 MiB may be taken"):
+    with pytest.raises(MemoryError, match="by 16 leading directions; only 1 MiB may be used"):
         jg.posterior(problem, params, prior_precision=0.5, memory=2**20)
-    with pytest.raises(ValueError, match="the data fix some"):
+    with pytest.raises(ValueError, match="the data fix about"):
         jg.posterior(problem, params, prior_precision=0.5, noise=0.1, memory=MEMORY).unfixed_directions()

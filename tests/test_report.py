@@ -122,8 +122,8 @@ def test_the_figures_are_files_of_their_own(tmp_path):
     [
         ([], {"outcome": "interrupted", "cost": 0.5}, "The run was interrupted"),
         (runs.rows()[:1], {"outcome": "max_steps"}, "used up"),
-        (None, {"spectrum_start": None, "rank": None, "condition": None}, "came down"),
-        (None, {"predicted_stopping_time": None, "outcome": "stalled"}, "ceased to fall"),
+        (None, {"spectrum_start": None, "rank": None, "condition": None}, "reached the tolerance"),
+        (None, {"predicted_stopping_time": None, "outcome": "stalled"}, "stopped falling"),
     ],
 )
 def test_an_unfinished_run_has_a_report_too(tmp_path, metrics, changes, part):

@@ -64,7 +64,7 @@ def judge(number, home, capsys):
     code = run(arguments)
     told = capsys.readouterr().err
     assert "Traceback" not in told
-    assert "an error of jaxgeo itself" not in told, told
+    assert "internal error of jaxgeo" not in told, told
     if code == 2:
         assert [line for line in told.splitlines() if line.startswith("error: ")] == told.splitlines()[-1:], told
         assert not (home / "run").exists(), told

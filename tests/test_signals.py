@@ -79,7 +79,7 @@ def test_a_signal_at_any_time_before_the_training_is_one_line(home, number, dela
     assert process.returncode == 128 + number, (output, errors)
     assert len(lines) == 1, errors
     if (home / "run" / "summary.json").exists():
-        assert "go on   jaxgeo resume run" in output or "jaxgeo resume run" in errors
+        assert "resume  jaxgeo resume run" in output or "jaxgeo resume run" in errors
     else:
         assert lines == ["interrupted; nothing was written"]
 
@@ -93,7 +93,7 @@ def test_a_training_that_is_told_to_end_says_how_to_go_on(home, number):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in output + errors
-    assert output.rstrip().endswith("go on   jaxgeo resume run")
+    assert output.rstrip().endswith("resume  jaxgeo resume run")
     steps = load(home / "run").summary["steps"]
     assert (steps > 0, load(home / "run").summary["outcome"]) == (True, "interrupted")
     process = start(home, "resume", "run", "--max-steps", str(steps + 5))

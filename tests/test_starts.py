@@ -38,7 +38,7 @@ def test_the_least_of_several_starts_is_kept():
     assert first.cost < 2_550_390
     assert second.cost == found.cost
     assert (second.outcome, second.num_steps) == (found.outcome, found.num_steps)
-    assert "the best of 2 starts, which led to 2.55038e+06, 284962" in str(found)
+    assert "the best of 2 starts, whose costs are 2.55038e+06, 284962" in str(found)
 
 
 @pytest.mark.slow
@@ -99,16 +99,16 @@ def test_a_run_from_several_starts_is_resumed(tmp_path):
 
 def test_starts_that_cannot_be_used_are_refused_by_name():
     t = np.linspace(0.0, 3.0, 20)
-    with pytest.raises(ValueError, match=r"`starts\[0\]` must be of the form of `model`"):
+    with pytest.raises(ValueError, match=r"`starts\[0\]` must have the structure of `model`"):
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[{"size": 1.0}])
     with pytest.raises(ValueError, match="`starts` must be a list of models"):
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[])
-    with pytest.raises(ValueError, match="`starts` are for an optimizer on all samples"):
+    with pytest.raises(ValueError, match="`starts` need an optimizer on all samples"):
         jg.fit(begun(1.0), t, t, apply=wave, method="adam", starts=[begun(2.0)], batch_size=4)
     for starts, words in (
-        (3, "drawn between `bounds`"),
+        (3, "`bounds` must be finite"),
         ([[1.0]], "shape"),
-        ([{"a": 1.0}], r"`starts\[0\]` must be of the form of `p0`"),
+        ([{"a": 1.0}], r"`starts\[0\]` must have the structure of `p0`"),
     ):
         with pytest.raises(ValueError, match=words):
             jg.curve_fit(outbreak, DAYS, CASES, [1.0, 1.0, 1.0], starts=starts)

@@ -87,7 +87,7 @@ def test_a_lock_dies_with_its_process(trained, capsys):
     process = hold(trained)
     try:
         message = error_of(capsys, ["resume", "one"])
-        assert f"another run is going on in one (process {process.pid})" in message
+        assert f"another run is using one (process {process.pid})" in message
         assert RunFolder.create(trained, fresh_name=True).path.name == "one-2"
     finally:
         process.kill()

@@ -1,6 +1,6 @@
-"""`jaxgeo.fit`: a network trained by any flow or optimizer, on arrays, a problem or a differential equation.
+"""`jaxgeo.fit`: train a network by any flow or optimizer, on arrays, a problem or a differential equation.
 
-The package has not the name of its function, so that `jaxgeo.fit` is that function and nothing else.
+The package is not called `fit`, so that `jaxgeo.fit` is the function and nothing else.
 """
 
 from jaxgeo._names import show_public_names as _show_public_names

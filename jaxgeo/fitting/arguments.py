@@ -1,4 +1,4 @@
-"""What `fit` was passed, looked at before anything is made of it."""
+"""Check the arguments of `fit` before using them."""
 
 import math
 import os
@@ -31,7 +31,7 @@ def check_numbers(
     max_seconds: Any,
     optional: dict[str, Any],
 ) -> None:
-    """`ValueError` that names the argument if one is no such number, or out of range."""
+    """Raise a `ValueError` that names the argument unless each number is valid and in range."""
     try:
         check_number("tol", tol, least=0, most=BELOW_ONE)
     except ValueError:
@@ -51,7 +51,7 @@ def check_numbers(
 def check_functions(
     *, record: Any, progress: Any, callbacks: Any, interruptible: Any
 ) -> tuple[Callable[..., bool | None], ...]:
-    """The callbacks, of any sequence; `ValueError` that names the argument if one is no such function."""
+    """The callbacks, from any sequence; raises a `ValueError` that names the argument unless all are functions."""
     for name, function in (("record", record), ("progress", progress)):
         if function is not None:
             check_function(name, function)
@@ -59,7 +59,7 @@ def check_functions(
         found = tuple(callbacks)
     except TypeError:
         raise ValueError(
-            f"`callbacks` must be a list of functions, also where there is one; got {callbacks!r}."
+            f"`callbacks` must be a list of functions, even for a single one; got {callbacks!r}."
         ) from None
     for index, callback in enumerate(found):
         check_function(f"callbacks[{index}]", callback)
@@ -69,7 +69,7 @@ def check_functions(
 
 
 def read_method(method: Any) -> Method:
-    """The flow or optimizer that is meant; `ValueError` if it is none."""
+    """The flow or optimizer for `method`; raises `ValueError` if there is none."""
     if isinstance(method, str):
         return method_named(method)
     if isinstance(method, AbstractFlow | optax.GradientTransformation):
@@ -81,39 +81,41 @@ def read_method(method: Any) -> Method:
 
 
 def make_cost(cost: Any, targets: Array) -> AbstractCost:
-    """The cost of these targets; an error that names `cost` if it makes none."""
+    """The cost of these targets; raises an error that names `cost` unless it makes one."""
     check_maker(cost)
     if cost is SumOfSquares:
-        raise ValueError("`cost` must be made of targets, and `SumOfSquares` has none; pass `jaxgeo.L2`.")
+        raise ValueError("`cost` must be made from targets, and `SumOfSquares` takes none; pass `jaxgeo.L2`.")
     try:
         made = cost(targets)
     except TypeError as error:
         raise TypeError(
-            f"`cost` cannot be called with the targets alone ({error}); pass `lambda targets: …` for a cost with more "
-            "arguments."
+            f"`cost` cannot be called with the targets alone ({error}); if it takes more arguments, pass "
+            "`lambda targets: …`."
         ) from error
     if not isinstance(made, AbstractCost):
-        raise ValueError(f"`cost` must make a cost of the targets, such as `jaxgeo.L2(targets)`; got {made!r}.")
+        raise ValueError(f"`cost` must make a cost from the targets, such as `jaxgeo.L2(targets)`; got {made!r}.")
     return made
 
 
 def read_renewal(points: Any, renew_every: int | None, record_every: int | None) -> Renewal:
-    """How points are drawn, and when; `ValueError` if that is not possible."""
+    """How and when points are drawn; raises `ValueError` if the options do not go together."""
     kinds = ("residual", "uniform", "fixed")
     if points is not None and points not in kinds:
         raise ValueError(f"`points` must be one of {', '.join(map(repr, kinds))}; got {points!r}.")
     if points == "fixed" and renew_every is not None:
-        raise ValueError(f"`renew_every` is {renew_every}, but fixed `points` are never drawn anew; leave one out.")
+        raise ValueError(
+            f"`renew_every` is {renew_every}, but fixed `points` are never redrawn; leave one of them out."
+        )
     if renew_every is not None and record_every is not None and renew_every % record_every:
         raise ValueError(
-            "points are drawn anew at the end of a part, so `renew_every` must be a multiple of `record_every`; got "
+            "points are redrawn at the end of a part, so `renew_every` must be a multiple of `record_every`; got "
             f"{renew_every} and {record_every}."
         )
     return Renewal("residual" if points is None else points, renew_every)
 
 
 def read_pair(validation: Any) -> tuple[Any, Any]:
-    """Held-out inputs and targets; `ValueError` if it is no pair."""
+    """Held-out inputs and targets; raises `ValueError` unless `validation` is a pair."""
     if not isinstance(validation, Sequence) or isinstance(validation, str) or len(validation) != 2:
         raise ValueError(f"`validation` must be a pair, (inputs, targets); got {type(validation).__name__}"
                          f"{f' of {len(validation)}' if isinstance(validation, tuple | list) else ''}.")  # fmt: skip
@@ -121,7 +123,7 @@ def read_pair(validation: Any) -> tuple[Any, Any]:
 
 
 def read_folder(folder: Any) -> Path:
-    """The folder that is meant; `ValueError` if it is no path, or that of a file."""
+    """The path of the folder; raises `ValueError` if it is not a path, or the path of a file."""
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         raise ValueError(f"`folder` must be the path of a folder, such as runs/first; got {folder!r}.")
     path = Path(folder)
@@ -133,5 +135,5 @@ def read_folder(folder: Any) -> Path:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"cannot write to the `folder` {str(path)!r} ({reason}); choose another.") from error
     if not stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"`folder` is {path}, which is a file; pass the path of a folder, which may be a new one.")
+        raise ValueError(f"`folder` is {path}, which is a file; pass the path of an existing or new folder.")
     return path

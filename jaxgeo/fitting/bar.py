@@ -1,4 +1,4 @@
-"""A line on the terminal that says how far a run is."""
+"""A line on the terminal that shows the progress of a run."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ WIDTH = 20
 
 
 class Bar:
-    """Writes one line, which each progress replaces, and ends it."""
+    """Writes one line, updates it at each progress, and ends it."""
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = sys.stderr if stream is None else stream

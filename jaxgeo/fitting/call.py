@@ -1,4 +1,4 @@
-"""`fit`: a network trained by any flow or optimizer, watched, saved, and resumed."""
+"""`fit`: train a network by any flow or optimizer; watch, save and resume the run."""
 
 import contextlib
 import math
@@ -38,7 +38,7 @@ from jaxgeo.optim.prior import Prior, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.problem import Problem
 
-# For conditions: parts of so many updates, so many of them without a fall of the cost by this part, and first updates.
+# Defaults for conditions: updates in a part, patience in parts, the relative decrease that counts, warm-up updates.
 EVERY, PATIENCE, LEAST_GAIN, WARMUP = 20, 10, 1e-3, 2000
 
 
@@ -79,84 +79,88 @@ def fit(
 ) -> Fit:
     """Train `model` on arrays, a problem or a differential equation, along a flow or by an optimizer.
 
-    The run ends when C is `tol` of C(0), or for another of the reasons of `jaxgeo.optim.Outcome`, such as that an
-    optimizer on all samples finds no lower cost nearby. Ctrl-C ends it
-    after the part at hand and returns what it came to. With a folder the run is kept as it goes, and after any end,
-    power cuts included, the same call with `resume=True` goes on from the last state that was kept: its parameters at
-    the end are, to the last bit, those of a run that was never cut.
+    The run ends when the cost has fallen to `tol` times its initial value, or for another reason listed in
+    `jaxgeo.optim.Outcome`, for example because an optimizer on all samples finds no lower cost nearby. Ctrl-C ends the
+    run after the current part and returns the result so far. If you pass a `folder`, the run is saved as it goes. After
+    any interruption, even a power cut, the same call with `resume=True` continues from the last saved state. The final
+    parameters are then, bit for bit, those of an uninterrupted run.
 
-    `fit(model, conditions)` solves differential equations. The points of each condition are drawn, others are held out,
-    and the cost there is in each row as `validation_cost`, beside that at the points; the model where it was lowest is
-    returned. Where it exceeds twice the other, the network interpolates its points, and they are drawn anew, most of
-    them where the residual is large, in one compiled shape; the state of the optimizer stays. Of measured data a tenth
-    is held out, so that the run ends where it would begin to fit their noise.
+    `fit(model, conditions)` solves differential equations. It draws points for each condition and holds others out.
+    Each row has the cost at the points, and as `validation_cost` the cost at the held-out points. The model with the
+    lowest validation cost is returned. When the validation cost exceeds twice the cost at the points, the network is
+    interpolating its points, so new ones are drawn, most of them where the residual is large. This needs no new
+    compilation, and the optimizer keeps its state. A tenth of any measured data is held out, so that the run ends
+    before it fits their noise.
 
     **Arguments:**
 
-    - `model`: an Equinox model, `model(x_j)` for one sample; with `apply`, a problem or conditions any pytree of
-        parameters, such as `{"network": network, "viscosity": viscosity}` with an unknown coefficient.
-    - `inputs`: samples with leading axis N, cast to the parameters' dtype where floating point; or a `jaxgeo.Problem`;
-        or a differential equation: one `jaxgeo.equations.Condition` or a list of them, or a ready one.
-    - `targets`: y with leading axis N, cast like the inputs; of shape (N, Q) for `jaxgeo.L2`. None for the others.
+    - `model`: an Equinox model, `model(x_j)` for one sample. With `apply`, a problem or conditions it may be any pytree
+        of parameters, such as `{"network": network, "viscosity": viscosity}` with an unknown coefficient.
+    - `inputs`: samples with leading axis N, cast to the dtype of the parameters if they are floating point; or a
+        `jaxgeo.Problem`; or a differential equation: a `jaxgeo.equations.Condition`, a list of them, or a ready-made
+        equation.
+    - `targets`: y with leading axis N, cast like the inputs; of shape (N, Q) for `jaxgeo.L2`. None for a problem or
+        conditions.
     - `method`: "adapted" (the default for arrays), "overparametrized", "underparametrized", "rank-adaptive" or
         "standard" for a flow; "levenberg-marquardt" (the default for a problem or conditions), "interpolation",
         "adapted-momentum", "adapted-gradient-descent" (those of `jaxgeo.optim`), "adam", "sgd" or "lbfgs" (optax's) for
         an optimizer; or any flow or optax transformation.
     - `cost`: makes the cost from targets: a class such as `jaxgeo.L2`, or a function such as
         `jaxgeo.SoftmaxCrossEntropy.from_labels`.
-    - `apply`: the network as a function `apply(params, x_j)`; `model` is its params then.
-    - `trainable`: as for `jaxgeo.Problem`; running statistics of batch normalisation are frozen by default.
-    - `per_sample`: as for `jaxgeo.Problem`; with False `model` or `apply` takes all samples, or a batch, at once.
-    - `weights`: of the samples, for arrays: one of weight 2 is two samples, and one of weight 0 none. Those that are
-        held out have none.
-    - `prior`: a Gaussian prior on the parameters, as a part of the cost: a number or a pytree prefix of `model`, as for
-        `jaxgeo.Problem.with_prior`; or "evidence", for the strength that the data ask for, with
-        "levenberg-marquardt", which is the default then. The cost in the rows is then that of the data, and
-        beside it are the `noise` and the effective number of parameters; `jaxgeo.posterior(…,
-        prior_precision="evidence")` goes on from there. A `jaxgeo.optim.Prior` has groups.
-    - `tol`: cost to stop at, relative to C(0), in [0, 1); 0 for none, with an optimizer. With one it is relative to the
-        cost of the mean of the targets as the only output, where that is less than C(0). By default 1e-6, and 0
-        with a prior, and for conditions, for which the cost at the points that are held out has to come down to it too.
-    - `rtol`: of a flow, as for `jaxgeo.solve_flow`.
-    - `max_steps`: attempted steps of a flow or updates of an optimizer, after which to give up.
-    - `max_seconds`: end after the part in which so much time has passed.
-    - `batch_size`: samples an update is made on, for optimizers; by default all.
-    - `record_every`: updates of an optimizer from one row to the next, a part; by default an epoch, and for conditions
-        `renew_every` or 20.
-    - `seed`: of the order in which batches, or of the places at which points, are drawn.
-    - `validation`: held-out inputs and targets, or with a problem another one. Their cost is put into the last row of
-        each part. For conditions it is made by itself.
-    - `patience`: stop after so many parts in which the validation cost had no new minimum, and return the network that
-        had it. A part is up to 6 steps of a flow, or `record_every` updates. For conditions by default 10, in which it
-        has to fall by a thousandth to count.
-    - `points`: how those of conditions are drawn anew: "residual" (the default), more of them where the residual is
-        large; "uniform"; or "fixed", for never. Along a flow they are fixed.
-    - `renew_every`: updates from one drawing to the next, at the end of a part; by default where the validation cost
-        exceeds twice the cost at the points.
-    - `warmup`: for conditions the first updates, by Adam on fresh points, which lead out of flat minima; not counted in
-        `max_steps`. By default 2000 for "levenberg-marquardt", and 0 for other methods.
-    - `bounds`: (low, high) for "levenberg-marquardt", then the default: each a number, or a pytree like `model` or its
-        upper part; ∞ for none. For up to as many parameters as outputs, and 1024.
-    - `starts`: more models like `model` to start from, for an optimizer on all samples. All are trained in one program;
-        the model of the least cost is returned, and `starts` of the result tells where each led.
-    - `record`: a function `(s, params, problem)` that gives a dictionary of more numbers for each row, as for
-        `jaxgeo.solve_flow`; compiled.
-    - `progress`: True for a line on the terminal; or called with a `jaxgeo.fitting.Progress` at each row; along a flow
-        from within the compiled integration, where it must not call JAX.
-    - `callbacks`: functions of the progress and the model, called after each part; one that returns True ends the run.
-    - `folder`: where to keep `metrics.jsonl` and `checkpoints/`, and `tensorboard/` if tensorboardX is installed. Needs
+    - `apply`: the network as a function `apply(params, x_j)`; `model` then holds its parameters.
+    - `trainable`: as for `jaxgeo.Problem`. Running statistics of batch normalisation are frozen by default.
+    - `per_sample`: as for `jaxgeo.Problem`; if False, `model` or `apply` takes all samples, or a batch, at once.
+    - `weights`: weights of the samples, for arrays: weight 2 counts a sample twice, weight 0 leaves it out. Held-out
+        samples have no weights.
+    - `prior`: a Gaussian prior on the parameters as part of the cost: a number or a pytree prefix of `model`, as for
+        `jaxgeo.Problem.with_prior`; or "evidence" to let the data choose its strength, with "levenberg-marquardt",
+        which is then the default. The cost in the rows is then that of the data alone, and the rows also hold the
+        `noise` and the effective number of parameters. Continue with `jaxgeo.posterior(…, prior_precision="evidence")`
+        for error bars. Pass a `jaxgeo.optim.Prior` to use groups.
+    - `tol`: stop once the cost is at most `tol` times C(0), with `tol` in [0, 1). With an optimizer, 0 means never, and
+        the tolerance is relative to the cost of predicting the mean of the targets if this is less than C(0). The
+        default is 1e-6, but 0 with a prior and for conditions. For conditions the cost at the held-out points must
+        reach the tolerance too.
+    - `rtol`: tolerance of the steps of a flow, as for `jaxgeo.solve_flow`.
+    - `max_steps`: give up after this number of attempted steps of a flow, or updates of an optimizer.
+    - `max_seconds`: stop after the part in which this time is exceeded.
+    - `batch_size`: number of samples for each update of an optimizer; by default all.
+    - `record_every`: number of updates from one row to the next, which make a part; by default an epoch, and for
+        conditions `renew_every` or 20.
+    - `seed`: seed for the order of the batches, or for the points.
+    - `validation`: held-out inputs and targets, or another problem if you train on a problem. Their cost is in the last
+        row of each part. For conditions, `fit` creates the held-out points itself.
+    - `patience`: stop after this number of parts without a new minimum of the validation cost, and return the network
+        at the minimum. A part is up to 6 steps of a flow, or `record_every` updates. For conditions the default is 10,
+        and only a decrease by at least a thousandth counts.
+    - `points`: how to redraw the points of conditions: "residual" (the default), more of them where the residual is
+        large; "uniform"; or "fixed" to keep them. Along a flow they are fixed.
+    - `renew_every`: number of updates between redraws, which happen at the end of a part. By default points are redrawn
+        when the validation cost exceeds twice the cost at the points.
+    - `warmup`: for conditions, the number of first updates by Adam on fresh points, which lead out of flat minima. They
+        do not count towards `max_steps`. The default is 2000 for "levenberg-marquardt", and 0 for other methods.
+    - `bounds`: (low, high) for "levenberg-marquardt", which is then the default: each a number or a pytree prefix of
+        `model`; ∞ for no bound. Needs no more parameters than outputs, and at most 1024.
+    - `starts`: more models like `model` to start from, for an optimizer on all samples. All are trained in one program.
+        The model with the lowest cost is returned, and `starts` of the result describes the end of each.
+    - `record`: a function `(s, params, problem)` that returns a dictionary of further numbers for each row, as for
+        `jaxgeo.solve_flow`; it is compiled.
+    - `progress`: True for a line on the terminal; or a function that is called with a `jaxgeo.fitting.Progress` at each
+        row. Along a flow it is called from within the compiled integration, and must not call JAX.
+    - `callbacks`: functions of the progress and the model, called after each part; if one returns True, the run ends.
+    - `folder`: where to save `metrics.jsonl` and `checkpoints/`, and `tensorboard/` if tensorboardX is installed. Needs
         orbax: `pip install "jaxgeo[cli]"`.
-    - `resume`: resume the run that is in `folder`, if there is one.
-    - `keep_every`: seconds from one checkpoint to the next, at least; 0 for one after each part.
+    - `resume`: resume the run in `folder`, if there is one.
+    - `keep_every`: the least number of seconds between checkpoints; 0 to save after each part.
     - `rank_check`: as for `jaxgeo.solve_flow`.
-    - `interruptible`: runs the parts so that Ctrl-C is heard at once, on a thread of its own; by default they run on
-        this one, and Ctrl-C is heard when a part has ended.
+    - `interruptible`: runs the parts on a separate thread, so that Ctrl-C is noticed at once. By default they run on
+        the calling thread, and Ctrl-C is noticed at the end of a part.
 
     **Returns:** a `jaxgeo.fitting.Fit`.
 
-    **Raises:** `ValueError` on data, names, numbers or a folder that cannot be used, on a residual that is not finite
-    or does not depend on the model, and on a kept run of another network, method or data, with the difference.
-    `ModuleNotFoundError` for `folder` without orbax.
+    **Raises:** `ValueError` if data, names, numbers or the folder cannot be used, if a residual is not finite or does
+    not depend on the model, and if the saved run has another network, method or data; the message names the difference.
+    `ModuleNotFoundError` if `folder` is given without orbax.
 
     ```python
     >>> import equinox as eqx, jax, jax.numpy as jnp, jaxgeo as jg
@@ -198,7 +202,7 @@ def fit(
     hear = bar if bar is not None else None if isinstance(progress, bool) else progress
     callbacks = check_functions(record=record, progress=hear, callbacks=callbacks, interruptible=interruptible)
     if resume and folder is None:
-        raise ValueError("`resume` needs the `folder` in which the run is kept.")
+        raise ValueError("`resume` needs the `folder` in which the run is saved.")
     conditions = read_conditions(inputs)
     simple = conditions is None and not isinstance(inputs, Problem)
     prior = read_prior(prior)
@@ -215,13 +219,13 @@ def fit(
                 raise ValueError(f"`{name}` is an option for the points {where}; leave it out.")
     if bounds is not None and method != "levenberg-marquardt":
         raise ValueError(
-            '`bounds` are for method="levenberg-marquardt", the default with them; leave `method` out, or make the '
+            '`bounds` need method="levenberg-marquardt", the default with them; leave `method` out, or create the '
             "optimizer with `trust_region=jaxgeo.optim.TrustRegion(bounds=jaxgeo.optim.Bounds(low, high))`."
         )
     if bounds is not None and prior is not None:
         raise ValueError("`bounds` and `prior` cannot be combined yet; leave one out.")
     if starts is not None and (is_flow or conditions is not None or batch_size is not None):
-        raise ValueError('`starts` are for an optimizer on all samples, such as method="levenberg-marquardt".')
+        raise ValueError('`starts` need an optimizer on all samples, such as method="levenberg-marquardt".')
     if prior is not None:
         chosen = method_with(prior, chosen, method, apply)
     if not simple:
@@ -229,7 +233,7 @@ def fit(
                     weights=weights, per_sample=None if per_sample else per_sample)  # fmt: skip
     if conditions is not None:
         if validation is not None:
-            raise ValueError("`validation` of conditions is made by itself; leave it out.")
+            raise ValueError("for conditions, `fit` creates the held-out points itself; leave `validation` out.")
         task = conditions_task(model, conditions, trainable, seed)
         patience = PATIENCE if patience is None else patience
     elif isinstance(inputs, Problem):
@@ -239,7 +243,7 @@ def fit(
     if prior is not None:
         task = regularised(task, prior, apply)
     if patience is not None and task.held_out is None:
-        raise ValueError("`patience` counts from the best validation cost; pass `validation=(inputs, targets)` too.")
+        raise ValueError("`patience` needs a validation cost; pass `validation=(inputs, targets)` too.")
     problem, params = task.problem, task.params
     if tol is None:
         tol = 1e-6 if is_flow or (conditions is None and prior is None) else 0.0
@@ -248,7 +252,9 @@ def fit(
     warmup = 0 if conditions is None or is_flow else warmup
     initial = float(problem.cost(params))
     if not math.isfinite(initial):
-        raise ValueError(f"the cost of `model` on these samples is {initial} before training; rescale data or model.")
+        raise ValueError(
+            f"the cost of `model` on these samples is {initial} before training; rescale the data or the model."
+        )
     least = tol * (initial if is_flow else _scale(problem.loss, initial))
     follows = isinstance(chosen, AbstractFlow) and isinstance(problem.loss, AbstractSquares) and chosen.follows_law(
         problem.num_rows(params), problem.num_params(params)
@@ -288,11 +294,13 @@ def fit(
     if isinstance(chosen, AbstractFlow):
         if batch_size is not None or record_every is not None:
             raise ValueError(
-                "a flow follows the cost of all samples and records its own steps: `batch_size` and `record_every` are "
-                'for optimizers, such as method="adapted-momentum".'
+                "a flow follows the cost of all samples and records each of its steps: `batch_size` and `record_every` "
+                'are only for optimizers, such as method="adapted-momentum".'
             )
         if tol == 0:
-            raise ValueError("`tol` must be positive along a flow, which comes to cost 0 at no finite time.")
+            raise ValueError(
+                "`tol` must be positive along a flow, because a flow does not reach cost 0 in finite time."
+            )
         driver = FlowDriver(
             problem,
             chosen,
@@ -333,7 +341,7 @@ def fit(
 
 
 def _scale(cost: AbstractCost, initial: float) -> float:
-    """C(0), or the cost of a constant where that is less but not 0: what a tolerance is relative to."""
+    """The cost to which a tolerance is relative: C(0), or the cost of a constant output if it is less but not 0."""
     outputs = cost.constant_outputs()
     constant = math.inf if outputs is None else float(cost(outputs))
     return min(initial, constant) if constant > 0 else initial

@@ -1,4 +1,4 @@
-"""The last two states of a run, kept by orbax, each compared with its digest before it is read."""
+"""The last two states of a run, saved by orbax. Each is compared with its digest before it is read."""
 
 import contextlib
 import errno
@@ -19,16 +19,16 @@ from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.files import cannot_write
 
 NAME = "checkpoints"
-# Bytes that a checkpoint needs beside its arrays, with a margin.
+# Bytes that a checkpoint needs in addition to its arrays, with a margin.
 SPARE = 1_000_000
 
 
 class Checkpoints:
-    """States of a run, as arrays and JSON, in the folder `checkpoints` beside their digests; nothing is pickled.
+    """States of a run, as arrays and JSON, in the folder `checkpoints`, with digests beside it; nothing is pickled.
 
-    A state without a digest was not finished, and one that differs from its digest is passed over for the one before.
+    A state without a digest was not finished. If a state does not match its digest, the state before it is used.
 
-    **Raises:** `ModuleNotFoundError` without orbax; `ValueError` if a link leads elsewhere, or the digests are gone.
+    **Raises:** `ModuleNotFoundError` without orbax; `ValueError` if a link leads elsewhere, or the digests are missing.
     """
 
     def __init__(self, files: Digests):
@@ -36,11 +36,11 @@ class Checkpoints:
             import orbax.checkpoint as ocp
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                'checkpoints are kept by orbax, which is not installed; run: pip install "jaxgeo[cli]", or train '
+                'checkpoints need orbax, which is not installed; run: pip install "jaxgeo[cli]", or train '
                 "without a folder.",
                 name=error.name,
             ) from error
-        # What it has to say on a save is said by the errors raised here.
+        # The errors raised here already say what orbax would log on a save.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.files, self.folder = files, files.place(f"{NAME}/0").parent
         self.orbax: Any = ocp
@@ -54,21 +54,21 @@ class Checkpoints:
 
     @property
     def numbers(self) -> list[int]:
-        """Those of the states that are kept, oldest first."""
+        """The numbers of the saved states, oldest first."""
         names = [name.removeprefix(f"{NAME}/") for name in self.files.names if name.startswith(f"{NAME}/")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, state: PyTree, facts: dict[str, Any]) -> None:
-        """Keep the arrays of `state`, and `facts`, which must be JSON.
+        """Save the arrays of `state`, and `facts`, which must be JSON.
 
-        **Raises:** `ValueError` if they cannot be written; the states before are whole then.
+        **Raises:** `ValueError` if they cannot be written; earlier states then remain intact.
         """
         arrays = _arrays(state)
         save, before = self.orbax.args, self.numbers
         number = before[-1] + 1 if before else 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Seen beforehand, a full disk is one error; met by TensorStore's threads it is a page of tracebacks.
+            # Noticed in advance, a full disk is one error; noticed by TensorStore's threads, a page of tracebacks.
             if shutil.disk_usage(self.folder).free < 2 * sum(array.nbytes for array in arrays.values()) + SPARE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.checkpointer.save(
@@ -80,16 +80,16 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:
-            # TensorStore reports a full disk by a ValueError of its own, and orbax wraps others.
+            # TensorStore reports a full disk by its own ValueError, and orbax wraps other errors.
             raise cannot_write(self.folder, error) from error
         self.files.record(f"{NAME}/{number}", forget=[f"{NAME}/{old}" for old in before[:-1]])
         self._remove(before[:-1])
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """The newest state that is whole, in the form of `like`, and its facts; None where none was kept.
+        """The newest intact state, with the structure of `like`, and its facts; None if no state was saved.
 
-        **Raises:** `ValueError` with the differences if the state is that of another network or method, and if all
-        that is there is damaged.
+        **Raises:** `ValueError` if the state belongs to another network or method, with the differences, or if all
+        states are damaged.
         """
         damaged, most = [], SPARE + 4 * sum(array.nbytes for array in _arrays(like).values())
         for number in reversed(self.numbers):
@@ -101,8 +101,8 @@ class Checkpoints:
                 continue
             if differences := compare(facts["leaves"], describe(like)):
                 raise ValueError(
-                    f"the checkpoint in {self.folder} is of another network or method: {'; '.join(differences)}. "
-                    "Build the network and choose the method as they were, or begin a new run in another folder."
+                    f"the checkpoint in {self.folder} belongs to another network or method: {'; '.join(differences)}. "
+                    "Use the same network and method as before, or start a new run in another folder."
                 )
             try:
                 arrays = self._read(number, _arrays(like))
@@ -110,7 +110,7 @@ class Checkpoints:
                 damaged.append(_complaint(number, error))
                 continue
             for complaint in damaged:
-                warnings.warn(f"{complaint}; going on from checkpoint {number}.", stacklevel=3)
+                warnings.warn(f"{complaint}; continuing from checkpoint {number}.", stacklevel=3)
             later = [other for other in self.numbers if other > number]
             self.files.forget([f"{NAME}/{other}" for other in later])
             self._remove(later)
@@ -146,7 +146,7 @@ class Checkpoints:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, or the link or file in its place, if that can be done."""
+    """Remove a folder, or a link or file in its place, if possible."""
     if path.is_symlink() or path.is_file():
         with contextlib.suppress(OSError):
             path.unlink()
@@ -155,7 +155,7 @@ def _remove(path: Path) -> None:
 
 
 def describe(state: PyTree) -> dict[str, str]:
-    """Shape and dtype of each array, by its place: {"[0].layers[0].weight": "float64 (8, 2)"}."""
+    """Shape and dtype of each array, by its path: {"[0].layers[0].weight": "float64 (8, 2)"}."""
     return {
         jax.tree_util.keystr(path) or "the array": f"{leaf.dtype} {tuple(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(state, _is_stored))
@@ -163,7 +163,7 @@ def describe(state: PyTree) -> dict[str, str]:
 
 
 def compare(kept: dict[str, str], wanted: dict[str, str], most: int = 6) -> list[str]:
-    """In words, what differs between two descriptions; the first `most` differences."""
+    """The first `most` differences between two descriptions, in words."""
     places = [name for name in {**kept, **wanted} if kept.get(name) != wanted.get(name)]
     lines = [f"{name} is {kept.get(name, 'absent')} there and {wanted.get(name, 'absent')} here" for name in places]
     return lines[:most] + ([f"and {len(lines) - most} more differ"] if len(lines) > most else [])

@@ -1,4 +1,4 @@
-"""Conditions as problems: at which points, of what counts, and what is wrong with them."""
+"""Turn conditions into problems: choose their points, count them, and check their residuals."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ from jaxgeo.equations.points import choose_by_residual
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem, residual_problem
 
-# By default so many points for each parameter, which a network cannot interpolate, within these bounds.
+# Default number of points: so many for each parameter that the network cannot interpolate them, within these bounds.
 POINTS_PER_PARAMETER, FEWEST, MOST = 3, 500, 4000
-# On faces this part of it, and of drawn points this part for an update of the start.
+# A face gets a fifth of that number, and an update of the warm-up uses a sixth of the drawn points.
 FACES, BATCH = 5, 6
-# From so many measurements on one in `SHARE` is held out.
+# With at least `ENOUGH` measurements, one in `SHARE` is held out.
 ENOUGH, SHARE = 20, 10
-# Of so many times as many candidates those with a large residual are chosen.
+# Candidates for each point; those with a large residual are chosen.
 CANDIDATES = 10
 
 Samples = tuple[PyTree, ...]
@@ -28,9 +28,9 @@ Samples = tuple[PyTree, ...]
 class Collocation(eqx.Module):
     """Conditions on a model, and the points that are not drawn.
 
-    - `static`: what of the model is not trained.
-    - `given`: of each condition its points, with values where it has them; None where points are drawn.
-    - `counts`: how many points of each there are. `dtype`: of the points, that of the parameters.
+    - `static`: the part of the model that is not trained.
+    - `given`: the given points of each condition, with values if it has them; None if its points are drawn.
+    - `counts`: the number of points of each condition. `dtype`: dtype of the points, that of the parameters.
     """
 
     conditions: tuple[Condition, ...]
@@ -45,7 +45,7 @@ class Collocation(eqx.Module):
         return residual_problem([(_Residual(self.static, each), points, each.weight) for each, points in kinds])
 
     def draw(self, key: Array, counts: Sequence[int] | None = None) -> Samples:
-        """Points of all conditions, drawn from their places alike; those that are given as they are."""
+        """Points of all conditions, drawn uniformly; given points stay as they are."""
         keys = jax.random.split(key, len(self.conditions))
         wanted = self.counts if counts is None else counts
         return tuple(
@@ -54,7 +54,7 @@ class Collocation(eqx.Module):
         )
 
     def draw_by_residual(self, params: Params, key: Array) -> Samples:
-        """Points as `draw` has them, most of those that are drawn where the residual of the model is large."""
+        """Points as from `draw`, but drawn mostly where the residual of the model is large."""
         drawing, choosing = jax.random.split(key)
         wide = self.draw(drawing, [CANDIDATES * count for count in self.counts])
         keys = jax.random.split(choosing, len(self.conditions))
@@ -64,13 +64,13 @@ class Collocation(eqx.Module):
                 return points
             residuals = jax.vmap(_Residual(self.static, each), (None, 0))(params, points)
             sizes = jnp.linalg.norm(residuals.reshape(len(points), -1), axis=1)
-            # A candidate at which the residual is not defined would take all the others' place.
+            # Otherwise a candidate with an undefined residual would displace all others.
             return points[choose_by_residual(k, jnp.where(jnp.isfinite(sizes), sizes, 0), count)]
 
         return tuple(map(choose, self.conditions, wide, keys, self.counts))
 
     def draw_some(self, key: Array) -> Samples:
-        """A part of them, fresh, for one update of a method of first order; of given points as many, at random."""
+        """A smaller fresh sample for one update of a first-order method; given points are sampled at random."""
         keys = jax.random.split(key, len(self.conditions) + 1)
         counts = [max(min(count, 50), count // BATCH) for count in self.counts]
         fresh = self.draw(keys[-1], counts)
@@ -86,7 +86,7 @@ class Collocation(eqx.Module):
 
 
 class _Residual(eqx.Module):
-    """The residual of a condition from trained parameters and a sample."""
+    """The residual of a condition as a function of the trained parameters and a sample."""
 
     static: PyTree
     condition: Condition
@@ -98,9 +98,10 @@ class _Residual(eqx.Module):
 def collocate(
     conditions: Sequence[Condition], params: Params, static: PyTree, seed: int
 ) -> tuple[Collocation, Collocation]:
-    """What is trained on, and what is held out: other points of the same places, and of measured data a tenth.
+    """Split conditions into training and held-out points; a tenth of any measured data is held out.
 
-    Of fixed points whose place is known others are drawn, so that the residual between them is seen.
+    The held-out points are drawn from the same domains. This includes fixed points if their domain is known, so that
+    the residual between the fixed points is seen.
     """
     leaves = jax.tree.leaves(params)
     size, dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
@@ -134,7 +135,7 @@ def collocate(
 
 
 def check_residuals(collocation: Collocation, params: Params, samples: Samples) -> None:
-    """`ValueError` if a residual cannot be trained: not finite somewhere, or the same whatever the parameters are."""
+    """Raise `ValueError` if a residual is not finite somewhere, or does not depend on the parameters."""
     for each, points in zip(collocation.conditions, samples, strict=True):
         values, slopes = _along_random(_Residual(collocation.static, each), params, points)
         if complaint := complain(each, points, values, "the residual"):
@@ -144,16 +145,16 @@ def check_residuals(collocation: Collocation, params: Params, samples: Samples) 
         if not np.any(np.asarray(slopes)):
             raise ValueError(
                 f"the residual {each.name!r} does not depend on the parameters of the model at any of its "
-                f"{len(slopes)} points; it is to be a function of the model that it is given, `{each.name}(model, "
-                "point)`, and not of another."
+                f"{len(slopes)} points; write it as a function of the model that it is passed, `{each.name}(model, "
+                "point)`, and not of another model."
             )
 
 
-_REMEDY = "Keep its points from where it is not defined, or write it so that it is."
+_REMEDY = "Keep its points away from where it is undefined, or rewrite it so that it is defined there."
 
 
 def complain(each: Condition, samples: PyTree, values: Array, what: str) -> str:
-    """Which condition is not finite, at how many points, and which is the first; empty if none is."""
+    """If a condition is not finite: its name, its number of bad points and the first of them; else empty."""
     table = np.asarray(values).reshape(len(values), -1)
     bad = ~np.isfinite(table).all(axis=1)
     if not bad.any():
@@ -167,7 +168,7 @@ def complain(each: Condition, samples: PyTree, values: Array, what: str) -> str:
 
 
 def find_fault(collocation: Collocation, params: Params, samples: Samples) -> str:
-    """Which residual is not finite where, in words; empty if all are."""
+    """Which residual is not finite, and where, in words; empty if all are finite."""
     for each, points in zip(collocation.conditions, samples, strict=True):
         values, _ = _along_random(_Residual(collocation.static, each), params, points)
         if complaint := complain(each, points, values, "the residual"):

@@ -1,4 +1,4 @@
-"""An optimizer on the conditions of a differential equation: a start by Adam, and points that are drawn anew."""
+"""An optimizer on the conditions of a differential equation: a warm-up by Adam, and points that are redrawn."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,20 +28,20 @@ from jaxgeo.optim.endings import Outcome
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
-# The cost elsewhere is another than that at the trained points where it is this many times it.
+# The network interpolates its points if the held-out cost is more than this many times the cost at the points.
 APART = 2.0
-# Largest step of Adam at the start, which falls to 0 along a cosine.
+# Initial learning rate of Adam in the warm-up; it falls to 0 along a cosine.
 RATE = 3e-3
-# Updates of Adam in a part.
+# Updates of Adam in a part of the warm-up.
 PART = 500
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """How points are drawn, and when.
+    """How and when points are drawn.
 
     - `kind`: "residual", "uniform" or "fixed".
-    - `every`: updates from one drawing to the next; None for where the cost elsewhere parts from that at the points.
+    - `every`: updates between redraws; None to redraw when the held-out cost exceeds the cost at the points.
     """
 
     kind: str
@@ -49,11 +49,11 @@ class Renewal:
 
 
 class CourseState(NamedTuple):
-    """What a run goes on from beside its parameters.
+    """The state of a run besides its parameters.
 
-    - `first`, `method`: states of Adam and of the optimizer, which outlive a change of points.
-    - `samples`: those that are trained on. `drawn`, `since`: how often they were drawn, and at which update last.
-    - `apart`: whether the cost elsewhere has parted from that at the points.
+    - `first`, `method`: states of Adam and of the optimizer; they are kept when points are redrawn.
+    - `samples`: the training points. `drawn`, `since`: how often they were redrawn, and the update of the last redraw.
+    - `apart`: whether the held-out cost exceeds the cost at the points by `APART`.
     """
 
     first: PyTree
@@ -65,12 +65,12 @@ class CourseState(NamedTuple):
 
 
 class CourseDriver:
-    """Makes updates of an optax transformation on points of which others are held out, `every` of them a part.
+    """Makes updates of an optax transformation on the points of conditions, `every` updates in a part.
 
     **Arguments:**
 
-    - `held_out`: the problem at points that are not trained on.
-    - `warmup`: first updates, by Adam, each on fresh points; a part has 500 of them.
+    - `held_out`: the problem at the held-out points.
+    - `warmup`: number of first updates by Adam, each on fresh points; a part has 500 of them.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CourseDriver:
             count = min(PART - step % PART, self.warmup - step)
             order = jnp.arange(step, step + PART, dtype=jnp.int32)
             fresh = _Fresh(self.collocation, self.key)
-            # optax's Adam mixes dtypes, whatever promotion was asked for.
+            # optax's Adam mixes dtypes, even under strict promotion.
             with jax.numpy_dtype_promotion("standard"):
                 params, first = run_updates(
                     self.adam, fresh, state.params, course.first, order, jnp.asarray(count, jnp.int32)
@@ -142,10 +142,10 @@ class CourseDriver:
         return Part(after, [*before, row], outcome, message)
 
     def _is_due(self, step: int, course: CourseState) -> bool:
-        """Whether points are to be drawn anew before the next update."""
+        """Whether to redraw points before the next update."""
         if self.renewal.kind == "fixed":
             return False
-        # The start has seen none of the points that were drawn before it.
+        # The warm-up did not use the points that were drawn before it.
         if step == self.warmup:
             return step > 0 and self.renewal.kind == "residual"
         past = step - int(course.since)
@@ -155,7 +155,7 @@ class CourseDriver:
         drawn = int(course.drawn) + 1
         key = jax.random.fold_in(jax.random.fold_in(self.key, 1), drawn)
         samples = _draw(self.collocation, self.renewal.kind, state.params, key)
-        # A line search begins with the value at the end of the one before, which was that at other points.
+        # A line search reuses the value of its predecessor, which belongs to the old points.
         method = course.method
         if (value := optax.tree.get(method, "value")) is not None:
             method = optax.tree.set(method, value=jnp.full_like(value, jnp.inf))
@@ -182,7 +182,7 @@ class _Same(AbstractBatches):
 
 
 class _Fresh(AbstractBatches):
-    """Other points at every update, by its number."""
+    """New points at every update, determined by its number."""
 
     collocation: Collocation
     key: Array

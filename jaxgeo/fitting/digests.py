@@ -1,4 +1,4 @@
-"""The digests of a folder, by which all that is read back from it is believed or refused."""
+"""The digests of a folder: what is read back from it is only trusted if it matches its digest."""
 
 import hashlib
 import io
@@ -22,17 +22,17 @@ from jaxgeo.fitting.files import (
 from jaxgeo.linalg.memory import total_memory
 
 NAME = "digests.json"
-DIFFERS = "its digest is not that of its contents"
-# Hexadecimal digits of the digest of one line.
+DIFFERS = "its contents do not match its digest"
+# Hexadecimal digits in the digest of a line.
 LINE = 16
 
 
 class Digests:
-    """Files of a folder, each with its SHA-256 in `digests.json`; of a `.jsonl` one digest a line, in a row.
+    """Files of a folder, each with its SHA-256 in `digests.json`; a `.jsonl` file has one digest for each line.
 
-    The digest of a file is written before the file, beside that of the file before, so that a kill between the two
-    leaves one that is known. Which of them it was is settled at the next write. Digests find damage and mixtures of
-    folders; they are no signature, and do not tell who wrote a folder.
+    The new digest of a file is written before the file, next to the digest of the old content. If the process is killed
+    between the two writes, one of the digests still matches; the next write settles which. Digests detect damage and
+    mixed-up folders. They are not signatures, and do not prove who wrote a folder.
     """
 
     def __init__(self, folder: Path):
@@ -40,24 +40,24 @@ class Digests:
 
     @property
     def names(self) -> list[str]:
-        """Those of all files and folders that have a digest."""
+        """The names of all files and folders that have a digest."""
         return list(self._listed())
 
     def place(self, name: str) -> Path:
-        """Where to write `name`; `ValueError` if a link leads out of the folder."""
+        """The path at which to write `name`; raises `ValueError` if a link leads out of the folder."""
         path = self.folder / name
         if os.path.realpath(path.parent) != os.path.join(os.path.realpath(self.folder), *Path(name).parent.parts):
             raise ValueError(f"{path.parent} is a link that leads out of the folder; remove it.")
         return path
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file and its digest, all or nothing. `ValueError` if that cannot be done."""
+        """Write a file and its digest, all or nothing; raises `ValueError` if this fails."""
         path, listed = self.place(name), self._settled()
         self._put({**listed, name: list(dict.fromkeys([_digest(name, content), *listed.get(name, [])]))})
         write_bytes(path, content)
 
     def record(self, name: str, forget: Sequence[str] = ()) -> None:
-        """Take the digest of a folder that is there by now, and forget those of others."""
+        """Record the digest of a folder that exists by now, and forget the digests of others."""
         self._put({**{k: v for k, v in self._settled().items() if k not in forget}, name: [self._of_folder(name)]})
 
     def forget(self, names: Sequence[str]) -> None:
@@ -65,14 +65,15 @@ class Digests:
         self._put({name: found for name, found in self._settled().items() if name not in names})
 
     def settle(self) -> None:
-        """Let only the digests of the files count that are there."""
+        """Keep only the digests of files that exist."""
         if (listed := self._settled()) != self._listed():
             self._put(listed)
 
     def read(self, name: str, most: int = MOST_TEXT) -> bytes:
         """The content of a file.
 
-        **Raises:** `FileNotFoundError`; `ValueError` if it has another digest, or none, or more than `most` bytes.
+        **Raises:** `FileNotFoundError`; `ValueError` if its digest differs or is missing, or it has more than `most`
+        bytes.
         """
         content, known = self._read(name, most)
         if _digest(name, content) not in known:
@@ -80,11 +81,11 @@ class Digests:
         return content
 
     def read_lines(self, name: str) -> tuple[list[bytes], int]:
-        """The lines of a `.jsonl` up to the first that is damaged, and how many are lost from there on.
+        """The lines of a `.jsonl` file up to the first damaged one, and the number of lines lost from there on.
 
-        Those beyond `MOST_LINES` count as lost.
+        Lines beyond `MOST_LINES` count as lost.
 
-        **Raises:** `FileNotFoundError`; `ValueError` if it has no digest, or is too large.
+        **Raises:** `FileNotFoundError`; `ValueError` if the file has no digest, or is too large.
         """
         content, known = self._read(name, MOST_ROWS)
         found, there = _digest(name, content), content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
@@ -92,7 +93,7 @@ class Digests:
         return list(_lines(content, whole[0])), max(-whole[1] // LINE, there) - whole[0]
 
     def check_folder(self, name: str, most: int) -> None:
-        """`ValueError` unless the folder `name`, of at most so many bytes, is as it was recorded."""
+        """Raise `ValueError` unless the folder `name`, of limited size, matches its digest."""
         if self._of_folder(name, most) not in self._listed().get(name, []):
             raise ValueError(DIFFERS)
 
@@ -104,7 +105,7 @@ class Digests:
                 raise ValueError(f"there is no digest of {name} in {NAME}")
             if _digest(name, content) in listed[name] or listed == self._listed():
                 break
-            # A run that is going on has written it in between.
+            # An active run has written it in the meantime.
         return content, listed[name]  # pyright: ignore[reportPossiblyUnbound]
 
     def _listed(self) -> dict[str, list[str]]:
@@ -136,7 +137,7 @@ class Digests:
         write_bytes(self.place(NAME), to_json(listed, indent=0).encode())
 
     def _of_folder(self, name: str, most: int = 2**62) -> str:
-        """Of the names, sizes and contents of all files in it; `ValueError` if one is a link, or they are too large."""
+        """Digest the names, sizes and contents of all files; raises `ValueError` for a link or too many bytes."""
         top, total = self.place(f"{name}/{NAME}").parent, hashlib.sha256()
         if not top.is_dir():
             raise ValueError("it is not there")
@@ -160,5 +161,5 @@ def _digest(name: str, content: bytes) -> str:
 
 
 def _lines(content: bytes, most: int) -> Iterator[bytes]:
-    """The first lines, one by one: of a file of line ends alone there are hundreds of millions."""
+    """The first lines, one by one, since a file of nothing but line ends would have hundreds of millions."""
     return itertools.islice(io.BytesIO(content), most)

@@ -1,4 +1,4 @@
-"""A flow or an optimizer, advanced part by part, so that a run can be watched, kept and left between two parts."""
+"""Advance a flow or an optimizer part by part, so that a run can be watched, saved and stopped between parts."""
 
 import abc
 import itertools
@@ -28,9 +28,9 @@ from jaxgeo.outputs import Params
 from jaxgeo.prior import has_prior, prior_of, with_prior, without_prior
 from jaxgeo.problem import Problem
 
-# Attempted steps of a part. Starting anew costs one velocity of the six that a step of Tsit5 costs.
+# Attempted steps in a part. Restarting costs one velocity; a step of Tsit5 costs six.
 STEPS = 6
-# What a row has of itself, which is not for `record` to give.
+# Entries that every row has; `record` must not use these names.
 COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost", "drawn")
 
 Record = Callable[[Float[Array, ""], Params, Problem], dict[str, Array]]
@@ -38,7 +38,7 @@ Row = dict[str, float | int]
 
 
 class State(NamedTuple):
-    """All that a run goes on from, to the last bit.
+    """Everything that a run needs to continue bit for bit.
 
     - `params`: θ. `steps`: attempted steps of a flow, or updates, so far.
     - `s`: flow time, 0 for an optimizer. `method`: the next step size of a flow, or the state of an optimizer.
@@ -52,9 +52,9 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """The state after a part, what was recorded in it, and how the run ended, None while it goes on.
+    """The state after a part, the rows recorded in it, and how the run ended; None while it continues.
 
-    `message` says why it failed, or where the orbit of a flow left its law.
+    `message` says why the run failed, or where the orbit of a flow left its law.
     """
 
     state: State
@@ -64,16 +64,16 @@ class Part:
 
 
 class FlowDriver:
-    """Integrates a flow until the cost is `cost_tol`, a few steps a part. One compilation serves all parts.
+    """Integrates a flow until the cost is `cost_tol`, a few steps in each part, with one compilation for all parts.
 
-    Each part starts with the last step size of the one before it, so that the steps are those of an integration
-    in one go, but for the memory of the step-size controller. The first step of the run is recorded with s = 0;
-    later parts leave out their first moment, which ended the part before.
+    Each part starts with the last step size of the part before. So the steps are those of one continuous integration,
+    except for the memory of the step-size controller. The first part records its starting point, s = 0; later parts
+    start where the part before ended, and do not record this point again.
 
     **Arguments:**
 
     - `record`: as for `jaxgeo.solve_flow`.
-    - `listen`: called as `listen(s, cost)` at each accepted step, from within the compiled integration.
+    - `listen`: a function that is called as `listen(s, cost)` at each accepted step, within the compiled integration.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class FlowDriver:
 
     def start(self, params: Params) -> State:
         """The state before the first part."""
-        # The first step that `solve_flow` would choose along the adapted flow. Left to it, the parts that follow, which
-        # are given a step, would be compiled anew.
+        # The first step that `solve_flow` would choose along the adapted flow. If it chose the step itself, later
+        # parts, which pass a step, would be compiled again.
         dt0 = np.asarray(0.01 * self.problem.num_samples)
         return State(params, np.zeros((), np.int64), np.zeros(()), dt0)
 
     def advance(self, state: State, most: int) -> Part:
-        """Up to `STEPS` attempted steps, not fewer near `most`, which is where the run ends.
+        """Make up to `STEPS` attempted steps, even close to `most`, where the run ends.
 
         **Raises:** `ValueError` as `jaxgeo.solve_flow` does.
         """
@@ -128,7 +128,7 @@ class FlowDriver:
         elif bool(solution.result == RESULTS.precision_reached):
             outcome, message = Outcome.STALLED, solution.ending
         elif bool(solution.result == RESULTS.left_law):
-            # What is asked for is the cost, which may be there all the same.
+            # The run aims at a cost, which may be reached all the same.
             reached = float(solution.final_cost) <= (1 + 1e-6) * self.cost_tol
             outcome, message = Outcome.REACHED if reached else None, solution.ending
         elif not bool(
@@ -137,7 +137,7 @@ class FlowDriver:
             outcome, message = Outcome.FAILED, solution.ending
         if outcome is None and steps >= most:
             outcome = Outcome.MAX_STEPS
-        # A part in which no step was accepted had all its steps cut.
+        # If no step was accepted, every step of the part was refused.
         dt0 = float(s[-1] - s[-2]) if len(s) > 1 else 0.01 * float(state.method)
         scores = {name: np.asarray(values) for name, values in solution.records.items()}
         rows: list[Row] = [
@@ -149,10 +149,10 @@ class FlowDriver:
 
 
 class _Listener:
-    """A function that a compiled integration calls by a number, for as long as this object is there.
+    """A function that a compiled integration calls by a number, as long as this object exists.
 
-    JAX keeps programs, and with them what they call: by the function itself, each run would be compiled anew and kept
-    with all its data.
+    JAX caches programs together with the functions that they call. If programs called the function itself, each run
+    would be compiled again, and the cache would hold all its data.
     """
 
     _numbers = itertools.count()
@@ -180,33 +180,33 @@ class _Observe(eqx.Module):
 
 
 def _scores(record: Record | None, s: Float[Array, ""], params: Params, problem: Problem) -> dict[str, Array]:
-    """What `record` gives; `ValueError` that says so if these are no numbers by name, or names that rows have."""
+    """The numbers that `record` returns; raises `ValueError` unless they are numbers with new names."""
     if record is None:
         return {}
     found = record(s, params, problem)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"`record` must return a dictionary of numbers by name; got {found!r}.")
+        raise ValueError(f"`record` must return a dictionary from names to numbers; got {found!r}.")
     for name, value in found.items():
         if name in COLUMNS:
-            raise ValueError(f"`record` gives {name!r}, which each row has already; call it by another name.")
+            raise ValueError(f"`record` returns {name!r}, which every row has already; use another name.")
         if not eqx.is_array_like(value) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
-            raise ValueError(f"`record` must give one real number for {name!r}; got {value!r}.")
+            raise ValueError(f"`record` must return one real number for {name!r}; got {value!r}.")
     return found
 
 
 class AbstractBatches(eqx.Module):
-    """Where the problem of an update is from."""
+    """Provides the problem of each update."""
 
     @abc.abstractmethod
     def take(self, index: Any, params: Params) -> Problem:
-        """That of an entry of an order, or of None where all updates are on one problem."""
+        """The problem for an entry of the order; None if all updates use one problem."""
 
 
 class Batches(AbstractBatches):
-    """The samples of a run, of which a batch is a problem of its own.
+    """The samples of a run; each batch of them becomes a problem.
 
-    The batches of an epoch are the samples in an order drawn by `seed` and the number of the epoch alone, so that no
-    state of a generator need be kept; what is left over by whole batches sits the epoch out.
+    The order of the samples in an epoch depends only on `seed` and the number of the epoch, so that no state of a
+    random generator needs to be saved. Samples that do not fill a whole batch are skipped in that epoch.
     """
 
     problem: Problem
@@ -222,7 +222,7 @@ class Batches(AbstractBatches):
         return 1 if self.size is None else self.problem.num_samples // self.size
 
     def order(self, first: int, count: int) -> Int[np.ndarray, "count size"] | None:
-        """Which samples the updates `first`, `first` + 1, … are made on; None for all of them."""
+        """The samples of the updates `first`, `first` + 1, …; None if each uses all samples."""
         if self.size is None:
             return None
         rows = []
@@ -245,13 +245,13 @@ class Batches(AbstractBatches):
         batch = Problem(network, inputs, cost, trainable=whole.trainable, per_sample=whole.per_sample)
         if not has_prior(self.problem):
             return batch
-        # As much of the prior as the batch is of the data.
+        # The batch gets its share of the prior.
         (precisions, groups), part = prior_of(self.problem), cost.total_weight / whole.loss.total_weight
         return with_prior(batch, params, precisions * part, groups)
 
 
 class OptimizerDriver:
-    """Makes updates of an optax transformation until the cost of all samples is `cost_tol`, `every` of them a part."""
+    """Makes updates of an optax transformation until the cost of all samples is `cost_tol`, `every` in each part."""
 
     def __init__(
         self,
@@ -270,13 +270,13 @@ class OptimizerDriver:
         return State(params, np.zeros((), np.int64), np.zeros(()), strong(self.optimizer.init(params)))
 
     def advance(self, state: State, most: int) -> Part:
-        """`every` updates, fewer up to the next multiple of `every` or to `most`."""
+        """Make `every` updates, or fewer up to the next multiple of `every` or up to `most`."""
         first = int(state.steps)
         count = min(self.every - first % self.every, most - first)
         rows = [self._row(state)] if first == 0 else []
         order = self.batches.order(first, count)
         if order is not None:
-            # Always of one shape, so that a short part runs the same program.
+            # Always use one shape, so that a short part runs the same program.
             order = jnp.asarray(np.concatenate([order, np.zeros((self.every - count, order.shape[1]), np.int32)]))
         params, inner = run_updates(
             self.optimizer, self.batches, state.params, state.method, order, jnp.asarray(count, jnp.int32)
@@ -291,7 +291,7 @@ class OptimizerDriver:
             outcome, message = Outcome.FAILED, find_fault(self.batches.problem, params)
         elif row["cost"] <= self.cost_tol:
             outcome = Outcome.REACHED
-        # On minibatches the end of one says nothing about the others.
+        # On minibatches the ending on one batch says nothing about the others.
         elif order is None and (ending := ending_of(inner)).outcome is not None:
             outcome, message = ending.outcome, ending.words
         elif first + count >= most:
@@ -306,30 +306,30 @@ class OptimizerDriver:
 
 
 def has_failed(method: PyTree) -> bool:
-    """Whether the last lift of an optimizer could not be made, as D was not finite, by the state of the optimizer."""
+    """Whether the last lift of an optimizer failed because D was not finite, from the state of the optimizer."""
     return FAILED in map(int, _said(method, "outcome"))
 
 
 def warn_of_contradictions(method: PyTree) -> None:
-    """Warn where the last lift of an optimizer found DDᵀ to be wrong, by the state of the optimizer."""
+    """Warn if the last lift of an optimizer found that DDᵀ is wrong, from the state of the optimizer."""
     if CONTRADICTED in map(int, _said(method, "outcome")):
-        warnings.warn(f"{FAULT} Lifts go on by rows of D, which is right, but slow.", stacklevel=2)
+        warnings.warn(f"{FAULT} Lifts now use the rows of D, which is correct but slow.", stacklevel=2)
 
 
 def ending_of(method: PyTree) -> Ending:
-    """What the state of an optimizer says of its end; `NONE` for one that does not judge it."""
+    """The ending in the state of an optimizer; `NONE` if the optimizer does not record one."""
     endings = _said(method, "ending")
     return Ending(int(endings[0])) if endings else Ending.NONE
 
 
 def unfixed_shares(method: PyTree) -> np.ndarray:
-    """The share of each parameter in what the data do not fix, by the state of an optimizer; empty if it has none."""
+    """Each parameter's share in the directions that the data do not fix, from the state; empty if not recorded."""
     shares = _said(method, "unfixed")
     return np.asarray(shares[0]) if shares else np.zeros(0)
 
 
 def lift_facts(method: PyTree) -> Row:
-    """Damping and rank estimate of the last step, and noise and γ by the evidence, of a state that has them."""
+    """Damping and rank estimate of the last step, and noise and γ by the evidence, if the state has them."""
     found: Row = {}
     for beta, determined in zip(_said(method, "beta"), _said(method, "determined"), strict=False):
         found |= {"noise": float(beta) ** -0.5, "num_effective": float(jnp.sum(determined))}
@@ -342,21 +342,21 @@ def lift_facts(method: PyTree) -> Row:
 
 
 def _said(method: PyTree, name: str) -> list[Array]:
-    """What the state of an optimizer has by a name; several in a chain of them."""
+    """All entries of this name in the state of an optimizer; a chain may have several."""
     return [value for _, value in optax.tree.get_all_with_path(method, name) if eqx.is_array(value)]
 
 
 def strong(state: PyTree) -> PyTree:
-    """The state of an optimizer without weak types, which would not outlive being kept.
+    """The state of an optimizer without weak types, which saving would lose.
 
-    A resumed run would be compiled as another program.
+    With weak types a resumed run would be compiled again.
     """
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state)
 
 
 @eqx.filter_jit
 def measure(record: Record | None, problem: Problem, params: Params) -> tuple[Array, dict[str, Array]]:
-    """The cost, and what `record` gives beside it."""
+    """The cost, and the numbers that `record` returns."""
     scores = _scores(record, jnp.zeros((), problem.outputs(params).dtype), params, problem)
     return problem.cost(params), scores
 
@@ -370,7 +370,7 @@ def run_updates(
     order: Int[Array, "every ..."] | None,
     count: Int[Array, ""],
 ) -> tuple[Params, PyTree]:
-    """`count` updates, each on the problem that `batches` takes for its entry of `order`, or for None."""
+    """Make `count` updates, each on the problem that `batches` provides for its entry of `order`, or for None."""
 
     def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
         batch = batches.take(None if order is None else order[i], carry[0])
@@ -380,16 +380,16 @@ def run_updates(
 
 
 def update_on(optimizer: Any, problem: Problem, params: Params, state: PyTree, *, same: bool) -> tuple[Params, PyTree]:
-    """One update on a problem; `same` says whether the last was on the same."""
+    """One update on a problem; `same` says whether the last update used the same problem."""
     batch = for_gradients(problem, params)
 
-    # optax's line searches pass on to it what else they were given, and mind what it does not take.
+    # optax's line searches pass all extra arguments to this function, and complain if it does not accept them.
     def cost(params: Params, problem: Problem = batch) -> Array:
         return problem.cost(params)
 
     searched = [optax.tree.get(state, name) is not None for name in ("value", "grad")]
     if same and all(searched):
-        # A line search ended with the value and gradient that the next one begins with.
+        # A line search can reuse the value and gradient at the end of the last one.
         value, grad = optax.value_and_grad_from_state(cost)(params, state=state)
     else:
         value, grad = jax.value_and_grad(cost)(params)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever interrupts their writing; and JSON, which has no NaN."""
+"""Write files all or nothing, whatever interrupts the writing; and JSON, which has no NaN."""
 
 import contextlib
 import json
@@ -9,11 +9,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
-# Bytes of a text that is read back, of the digests of a folder, and of the rows of a run; how many of these are read
-# back, the bytes of one, and their numbers. JSON takes up to thirty times its bytes once it is read.
+# Limits on what is read back: bytes of a text, of the digests of a folder, and of the rows of a run; number of rows,
+# bytes of a row, and number of their numbers. Parsed JSON takes up to thirty times its bytes.
 MOST_TEXT, MOST_DIGESTS, MOST_ROWS = 16 * 2**20, 64 * 2**20, 256 * 2**20
 MOST_LINES, MOST_LINE, MOST_NUMBERS = 2**20, 2**16, 2**23
-# Neither a link nor a pipe in the place of a file is followed or waited for; Windows has no such flags.
+# Do not follow a link, nor wait for a pipe, in place of a file; Windows has no such flags.
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -22,9 +22,9 @@ _SURROGATES = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file all or nothing: under another name, through to the disk, then renamed.
+    """Write a file all or nothing: write it under another name, flush it to the disk, then rename it.
 
-    A link in the place of either name is replaced, not followed.
+    A link under either name is replaced, not followed.
 
     **Raises:** `ValueError` with the reason and what to do if the disk is full or the folder cannot be written.
     """
@@ -37,14 +37,14 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        # The rename is on the disk once the folder is.
+        # The rename reaches the disk when the folder does.
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        # A folder or a file in the place of another may be what went wrong.
+        # The cause may be a folder in place of a file, or a file in place of a folder.
         with contextlib.suppress(OSError):
             partial.unlink()
         raise cannot_write(path, error) from error
@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a plain file of at most so many bytes, which is measured before memory is asked for.
+    """The content of a plain file of at most `most` bytes; its size is checked before memory is allocated.
 
     **Raises:** `FileNotFoundError`; `ValueError` if it is a link, a pipe or a folder, or larger.
     """
@@ -66,31 +66,31 @@ def read_bytes(path: Path, most: int) -> bytes:
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"{path.name} is not a plain file")
             if found.st_size > most:
-                raise ValueError(f"{path.name} has {found.st_size} bytes, and may have {most}")
+                raise ValueError(f"{path.name} has {found.st_size} bytes, and at most {most} are allowed")
             return file.read(found.st_size)
     except FileNotFoundError:
         raise
     except OSError as error:
-        reason = "it is a link, or cannot be reached" if path.is_symlink() else error.strerror
+        reason = "it is a link, or not accessible" if path.is_symlink() else error.strerror
         raise ValueError(f"{path.name} cannot be read ({reason})") from None
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """`value` in JSON, with null for numbers that are not finite, as JSON has none."""
+    """`value` in JSON, with null for numbers that are not finite, which JSON lacks."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def read_json(content: bytes | str) -> Any:
-    """What JSON says, all its numbers finite, and its text such that it can be written again.
+    """Parse JSON whose numbers are finite and whose text can be written again.
 
     **Raises:** `ValueError` if it is not JSON, holds NaN or a number too large, or is nested too deeply.
     """
-    # JSON's own reading of bytes would guess UTF-16, and let halves of characters pass.
+    # `json.loads` on bytes would guess UTF-16, and accept halves of characters.
     text = content if isinstance(content, str) else content.decode("utf-8")
     try:
         found = json.loads(text, parse_constant=_to_finite, parse_float=_to_finite)
         if _SURROGATES.search(text):
-            # Half of a character, as JSON can write it, has no place in any file.
+            # JSON can encode half of a character, which no file can hold.
             json.dumps(found, ensure_ascii=False).encode()
         return found
     except RecursionError:
@@ -98,11 +98,11 @@ def read_json(content: bytes | str) -> Any:
 
 
 def cannot_write(path: Path, error: Exception) -> ValueError:
-    """What a user is told when `path` could not be written."""
+    """The message for a user when `path` cannot be written."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ValueError(
-        f"cannot write {path} ({reason}); free space on the disk or make the folder writable. What was kept before is "
-        "whole: use `resume`, or choose another folder."
+        f"cannot write {path} ({reason}); free space on the disk or make the folder writable. What was saved before is "
+        "intact: use `resume`, or choose another folder."
     )
 
 

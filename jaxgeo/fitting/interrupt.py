@@ -1,4 +1,4 @@
-"""Ctrl-C that is heard at once, and lets the computation at hand finish."""
+"""Notice Ctrl-C at once, and let the current computation finish."""
 
 import threading
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from typing import Any
 class Interruptible:
     """Runs computations so that Ctrl-C is noticed while compiled code runs.
 
-    Python acts on Ctrl-C only between its own instructions, and a compiled integration is one instruction.
-    So the computation runs on a thread of its own, and this one waits for it.
+    Python handles Ctrl-C only between its own instructions, and a compiled integration is a single instruction. So the
+    computation runs on a separate thread, and the calling thread waits for it.
 
-    - `on_interrupt`: called once when Ctrl-C is first pressed, such as to say so.
+    - `on_interrupt`: called once when Ctrl-C is first pressed, for example to print a message.
     - `interrupted`: whether Ctrl-C has been pressed.
     - `abandoned`: whether a second Ctrl-C left a computation running.
     """
@@ -22,7 +22,7 @@ class Interruptible:
         self.abandoned = False
 
     def run(self, function: Callable[[], Any]) -> Any:
-        """`function()`, finished even if Ctrl-C is pressed once; `KeyboardInterrupt` at the second.
+        """Call `function()`, and finish it even if Ctrl-C is pressed once; a second raises `KeyboardInterrupt`.
 
         ```python
         >>> from jaxgeo.fitting import Interruptible
@@ -44,7 +44,7 @@ class Interruptible:
                 done.set()
 
         threading.Thread(target=work, daemon=True).start()
-        # Not `join`: in Python 3.11 one that Ctrl-C interrupts takes the thread for ended.
+        # Do not use `join`: in Python 3.11, when Ctrl-C interrupts it, it assumes that the thread has ended.
         while not done.is_set():
             try:
                 done.wait(0.1)

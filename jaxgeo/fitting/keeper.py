@@ -1,4 +1,4 @@
-"""The folder of `fit`: checkpoints, `metrics.jsonl`, and TensorBoard's files where tensorboardX is installed."""
+"""The folder of `fit`: checkpoints, `metrics.jsonl`, and TensorBoard files if tensorboardX is installed."""
 
 import math
 import sys
@@ -22,10 +22,10 @@ from jaxgeo.outputs import Params
 
 
 class Carry(NamedTuple):
-    """All that a run is carried on by.
+    """Everything that a run needs to continue.
 
-    - `state`: of the method. `best`, `least`: the parameters with the smallest validation cost, and that cost.
-    - `waited`: parts since then. `rows`: how many rows were recorded up to here.
+    - `state`: of the method. `best`, `least`: the parameters with the lowest validation cost, and that cost.
+    - `waited`: number of parts since then. `rows`: number of rows recorded so far.
     """
 
     state: State
@@ -37,7 +37,7 @@ class Carry(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """A run as it was kept; `outcome` is None where it had not come to an end."""
+    """A saved run; `outcome` is None if it had not ended."""
 
     carry: Carry
     rows: list[Row]
@@ -47,11 +47,11 @@ class Kept:
 
 
 class Keeper:
-    """Keeps a run in `folder`, at most once in `every` seconds.
+    """Saves a run in `folder`, at most once in `every` seconds.
 
-    - `settings`: what must be the same for the run to be resumed.
+    - `settings`: settings that must be the same for the run to be resumed.
 
-    **Raises:** `ValueError` if the folder cannot be written, another run is going on in it, or it holds one and
+    **Raises:** `ValueError` if the folder cannot be written, if another run is using it, or if it holds a run and
     `resume` is False.
     """
 
@@ -69,9 +69,9 @@ class Keeper:
             )
 
     def restore(self, like: Carry) -> Kept | None:
-        """The run as it was kept last, or None if there is nothing of it yet.
+        """The run as it was last saved, or None if nothing was saved yet.
 
-        **Raises:** `ValueError` if it is of other data, settings, network or method.
+        **Raises:** `ValueError` if it has other data, settings, network or method.
         """
         found = self.checkpoints.restore(like)
         if found is None:
@@ -85,8 +85,8 @@ class Keeper:
         ]
         if others:
             raise ValueError(
-                f"the run in {self.folder} was begun otherwise: {'; '.join(others)}. Go on as it was begun, or train "
-                "in another folder."
+                f"the run in {self.folder} was started with other settings: {'; '.join(others)}. Use the same "
+                "settings, or train in another folder."
             )
         rows = self._read_rows(int(carry.rows))
         outcome = None if facts["outcome"] is None else Outcome(facts["outcome"])
@@ -100,19 +100,19 @@ class Keeper:
             rows = []
         if len(rows) < count:
             warnings.warn(
-                f"metrics.jsonl in {self.folder} is damaged or incomplete: {count - len(rows)} rows are lost, but not "
-                "the state of the run.",
+                f"metrics.jsonl in {self.folder} is damaged or incomplete: {count - len(rows)} rows are lost, but the "
+                "state of the run is intact.",
                 stacklevel=4,
             )
         return rows
 
     def is_due(self) -> bool:
-        """Whether it is time to keep the run again."""
+        """Whether it is time to save the run again."""
         return time.monotonic() - self.last >= self.every
 
     def save(self, carry: Carry, rows: list[Row], outcome: Outcome | None, message: str, seconds: float) -> None:
-        """Keep the run. `ValueError` if it cannot be written; what was kept before is whole then."""
-        # The rows first: those of a checkpoint are always there.
+        """Save the run; raises `ValueError` if it cannot be written, and then keeps the last save intact."""
+        # Write the rows first, so that the rows of a checkpoint always exist.
         save_rows(self.files, rows)
         facts = {
             "settings": self.settings,
@@ -133,10 +133,10 @@ class Keeper:
 
 
 def _check_facts(folder: Path, facts: Any) -> None:
-    """`ValueError` unless what was kept beside a state is what `save` writes."""
+    """Raise `ValueError` unless the facts beside a state are what `save` writes."""
     kinds = {"settings": dict, "outcome": str | None, "message": str, "seconds": int | float}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError(f"the checkpoint in {folder} does not say how the run stood; train it again.")
+        raise ValueError(f"the checkpoint in {folder} does not describe the state of its run; train it again.")
 
 
 def save_rows(files: Digests, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -145,9 +145,10 @@ def save_rows(files: Digests, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_rows(files: Digests) -> tuple[list[Row], int]:
-    """What `save_rows` wrote, up to the first line that is damaged, and how many lines are lost; null is NaN.
+    """The rows that `save_rows` wrote, up to the first damaged line, and the number of lost lines; null becomes NaN.
 
-    **Raises:** `OSError` or `ValueError` if it is not there, its rows are not numbers by name, or they are too long.
+    **Raises:** `OSError` or `ValueError` if the file is missing, its rows do not map names to numbers, or it is too
+    long.
     """
     lines, lost = files.read_lines("metrics.jsonl")
     rows: list[Row] = []
@@ -155,15 +156,15 @@ def read_rows(files: Digests) -> tuple[list[Row], int]:
     for number, line in enumerate(lines, 1):
         row: Any = read_json(line) if len(line) <= MOST_LINE else None
         if not isinstance(row, dict) or not all(_is_number(value) for value in row.values()):
-            raise ValueError(f"line {number} of metrics.jsonl is not numbers by name")
+            raise ValueError(f"line {number} of metrics.jsonl does not map names to numbers")
         count += len(row)
         if count > MOST_NUMBERS:
             raise ValueError(f"metrics.jsonl holds more than {MOST_NUMBERS} numbers")
-        # JSON makes each name anew in each row.
+        # JSON creates a new string for each name in each row.
         rows.append({sys.intern(name): math.nan if value is None else value for name, value in row.items()})
     return rows, lost
 
 
 def _is_number(value: Any) -> bool:
-    # An integer of any length is none that can be drawn.
+    # An arbitrarily long integer cannot be drawn in a figure.
     return value is None or isinstance(value, float) or (type(value) is int and abs(value) < 2**63)

@@ -18,15 +18,15 @@ except ModuleNotFoundError:  # Windows
     import msvcrt
 
 NAME = ".lock"
-# Neither is a link in its place followed, nor a pipe waited for.
+# Do not follow a link in its place, nor wait for a pipe.
 FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-# What a file system answers that has no locks.
+# Error codes of a file system without locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass
 class _Held:
-    """A lock of this process: the open file, who holds it, and how often that thread has asked for it."""
+    """A lock of this process: the open file, the thread that holds it, and how often the thread has taken it."""
 
     descriptor: int
     process: int
@@ -39,13 +39,14 @@ _held: dict[str, _Held] = {}
 
 
 class FolderLock:
-    """Makes the folder and takes the lock in it, until `release`, or until this is forgotten.
+    """Creates the folder and holds its lock until `release`, or until this object is deleted.
 
-    The system keeps the lock for the process, so one that is killed leaves none behind, and a child that it forked has
-    none. The thread that has it may take it again, as `fit` does within a run of the command line.
+    The operating system holds the lock for the process. So a killed process leaves no lock behind, and a forked child
+    does not have the lock. The thread that holds the lock may take it again, as `fit` does within a run of the command
+    line.
 
-    **Raises:** `InUse`, a `ValueError`, if another process or thread has it; `ValueError` if the folder
-    cannot be written.
+    **Raises:** `InUse`, a `ValueError`, if another process or thread holds the lock; `ValueError` if the folder cannot
+    be written.
     """
 
     def __init__(self, folder: Path):
@@ -70,9 +71,9 @@ def _take(folder: Path) -> int:
         raise cannot_write(folder, error) from error
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-        # What is written into a hard link is written into the other file, which may be anybody's.
+        # Writing to a hard link would change another file, which may belong to anybody.
         os.close(descriptor)
-        raise ValueError(f"{path} is not a plain file of its own; remove it.")
+        raise ValueError(f"{path} is not an ordinary file, or has another hard link; remove it.")
     try:
         if fcntl is None:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore
@@ -83,19 +84,19 @@ def _take(folder: Path) -> int:
             number = os.read(descriptor, 20).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise _in_use(folder, number if number.isdigit() else "unknown") from None
-        warnings.warn(f"{folder} is on a file system without locks; do not train into it twice at once.", stacklevel=4)
+        warnings.warn(f"{folder} is on a file system without locks; do not start two runs in it at once.", stacklevel=4)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
 
 
 class InUse(ValueError):
-    """Another process or thread owns the folder."""
+    """Another process or thread is using the folder."""
 
 
 def _in_use(folder: Path, process: int | str) -> InUse:
     return InUse(
-        f"another run is going on in {folder} (process {process}); wait until it has ended, or choose another folder."
+        f"another run is using {folder} (process {process}); wait until it has ended, or choose another folder."
     )
 
 

@@ -1,4 +1,4 @@
-"""The loop of `fit`: part after part, watched, judged by validation, and kept."""
+"""The loop of `fit`: run part after part, report it, judge it by validation, and save it."""
 
 import math
 import time
@@ -22,11 +22,11 @@ from jaxgeo.optim.endings import Outcome, Start, told_of
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
-# Where the cost of what is held out is so many times the trained one, the latter says little.
+# If the held-out cost is this many times the training cost, the training cost means little.
 APART = 10.0
-# So many of the parameters that the data do not fix are named in words.
+# How many of the parameters that the data do not fix are named in the summary.
 NAMED = 8
-# A share in what the data do not fix that is more than round-off.
+# Shares in unfixed directions above this value are more than round-off.
 SHARE = 1e-6
 # Outcomes that `resume=True` continues.
 OPEN = (None, Outcome.INTERRUPTED, Outcome.STOPPED, Outcome.MAX_STEPS, Outcome.MAX_SECONDS)
@@ -34,13 +34,13 @@ OPEN = (None, Outcome.INTERRUPTED, Outcome.STOPPED, Outcome.MAX_STEPS, Outcome.M
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """The progress of a run.
 
     - `step`: attempted steps of a flow up to this part, or updates. `s`: flow time, None for an optimizer.
-    - `cost`: C on all samples. `law`: what C should be by (2.6), None where it follows no law.
-    - `fraction`: the part of the way that is done, of log C to the tolerance or, if that is more, of the updates.
-    - `row`: what was recorded; while a part of a flow is going on only its s and cost.
-    - `seconds`: for which the run has been going, without those between an end and going on.
+    - `cost`: C on all samples. `law`: the value of C by (2.6), None if the cost follows no law.
+    - `fraction`: completed fraction of the run, by log C on its way to the tolerance or by updates, whichever is more.
+    - `row`: the recorded row; within a part of a flow only its s and cost.
+    - `seconds`: duration of the run, not counting the time between an interruption and its resumption.
     """
 
     step: int
@@ -54,20 +54,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained network, and how it came to be.
+    """A trained network and the record of its run. `print` it for a summary.
 
-    - `model`: of the form that was passed to `fit`, at the end; with `patience`, where validation was best.
+    - `model`: the trained model, with the structure that was passed to `fit`. With `patience` it is the model with the
+        lowest validation cost, otherwise the last one.
     - `outcome`: how the run ended; `message` says why it converged, stalled or failed, or where the orbit of a flow
         left its law.
     - `steps`: attempted steps of a flow, or updates. `s`: flow time at the end, None for an optimizer.
     - `initial_cost`, `cost`: C before the run, and in the last row.
-    - `validation_cost`: C of `model` on what is held out, None if that is nothing.
-    - `stopping_time`: s_ε of (2.18), known before the run; None where the cost follows no law.
-    - `rows`: what was recorded: a dictionary for each accepted step of a flow or each part of an optimizer.
-    - `seconds`: for which the run was going.
-    - `unfixed`: the parameters that the data do not fix, alone or in combinations, of which there are
-        `open_directions`. Levenberg–Marquardt on all samples says so, for up to as many parameters as outputs and 1024.
-    - `starts`: a `jaxgeo.optim.Start` each, which tells where it led, `model` first; empty unless there were several.
+    - `validation_cost`: C of `model` on the held-out data; None without held-out data.
+    - `stopping_time`: s_ε of (2.18), known before the run; None if the cost follows no law.
+    - `rows`: the recorded rows: a dictionary for each accepted step of a flow, or each part of an optimizer.
+    - `seconds`: duration of the run.
+    - `unfixed`: the parameters that the data do not fix, alone or in combination; `open_directions` is the number of
+        such combinations. Only Levenberg–Marquardt on all samples finds them, if K ≤ QN and K ≤ 1024.
+    - `starts`: a `jaxgeo.optim.Start` for each start, `model` first; empty unless there were several.
     """
 
     model: PyTree
@@ -86,7 +87,7 @@ class Fit:
     starts: tuple[Start, ...] = ()
 
     def __str__(self) -> str:
-        """How the run ended, the cost at what it was trained on, and that at what it was not."""
+        """How the run ended, the training cost, and the held-out cost."""
         reason = f"{self.outcome.words}{f' ({self.message})' if self.message else ''}"
         lines = [f"{self.outcome.value}: {reason}, after {self.steps} steps and {self.seconds:.1f} s"]
         lines += [f"cost {self.cost:.2e}, from {self.initial_cost:.2e}"]
@@ -102,19 +103,19 @@ class Fit:
         if self.validation_cost is None:
             return "\n".join(lines)
         rows = [row for row in self.rows if row.get("validation_cost") == self.validation_cost]
-        # Without it where the rows of a resumed run were lost.
+        # The row may be missing if rows of a resumed run were lost.
         row = rows[-1] if rows else self.rows[-1]
         at = f"step {row['step']}" if "step" in row else f"s = {row['s']:.6g}"
         lines += [
-            f"cost of what was held out {self.validation_cost:.2e}, a root mean square of "
+            f"held-out cost {self.validation_cost:.2e}, a root mean square of "
             f"{math.sqrt(2 * self.validation_cost):.1e}; the model is that of {at}"
         ]
         if self.rows[-1].get("drawn"):
-            lines += [f"points drawn anew {self.rows[-1]['drawn']} times"]
+            lines += [f"points redrawn {self.rows[-1]['drawn']} times"]
         if self.validation_cost > APART * row["cost"]:
             lines += [
-                f"the cost of what was held out is {self.validation_cost / max(row['cost'], 1e-300):.1e} times that of "
-                "what was trained on, which the network interpolates; more points, or more data, bring them together"
+                f"the held-out cost is {self.validation_cost / max(row['cost'], 1e-300):.1e} times the training cost: "
+                "the network interpolates its training data; use more points or more data"
             ]
         return "\n".join(lines)
 
@@ -125,7 +126,7 @@ Callback = Callable[[Progress, PyTree], bool | None]
 
 @dataclass(frozen=True)
 class Aim:
-    """What a run is to come to, and what is known of its way: `stopping_time` is None without a law."""
+    """The goal of a run, and what is known about it in advance; `stopping_time` is None without a law."""
 
     initial_cost: float
     tol: float
@@ -143,7 +144,7 @@ class Aim:
         return self.initial_cost * math.exp(-2 * s / self.num_samples)
 
     def fraction(self, cost: float, steps: int) -> float:
-        """The part of the way that is done."""
+        """The completed fraction of the run."""
         done = steps / self.max_steps if not self.is_flow or self.tol == 0 else 0.0
         if self.tol > 0 and self.initial_cost > 0:
             way = math.log(cost / self.initial_cost) / math.log(self.tol) if cost > 0 else 1.0
@@ -152,11 +153,11 @@ class Aim:
 
 
 class Loop:
-    """Advances a driver until its end, or that of patience or time, or until someone ends it.
+    """Advances a driver until it ends, patience or time runs out, or somebody stops it.
 
     - `judged_from`: the step from which patience counts.
-    - `least_gain`: by which part the validation cost has to fall for patience to count anew.
-    - `whole`: whether updates are made on all samples.
+    - `least_gain`: the relative decrease of the validation cost that restarts patience.
+    - `whole`: whether updates use all samples.
     """
 
     def __init__(
@@ -191,12 +192,12 @@ class Loop:
         assert self.progress is not None
         try:
             self.progress(self._progress({"s": float(s), "cost": float(cost)}))
-        # The user's own: raised where it is theirs again, not as one of the compiled program.
+        # Raise the user's own error outside the compiled program, not as an error of the program.
         except Exception as error:
             self.unheard = self.unheard or error
 
     def run(self, driver: Driver, params: Params) -> Fit:
-        """From `params`, or from what the keeper has, to the end."""
+        """Run from `params`, or from the saved state, to the end."""
         try:
             return self._run(driver, params)
         finally:
@@ -233,7 +234,7 @@ class Loop:
                     self.keeper.save(carry, rows, None, message, self.seconds)
         except KeyboardInterrupt:
             outcome = Outcome.INTERRUPTED
-        # Ctrl-C may come between a row and the state that belongs to it.
+        # Ctrl-C may arrive between a row and the state that belongs to it.
         del rows[int(carry.rows) :]
         seconds = self.seconds
         if self.keeper is not None:
@@ -258,20 +259,20 @@ class Loop:
         )
 
     def _unfixed(self, state: State) -> tuple[tuple[str, ...], int]:
-        """The names of what the data do not fix, and how many directions there are."""
+        """The names of the parameters that the data do not fix, and the number of unfixed directions."""
         shares = unfixed_shares(chosen(state.method)) if self.whole and int(state.steps) else np.zeros(0)
         if not shares.size:
             return (), 0
         return self.rebuild.named(state.params, shares > SHARE), round(float(shares.sum()))
 
     def _validation_cost(self, carry: Carry, rows: list[Row]) -> float | None:
-        """That of the parameters that are returned."""
+        """The validation cost of the parameters that are returned."""
         if self.patience is not None:
             return float(carry.least) if np.isfinite(carry.least) else None
         return None if not rows or "validation_cost" not in rows[-1] else float(rows[-1]["validation_cost"])
 
     def _reopened(self, outcome: Outcome | None, rows: list[Row]) -> Outcome | None:
-        """How a kept run stands: what it ended with, or None if there is more to do."""
+        """The outcome of a saved run, or None if it can continue."""
         lowered = outcome is Outcome.REACHED and rows and rows[-1]["cost"] > 1.01 * self.aim.cost_tol
         if outcome is Outcome.MAX_STEPS and self.steps >= self.aim.max_steps:
             return outcome
@@ -290,7 +291,7 @@ class Loop:
         return work() if self.interruptible is None else self.interruptible.run(work)
 
     def _complete(self, row: Row) -> Row:
-        """A row of a flow with its law."""
+        """Add the law to a row of a flow."""
         if not self.aim.is_flow:
             return row
         s, cost = row["s"], row["cost"]
@@ -300,7 +301,7 @@ class Loop:
         return {"s": s, "s_over_N": s / self.aim.num_samples, "cost": cost, "law": law, "deviation": off, **scores}
 
     def _judge(self, carry: Carry, part: Part, new: list[Row]) -> tuple[Carry, Outcome | None]:
-        """The state after a part, with the best one by validation; and whether patience is at its end."""
+        """The state after a part, with the best parameters by validation; and the outcome if patience has run out."""
         best, least, waited = carry.best, carry.least, int(carry.waited)
         if self.held_out is not None and new:
             if "validation_cost" not in new[-1]:
@@ -315,7 +316,7 @@ class Loop:
         return after, Outcome.EARLY if self.patience is not None and waited >= self.patience else None
 
     def _tell(self, carry: Carry, rows: list[Row]) -> Outcome | None:
-        """Tell of a part that has ended; whether a callback ends the run."""
+        """Report the end of a part; returns an outcome if a callback stops the run."""
         if not rows:
             return None
         progress = self._progress(rows[-1])

@@ -31,20 +31,20 @@ FLOWS: dict[str, Callable[[], AbstractFlow]] = {
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer that has a name; `learning_rate` is its default, None for one that takes none."""
+    """An optimizer with a name; `learning_rate` is its default, None if it takes no learning rate."""
 
     make: Callable[..., optax.GradientTransformation | optax.GradientTransformationExtraArgs]
     learning_rate: float | None = None
 
 
 def smooth_to_exact(damping: float = 10.0) -> optax.GradientTransformationExtraArgs:
-    """Levenberg–Marquardt from smooth functions of the inputs to exact ones, for early stopping.
+    """Levenberg–Marquardt that proceeds slowly from smooth functions of the inputs to exact fits, for early stopping.
 
-    An update at most halves the damping, so one of them ends near the best place to stop.
+    An update at most halves the damping, so one of the updates ends near the best place to stop.
 
     **Arguments:**
 
-    - `damping`: of the first update, relative to trace(DDᵀ)/QN.
+    - `damping`: damping of the first update, relative to trace(DDᵀ)/QN.
     """
     return optim.adapted_levenberg_marquardt(
         damping=optim.GainRatioDamping(initial=damping, decrease=2.0), solver=Auto()
@@ -63,7 +63,7 @@ OPTIMIZERS = {
 
 
 def flow_named(name: str) -> AbstractFlow:
-    """The flow of this name; `ValueError` with the nearest one if there is none."""
+    """The flow of this name; otherwise raises `ValueError` with the most similar name."""
     if name not in FLOWS:
         raise ValueError(f"no flow {name!r}{did_you_mean(name, list(FLOWS))} There are: {', '.join(FLOWS)}.")
     return FLOWS[name]()
@@ -71,12 +71,12 @@ def flow_named(name: str) -> AbstractFlow:
 
 @functools.lru_cache(maxsize=64)
 def optimizer_named(name: str, learning_rate: float | None = None) -> optax.GradientTransformation:
-    """The optimizer of this name, with its usual learning rate by default.
+    """The optimizer of this name, by default with its usual learning rate.
 
-    Always the same for the same arguments: JAX takes one of optax that is made anew for another, and compiles for it.
+    Equal arguments return the same object, because JAX compiles again for each new optax transformation.
 
-    **Raises:** `ValueError` with the nearest name if there is none, or on a learning rate that is not positive or not
-    taken.
+    **Raises:** `ValueError` if there is no such optimizer, with the most similar name, or if the learning rate is not
+    positive or not accepted.
     """
     if name not in OPTIMIZERS:
         raise ValueError(
@@ -85,7 +85,7 @@ def optimizer_named(name: str, learning_rate: float | None = None) -> optax.Grad
     chosen = OPTIMIZERS[name]
     if chosen.learning_rate is None:
         if learning_rate is not None:
-            raise ValueError(f"the optimizer {name} chooses its steps itself; leave the learning rate out.")
+            raise ValueError(f"the optimizer {name} chooses its own steps; leave the learning rate out.")
         return chosen.make()
     rate = chosen.learning_rate if learning_rate is None else learning_rate
     if not rate > 0:
@@ -94,7 +94,7 @@ def optimizer_named(name: str, learning_rate: float | None = None) -> optax.Grad
 
 
 def method_named(name: str) -> Method:
-    """The flow or optimizer of this name; `ValueError` with the nearest one if there is none."""
+    """The flow or optimizer of this name; otherwise raises `ValueError` with the most similar name."""
     names = [*FLOWS, *OPTIMIZERS]
     if name not in names:
         raise ValueError(f"no `method` {name!r}{did_you_mean(name, names)} There are: {', '.join(names)}.")

@@ -1,4 +1,4 @@
-"""The form of what the user passed, and that of what is trained."""
+"""Convert between the structure that the user passed and the structure that is trained."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ class Applied(eqx.Module):
 
 
 class Rebuild(eqx.Module):
-    """From trainable parameters back to what the user passed, and the other way."""
+    """Converts trainable parameters to the structure that the user passed, and back."""
 
     network: PyTree
     unwrap: bool
@@ -33,32 +33,32 @@ class Rebuild(eqx.Module):
         return trained.params if self.unwrap else trained
 
     def own(self, params: Params) -> PyTree:
-        """The parameters without what `fit` put around them."""
+        """The parameters without the wrapper that `fit` added."""
         return params.params if self.unwrap else params
 
     def wrapped(self, tree: PyTree) -> PyTree:
-        """A pytree like what the user passed, or its upper part, as one like the parameters."""
+        """Convert a pytree like the user's, or a prefix of it, to the structure of the parameters."""
         return Applied(tree, self.network.apply) if self.unwrap and not eqx.is_array_like(tree) else tree
 
     def params_of(self, name: str, model: PyTree, like: Params) -> Params:
-        """The trainable parameters of another model; raises `ValueError` by that name unless it is of the same form."""
+        """The trainable parameters of another model; raises `ValueError` unless its structure is the same."""
 
         def cast(part: Any, value: Any) -> Any:
             if part is None:
                 return None
             array = as_array(name, value)
             if array.shape != part.shape:
-                raise ValueError(f"an array has shape {array.shape}, and not {part.shape}")
+                raise ValueError(f"an array has shape {array.shape} instead of {part.shape}")
             return array.astype(part.dtype)
 
         whole = Applied(model, self.network.apply) if self.unwrap else model
         try:
             return jax.tree.map(cast, like, whole, is_leaf=lambda leaf: leaf is None)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"`{name}` must be of the form of `model`: {error}.") from error
+            raise ValueError(f"`{name}` must have the structure of `model`: {error}.") from error
 
     def named(self, params: Params, which: Bool[np.ndarray, " K"]) -> tuple[str, ...]:
-        """The names of some of the trainable numbers by their place in what the user passed: leaves, or entries."""
+        """Names for some of the trainable numbers, by their path in the user's structure: leaves or entries."""
         found, first = [], 0
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.own(params)):
             name, chosen = jax.tree_util.keystr(path), which[first : first + leaf.size].reshape(leaf.shape)

@@ -1,4 +1,4 @@
-"""Columns of numbers brought to mean 0 and standard deviation 1, and back."""
+"""Scale columns of numbers to mean 0 and standard deviation 1, and back."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,8 @@ from jaxgeo._checks import as_table, leading_size
 class Scaling:
     """Columns and their standardisation, z = (value − mean) / scale.
 
-    - `names`: of the columns. `mean`, `scale`: one number a column. `constant`: the columns that hold one value only.
+    - `names`: of the columns. `mean`, `scale`: one number for each column. `constant`: columns that hold only one
+        value.
 
     ```python
     >>> import numpy as np
@@ -36,18 +37,18 @@ class Scaling:
         """Mean and standard deviation of each column; a constant column keeps the scale 1."""
         values = as_table("values", values, len(names))
         leading_size("values", values)
-        # In units of the largest, so that no square overflows or underflows.
+        # Divide by the largest value first, so that no square overflows or underflows.
         largest = np.abs(values).max(axis=0)
         unit = np.where(largest > 0, largest, 1.0)
         mean, scale = (values / unit).mean(axis=0), (values / unit).std(axis=0)
-        # The standard deviation of equal numbers is round-off of their size, not 0.
+        # The computed standard deviation of equal numbers is round-off relative to their size, not 0.
         flat = scale <= 1e-12
         constant = tuple(name for name, is_flat in zip(names, flat, strict=True) if is_flat)
         return cls(names, mean * unit, np.where(flat, 1.0, scale * unit), constant)
 
     @classmethod
     def identity(cls, names: tuple[str, ...]) -> "Scaling":
-        """Columns that are used as they are."""
+        """Columns that are not scaled."""
         return cls(names, np.zeros(len(names)), np.ones(len(names)))
 
     def apply(self, values: Float[ArrayLike, "rows columns"]) -> Float[np.ndarray, "rows columns"]:

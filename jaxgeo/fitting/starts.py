@@ -1,4 +1,4 @@
-"""An optimizer from several starts at once, of which the best is kept."""
+"""Run an optimizer from several starts at once, and keep the best."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from jaxgeo.problem import Problem
 
 
 class Several(NamedTuple):
-    """All starts, with their number as leading axis.
+    """All starts, stacked along the leading axis.
 
-    - `params`, `method`: parameters and states of the optimizer. `costs`: C at each, infinite where it is not finite.
-    - `endings`: an `Ending` each, 0 for those that go on or reached the tolerance. `steps`: updates that were made.
+    - `params`, `method`: parameters and states of the optimizer. `costs`: C of each, infinite if it is not finite.
+    - `endings`: an `Ending` each, 0 if the start continues or reached the tolerance. `steps`: number of updates.
     """
 
     params: Params
@@ -31,9 +31,9 @@ class Several(NamedTuple):
 
 
 class StartsDriver:
-    """Makes updates from all starts in one program, until one has the cost `cost_tol`, or none has more to do.
+    """Makes updates from all starts in one program, until one reaches the cost `cost_tol` or all have ended.
 
-    What the run returns, and judges by what is held out, are the parameters of the least cost so far.
+    The run returns, and validates, the parameters with the lowest cost so far.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class StartsDriver:
         self.starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
 
     def start(self, params: Params) -> State:
-        """The state before the first part; of `params` only the form counts."""
+        """The state before the first part; only the structure of `params` matters."""
         del params
         costs = _costs(self.problem, self.starts)
         method = strong(eqx.filter_vmap(self.optimizer.init)(self.starts))
@@ -60,7 +60,7 @@ class StartsDriver:
         return State(_best(several), np.zeros((), np.int64), np.zeros(()), several)
 
     def advance(self, state: State, most: int) -> Part:
-        """`every` updates of each start that has more to do, fewer up to the next multiple of `every` or to `most`."""
+        """Make `every` updates of each unfinished start, or fewer up to the next multiple of `every` or `most`."""
         first = int(state.steps)
         count = min(self.every - first % self.every, most - first)
         rows = [self._row(state)] if first == 0 else []
@@ -85,7 +85,7 @@ class StartsDriver:
 
 
 def told(method: PyTree, cost_tol: float) -> tuple[Start, ...]:
-    """Where each start led, by the state of a `StartsDriver`; nothing by that of another."""
+    """The result of each start, from the state of a `StartsDriver`; empty for other states."""
     if not isinstance(method, Several):
         return ()
     found = []
@@ -97,7 +97,7 @@ def told(method: PyTree, cost_tol: float) -> tuple[Start, ...]:
 
 
 def chosen(method: PyTree) -> PyTree:
-    """The state of the optimizer at the best of several starts; `method` where there are not several."""
+    """The state of the optimizer at the best of several starts; `method` itself if there is only one."""
     if not isinstance(method, Several):
         return method
     best = jnp.argmin(method.costs)

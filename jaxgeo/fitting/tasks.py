@@ -1,4 +1,4 @@
-"""What a run of `fit` trains: made of arrays, of a problem, or of the conditions of a differential equation."""
+"""The task of a run of `fit`: from arrays, a problem, or the conditions of a differential equation."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -31,12 +31,12 @@ from jaxgeo.uncertainty.leaves import entry_names
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, and on what.
+    """The problem to train, and its data.
 
-    - `rebuild`: from trained parameters to a model as it was passed, and back.
-    - `held_out`: what is not trained on, None for nothing. `fingerprint`: of the data.
-    - `targets`, `weights`: of the samples, where batches of them are to be made; weights None for equal ones.
-    - `collocated`: conditions, what is held out of them, and the first points.
+    - `rebuild`: converts trained parameters to the user's model, and back.
+    - `held_out`: the held-out problem, or None. `fingerprint`: of the data.
+    - `targets`, `weights`: of the samples, if batches are to be made; weights are None if they are equal.
+    - `collocated`: training conditions, held-out conditions, and the first points.
     """
 
     problem: Problem
@@ -60,7 +60,7 @@ def arrays_task(
     validation: Any,
     weights: ArrayLike | None = None,
 ) -> Task:
-    """Samples and targets; those of weight 0 are left out."""
+    """A task from samples and targets; samples of weight 0 are left out."""
     if targets is None:
         raise ValueError("`targets` are missing: pass one for each sample, or a problem or conditions as `inputs`.")
     network = model if apply is None else Applied(model, apply)
@@ -90,7 +90,7 @@ def arrays_task(
 
 
 def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
-    """A problem as it is, its parameters those that it trains."""
+    """A task from a problem as it is; its trainable parameters are trained."""
     problem.check(model)
     restricted, params = problem.restrict(model)
     if validation is not None and not isinstance(validation, Problem):
@@ -99,7 +99,7 @@ def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
         )
     held_out = None
     if validation is not None:
-        # Of the same parameters, whatever it was made to train itself.
+        # Use the same parameters, whatever the held-out problem would train itself.
         held_out, _ = eqx.tree_at(lambda each: each.trainable, validation, problem.trainable).restrict(model)
     data = [block.inputs for block in problem.blocks]
     _, static = problem.partition(model)
@@ -107,7 +107,7 @@ def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
 
 
 def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: PyTree, seed: int) -> Task:
-    """Conditions at points that are drawn, with others held out.
+    """A task from conditions at drawn points, with other points held out.
 
     **Raises:** `ValueError` if a residual is not finite somewhere, or does not depend on the model.
     """
@@ -127,7 +127,7 @@ def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: P
 
 
 def read_conditions(inputs: Any) -> tuple[Condition, ...] | None:
-    """The conditions that are meant, None if others were passed."""
+    """The conditions in `inputs`; None if `inputs` are not conditions."""
     if isinstance(inputs, Condition):
         return (inputs,)
     if isinstance(inputs, Equation):
@@ -135,22 +135,22 @@ def read_conditions(inputs: Any) -> tuple[Condition, ...] | None:
     if isinstance(inputs, list | tuple) and any(isinstance(each, Condition) for each in inputs):
         others = [each for each in inputs if not isinstance(each, Condition)]
         if others:
-            raise ValueError(f"all of the conditions must be `jaxgeo.equations.Condition`; got {others[0]!r} too.")
+            raise ValueError(f"every condition must be a `jaxgeo.equations.Condition`; got {others[0]!r} too.")
         return tuple(inputs)
     return None
 
 
 def refuse_data(**given: Any) -> None:
-    """`ValueError` if something was passed that belongs to samples and targets."""
+    """Raise `ValueError` if an argument was passed that only applies to samples and targets."""
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"`{name}` is for samples and targets; a problem or conditions have their own.")
+            raise ValueError(f"`{name}` only applies to samples and targets; a problem or conditions have their own.")
 
 
 def read_bounds(bounds: Any, task: Task) -> optax.GradientTransformationExtraArgs:
     """Levenberg–Marquardt within bounds.
 
-    **Raises:** `ValueError` unless they are a pair that fits the model, which is within it.
+    **Raises:** `ValueError` unless the bounds are a pair that matches the model, and the model is within them.
     """
     model = task.rebuild(task.params)
     if isinstance(bounds, tuple | list):
@@ -163,7 +163,7 @@ def read_bounds(bounds: Any, task: Task) -> optax.GradientTransformationExtraArg
 def read_starts(starts: Any, task: Task) -> list[Params]:
     """The trainable parameters of more models to start from.
 
-    **Raises:** `ValueError` unless they are models of the same form, with a finite cost at one of them.
+    **Raises:** `ValueError` unless they are models of the same structure, and at least one has a finite cost.
     """
     if not isinstance(starts, list | tuple) or not starts:
         raise ValueError(f"`starts` must be a list of models like `model`; got {starts!r}.")
@@ -176,7 +176,7 @@ def _cast(name: str, values: ArrayLike, dtype: jnp.dtype) -> Array:
 
 
 def fingerprint_of(*data: PyTree) -> str:
-    """Of the data that a run is made on, so that it is not resumed on others."""
+    """A fingerprint of the data of a run, so that the run is not resumed on other data."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(data, eqx.is_array_like)):
         array = np.asarray(leaf)

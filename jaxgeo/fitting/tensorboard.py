@@ -1,4 +1,4 @@
-"""The rows of a run for TensorBoard, where tensorboardX is installed."""
+"""Write the rows of a run for TensorBoard, if tensorboardX is installed."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from jaxgeo.fitting.drivers import Row
 
 
 class TensorBoard:
-    """Writes rows that were not written yet into `folder`; nothing without tensorboardX."""
+    """Writes new rows into `folder`; does nothing without tensorboardX."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -18,11 +18,11 @@ class TensorBoard:
         self.written = 0
 
     def write(self, rows: list[Row]) -> None:
-        """Each number of a row as a curve over the number of the row, or of the update."""
+        """Write each number of a row as a curve over the number of the row or of the update."""
         if not self.installed or not rows:
             return
         if self.writer is None:
-            # A run that goes on begins a file of its own with all rows: those of the one before count no more.
+            # A resumed run starts a new file with all rows; the rows of the old file no longer count.
             board = importlib.import_module("tensorboardX")
             self.writer = board.SummaryWriter(logdir=str(self.folder), purge_step=0)
         for i, row in enumerate(rows[self.written :], self.written):

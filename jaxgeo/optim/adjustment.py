@@ -1,4 +1,4 @@
-"""What becomes of a step before it is tried: geodesic acceleration, and a line search of optax."""
+"""Changes to a step before it is tried: geodesic acceleration, and an optax line search."""
 
 from collections.abc import Callable
 
@@ -15,17 +15,17 @@ from jaxgeo.optim.attempt import Attempt
 from jaxgeo.optim.way import Proposal
 
 SEARCH_IN_REVERSE = (
-    "`adapted_levenberg_marquardt` with a `linesearch` has derivatives in forward mode only, as the search does not "
-    "say beforehand how long it goes on. Take them by `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps that "
-    "do not lower the cost are halved all the same, and that has both modes."
+    "`adapted_levenberg_marquardt` with a `linesearch` can only be differentiated in forward mode, because the number "
+    "of steps in the search is not known in advance. Use `jax.jvp` or `jax.jacfwd`, or leave `linesearch` out: steps "
+    "that do not lower the cost are still halved, and both modes work."
 )
 
 
 class Adjustment(eqx.Module):
-    """The geodesic acceleration and the line search that were asked for; its state is that of the line search.
+    """Applies the requested geodesic acceleration and line search; the state is that of the line search.
 
-    - `acceleration`: half of it is added to the step v where 2|a/2| ≤ `acceleration` |v|; None for not.
-    - `linesearch`: a transformation of optax, through which the step goes then; None for not.
+    - `acceleration`: add a/2 to the step v if 2|a/2| ≤ `acceleration` |v|; None to add nothing.
+    - `linesearch`: an optax transformation that then rescales the step; None to skip it.
     """
 
     acceleration: float | Float[Array, ""] | None
@@ -42,14 +42,14 @@ class Adjustment(eqx.Module):
         return () if self.linesearch is None else self.linesearch.init(trainable)
 
     def __call__(self, proposal: Proposal, state: PyTree) -> tuple[Attempt, PyTree]:
-        """The step to try in place of the one proposed, and the next state."""
+        """Return the step to try instead of the proposed one, and the next state."""
         attempt, lift = proposal.attempt, proposal.lift
         accelerates, searches = lift is not None and self.acceleration is not None, proposal.searched
         if not accelerates and (self.linesearch is None or not searches):
             return attempt, state
         linear, step, correct = attempt.linear, attempt.step, attempt.correct
         if lift is not None and self.acceleration is not None:
-            # Corrections would undo it.
+            # Corrections would undo the acceleration.
             step, correct = _accelerated(attempt, lift, self.acceleration), None
         if self.linesearch is not None and searches:
 
@@ -66,12 +66,12 @@ class Adjustment(eqx.Module):
 def _accelerated(
     attempt: Attempt, lift: Callable[[Float[Array, "rows R"]], PyTree], most: float | Float[Array, ""]
 ) -> PyTree:
-    """v + a/2, or v where the acceleration is not small beside it."""
+    """v + a/2, or v unless the acceleration is small compared with v."""
     velocity = attempt.step
     if any(network.reverse for network in one_ways(attempt.linear.problem.blocks)):
         raise ValueError(
-            "`acceleration` takes a second derivative in forward mode, and the network has derivatives in reverse "
-            "only; leave it out, or write the network's custom rule by `jax.custom_jvp`."
+            "`acceleration` needs a second derivative in forward mode, but the network can only be differentiated in "
+            "reverse mode; leave `acceleration` out, or write the network's custom rule with `jax.custom_jvp`."
         )
     half = lift(-0.5 * attempt.linear.bend(velocity))
     small = 2 * optax.tree.norm(half) <= most * optax.tree.norm(velocity)

@@ -1,4 +1,4 @@
-"""Damping for batches that are samples, by what the next batch says of the last update."""
+"""Damping for minibatches: the next batch judges the last update."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from jaxgeo._checks import check_number, check_positive
 
 
 class Agreement(NamedTuple):
-    """What is known of the damping before a step.
+    """The damping of the next step, and the prediction that the next batch checks.
 
-    - `damping`: of the next step.
-    - `slope`: dC/dt on the last batch at θ + tδ, t = 0, for the last update δ.
-    - `promised`: the same at t = 1 by the linearised outputs, where the next batch finds its own.
-    - `rate`: the learning rate of the last update; 0 before the first, and after one that was rejected.
+    - `damping`: damping of the next step.
+    - `slope`: dC/dt of the last batch at θ + tδ, t = 0, for the last update δ.
+    - `promised`: the same slope at t = 1, predicted by the linearised outputs. The next batch measures its own.
+    - `rate`: learning rate of the last update; 0 before the first update and after a rejected one.
     """
 
     damping: Float[Array, ""]
@@ -25,26 +25,29 @@ class Agreement(NamedTuple):
 
 
 class NextBatchDamping(eqx.Module):
-    """Damping by how well the next batch agrees with what was promised on the last.
+    """Damping for noisy minibatches, adapted by how well the next batch confirms the last update.
 
-    A step that fits the noise of its batch keeps its promise on that batch, so only another one can tell. The slope of
-    the cost along the last update, at its end, is what the linearised outputs promise, and what the next batch finds
-    there, for one product with D. The damping is multiplied by
+    Use it when a batch is a sample of the data, so that fitting the batch exactly would fit its noise. You then only
+    choose a learning rate and its schedule.
 
-        |found − promised| / (`error` · |slope at the start|),
+    A step that fits the noise of its batch looks good on that batch, so only another batch can judge it. The
+    linearised outputs predict the slope of the cost at the end of the update. The next batch measures this slope, at
+    the price of one product with D. The damping is multiplied by
 
-    as an ODE solver chooses its steps. On full batches the two differ by the bend of the network alone, and
-    the damping falls to nothing near the end. On batches of samples they differ by the noise, and it rises to `most`,
-    where few directions of each batch are fitted; what is left to choose is a learning rate, and its schedule.
+        |measured − predicted| / (`error` · |slope at the start|),
 
-    Relative: λ = damping · trace(DDᵀ)/QN.
+    just as an ODE solver adapts its step size. With full batches the two slopes differ only because the network is
+    nonlinear, and the damping tends to zero near the minimum. With minibatches they also differ by the noise, and the
+    damping rises to `most`, where each batch determines only a few directions.
+
+    The damping is relative: λ = damping · trace(DDᵀ)/QN.
 
     **Arguments:**
 
     - `initial`: damping of the first step.
-    - `most`, `least`: its bounds.
-    - `error`: relative error of the promise to aim at.
-    - `decrease`, `increase`: the largest factors by which it falls and rises.
+    - `most`, `least`: upper and lower bound of the damping.
+    - `error`: the relative error of the predicted slope to aim at.
+    - `decrease`, `increase`: the largest factors by which the damping falls and rises in a step.
     """
 
     initial: float = 50.0
@@ -66,7 +69,7 @@ class NextBatchDamping(eqx.Module):
         return Agreement(jnp.asarray(self.initial, dtype), zero, zero, zero)
 
     def learn(self, state: Agreement, found: Float[Array, ""]) -> Float[Array, ""]:
-        """The damping of this step, from the slope that its batch finds along the last update."""
+        """The damping of this step, from the slope that its batch measures along the last update."""
         wrong = jnp.abs(found - state.promised)
         steep = self.error * jnp.abs(state.slope)
         factor = jnp.where(steep > 0, wrong / jnp.where(steep > 0, steep, 1), 1)

@@ -1,4 +1,4 @@
-"""Parts of a step, corrected for the bend of the network and tried before they are taken; with derivatives."""
+"""Try fractions of a step, corrected for the curvature of the network, before one is taken; differentiable."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.refinement import refined
 from jaxgeo.linalg.tangents import freeze, tangent_of
 
-# The least part of the predicted decrease for which a step is taken.
+# Take a step only if the cost falls by at least this fraction of the predicted decrease.
 LEAST_GAIN = 1e-4
 
 
 class Arrival(NamedTuple):
-    """Where a part of a step ends: what is missing of the rows that it was to move, and the outputs."""
+    """The end of a partial step: the rows still missing from its target, and the outputs."""
 
     missing: Float[Array, "rows R"]
     outputs: Float[Array, "N Q"]
@@ -31,22 +31,22 @@ class _CorrectArrival(eqx.Module):
 
 
 class Attempt(eqx.Module):
-    """What a given fraction of a step comes to, with at most `most` corrections for the bend of the network.
+    """Evaluates a given fraction of a step, with at most `most` corrections for the curvature of the network.
 
-    By D the outputs go along a straight line, and the network bends away from it. A correction lifts what is missing
-    at the end of the line, which costs a forward pass and no new D. It is made as long as that halves the miss, and
-    while the miss is more than a tenth of what would be left of the residual at the end.
+    The linearisation moves the outputs along a straight line, and the nonlinear network departs from it. A correction
+    lifts the difference at the end of the line, which takes a forward pass but no new D. Corrections go on while each
+    halves the difference, and while the difference exceeds a tenth of the residual expected at the end.
 
-    The derivative, forward or reverse, is that of the program with the number of corrections that were made, and 0
-    where the trial is not finite.
+    The derivative, in either mode, is that of the program with the number of corrections that were made. It is 0 if
+    the trial is not finite.
 
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517, for the straight line
 
-    - `line`: what the step is to do to the rows, by default what D makes of it; None without corrections.
-    - `correct`: lifts rows; a module, all of which takes part in the derivative. None for no corrections.
-    - `size`: of the part of rows that `correct` can lift.
-    - `allowed`: whether corrections may be made at all.
+    - `line`: the intended change of the rows, by default D times the step; None without corrections.
+    - `correct`: a module that lifts rows; it is differentiated as a whole. None for no corrections.
+    - `size`: the norm of the part of the rows that `correct` can lift.
+    - `allowed`: whether corrections are permitted at all.
     """
 
     linear: Linearisation
@@ -73,11 +73,11 @@ class Attempt(eqx.Module):
         self.most, self.allowed = most, allowed
 
     def __call__(self, fraction: Float[Array, ""]) -> Trial:
-        """The trial of `fraction` times the step; the fraction has no derivative."""
+        """The trial of `fraction` times the step; the fraction is not differentiated."""
         return _tried(self, freeze(fraction))[0]
 
     def with_corrections(self, fraction: Float[Array, ""]) -> tuple[Trial, Int[Array, ""]]:
-        """The trial, and how many corrections it has."""
+        """The trial, and the number of corrections made."""
         start = scaled(fraction, self.step)
         aim = None if self.line is None else fraction * self.line
         if aim is None or self.correct is None:
@@ -94,7 +94,7 @@ class Attempt(eqx.Module):
         return self.linear.move(end.value, aim, end.defect.outputs), end.corrections
 
     def repeat(self, fraction: Float[Array, ""], count: Int[Array, ""]) -> Trial:
-        """The same for a known number of corrections: without decisions, so that it has derivatives in both modes."""
+        """The same for a known number of corrections. It makes no decisions, so both modes can differentiate it."""
         value, correct = scaled(fraction, self.step), self.correct
         aim = None if self.line is None else fraction * self.line
         if aim is None or correct is None:
@@ -126,7 +126,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     def moved() -> Trial:
         return tangent_of(lambda attempt: attempt.repeat(fraction, count), attempt, tangents[0])
 
-    # What is not finite is never taken, and NaN times 0 would come back in a gradient.
+    # A trial that is not finite is never taken, but NaN times 0 would put NaN into a gradient.
     still = jax.tree.map(jnp.zeros_like, eqx.filter(trial, eqx.is_inexact_array))
     return (trial, count), (jax.lax.cond(trial.finite, moved, lambda: still), None)
 
@@ -137,13 +137,13 @@ def scaled(factor: Float[Array, ""], tree: PyTree) -> PyTree:
 
 
 class Tried(NamedTuple):
-    """What a step that was tried came to.
+    """The result of trying a step.
 
-    - `step`: the whole of it.
-    - `trial`: the last; with a step of 0 unless it is accepted.
-    - `fraction`: how much of the step it took; 0 unless it is accepted.
-    - `accepted`: whether it was good.
-    - `gain_ratio`: of the last trial, also of a rejected one.
+    - `step`: the whole step.
+    - `trial`: the last trial; its step is 0 unless it was accepted.
+    - `fraction`: the fraction of the step that was taken; 0 unless the trial was accepted.
+    - `accepted`: whether the last trial was good.
+    - `gain_ratio`: gain ratio of the last trial, even if it was rejected.
     """
 
     step: PyTree
@@ -154,11 +154,11 @@ class Tried(NamedTuple):
 
 
 def shorten(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int = 30) -> Tried:
-    """What a whole step comes to, or half, a quarter, …: the first that is `good`, after at most `halvings`.
+    """Try the whole step, then half, a quarter, …: the first that is `good`, after at most `halvings` halvings.
 
     **Arguments:**
 
-    - `good`: a function, or a module, of which nothing takes part in derivatives.
+    - `good`: a function or a module; it is not differentiated.
     """
     fraction, trial, accepted = _shortened(attempt, good, halvings)
     taken, fraction = trial.taken_if(accepted, attempt.linear), jnp.where(accepted, fraction, 0)
@@ -181,7 +181,7 @@ def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvi
     one = jnp.ones((), attempt.linear.outputs.dtype)
     if halvings == 0:
         return tried(one)
-    # The whole step is tried within the loop too, so that a trial is compiled once.
+    # The loop also tries the whole step, so that the trial is compiled only once.
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(tried, one))
     return jax.lax.while_loop(go_on, lambda last: tried(last[0] / 2), (2 * one, blank[1], jnp.zeros((), bool)))
 
@@ -190,18 +190,18 @@ def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvi
 def _(primals: tuple, tangents: tuple) -> tuple[_Last, tuple]:
     attempt = primals[0]
     fraction, trial, accepted = _shortened(*primals)
-    # How often to halve is a decision, so that the last trial is all that moves.
+    # The number of halvings is a decision without derivative, so only the last trial has a tangent.
     moved = tangent_of(lambda attempt: attempt(fraction), attempt, tangents[0])
     return (fraction, trial, accepted), (None, moved, None)
 
 
 def is_worth_taking(trial: Trial) -> Bool[Array, ""]:
-    """Whether a trial is finite and lowers the cost, by more than a trace of what was predicted."""
+    """Whether a trial is finite and lowers the cost by more than `LEAST_GAIN` of the predicted decrease."""
     return trial.finite & (trial.gain_ratio >= LEAST_GAIN)
 
 
 def shorten_growth(attempt: Attempt, factor: float | Float[Array, ""], halvings: int = 30) -> Tried:
-    """`shorten` a step until its cost is finite and at most `factor` times that here."""
+    """`shorten` a step until its cost is finite and at most `factor` times the present cost."""
     cost = attempt.linear.cost
     limit = jnp.asarray(factor, cost.dtype) * cost + jnp.finfo(cost.dtype).tiny
     return shorten(attempt, eqx.Partial(_costs_at_most, limit), halvings)

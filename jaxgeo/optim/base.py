@@ -1,4 +1,4 @@
-"""What the optimizers have in common: the extra arguments of their updates, and the linearisation."""
+"""What all optimizers share: the extra arguments of their updates, and the linearisation."""
 
 import abc
 from typing import Any
@@ -27,10 +27,10 @@ def chosen_metric(metric: AbstractMetric | None) -> AbstractMetric:
 
 
 class AbstractTransformation(eqx.Module):
-    """An optax transformation that makes a `Problem` of each batch, and a step of its linearisation.
+    """An optax transformation that turns each batch into a `Problem`, and its linearisation into a step.
 
-    - `problems`: how problems are made from batches.
-    - `metric`: on output space, in which a step is the steepest.
+    - `problems`: makes problems from batches.
+    - `metric`: the metric on output space in which a step is steepest.
     """
 
     problems: ProblemMaker
@@ -42,7 +42,7 @@ class AbstractTransformation(eqx.Module):
 
     @abc.abstractmethod
     def step(self, updates: PyTree, state: Any, linear: Linearisation) -> tuple[PyTree, Any]:
-        """The step of the trainable parameters, and the next state but for its `count`."""
+        """The step of the trainable parameters, and the next state apart from its `count`."""
 
     def update(
         self,
@@ -57,21 +57,21 @@ class AbstractTransformation(eqx.Module):
         full_params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, Any]:
-        """optax's `update` with the batch as extra arguments; others are ignored, as optax asks.
+        """optax's `update`, with the batch as extra arguments. It ignores all other extra arguments, as optax asks.
 
-        `updates`, the gradients, may be None: those of the batch are taken then, where they are needed.
+        `updates`, the gradients, may be None; the gradients of the batch are then computed if they are needed.
         """
         del extra_args
         made, full = self.problems(params, full_params, problem, inputs, targets, weights)
         try:
-            # A weak type would not outlive the update, and the next one would be compiled anew.
+            # A weak type would be lost in the update, and the next update would be compiled again.
             step, state = self._linearise_and_step(updates, state, cast_like(full, full), made)
         except (TypeError, ValueError) as error:
-            # The usual loop of Equinox with optax passes a model without its functions, and those are what is called.
+            # The usual loop of Equinox with optax passes a model stripped of its functions, which cannot be called.
             if "NoneType" in str(error):
                 error.add_note(
-                    "jaxgeo calls the network with the `params` of `update`. If these are `eqx.filter(model, …)`, "
-                    "which has None for activations, pass the model itself."
+                    "jaxgeo calls the network with the `params` of `update`. If you passed `eqx.filter(model, …)`, "
+                    "whose activations are None, pass the model itself."
                 )
             raise
         return like(params, params if updates is None else updates, step), state
@@ -80,7 +80,7 @@ class AbstractTransformation(eqx.Module):
     def _linearise_and_step(self, updates: PyTree, state: Any, params: PyTree, problem: Problem) -> tuple[PyTree, Any]:
         problem.check_samples(params)
         problem = self.regularised(problem, params, state)
-        # All algebra is in one dtype; what comes out is in those of the parameters and of the state.
+        # All algebra uses one dtype; the results are cast back to the dtypes of the parameters and of the state.
         problem, wide = widened(problem, params)
         linear = Linearisation(problem, wide, self.metric)
         step, after = self.step(updates, cast_up(state, linear.outputs.dtype), linear)
@@ -88,21 +88,21 @@ class AbstractTransformation(eqx.Module):
         return cast_like(params, linear.embed(step)), cast_like(state, after)
 
     def regularised(self, problem: Problem, params: PyTree, state: Any) -> Problem:
-        """The problem with the prior that belongs to what is minimised, if there is one."""
+        """The problem together with the prior, if the objective has one."""
         del params, state
         return problem
 
     def first(self, params: PyTree) -> Any:
-        """optax's `init`: the state before the first step; running statistics that are frozen are told of."""
+        """optax's `init`: the state before the first step. It warns of running statistics that stay frozen."""
         tell_of_statistics(params, self.problems.trainable)
-        # Each leaf in a buffer of its own, so that the state can be donated.
+        # Give each leaf its own buffer, so that the state can be donated.
         return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, self.init(params))
 
     def as_optax(self) -> optax.GradientTransformationExtraArgs:
-        # optax types the `update` of all transformations as one without keyword arguments.
+        # optax declares the `update` of every transformation without keyword arguments.
         return optax.GradientTransformationExtraArgs(self.first, self.update)  # pyright: ignore[reportArgumentType]
 
 
 def dtype_of(trainable: PyTree) -> jnp.dtype:
-    """In which a state keeps its numbers: the widest dtype of the trainable parameters, float32 at least."""
+    """The dtype of the numbers in a state: the widest of the trainable parameters, at least float32."""
     return widest(*(leaf.dtype for leaf in jax.tree.leaves(trainable)))

@@ -1,4 +1,4 @@
-"""Bounds of parameters: which of them hold a step back, and where it has to end."""
+"""Bounds on parameters: which bounds are active, and where they cut a step off."""
 
 from typing import Any
 
@@ -16,18 +16,17 @@ from jaxgeo.linalg.tangents import freeze
 class Bounds(eqx.Module):
     """low ≤ θ ≤ high, for each parameter.
 
-    A step is made of the parameters that no bound holds, and cut off at the bounds. So at a minimum inside them the
-    last steps are those without bounds.
+    A step moves only the parameters that no bound holds fixed, and is cut off at the bounds. Near a minimum inside the
+    bounds the steps are therefore the same as without bounds.
 
     Reference: D. P. Bertsekas, Projected Newton methods for optimization problems with simple constraints, SIAM J.
     Control and Optimization 20, 1982
 
     **Arguments:**
 
-    - `low`, `high`: numbers, or pytrees shaped like the parameters or their upper part, of numbers or arrays; −∞ and ∞
-        for none.
+    - `low`, `high`: numbers, or pytree prefixes of the parameters with numbers or arrays; −∞ and ∞ for no bound.
 
-    **Raises:** `ValueError` if one holds NaN.
+    **Raises:** `ValueError` if a bound is NaN.
     """
 
     low: PyTree
@@ -37,34 +36,36 @@ class Bounds(eqx.Module):
         self.low, self.high = low, high
         for name, tree in (("low", low), ("high", high)):
             if is_concrete(tree) and any(np.isnan(np.asarray(leaf, float)).any() for leaf in jax.tree.leaves(tree)):
-                raise ValueError(f"`bounds` must be numbers, infinite for none; `{name}` has NaN: {tree!r}.")
+                raise ValueError(
+                    f"`bounds` must be numbers, or infinite for no bound; `{name}` contains NaN: {tree!r}."
+                )
 
     def flat(self, trainable: PyTree) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        """Both for each trainable number.
+        """Both bounds for each trainable number.
 
-        **Raises:** `ValueError` if they do not fit the parameters.
+        **Raises:** `ValueError` if they do not match the parameters.
         """
         return _flat("low", self.low, trainable), _flat("high", self.high, trainable)
 
     def held(self, trainable: PyTree, slopes: Float[Array, " K"]) -> Bool[Array, " K"]:
-        """Which parameters are at a bound over which descent would take them; `slopes` are those of the cost."""
+        """Which parameters are at a bound that descent would cross; `slopes` is the gradient of the cost."""
         at_low, at_high = self.reached(trainable)
         return (at_low & (slopes >= 0)) | (at_high & (slopes <= 0))
 
     def reached(self, trainable: PyTree) -> tuple[Bool[Array, " K"], Bool[Array, " K"]]:
-        """Which parameters are at the lower, and which at the upper bound, up to round-off."""
+        """Which parameters are at the lower bound and which at the upper bound, up to round-off."""
         low, high = self.flat(trainable)
         flat = ravel_pytree(trainable)[0]
         slack = 8 * jnp.finfo(flat.dtype).eps * jnp.abs(flat)
         return flat - low <= slack, high - flat <= slack
 
     def cut(self, trainable: PyTree, step: PyTree) -> PyTree:
-        """The step as far as θ + step is within the bounds."""
+        """Cut the step off where θ + step would leave the bounds."""
         low, high = self.flat(trainable)
         flat, unravel = ravel_pytree(step)
         here = ravel_pytree(trainable)[0]
         cut = jnp.clip(flat, low - here, high - here)
-        # The sum may round to beyond the bound.
+        # The sum may round to just outside the bound.
         still, there = freeze((cut, here + cut))
         back = jnp.where(there > high, jnp.nextafter(still, jnp.full_like(still, -jnp.inf)), still)
         back = jnp.where(there < low, jnp.nextafter(still, jnp.full_like(still, jnp.inf)), back)
@@ -72,13 +73,13 @@ class Bounds(eqx.Module):
 
 
 def read_bounds(bounds: Any, trainable: PyTree, names: list[str], start: str) -> Bounds | None:
-    """The bounds that are meant by a pair, None where all are infinite.
+    """Read `Bounds` from a pair (low, high); None if all bounds are infinite.
 
     **Arguments:**
 
-    - `names`: of the trainable numbers. `start`: what the argument with the parameters is called.
+    - `names`: names of the trainable numbers. `start`: name of the argument that holds the parameters.
 
-    **Raises:** `ValueError` unless they are a pair that fits the parameters, which are within it.
+    **Raises:** `ValueError` unless `bounds` is a pair that matches the parameters and contains them.
     """
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ValueError(f"`bounds` must be a pair (low, high); got {bounds!r}.")
@@ -88,7 +89,7 @@ def read_bounds(bounds: Any, trainable: PyTree, names: list[str], start: str) ->
     for name, value, lower, upper in zip(names, flat, least, most, strict=True):
         if not lower <= value <= upper:
             raise ValueError(
-                f"`{start}` must be within `bounds`; the entry {name} is {value}, and not in [{lower}, {upper}]."
+                f"`{start}` must be within `bounds`; its entry {name} is {value}, outside [{lower}, {upper}]."
             )
     return None if np.isneginf(least).all() and np.isposinf(most).all() else found
 
@@ -101,5 +102,5 @@ def _flat(name: str, bound: PyTree, trainable: PyTree) -> Float[Array, " K"]:
         return ravel_pytree(jax.tree.map(spread, bound, trainable))[0]
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"`{name}` of the bounds must be a number, or shaped like the parameters or their upper part: {error}"
+            f"`{name}` of the bounds must be a number, or a pytree prefix of the parameters: {error}"
         ) from error

@@ -17,7 +17,7 @@ Value = float | Float[Array, ""] | Schedule
 
 
 def value_at(value: Value, count: Int[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
-    """A number, or what an optax schedule gives at this step."""
+    """A number, or the value of an optax schedule at this step."""
     return jnp.asarray(value(count) if callable(value) else value, dtype)
 
 
@@ -28,21 +28,21 @@ def check_value(name: str, value: Value | None, most: float = MOST) -> None:
 
 
 class GainRatioDamping(AbstractWay):
-    """A damped lift, by how well the linearised outputs predicted the last step.
+    """A damped lift, whose damping follows how well the linearised outputs predicted the last step.
 
-    Relative: λ = damping · trace(DDᵀ)/QN. The error of the prediction, |1 − gain ratio|, is about proportional to the
-    length of the step, and that to 1/λ where λ matters; so the damping is multiplied by |1 − gain ratio| / `error`,
-    as an ODE solver chooses its steps. Far from round-off nothing but the curvature of the network limits a step,
-    and the last steps are undamped Newton steps, which converge quadratically.
+    The damping is relative: λ = damping · trace(DDᵀ)/QN. The error of the prediction, |1 − gain ratio|, is roughly
+    proportional to the length of the step, and this length to 1/λ where λ matters. So the damping is multiplied by
+    |1 − gain ratio| / `error`, just as an ODE solver adapts its step size. Far from round-off only the curvature of the
+    network limits a step. The last steps are undamped Newton steps, which converge quadratically.
 
     **Arguments:**
 
     - `initial`: damping of the first step.
-    - `error`: relative error of the prediction to aim at.
-    - `decrease`, `increase`: the largest factors by which the damping falls and rises.
+    - `error`: the relative error of the prediction to aim at.
+    - `decrease`, `increase`: the largest factors by which the damping falls and rises in a step.
     - `minimum`, `maximum`: bounds of the damping.
-    - `corrections`: at most how many for the bend of the network in a step, each by the factorisation that is there.
-    - `halvings`: at most how many before a step is rejected.
+    - `corrections`: the most corrections for the curvature of the network in a step; each reuses the factorisation.
+    - `halvings`: the most halvings before a step is rejected.
     """
 
     initial: float | Float[Array, ""] = 1e-3
@@ -74,7 +74,7 @@ class GainRatioDamping(AbstractWay):
             ratio = tried.gain_ratio.astype(state.dtype)
             wrong = jnp.where(jnp.isfinite(ratio), jnp.abs(1 - ratio), jnp.inf)
             factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
-            # A step that gained a quarter or more was long enough, but not too long.
+            # A step that gained a quarter of the predicted decrease was not too long: do not raise the damping.
             taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
             factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
             return tried, report, jnp.clip(state * factor, self.minimum, self.maximum)

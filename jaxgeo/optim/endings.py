@@ -16,7 +16,7 @@ from jaxgeo.linalg.tangents import freeze, norm
 from jaxgeo.optim.info import StepInfo
 from jaxgeo.optim.scaling import column_norms
 
-# Residuals of so small a part of the outputs are those of the last steps of an exact fit.
+# Residuals this small, relative to the outputs, only occur in the last steps of an exact fit.
 NEAR = 1e-3
 
 
@@ -35,25 +35,25 @@ class Outcome(enum.Enum):
 
     @property
     def words(self) -> str:
-        """What that means."""
+        """The outcome in words."""
         return _OUTCOMES[self]
 
 
 _OUTCOMES = {
-    Outcome.REACHED: "the cost is at the tolerance",
+    Outcome.REACHED: "the cost reached the tolerance",
     Outcome.CONVERGED: "there is no lower cost nearby",
-    Outcome.STALLED: "the cost does not fall any more",
-    Outcome.MAX_STEPS: "the allowed steps are used up",
+    Outcome.STALLED: "the cost stopped falling",
+    Outcome.MAX_STEPS: "all allowed steps are used up",
     Outcome.MAX_SECONDS: "the allowed time is used up",
     Outcome.FAILED: "the run failed",
     Outcome.INTERRUPTED: "the run was interrupted",
-    Outcome.EARLY: "the cost of what is held out has no new minimum any more",
-    Outcome.STOPPED: "a callback ended the run",
+    Outcome.EARLY: "the held-out cost stopped improving",
+    Outcome.STOPPED: "a callback stopped the run",
 }
 
 
 class Ending(enum.IntEnum):
-    """Why an optimizer has nothing more to do; `NONE` while it has."""
+    """Why an optimizer can make no more progress; `NONE` while it can."""
 
     NONE = 0
     GRADIENT = 1
@@ -65,12 +65,12 @@ class Ending(enum.IntEnum):
 
     @property
     def words(self) -> str:
-        """The reason."""
+        """The reason in words."""
         return _WORDS[self]
 
     @property
     def outcome(self) -> Outcome | None:
-        """How a run ends for it; None while it goes on."""
+        """The outcome of a run that ends for this reason; None while the run continues."""
         if self in (Ending.STALLED, Ending.FAILED):
             return Outcome[self.name]
         return None if self is Ending.NONE else Outcome.CONVERGED
@@ -78,20 +78,20 @@ class Ending(enum.IntEnum):
 
 _WORDS = {
     Ending.NONE: "",
-    Ending.GRADIENT: "the residual is orthogonal to what the parameters can change",
+    Ending.GRADIENT: "the residual is orthogonal to every change that the parameters can make",
     Ending.STEP: "steps no longer change the parameters",
-    Ending.DECREASE: "the cost no longer falls by a part of it that counts",
-    Ending.PRECISION: "the cost is exact to the round-off of the outputs",
-    Ending.STALLED: "no step lowers the cost any more, though the gradient asks for one",
+    Ending.DECREASE: "the relative decrease of the cost became negligible",
+    Ending.PRECISION: "the cost is exact up to round-off of the outputs",
+    Ending.STALLED: "no step lowers the cost any more, although the gradient is not zero",
     Ending.FAILED: "the cost or its derivatives are not finite",
 }
 
 
 class Start(NamedTuple):
-    """Where one of several starts led.
+    """The result of one of several starts.
 
-    - `cost`: at the end. `num_steps`: updates until then.
-    - `outcome`: how it ended; None where the run ended before it. `message` says why.
+    - `cost`: final cost. `num_steps`: number of updates.
+    - `outcome`: how this start ended; None if the run ended first. `message` says why.
     """
 
     cost: float
@@ -101,15 +101,16 @@ class Start(NamedTuple):
 
 
 def told_of(starts: Sequence[Start]) -> str:
-    """Where several starts led, in words."""
-    return f"the best of {len(starts)} starts, which led to {', '.join(f'{start.cost:.6g}' for start in starts)}"
+    """The results of several starts, in words."""
+    return f"the best of {len(starts)} starts, whose costs are {', '.join(f'{start.cost:.6g}' for start in starts)}"
 
 
 class EndState(NamedTuple):
-    """What an end is judged by from update to update.
+    """What `Ends` carries from update to update.
 
-    - `ending`: an `Ending`, 0 while there is more to do.
-    - `small`: updates in a row that hardly lowered the cost. `rejected`: updates in a row that were rejected.
+    - `ending`: an `Ending`; 0 while the optimizer can make progress.
+    - `small`: number of updates in a row that hardly lowered the cost.
+    - `rejected`: number of updates in a row that were rejected.
     """
 
     ending: Int[Array, ""]
@@ -117,26 +118,26 @@ class EndState(NamedTuple):
     rejected: Int[Array, ""]
 
     def unless(self, goes_on: Bool[Array, ""]) -> "EndState":
-        """Without an end but failure where what is minimised still changes."""
+        """Clear every ending except failure while the objective itself still changes."""
         ending = jnp.where(goes_on & (self.ending != Ending.FAILED), 0, self.ending)
         return EndState(ending, jnp.where(goes_on, 0, self.small), jnp.where(goes_on, 0, self.rejected))
 
 
 class Ends(Checked):
-    """When an optimizer on one and the same batch is at the end of what it can do, by MINPACK's criteria.
+    """MINPACK's criteria for when an optimizer that always sees the same batch can make no more progress.
 
-    It says so in its state and goes on if it is asked to. On minibatches it means nothing. The tolerances are at least
-    round-off of the dtype.
+    The optimizer records the ending in its state; further updates remain possible. On minibatches the criteria are
+    meaningless. No tolerance is taken smaller than round-off of the dtype.
 
     **Arguments:**
 
-    - `gtol`: converged where the cosine of the angle between the residual and each column of D is at most this; where
-        D is built, as for few parameters.
-    - `xtol`: converged where a step is at most this part of the parameters.
-    - `ftol`: converged where the cost falls by at most this part, and should have by no more, in each of `small`
-        updates.
-    - `small`: so many, in which a fast method gets the last digits of the parameters.
-    - `rejected`: stalled after so many rejected updates in a row.
+    - `gtol`: converged when the cosine of the angle between the residual and every column of D is at most `gtol`. Used
+        only where D is built, as with few parameters.
+    - `xtol`: converged when the length of a step is at most `xtol` times that of the parameters.
+    - `ftol`: converged when both the decrease of the cost and the predicted decrease are at most `ftol` times the cost
+        in `small` updates in a row.
+    - `small`: that number of updates; in it a fast method finds the last digits of the parameters.
+    - `rejected`: stalled after this number of rejected updates in a row.
     """
 
     gtol: float = eqx.field(default=0.0, metadata=NOT_NEGATIVE)
@@ -153,20 +154,20 @@ class Ends(Checked):
     def __call__(
         self, state: EndState, linear: Linearisation, info: StepInfo, matrix: Float[Array, "rows K"] | None = None
     ) -> EndState:
-        """The state after an update with this report; `matrix` is D where it is at hand."""
+        """The state after an update with this report; `matrix` is D if it was built."""
         linear, info, matrix = freeze((linear, info, matrix))
         eps = float(jnp.finfo(linear.outputs.dtype).eps)
         jacobian, residual, params = linear.jacobian, linear.residual, linear.trainable
         cosine = jnp.asarray(jnp.inf) if matrix is None else _largest_cosine(matrix, residual)
-        # What round-off of the outputs and of the parameters makes of the cost.
+        # The cost that round-off of the outputs and of the parameters alone would cause.
         outputs = linear.measure(linear.outputs)
         sizes = [norm(rows) ** 2 for rows in (outputs, outputs - residual, jacobian.mv(params))]
         noise = 0.5 * eps**2 * sum(sizes) / linear.total_weight
-        # From far away, where outputs are larger, this is too much.
+        # Far from the solution the outputs are larger, and `noise` would be too large a bound.
         exact = (info.new_cost <= noise) & (info.cost <= (NEAR / eps) ** 2 * noise)
         least = jnp.asarray(max(self.ftol, 4 * eps), info.cost.dtype) * info.cost
         little = (jnp.abs(info.predicted) <= least) & (info.cost - info.new_cost <= least)
-        # A step that was cut short says little, unless the gradient does.
+        # A small decrease in a shortened step proves little, unless the gradient is small too.
         little &= info.accepted | (cosine <= self.ftol**0.5)
         small = jnp.where(little, state.small + 1, 0)
         rejected = jnp.where(info.accepted, 0, state.rejected + 1)
@@ -185,7 +186,7 @@ class Ends(Checked):
 
 @without_tf32
 def _largest_cosine(matrix: Float[Array, "rows K"], residual: Float[Array, "..."]) -> Float[Array, ""]:
-    """That of the angle between the residual and a column of D; 0 where there is no residual."""
+    """The largest cosine of an angle between the residual and a column of D; 0 if the residual is 0."""
     size, norms = norm(residual), column_norms(matrix)
     slopes = jnp.abs((residual.reshape(-1) / jnp.where(size > 0, size, 1)) @ matrix)
     return jnp.max(jnp.where(norms > 0, slopes / jnp.where(norms > 0, norms, 1), 0))

@@ -1,4 +1,4 @@
-"""What the data do not fix, from the singular values of D that a step was made of."""
+"""Directions of the parameters that the data do not fix, from the singular values of D of a step."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ from jaxgeo.linalg.tangents import freeze, norm
 
 @without_tf32
 def unfixed_shares(linear: Linearisation, by: SingularValues) -> Float[Array, " K"]:
-    """The share that each parameter has in the directions that the data do not fix: Σ_i V_ik² over these, in [0, 1].
+    """Each parameter's share in the directions that the data do not fix: Σ_i V_ik² over these directions, in [0, 1].
 
-    They are the singular vectors with values of round-off, and those with values of at most 1e-6 times the largest
-    along which one standard error is more than 1e6 times the parameters, as for `jaxgeo.posterior`. So the shares sum
-    to how many directions there are, and a parameter without influence has a share of 1.
+    A direction counts as not fixed if its singular value is round-off, or if it is at most 1e-6 times the largest and
+    one standard error along it exceeds 1e6 times the parameters, as in `jaxgeo.posterior`. The shares sum to the number
+    of these directions. A parameter without influence has a share of 1.
     """
     linear, by = freeze((linear, by))
     flat = ravel_pytree(linear.trainable)[0].astype(by.values.dtype)

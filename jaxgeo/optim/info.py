@@ -1,4 +1,4 @@
-"""What an optimizer reports about a step, with a fixed schema, so that a state can be a scan carry."""
+"""Reports about a step. Their schema is fixed, so that a state can be the carry of a scan."""
 
 from typing import NamedTuple, TypeVar
 
@@ -14,10 +14,10 @@ from jaxgeo.optim.attempt import Tried
 
 
 class DirectionInfo(NamedTuple):
-    """A direction that was computed, before its size is decided elsewhere.
+    """Report of a direction; a later transformation decides the step size.
 
     - `cost`: C on the batch.
-    - `predicted`: by how much C falls in a full step (learning rate 1), by the linearised outputs.
+    - `predicted`: decrease of C in a full step (learning rate 1), predicted by the linearised outputs.
     - `damping`: relative to trace(DDᵀ)/QN; 0 for none.
     - `outcome`, `rank`, `residual`, `mismatch`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
     """
@@ -32,17 +32,18 @@ class DirectionInfo(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """A step that was tried on its batch.
+    """Report of a step that was tried on its batch.
 
-    - `cost`: C on the batch, at the parameters that the step started from.
-    - `new_cost`: C on the batch where the step ends; equal to `cost` if it was rejected.
-    - `predicted`: by how much C should have fallen, by the linearised outputs.
-    - `gain_ratio`: by how much it did, in units of that; computed from output differences, so that it keeps its
-        meaning at costs near round-off. Of the last trial, also of a rejected one; −∞ where that was not finite.
+    - `cost`: C on the batch before the step.
+    - `new_cost`: C on the batch after the step; equal to `cost` if the step was rejected.
+    - `predicted`: decrease of C predicted by the linearised outputs.
+    - `gain_ratio`: actual decrease divided by `predicted`. It is computed from differences of outputs, so it stays
+        meaningful at costs near round-off. It belongs to the last trial, even a rejected one; −∞ if that was not
+        finite.
     - `damping`: relative to trace(DDᵀ)/QN; 0 for none.
-    - `fraction`: how much of the computed step was taken; less than 1 after a cap or halvings, 0 if rejected.
+    - `fraction`: fraction of the computed step that was taken; below 1 after a cap or halvings, 0 if rejected.
     - `norm`: length of the update in parameter space.
-    - `accepted`: whether the parameters move.
+    - `accepted`: whether the parameters moved.
     - `outcome`, `rank`, `residual`, `mismatch`: of the lift, as in `jaxgeo.linalg.LiftInfo`.
     """
 
@@ -72,7 +73,7 @@ def empty_step(dtype: jnp.dtype) -> StepInfo:
 
 
 def _zero(dtype: jnp.dtype) -> Float[Array, ""]:
-    """With memory of its own each time, so that a state can be donated."""
+    """A zero in a new buffer, so that a state can be donated."""
     return jnp.zeros((), dtype)
 
 
@@ -83,7 +84,7 @@ def _lift_before(dtype: jnp.dtype) -> LiftInfo:
 def direction_info(
     last: DirectionInfo, linear: Linearisation, direction: PyTree, damping: Float[Array, ""], lift: LiftInfo
 ) -> DirectionInfo:
-    """The report of a direction, in the dtypes of the last one."""
+    """The report of a direction, in the dtypes of the last report."""
     predicted = linear.predicted_decrease(-linear.jacobian.mv(direction))
     return _cast_like(last, DirectionInfo(linear.cost, predicted, damping, *_failed_if_undefined(lift, predicted)))
 
@@ -91,7 +92,7 @@ def direction_info(
 def step_info(
     last: StepInfo, linear: Linearisation, tried: Tried, damping: Float[Array, ""], lift: LiftInfo
 ) -> StepInfo:
-    """The report of a step that was tried, in the dtypes of the last one."""
+    """The report of a step that was tried, in the dtypes of the last report."""
     _, trial, fraction, accepted, gain_ratio = tried
     change, length = (linear.cost, trial.cost, trial.predicted, gain_ratio), norm(trial.step)
     moved, lift = length > 0, _failed_if_undefined(lift, trial.predicted)
@@ -100,7 +101,7 @@ def step_info(
 
 
 def _failed_if_undefined(lift: LiftInfo, predicted: Float[Array, ""]) -> LiftInfo:
-    """The report of a lift; where D or the residual is not finite, that it failed."""
+    """The report of a lift; it says failed if D or the residual is not finite."""
     return lift._replace(outcome=jnp.where(jnp.isnan(predicted), FAILED, lift.outcome))
 
 

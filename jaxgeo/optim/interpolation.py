@@ -22,9 +22,9 @@ from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 class InterpolationState(NamedTuple):
     """State of `linear_interpolation`.
 
-    - `count`: how many updates were made.
-    - `remaining`: steps that lead to the end of the line; 1 at the end itself.
-    - `info`: how the last update went.
+    - `count`: number of updates so far.
+    - `remaining`: number of steps left on the line; 1 once its end is reached.
+    - `info`: report of the last update.
     """
 
     count: Int[Array, ""]
@@ -56,7 +56,7 @@ class LinearInterpolation(AbstractTransformation):
         fraction = 1 / state.remaining.astype(linear.outputs.dtype)
         factorised = self.solver.factorise(linear.jacobian)
         velocity, lift = factorised.lift(-linear.residual)
-        # Corrections go through the factorisation, unless it could not be trusted.
+        # Corrections reuse the factorisation, unless it cannot be trusted.
         step, allowed = scaled(fraction, velocity), linear.is_trusted(lift)
         attempt = Attempt(linear, step, factorised.correct, self.corrections, allowed=allowed)
         tried = shorten_growth(attempt, self.max_growth, halvings=0)
@@ -79,25 +79,27 @@ def linear_interpolation(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Interpolation of the data in a known, small number of solves: steps along the straight line to the targets.
+    """Interpolate the data in a small number of solves, known in advance, along the straight line to the targets.
 
-    Use it for K ≥ QN and D of full rank: after `num_steps` updates the outputs are where Newton's method converges
-    quadratically, and a handful of solves reaches round-off. The first steps may well raise the cost, which later ones
-    make good. Only one that would raise it more than `max_growth` times, or make it not finite, is not taken.
+    Use it if K ≥ QN and D has full rank. After `num_steps` updates the outputs are close enough for Newton's method to
+    converge quadratically, and a handful of further solves reaches round-off. The first steps may raise the cost; later
+    steps make up for it. A step is refused only if it would multiply the cost by more than `max_growth`, or make it not
+    finite.
 
-    dθ/dt = D⁺(y − x)/(1 − t), by Euler steps of t that correct each other. With `remaining` steps to go the outputs
-    move by (y − x)/remaining, and at the end of the line every update is a full step. A step that is not taken doubles
-    `remaining`, so that the next one is half as long. The incoming gradients only give the form of the updates.
+    The steps solve dθ/dt = D⁺(y − x)/(1 − t) by Euler's method in t, and each corrects the errors of those before it.
+    With `remaining` steps to go the outputs move by (y − x)/remaining; at the end of the line every update is a full
+    step. A refused step doubles `remaining`, so that the next step is half as long. The incoming gradients only
+    determine the structure of the updates.
 
     Reference: T. Chen, P. Muñoz Ewald, Gradient flow in parameter space is equivalent to linear interpolation in
     output space, 2024, arXiv 2408.01517
 
     **Arguments:**
 
-    - `num_steps`: steps on the line, at least 1.
-    - `max_growth`: by how much a step may raise the cost.
-    - `corrections`: at most how many in a step, each a lift of what is missing at its end by the same factorisation.
-    - the others: as for `scale_by_adapted_metric`, and the same extra arguments of `update`.
+    - `num_steps`: number of steps on the line, at least 1.
+    - `max_growth`: the largest factor by which a step may multiply the cost.
+    - `corrections`: the most corrections in a step. Each lifts what is missing at its end, by the same factorisation.
+    - the others, and the extra arguments of `update`: as for `scale_by_adapted_metric`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 

@@ -1,4 +1,4 @@
-"""Levenberg–Marquardt: adapted steps, tried before they are taken."""
+"""Levenberg–Marquardt: adapted steps that are tried before they are taken."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -36,7 +36,7 @@ from jaxgeo.optim.way import AbstractWay
 from jaxgeo.prior import has_prior
 from jaxgeo.problem import Problem
 
-# Up to so many bytes D is held, for its leading singular values.
+# Hold D for its leading singular values if it takes at most this many bytes.
 MOST_BYTES = 2**30
 # Up to this many rows DDᵀ is formed and factored in float64, in at most 2 GiB.
 MOST_DOUBLE_ROWS = 16384
@@ -45,20 +45,21 @@ Policy = TypeVar("Policy")
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """State of `adapted_levenberg_marquardt`: what each way to step has learnt, for the next step.
+    """State of `adapted_levenberg_marquardt`: what each kind of step has learnt, for the next step.
 
-    - `count`: how many updates were made.
-    - `damping`: of a step by a solver, relative to trace(DDᵀ)/QN.
-    - `radius`: the bound on a step within the trust region, in scaled parameters; 0 before the first.
-    - `cutoff`: of a step through a cut-off of singular values: the cut-offs, and how far to go beyond.
-    - `largest`: the largest norm that each column of D has had; empty where parameters are not scaled.
-    - `rung`: how many leading singular values to compute, by `RankCutoff.ladder`; −1 where D is not of low rank.
-    - `linesearch`: the state of the line search; () without one.
-    - `prior`: the strength of a prior that is found; () without one.
-    - `unfixed`: the share of each parameter in what the data do not fix, at the last step, which sum to how many
-        directions that are (`jaxgeo.optim.influence`); for up to as many parameters as outputs that are scaled.
-    - `ends`: whether there is more to do on this batch; `Ending(int(state.ends.ending))` says why not.
-    - `info`: how the last update went.
+    - `count`: number of updates so far.
+    - `damping`: damping of the next step by a solver, relative to trace(DDᵀ)/QN.
+    - `radius`: trust-region bound on the next step, in scaled parameters; 0 before the first step.
+    - `cutoff`: cut-offs of the next step through singular values, and how far it may go below the coarse one.
+    - `largest`: the largest norm that each column of D has had; empty if parameters are not scaled.
+    - `rung`: index into `RankCutoff.ladder`, the numbers of leading singular values to compute; −1 if D is not of low
+        rank.
+    - `linesearch`: state of the line search; () without one.
+    - `prior`: strength of a prior found by the evidence; () without one.
+    - `unfixed`: share of each parameter in the directions that the data do not fix, at the last step. The shares sum to
+        the number of these directions (`jaxgeo.optim.influence`). Computed if K ≤ QN and parameters are scaled.
+    - `ends`: whether progress is still possible on this batch; `Ending(int(state.ends.ending))` says why not.
+    - `info`: report of the last update.
     """
 
     count: Int[Array, ""]
@@ -121,15 +122,15 @@ class LevenbergMarquardt(AbstractTransformation):
     def _stepped(
         self, state: LevenbergMarquardtState, linear: Linearisation
     ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"] | None]:
-        """The step by one of the ways, the state but for its ends, and D where it is at hand."""
+        """The step, the state apart from its `ends`, and D if it was built."""
         rows, columns = linear.rows_of_data, linear.jacobian.in_size()
         if self.trust_region.bounds is not None and (
             self.solver is not None or columns > rows or state.largest.size != columns
         ):
             raise ValueError(
-                f"`bounds` are for no more parameters than outputs, up to {self.scaling.max_params} "
-                f"(`ColumnScaling`), without a `solver`; there are {columns} parameters and {rows} outputs. Map a "
-                "parameter into its bounds instead, such as by `jnp.exp`."
+                f"`bounds` need no more parameters than outputs, at most {self.scaling.max_params} parameters "
+                f"(`ColumnScaling`) and no `solver`; there are {columns} parameters and {rows} outputs. Map a "
+                "parameter into its bounds instead, for example with `jnp.exp`."
             )
         if self.solver is None and columns <= rows:
             if state.largest.size == columns:
@@ -141,9 +142,10 @@ class LevenbergMarquardt(AbstractTransformation):
     def _try(
         self, way: AbstractWay, linear: Linearisation, by: Any, before: Any, state: LevenbergMarquardtState
     ) -> tuple[PyTree, Any, LevenbergMarquardtState]:
-        """One step: proposed, adjusted, tried and judged, learnt from, reported.
+        """Propose a step, adjust it, try it, learn from the result, and report it.
 
-        **Returns:** the step, 0 unless it is accepted; the next state of the way; that of the optimizer but for it.
+        **Returns:** the step, 0 unless accepted; the next state of `way`; and the next state of the optimizer without
+        it.
         """
         proposal = way.propose(linear, by, before)
         attempt, search = self.adjustment(proposal, state.linesearch)
@@ -153,7 +155,7 @@ class LevenbergMarquardt(AbstractTransformation):
         return taken.trial.step, after, state._replace(linesearch=search, info=info)
 
     def _damped(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
-        """By a solver of the lift."""
+        """Step by a damped lift."""
         solver = _default_solver(linear) if self.solver is None else self.solver
         step, damping, state = self._try(self.damping, linear, solver, state.damping, state)
         return step, state._replace(damping=damping)
@@ -161,7 +163,7 @@ class LevenbergMarquardt(AbstractTransformation):
     def _by_rank(
         self, linear: Linearisation, state: LevenbergMarquardtState
     ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"]]:
-        """By all singular values of D: within a trust region, or through a cut-off where D has lost rank."""
+        """Step by all singular values of D: within a trust region, or through a cut-off if D has lost rank."""
         matrix, bounds = linear.jacobian.as_matrix(), self.trust_region.bounds
         held = None if bounds is None else bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
         matrix = matrix if held is None else jnp.where(held[None], 0, matrix)
@@ -170,13 +172,13 @@ class LevenbergMarquardt(AbstractTransformation):
         if bounds is not None or len(scale) < self.cutoff.least:
             svd, way = svd_of_triangle(matrix, orthogonal, triangle, scale), self._within_radius
         else:
-            # After a cut step that could not be taken, the next is bounded: it goes where a column of D has vanished.
+            # After a rejected step through the cut-off, use the trust region, which copes with vanished columns of D.
             failed = (state.info.outcome == DECOMPOSED) & ~state.info.accepted
             cut = self.cutoff.is_deficient(triangle, len(matrix)) & ~failed
             svd = svd_of_triangle(matrix, orthogonal, triangle, jnp.where(cut, 1, scale))
             way = eqx.Partial(cond_any, cut, self._through_all, self._within_radius)
         shares = unfixed_shares(linear, svd)
-        # What a bound holds is fixed by that.
+        # A parameter that a bound holds is fixed by the bound.
         unfixed = shares if held is None else jnp.where(held, 0, shares)
         step, state = way(linear, state._replace(largest=largest, unfixed=unfixed), svd)
         return step, state, matrix
@@ -190,28 +192,28 @@ class LevenbergMarquardt(AbstractTransformation):
         return step, state._replace(cutoff=cutoff)
 
     def _through_leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
-        """By the leading singular values of D, as many as the cut-off asks for."""
+        """Step by the leading singular values of D, as many as the cut-off needs."""
         svd, rung = self.cutoff.leading(linear.jacobian.as_matrix(), state.cutoff.fine, state.rung, state.count)
         step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state)
         return step, state._replace(cutoff=cutoff, rung=rung)
 
     def _until_failure(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
-        """By a damped lift, as D is not of low rank; after one that is not taken, D is looked at again."""
+        """Step by a damped lift, as D is not of low rank; after a rejected step, examine D again."""
         step, state = self._damped(linear, state)
         top = len(self.cutoff.ladder(linear.jacobian.out_size(), linear.jacobian.in_size())) - 1
         return step, state._replace(rung=jnp.where(state.info.accepted, state.rung, top).astype(jnp.int32))
 
 
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:
-    """For K > QN by DDᵀ in float64, whatever the dtype of the parameters.
+    """For K ≥ QN: DDᵀ in float64, whatever the dtype of the parameters.
 
-    Its condition number is that of D squared, so a DDᵀ in float32 asks for more damping than the last steps have.
+    The condition number of DDᵀ is that of D squared, so in float32 it would need more damping than the last steps have.
     """
     rows = linear.rows_of_data
     if linear.jacobian.in_size() >= rows and rows <= MOST_DOUBLE_ROWS:
         if has_prior(linear.problem):
             return PriorLift()
-        # More damping answers a failure; eigenvalues would be compiled for nothing.
+        # The optimizer answers a failure with more damping, so do not compile an eigendecomposition.
         return GramCholesky(dtype=jnp.dtype(jnp.float64), max_decomposition=0)
     return Auto()
 
@@ -233,56 +235,54 @@ def adapted_levenberg_marquardt(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """The lowest cost without any tuning, on data that fit one batch.
+    """Reach the lowest cost without any tuning, on data that fit into one batch.
 
-    Use it with the whole data at every update; for minibatches see `adapted_momentum`. An update costs one
-    factorisation and some forward passes. Up to round-off the cost never rises: each step is tried, and taken only if
-    it lowers the cost. Otherwise the update is zero, and the next one is more cautious.
+    Pass the whole data at every update; for minibatches use `adapted_momentum`. An update takes one factorisation and
+    a few forward passes. The cost never rises, up to round-off: each step is tried, and taken only if it lowers the
+    cost. Otherwise the update is zero and the next step is more cautious.
 
-    θ ← θ − Dᵀ(DDᵀ + λ)⁻¹(x − y) for L2, and the same in the cost's own metric for other costs. The gain ratio, the
-    decrease of the cost in units of what the linearised outputs predicted, decides how cautious the next step is. It is
-    summed from output differences, so that it means something down to round-off. There are three ways to step:
+    The step is θ ← θ − Dᵀ(DDᵀ + λ)⁻¹(x − y) for L2, and the same in the cost's own metric for other costs. The gain
+    ratio, the actual decrease of the cost divided by the decrease that the linearised outputs predict, decides how
+    cautious the next step is. It is summed from differences of outputs, so it stays meaningful down to round-off. There
+    are three kinds of step:
 
-    - for K > QN by `damping`: a damped lift, with corrections for the bend of the network. A step that does not lower
-      the cost is halved a few times before it is rejected, since that costs forward passes only;
-    - for K ≤ QN with few parameters by `trust_region`, as MINPACK does, with geodesic acceleration: the length of the
-      step is bounded, with each parameter in units of its own (`scaling`), so that parameters may differ by any orders
-      of magnitude. Shorter steps are tried in the same update, which cost forward passes only;
-    - by `cutoff` where a D of 32 columns or more has lost rank, as in networks trained on the residuals of a
-      differential equation: through the singular values above a cut-off, with corrections. With more than 1024
-      parameters only as many singular values are computed as the cut-off asks for. Where D is not of low rank, or takes
-      more than 1 GiB, steps go by `damping`.
+    - `damping`, for K > QN: a damped lift, with corrections for the curvature of the network. A step that does not
+      lower the cost is halved a few times before it is rejected; each halving only needs a forward pass.
+    - `trust_region`, for K ≤ QN and few parameters: as in MINPACK, with geodesic acceleration. The length of the step
+      is bounded, with each parameter in its own unit (`scaling`), so parameters may differ by any orders of magnitude.
+      Shorter steps are tried in the same update and only need forward passes.
+    - `cutoff`, if D has at least 32 columns and has lost rank, as in networks trained on the residuals of a
+      differential equation: a step through the singular values above a cut-off, with corrections. With more than 1024
+      parameters, only the singular values that the cut-off needs are computed. If D is not of low rank, or takes more
+      than 1 GiB, `damping` is used instead.
 
-    The incoming gradients only give the form of the updates: pass zeros to save their computation, and chain what
-    changes gradients after this transformation.
+    The incoming gradients only determine the structure of the updates. You can pass zeros to avoid computing them.
+    Place transformations that change gradients after this one in a chain.
 
     **Arguments:**
 
     - `apply`, `cost`, `metric`, `trainable`, `per_sample`: as for `scale_by_adapted_metric`.
-    - `solver`: of the lift; with it all steps go by `damping`. By default singular values of D for K ≤ QN, and for
-        K > QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
-    - `damping`, `trust_region`, `scaling`, `cutoff`: how each way to step is chosen, bounded and adapted.
+    - `solver`: solver of the lift; if given, all steps use `damping`. By default, singular values of D for K ≤ QN, and
+        for K > QN a Cholesky factorisation of DDᵀ in float64, or `jaxgeo.linalg.Auto()` beyond 16384 rows.
+    - `damping`, `trust_region`, `scaling`, `cutoff`: how each kind of step is chosen, bounded and adapted.
         `TrustRegion(bounds=Bounds(low, high))` keeps parameters within bounds.
-    - `acceleration`: of steps by `damping`: add the geodesic acceleration a/2 of the step v where
-        2|a/2| ≤ `acceleration` |v|, for example 0.75, in place of corrections; one more solve a step. None (the
-        default) for not. Steps within a trust region have their own.
+    - `acceleration`: for `damping` steps, add the geodesic acceleration a/2 to the step v if 2|a/2| ≤ `acceleration`
+        |v|, for example 0.75, instead of making corrections. It needs one more solve per step. None, the default, turns
+        it off. Trust-region steps have their own setting.
     - `linesearch`: an optax transformation that takes `value`, `grad` and `value_fn`, such as
-        `optax.scale_by_backtracking_linesearch`, through which the step goes before it is tried. With it an update has
-        derivatives in forward mode only.
+        `optax.scale_by_backtracking_linesearch`. It rescales the step before the step is tried. An update can then only
+        be differentiated in forward mode.
+    - `ends`: criteria for when no more progress is possible. The state records the ending, and `jaxgeo.fit` and
+        `jaxgeo.curve_fit` stop there.
+    - `prior`: a Gaussian prior on the parameters as part of the objective: a number, a pytree prefix of `params` with
+        numbers, "evidence" to let the data choose its strength, or a `jaxgeo.optim.Prior`. The reported cost includes
+        the prior. With "evidence", `state.prior` holds α, β and γ, and the run only ends once these have settled too.
 
-    - `ends`: when there is nothing more to do, which the state says, and by which `jaxgeo.fit` and `jaxgeo.curve_fit`
-        end.
-    - `prior`: a Gaussian prior on the parameters as a part of what is minimised: a number, a pytree prefix of
-        `params` of numbers, "evidence" for the strength that the data ask for, or a `jaxgeo.optim.Prior`. The cost in
-        the report has it in it. With "evidence" the state has α, β and γ, as `state.prior`, and the run is at its end
-        when these have settled too.
-
-    Steps by `cutoff` take no part in `acceleration` and `linesearch`, as they have corrections and halvings of their
-    own.
+    `cutoff` steps ignore `acceleration` and `linesearch`, because they have corrections and halvings of their own.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo` and an `EndState`.
 
-    **Raises:** `ValueError` unless `acceleration` is a number of at least 0, and the others are of their kind.
+    **Raises:** `ValueError` unless `acceleration` is a number ≥ 0, and the other options have the right type.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg, optax
@@ -302,9 +302,7 @@ def adapted_levenberg_marquardt(
     """
     prior = read_prior(prior)
     if prior is not None and prior.by_evidence and metric is not None and not isinstance(metric, CostHessian):
-        raise ValueError(
-            '`prior="evidence"` is judged in the metric of the likelihood, `CostHessian()`; leave `metric` out.'
-        )
+        raise ValueError('`prior="evidence"` needs the metric of the likelihood, `CostHessian()`; leave `metric` out.')
     return LevenbergMarquardt(
         ProblemMaker(apply, cost, trainable, per_sample),
         metric,
@@ -320,7 +318,7 @@ def adapted_levenberg_marquardt(
 
 
 def _chosen(name: str, policy: Policy | None, kind: type[Policy]) -> Policy:
-    """The policy, or the default one for None; raises `ValueError` unless it is of its kind."""
+    """The policy, or the default for None; raises `ValueError` unless it has the right type."""
     if policy is None:
         return kind()
     check_kind(name, policy, kind, f"a `{kind.__name__}`")

@@ -29,28 +29,27 @@ from jaxgeo.optim.steepness import Steepness
 from jaxgeo.prior import without_prior
 from jaxgeo.problem import Problem
 
-# Above it, what momentum keeps along ker D, 1/(1 − μ) times what comes in, is no longer an average of few batches.
+# Momentum amplifies steps along ker D by 1/(1 − μ); above this value they no longer average over few batches.
 LARGEST_MOMENTUM = 0.99
 
-# Of least squares, whose batches can be fitted. Strong damping takes fewer gradients a step, and many more steps.
+# For least squares, whose batches can be fitted. Strong damping makes steps cheaper, but needs many more of them.
 SQUARES_DAMPING = 1e-3
 
-# Damping from which few products with D do for a lift: λ is then at least the mean eigenvalue of DDᵀ.
+# From this damping on a few products with D suffice for a lift: λ is at least the mean eigenvalue of DDᵀ.
 LARGE_DAMPING = 1.0
 
-# Steps of conjugate gradients in such a lift. One more costs time, and trained no better on small images.
+# Conjugate-gradient steps in such a lift. A third one takes time, and did not train better on small images.
 PRODUCTS = 2
 
 
 class MomentumState(NamedTuple):
     """State of `adapted_momentum`.
 
-    - `count`: how many updates were made.
-    - `velocity`: φ, by which the last update moved the parameters at learning rate 1; 0 before the first, and after a
-        step that was rejected.
-    - `steepness`: the metric on parameter space in which strongly damped steps are short; 0 before it was needed.
-    - `agreement`: the damping, and what the next batch is to judge it by.
-    - `info`: how the last update went.
+    - `count`: number of updates so far.
+    - `velocity`: φ, the last update at learning rate 1; 0 before the first update and after a rejected step.
+    - `steepness`: the metric on parameter space in which strongly damped steps are short; 0 until it is needed.
+    - `agreement`: the damping, and the prediction by which the next batch judges it.
+    - `info`: report of the last update.
     """
 
     count: Int[Array, ""]
@@ -115,7 +114,7 @@ class AdaptedMomentum(AbstractTransformation):
         attempt = Attempt(linear, scaled(capped, velocity), line=capped * moved)
         tried = shorten_growth(attempt, self.max_growth)
         fraction = tried.fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
-        # A velocity that a cap or a halving had to hold back is not kept at its full length.
+        # Keep only the part of the velocity that the cap and the halvings let through.
         held = jax.tree.map(
             lambda leaf: jnp.where(tried.accepted, leaf, jnp.zeros_like(leaf)), scaled(fraction, velocity)
         )
@@ -129,13 +128,13 @@ class AdaptedMomentum(AbstractTransformation):
             steepness._replace(
                 squares=like(state.velocity, state.velocity, linear.embed(steepness.squares)),
             ),
-            # What the damping is judged by is data, without derivatives.
+            # The damping is judged by data that are not differentiated.
             Agreement(*(jax.lax.stop_gradient(value).astype(steepness.trace.dtype) for value in agreement)),
             step_info(state.info, linear, tried._replace(fraction=fraction), damping, report),
         )
 
     def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping:
-        """The damping that was asked for, or that of the kind of cost."""
+        """The requested damping, or the default for this kind of cost."""
         if self.damping is not None:
             return self.damping
         loss = without_prior(linear.problem).loss
@@ -156,7 +155,7 @@ class AdaptedMomentum(AbstractTransformation):
         return chosen.learn(state.agreement, found.astype(state.agreement.rate.dtype)).astype(work)
 
     def _fraction(self, linear: Linearisation, length: Float[Array, ""]) -> Float[Array, ""]:
-        """How much of a step that moves the rows by `length` the cap lets through."""
+        """The fraction of a step that the cap allows, if the whole step moves the rows by `length`."""
         if self.max_change is None and linear.root is None:
             return jnp.ones_like(length)
         most = jnp.asarray(1.0 if self.max_change is None else self.max_change, length.dtype)
@@ -171,7 +170,7 @@ class AdaptedMomentum(AbstractTransformation):
         damping: Float[Array, ""],
         missing: Float[Array, "rows R"],
     ) -> tuple[PyTree, Float[Array, "rows R"], LiftInfo, Steepness]:
-        """What moves the rows by what is missing, what D makes of it, how it went, and the steepness so far."""
+        """Lift `missing`: the lift, D times the lift, the report, and the updated steepness."""
         jacobian, steepness = (
             linear.jacobian,
             Steepness(linear.restrict(state.steepness.squares), state.steepness.trace),
@@ -181,7 +180,7 @@ class AdaptedMomentum(AbstractTransformation):
             correction, report = check_solver(self.solver).solve(jacobian, missing, linear.relative(damping))
             return correction, jacobian.mv(correction), report
 
-        # A number is known before the program is made, which then needs only one of the two ways.
+        # A number is known when the program is traced, so only one of the two branches is compiled.
         number = chosen if isinstance(chosen, float | int) else None
         if self.solver is not None or (number is not None and number < LARGE_DAMPING):
             return *exactly(), steepness
@@ -211,21 +210,23 @@ def adapted_momentum(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Training by minibatches: adapted steps that keep what earlier batches said wherever the present one says nothing.
+    """Train on minibatches: adapted steps with a momentum that remembers earlier batches.
 
-    Use it with a learning rate of the order 1 and a schedule that ends at 0, for least squares and cross-entropy, small
-    and large batches; race it against AdamW, which may be ahead on dense networks. On a full batch the fixed points are
-    those of the adapted flow.
+    Use it with a learning rate of order 1 and a schedule that ends at 0, for least squares and cross-entropy, with
+    small and large batches. Compare it with AdamW, which may be faster on dense networks. On a full batch the fixed
+    points are those of the adapted flow.
 
-    φ ← μφ + W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹(v − μDφ), θ ← θ + ηφ, with v = −(x − y) for L2: the velocity closest to μφ that moves
-    the present outputs by v (SPRING). The momentum is replaced, not added to, along the directions that this batch
-    decides. The incoming gradients only give the form of the updates: chain what changes gradients after it.
+    The step is φ ← μφ + W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹(v − μDφ), θ ← θ + ηφ, with v = −(x − y) for L2. So φ is the velocity
+    closest to μφ that moves the outputs of this batch by v (SPRING). Along the directions that this batch determines,
+    the new velocity replaces the momentum; along all others the momentum persists. The incoming gradients only
+    determine the structure of the updates, so place transformations that change gradients after this one in a chain.
 
-    Least squares are damped little, and each batch is fitted. With other costs a batch is a sample, and fitting all of
-    it fits its noise; so λ is adapted by how well the next batch agrees (`NextBatchDamping`). While λ is at least the
-    mean eigenvalue of DW⁻¹Dᵀ, two steps of conjugate gradients do for the lift, in the metric W of Adam, the roots of
-    mean squares of gradients: an update then costs a few gradients of the batch, and its state has twice the size of
-    the parameters. Below, and wherever a solver is given, the lift is exact and W = 1.
+    Least squares are damped lightly, and each batch is fitted. With other costs a batch is a random sample, and fitting
+    it exactly would fit its noise. So λ is adapted by how well the next batch confirms the last update
+    (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, two conjugate-gradient steps suffice for
+    the lift, in Adam's metric W, the root mean squares of the gradients. An update then takes a few gradients of the
+    batch, and its state has twice the size of the parameters. With a smaller λ, or if you pass a solver, the lift is
+    exact and W = 1.
 
     Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
     neural network wavefunctions, 2024, arXiv 2401.10190
@@ -235,13 +236,13 @@ def adapted_momentum(
     - `learning_rate`: η in units of N, as for `adapted_gradient_descent`: a number or an optax schedule.
     - `momentum`: μ in [0, 0.99], a number or an optax schedule.
     - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: a number, an optax schedule or a `NextBatchDamping`. By default 1e-3
-        for least squares, and `NextBatchDamping()` for other costs; noisy targets want the latter too.
-    - `max_change`: how far an update may move the outputs, by the linearised network: the root mean square over the
-        samples in the metric of the cost, which for cross-entropy is a change of log-probabilities. By default 1, and
-        without bound in the Euclidean metric of L2, whose outputs have units of yours.
-    - `prior`: a Gaussian prior on the parameters as a part of what is minimised: a number, a pytree prefix of `params`
-        of numbers, or a `jaxgeo.optim.Prior`, which also says of how many samples a batch is a part.
-    - the others: as for `adapted_gradient_descent`, and the same extra arguments of `update`.
+        for least squares and `NextBatchDamping()` for other costs. Use the latter for noisy targets too.
+    - `max_change`: how far the linearised outputs may move in an update: the root mean square over the samples in the
+        metric of the cost, which for cross-entropy measures a change of log-probabilities. The default is 1, but no
+        bound in the Euclidean metric of L2, because your outputs have units of their own.
+    - `prior`: a Gaussian prior on the parameters as part of the objective: a number, a pytree prefix of `params` with
+        numbers, or a `jaxgeo.optim.Prior`, which also holds the total number of samples.
+    - the others, and the extra arguments of `update`: as for `adapted_gradient_descent`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 

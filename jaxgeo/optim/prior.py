@@ -1,4 +1,4 @@
-"""A Gaussian prior on the parameters as part of what an optimizer minimises, with its strength given or found."""
+"""A Gaussian prior on the parameters as part of the objective of an optimizer; its strength is given or found."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,25 +24,25 @@ from jaxgeo.outputs import Params
 from jaxgeo.prior import number, prior_of, spread, with_prior, without_prior
 from jaxgeo.problem import Problem
 
-# The noise at the start in units of the residual there. Where all of it is taken for noise, nothing is learnt from it.
+# Initial noise relative to the initial residual. If all of the residual counted as noise, nothing would be learnt.
 FIRST_NOISE = 0.01
-# By which factor a precision changes at most in a step.
+# The largest factor by which a precision changes in a step.
 MOST_CHANGE = 3.0
-# A precision that is so many times as large as what the data say leaves them no say.
+# A prior precision this many times larger than the precision of the data leaves the data no influence.
 MOST_RATIO = 1e12
-# The network follows its prior where a step lowers what is minimised by no more than this part.
+# The network has adapted to its prior once a step lowers the objective by at most this fraction.
 FOLLOWS = 0.1
-# Precisions of prior and noise are settled where a step changes them by less than this part.
+# The precisions of prior and noise have settled once a step changes them by less than this fraction.
 SETTLED = 1e-3
 
 
 class PriorState(NamedTuple):
-    """What is known of the strength of a prior.
+    """The current strength of a prior.
 
-    - `precisions`: α of each group, in the order in which they first come among the leaves.
+    - `precisions`: α of each group, in the order in which the groups first appear among the leaves.
     - `beta`: β = 1/noise² of a target of weight 1; 1 for classes.
-    - `determined`: γ of each group, how many of its parameters the data determine.
-    - `change`: the largest factor by which one of them changed in the last step, as a logarithm.
+    - `determined`: γ of each group, the number of its parameters that the data determine.
+    - `change`: the logarithm of the largest factor by which a precision changed in the last step.
     """
 
     precisions: Float[Array, " groups"]
@@ -52,29 +52,30 @@ class PriorState(NamedTuple):
 
 
 class Prior(eqx.Module):
-    """A Gaussian prior around 0: Σ_j c_j + Σ_k p_k θ_k²/2 is minimised, c_j being the cost of a sample.
+    """A Gaussian prior around 0: minimise Σ_j c_j + Σ_k p_k θ_k²/2, where c_j is the cost of sample j.
 
-    p = α/β is the precision of a parameter in units of that of a target of weight 1, so α where the noise is 1, and for
-    class labels. It is weight decay as part of the objective: in the steps, in the gain test and in what is reported.
+    Use it against overfitting. It is weight decay as part of the objective: the steps, the gain ratio and the reported
+    cost all include it. With "evidence" the data choose its strength, and no held-out data are needed.
 
-    With "evidence" α and β follow the data: once the network follows its prior, each step takes them towards those
-    under which the data are most probable,
+    p = α/β is the precision of a parameter relative to the precision β of a target of weight 1. It equals α if the
+    noise is 1, and for class labels. With "evidence", each step that hardly lowers the objective any more moves α and β
+    towards the values under which the data are most probable,
 
         α_g = γ_g/|θ_g|², β = (n − Σγ_g)/|r|², γ_g = tr(1 − αΣ)_gg,
 
-    with Σ = (βDᵀD + A)⁻¹ and r = x − y. So no held-out data are needed.
+    with Σ = (βDᵀD + A)⁻¹ and r = x − y.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4; F. D. Foresee and M. T. Hagan,
         Gauss–Newton approximation to Bayesian learning, 1997
 
     **Arguments:**
 
-    - `precision`: p ≥ 0, one number or a pytree prefix of the parameters with one for each leaf; or "evidence".
-    - `groups`: with "evidence", a pytree prefix of the parameters of labels: leaves with equal labels have one
-        precision. By default all have one.
-    - `num_samples`: of all data, where updates are made on batches of them; by default a batch is all there is.
+    - `precision`: p ≥ 0, one number or a pytree prefix of the parameters with numbers; or "evidence".
+    - `groups`: with "evidence", a pytree prefix of the parameters with labels: leaves with equal labels share one
+        precision. By default all leaves share one.
+    - `num_samples`: the total number of samples, if updates use batches. By default a batch holds all samples.
 
-    **Raises:** `ValueError` if a number is negative, or an option does not belong to the others.
+    **Raises:** `ValueError` if a number is negative, or options do not go together.
     """
 
     precision: PyTree = "evidence"
@@ -86,10 +87,14 @@ class Prior(eqx.Module):
             check_count("num_samples", self.num_samples)
         if self.by_evidence:
             if self.num_samples is not None:
-                raise ValueError("the evidence is that of all data: leave `num_samples` out, or give a `precision`.")
+                raise ValueError(
+                    "the evidence needs all data: leave `num_samples` out, or pass a number as `precision`."
+                )
             return
         if self.groups is not None:
-            raise ValueError('`groups` says which leaves share a precision that is found: pass "evidence".')
+            raise ValueError(
+                '`groups` only applies with `precision="evidence"`: pass "evidence", or leave `groups` out.'
+            )
         for value in jax.tree.leaves(self.precision):
             if isinstance(value, str):
                 raise ValueError(f'`precision` must be numbers or "evidence"; got {value!r}.')
@@ -97,11 +102,11 @@ class Prior(eqx.Module):
 
     @property
     def by_evidence(self) -> bool:
-        """Whether the strength is found."""
+        """Whether the data choose the strength."""
         return isinstance(self.precision, str) and self.precision == "evidence"
 
     def init(self, trainable: PyTree, dtype: jnp.dtype) -> PriorState | tuple[()]:
-        """Before the first step: the precisions that the parameters have by their size; () where they are given."""
+        """Before the first step: the precisions that match the size of the parameters; () if `precision` is given."""
         if not self.by_evidence:
             return ()
         groups, leaves = self._labels(trainable, trainable), jax.tree.leaves(trainable)
@@ -111,7 +116,7 @@ class Prior(eqx.Module):
         return PriorState(precisions, jnp.zeros((), dtype), jnp.zeros_like(precisions), jnp.asarray(jnp.inf, dtype))
 
     def attach(self, problem: Problem, params: Params, state: PriorState | tuple[()]) -> Problem:
-        """The problem with the prior as it stands."""
+        """The problem with the prior at its current strength."""
         trainable, _ = problem.partition(params)
         if isinstance(state, PriorState):
             beta = jnp.where(state.beta > 0, state.beta, _first_beta(problem, params, state))
@@ -126,12 +131,12 @@ class Prior(eqx.Module):
 
 
 def read_prior(prior: Any) -> Prior | None:
-    """A `Prior`, of one or of what it is made of; None for none."""
+    """Turn a `Prior`, or the `precision` of one, into a `Prior`; None stays None."""
     return prior if prior is None or isinstance(prior, Prior) else Prior(prior)
 
 
 def _first_beta(problem: Problem, params: Params, state: PriorState) -> Float[Array, ""]:
-    """That by which a small part of the residual at the start is noise."""
+    """The initial β, under which a small part of the initial residual is noise."""
     if not _has_noise(problem.loss):
         return jnp.ones_like(state.beta)
     outputs = problem.outputs(params)
@@ -148,17 +153,17 @@ def _has_noise(cost: AbstractCost) -> bool:
 
 
 def _count(cost: AbstractCost, rows: int, dtype: jnp.dtype) -> Float[Array, ""]:
-    """How many targets there are, one of a sample of weight 2 twice."""
+    """The number of targets; a sample of weight 2 counts twice."""
     if isinstance(cost, WeightedL2):
         return jnp.sum(cost.weights > 0).astype(dtype)
     return jnp.asarray(cost.total_weight, dtype) * (rows // cost.num_samples)
 
 
 def learn(linear: Linearisation, state: PriorState, info: StepInfo) -> PriorState:
-    """The precisions after a round of the fixed point, for the network linearised here.
+    """The precisions after one fixed-point iteration, for the network linearised here.
 
-    They stay as they were as long as the network still has much to learn under them, since what it has not learnt yet
-    would be taken for noise, and where round-off prevents a round.
+    They do not change while the network still has much to learn under them, because what it has not learnt yet would
+    count as noise. Nor do they change if round-off spoils the iteration.
     """
     linear = freeze(linear)
     loss, jacobian = linear.problem.loss, linear.jacobian
@@ -167,7 +172,7 @@ def learn(linear: Linearisation, state: PriorState, info: StepInfo) -> PriorStat
     data, params = without_prior(jacobian.problem), eqx.combine(linear.trainable, linear.frozen)
     leaves = jax.tree.leaves(linear.trainable)
     sizes = [leaf.size for leaf in leaves]
-    # β as it is in the problem, also before the first step.
+    # Read β from the problem, which has it even before the first step.
     beta = jnp.max(jnp.where(ratio > 0, state.precisions / jnp.where(ratio > 0, ratio, 1), 0))
     facts = _Facts(
         jnp.sum(linear.residual[: -loss.size] ** 2),
@@ -192,7 +197,7 @@ def learn(linear: Linearisation, state: PriorState, info: StepInfo) -> PriorStat
 
 
 class _Facts(NamedTuple):
-    """|r|², |θ_g|² of each group, how many targets there are, and whether they have noise."""
+    """|r|², |θ_g|² of each group, the number of targets, and whether they have noise."""
 
     misfit: Float[Array, ""]
     squares: Float[Array, " groups"]
@@ -213,7 +218,7 @@ def _next(
     determined: tuple[Float[Array, " groups"], Float[Array, ""]],
     facts: _Facts,
 ) -> tuple[Float[Array, " groups"], Float[Array, ""], Float[Array, " groups"]]:
-    """α = γ/|θ|² and β = (n − γ)/|r|², by a bounded factor."""
+    """α = γ/|θ|² and β = (n − γ)/|r|², each changed by a bounded factor."""
     counts, total = (value.astype(alpha.dtype) for value in determined)
 
     def bounded(new: Array, old: Array) -> Array:

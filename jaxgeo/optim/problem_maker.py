@@ -1,4 +1,4 @@
-"""From the arguments of an optax `update` to the problem of this step."""
+"""Turn the arguments of an optax `update` into the problem of this step."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,18 +17,18 @@ CostOfTargets = Callable[[Any], AbstractCost]
 
 
 class ProblemMaker(eqx.Module):
-    """How a transformation makes problems from batches.
+    """Makes problems from batches, for a transformation.
 
-    Its arguments are None by default also where another default is meant, because `optax.inject_hyperparams` takes
-    callables for schedules.
+    Callable arguments default to None and not to a function, because `optax.inject_hyperparams` treats callables as
+    schedules.
 
     **Arguments:**
 
-    - `apply`: the network, `apply(params, x_j)` for one sample; None where every update is given `problem=`.
-    - `cost`: from targets to a cost: a class such as `jaxgeo.L2` (the default), or a function of the targets.
+    - `apply`: the network, `apply(params, x_j)` for one sample; None if every update gets `problem=`.
+    - `cost`: makes a cost from targets: a class such as `jaxgeo.L2` (the default), or a function of the targets.
     - `trainable`, `per_sample`: as for `jaxgeo.Problem`.
 
-    **Raises:** `ValueError` unless `apply` and `cost` are functions of this kind.
+    **Raises:** `ValueError` unless `apply` and `cost` are such functions.
     """
 
     apply: Callable[[PyTree, PyTree], Array] | None
@@ -42,7 +42,7 @@ class ProblemMaker(eqx.Module):
         check_maker(self.cost)
 
     def partition(self, params: PyTree) -> PyTree:
-        """The trainable part of `params`, None elsewhere; `ValueError` if that is nothing."""
+        """The trainable part of `params`, None elsewhere; raises `ValueError` if nothing is trainable."""
         trainable, _ = selected(params, self.trainable)
         if not jax.tree.leaves(trainable):
             raise ValueError(
@@ -60,13 +60,13 @@ class ProblemMaker(eqx.Module):
         targets: PyTree,
         weights: PyTree,
     ) -> tuple[Problem, PyTree]:
-        """The problem of this step, and params in full.
+        """The problem of this step, and the full `params`.
 
-        **Raises:** `ValueError` if params, or what to train on, was not given.
+        **Raises:** `ValueError` if `params` or the data are missing.
         """
         if params is None:
             raise ValueError(
-                "`params` is missing: a lift depends on where it is made; call `tx.update(grads, state, params, …)`."
+                "`params` is missing: the step depends on the parameters; call `tx.update(grads, state, params, …)`."
             )
         full, trainable = fill(params, full_params, self.trainable)
         if problem is not None:
@@ -80,12 +80,13 @@ class ProblemMaker(eqx.Module):
         if missing:
             raise ValueError(
                 f"{' and '.join(missing)} missing: this transformation differentiates the outputs of the network, so "
-                "it needs the batch: `tx.update(grads, state, params, inputs=xb, targets=yb)`, or `problem=problem`."
+                "it needs the batch. Call `tx.update(grads, state, params, inputs=xb, targets=yb)`, or pass "
+                "`problem=problem`."
             )
         if self.apply is None:
             raise ValueError(
-                "`inputs=` and `targets=` need the network: make the transformation with `apply`, a function "
-                "`apply(params, x_j)` of one sample; or pass `problem=problem` to `update`."
+                "`inputs=` and `targets=` need the network: create the transformation with `apply`, a function "
+                "`apply(params, x_j)` of one sample, or pass `problem=problem` to `update`."
             )
         cost = self.cost(targets)
         if weights is not None:
@@ -97,7 +98,7 @@ def check_maker(cost: Any) -> None:
     """Raise `ValueError` unless `cost` can make a cost of the targets."""
     if isinstance(cost, AbstractCost) or not callable(cost):
         raise ValueError(
-            "`cost` must be a class such as `jaxgeo.L2`, or a function that makes a cost of the targets; got "
+            "`cost` must be a class such as `jaxgeo.L2`, or a function that makes a cost from the targets; got "
             f"{type(cost).__name__}."
         )
 
@@ -107,13 +108,13 @@ def _is_masked(node: Any) -> bool:
 
 
 def fill(params: PyTree, full_params: PyTree, trainable: PyTree) -> tuple[PyTree, PyTree]:
-    """`params` with what `optax.masked` took out put back from `full_params`, frozen; and what is trainable."""
+    """Put back, frozen, the leaves that `optax.masked` removed from `params`; also say which leaves are trainable."""
     if not any(_is_masked(node) for node in jax.tree.leaves(params, is_leaf=_is_masked)):
         return params, trainable
     if full_params is None:
         raise ValueError(
-            "`params` has leaves that `optax.masked` took out, without which the network cannot be evaluated; pass "
-            "`full_params=params` to `update`, or freeze leaves through `trainable` instead of masking them."
+            "`optax.masked` removed leaves from `params` that the network needs; pass `full_params=params` to "
+            "`update`, or freeze leaves with `trainable` instead of masking them."
         )
 
     def choose(kept: Any, original: Any) -> Any:
@@ -131,7 +132,7 @@ def fill(params: PyTree, full_params: PyTree, trainable: PyTree) -> tuple[PyTree
 
 
 def like(params: PyTree, updates: PyTree, velocity: PyTree) -> PyTree:
-    """A velocity of the full parameters as an update: masked and absent where `params` or `updates` are."""
+    """Turn a velocity of the full parameters into an update: masked or None where `params` or `updates` are."""
 
     def choose(kept: Any, value: Any) -> Any:
         return kept if _is_masked(kept) else value

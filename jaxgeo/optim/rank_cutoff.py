@@ -1,4 +1,4 @@
-"""Steps where D has lost numerical rank: through the singular values that count, from step to step."""
+"""Steps for a D that has lost numerical rank: through its singular values above an adaptive cut-off."""
 
 import functools
 from typing import NamedTuple
@@ -23,11 +23,11 @@ from jaxgeo.optim.way import AbstractWay, Proposal
 
 
 class CutState(NamedTuple):
-    """What a step through a cut-off takes over from the last; cut-offs are relative to the largest singular value.
+    """Carried from step to step; cut-offs are relative to the largest singular value.
 
-    - `fine`: cut-off of the next step, which is halved until it lowers the cost.
-    - `coarse`: cut-off of the one that is tried whole.
-    - `radius`: how far that one may go through the singular values below its cut-off; 0 before the first.
+    - `fine`: cut-off of the step that is halved until it lowers the cost.
+    - `coarse`: cut-off of the step that is tried whole.
+    - `radius`: bound on the coarse step's part through singular values below its cut-off; 0 before the first step.
     """
 
     fine: Float[Array, ""]
@@ -38,41 +38,45 @@ class CutState(NamedTuple):
 class RankCutoff(AbstractWay):
     """A step through the singular values above a cut-off, corrected for the curvature of the network's outputs.
 
-    Of a D with more than 1024 columns only the leading singular values are computed, as many as the fine cut-off
-    asks for: twice as many from the next step on where what is left of D exceeds it, half where half would do.
+    It reaches much lower costs than damping in networks with fewer parameters than outputs, where the singular values
+    of D can fall below double precision, evenly in their logarithm. There, damped steps creep along most directions,
+    and a fixed cut-off either leaves much of the cost or demands steps that are far too long. So two steps are tried at
+    each point. They share the singular values and need only forward passes:
 
-    In a network with fewer parameters than outputs the singular values of D can fall below double precision, evenly
-    in their logarithm. Damping then lets most directions creep, and a fixed cut-off either leaves much of the cost
-    behind or asks for steps that are far too long. So two steps are tried at each point, which share the singular
-    values and cost forward passes only:
+    - The *fine* step goes through the values above a fine cut-off, and is halved until the cost falls. Its cut-off
+      follows how much of the last fine step could be taken.
+    - The *coarse* step goes through the values above a coarse cut-off and is not halved. A damped lift of bounded
+      length through all other values is added. It is taken if the fine step lowers the cost by less than `enough` and
+      the coarse step lowers it more. This happens along the floor of a flat, curved valley, where the fine step is
+      halved many times. The corrections hold the outputs that the coarse directions reach, while the parameters move
+      along the others.
 
-    - through the values above a *fine* cut-off, halved until the cost falls. The cut-off follows how much of the last
-      such step could be taken.
-    - through those above a *coarse* one, whole, and with it through all others a damped lift of bounded length. It is
-      taken where the first takes off less than `enough` and it takes off more: along the floor of a flat, curved
-      valley, where the first loses itself in halvings. The corrections hold the outputs that the coarse directions
-      reach, while the parameters move along the others.
+    Corrections through the same singular values allow steps that are longer by orders of magnitude.
 
-    Corrections through the same singular values make steps possible that are longer by orders of magnitude.
+    If D has more than 1024 columns, only the leading singular values are computed, as many as the fine cut-off needs:
+    twice as many from the next step on if the rest of D exceeds the cut-off, half as many if half suffice.
 
     Paper: (4.5)
 
     **Arguments:**
 
-    - `least`: with fewer parameters steps stay within the trust region where D has lost rank. That copes with the few
-        directions of a curve with as many, and through a cut-off steps would leave some without influence.
-    - `deficient`: D has lost rank if its smallest singular value, with its columns scaled, is at most this part of the
-      largest; no less than QN eps counts.
+    - `least`: with fewer parameters than this, use the trust region even if D has lost rank. The trust region copes
+        with the few directions of a small curve fit, where steps through a cut-off would leave some parameters without
+        influence.
+    - `deficient`: D has lost rank if its smallest singular value, with its columns scaled, is at most `deficient` times
+        the largest, or at most QN eps times it.
     - `initial`: the first cut-offs, relative to the largest singular value.
-    - `decrease`: by what the fine one falls after a step of which `good` or more was taken, down to QN eps.
-    - `increase`: by what it rises after one of which `bad` or less was taken, up to `maximum`.
-    - `enough`: which part of the cost.
-    - `coarse_decrease`, `coarse_increase`: by what the coarse one falls after a step that does not raise the cost, and
-      rises after one that does.
-    - `halvings`, `corrections`: at most how many of each in a step.
-    - `directions`: the least and the most singular values to compute where not all are.
-    - `slow`: what may be left of D beyond the most directions, relative to the largest singular value. Where more
-        is, D is not of low rank, and steps are damped until one of them fails.
+    - `decrease`: factor by which the fine cut-off falls, down to QN eps, after a step of which at least the fraction
+        `good` was taken.
+    - `increase`: factor by which the fine cut-off rises, up to `maximum`, after a step of which at most the fraction
+        `bad` was taken.
+    - `enough`: the relative decrease of the cost below which the coarse step may be taken instead.
+    - `coarse_decrease`, `coarse_increase`: factors by which the coarse cut-off falls after a step that does not raise
+        the cost, and rises after a step that does.
+    - `halvings`, `corrections`: the most halvings and corrections in a step.
+    - `directions`: the fewest and the most singular values to compute, if not all are computed.
+    - `slow`: the largest remainder of D beyond the most directions, relative to the largest singular value. If the
+        remainder is larger, D is not of low rank, and steps are damped until one of them fails.
     """
 
     least: int = eqx.field(static=True, default=32)
@@ -103,13 +107,13 @@ class RankCutoff(AbstractWay):
                 check_positive(name, value)
 
     def init(self, dtype: jnp.dtype) -> CutState:
-        """Before the first step; a radius of 0 stands for the length of the first whole step."""
+        """Before the first step; a radius of 0 stands for the length of the first coarse step."""
         return CutState(jnp.array(self.initial, dtype), jnp.array(self.initial, dtype), jnp.zeros((), dtype))
 
     def is_deficient(self, triangle: Float[Array, "K K"], rows: int) -> Bool[Array, ""]:
-        """Whether to step by the cut-off, from the triangular factor of D, with its columns scaled to the same length.
+        """Whether D has lost rank, judged by its triangular factor with columns scaled to the same length.
 
-        Columns that have vanished are of parameters without influence, and no loss of rank among the others.
+        A column that has vanished belongs to a parameter without influence, and does not count as a loss of rank.
         """
         norms = column_norms(triangle)[None]
         still = jnp.eye(len(triangle), dtype=triangle.dtype)
@@ -118,7 +122,7 @@ class RankCutoff(AbstractWay):
         return reciprocal_condition(scaled) <= max(self.deficient, round_off)
 
     def ladder(self, rows: int, columns: int) -> tuple[int, ...]:
-        """How many directions may be taken of a D of this shape: the least, and doubled up to the most."""
+        """The possible numbers of directions for a D of this shape: the fewest, doubled up to the most."""
         count, most = self.directions
         most = min(most, rows, columns)
         counts = []
@@ -130,9 +134,9 @@ class RankCutoff(AbstractWay):
     def leading(
         self, matrix: Float[Array, "rows K"], fine: Float[Array, ""], rung: Int[Array, ""], count: Int[Array, ""]
     ) -> tuple[SingularValues, Int[Array, ""]]:
-        """The singular values of D of this rung of the ladder, drawn anew for each `count`, and the next rung.
+        """The leading singular values of D at this rung of the ladder, and the next rung; −1 if D is not of low rank.
 
-        That is −1 where D is not of low rank.
+        Each `count` draws new random vectors.
         """
         ladder = self.ladder(*matrix.shape)
         rung = jnp.clip(rung, 0, len(ladder) - 1)
@@ -146,12 +150,13 @@ class RankCutoff(AbstractWay):
     def propose(self, linear: Linearisation, by: SingularValues, state: CutState) -> Proposal:
         """The step through the singular values above the fine cut-off.
 
-        They are those of D itself: in scaled parameters small columns would count as much as large ones.
+        The singular values are those of D without column scaling, which would give small columns as much weight as
+        large ones.
         """
         fine, coarse = by.kept(state.fine), by.kept(state.coarse)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, CutState]:
-            """What is taken is one of the whole steps, where it is better by far."""
+            """Take one of the coarse steps instead, if it lowers the cost much more."""
             step, trial, fraction, accepted, _ = tried
             whole, beyond, radius = self._beyond(linear, by, coarse, state.radius.astype(linear.cost.dtype))
             lowers = whole.finite & (whole.cost <= linear.cost)
@@ -180,9 +185,9 @@ class RankCutoff(AbstractWay):
     def _beyond(
         self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " r"], radius: Float[Array, ""]
     ) -> tuple[Trial, Trial, Float[Array, ""]]:
-        """The whole step through the coarse directions, the same with a damped one through the rest, the next radius.
+        """The coarse step, the coarse step plus a damped step through the rest, and the next radius.
 
-        The radius doubles or shrinks by what the rest gained, in units of what was predicted.
+        The radius doubles or shrinks according to the gain ratio of the step through the rest.
         """
         aim = -linear.residual.reshape(-1)
         one = jnp.ones((), radius.dtype)
@@ -205,7 +210,7 @@ class RankCutoff(AbstractWay):
         kept: Bool[Array, " r"],
         rest: Float[Array, " K"] | None = None,
     ) -> Attempt:
-        """A step through the directions that are kept, corrected through the same ones, with `rest` added."""
+        """A step through the kept directions, with `rest` added, and corrected through the kept directions."""
         step = svd.lift(-linear.residual.reshape(-1), kept)
         whole = linear.jacobian.unravel(step if rest is None else step + rest)
         through = _Through(linear.trainable, svd, kept)
@@ -213,7 +218,7 @@ class RankCutoff(AbstractWay):
 
 
 class _Through(eqx.Module):
-    """What the directions that are kept make of rows."""
+    """Lifts rows through the kept directions."""
 
     trainable: PyTree
     svd: SingularValues

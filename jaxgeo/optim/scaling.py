@@ -1,4 +1,4 @@
-"""Scales of the parameters, for problems whose parameters differ by orders of magnitude."""
+"""Scaling of the parameters, for problems whose parameters differ by orders of magnitude."""
 
 import equinox as eqx
 import jax
@@ -10,27 +10,27 @@ from jaxgeo.linalg.tangents import norm
 
 
 class ColumnScaling(Checked):
-    """Moré's scaling: each parameter in units of 1 / the largest norm its column of D has had lately.
+    """Moré's scaling: the unit of each parameter is 1 / the largest recent norm of its column of D.
 
-    Makes Levenberg–Marquardt independent of the units of the parameters. Used where K ≤ QN and K ≤ `max_params`: there
-    D is small enough to be built for its column norms, and no single column can be traded for others, as it can
-    in a network with more parameters than outputs.
+    It makes Levenberg–Marquardt independent of the units of the parameters. It is used if K ≤ QN and K ≤ `max_params`.
+    D is then small enough to be built for its column norms, and no column can be traded for others, as it could be in a
+    network with more parameters than outputs.
 
-    A parameter θ_j whose column has all but vanished would run off to any size, at no cost in these units. So a unit is
-    at most 1/`influence` times |θ_j|/|r|, r being the residual: a step of the length of the residual then changes a
-    parameter other than 0 by at most so many times itself.
+    In these units alone, a parameter θ_j whose column has all but vanished could grow to any size at no cost. So its
+    unit is at most |θ_j|/(`influence` |r|), where r is the residual. A step of the length of the residual then changes
+    a nonzero parameter by at most 1/`influence` times its size.
 
     Reference: J. J. Moré, The Levenberg–Marquardt algorithm: implementation and theory, 1978, Lecture Notes in
     Mathematics 630, Section 6
 
     **Arguments:**
 
-    - `max_params`: with more parameters none are scaled.
-    - `memory`: what part of the largest norm is remembered from step to step, so that a column that was large far from
-        the solution does not shorten the steps near it for good. 1 for MINPACK's.
-    - `influence`: 0 for units by the columns alone.
-    - `collapse`: the largest norm is forgotten where it is more than so many times that of the column as it is, as
-        after a start where the outputs nearly overflow.
+    - `max_params`: with more parameters than this, none are scaled.
+    - `memory`: the fraction of the largest norm that is kept from step to step. A column that was large far from the
+        solution then does not shorten the steps near the solution for ever. 1 gives MINPACK's rule.
+    - `influence`: see above; 0 to use the columns alone.
+    - `collapse`: forget the largest norm if it exceeds the present norm of the column by more than this factor, as
+        happens after a start where the outputs nearly overflow.
     """
 
     max_params: int = eqx.field(static=True, default=1024, metadata=count(0))
@@ -39,7 +39,7 @@ class ColumnScaling(Checked):
     collapse: float = eqx.field(default=1e4, metadata=number(least=1))
 
     def init(self, size: int, dtype: jnp.dtype) -> Float[Array, " K"]:
-        """No norm seen yet; empty where K is too large."""
+        """No norm seen yet; empty if K is too large."""
         return jnp.zeros((size if size <= self.max_params else 0,), dtype)
 
     def __call__(
@@ -49,7 +49,7 @@ class ColumnScaling(Checked):
         params: Float[Array, " K"],
         residual: Float[Array, "..."],
     ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        """The scales S, so that DS has columns of norm 1 at most, and the largest norms so far."""
+        """The scales S, such that the columns of DS have norm at most 1, and the largest norms so far."""
         norms = column_norms(matrix).astype(largest.dtype)
         largest = jnp.where(norms > 0, jnp.minimum(self.memory * largest, self.collapse * norms), self.memory * largest)
         largest = jnp.maximum(largest, jnp.where(jnp.isfinite(norms), norms, 0))

@@ -1,4 +1,4 @@
-"""A metric on parameter space by how steep the cost was along each parameter, in which damped steps are short."""
+"""A metric on parameter space, from the past slopes of the cost, in which damped steps are short."""
 
 from typing import NamedTuple
 
@@ -11,20 +11,20 @@ from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers.base import FAILED, SOLVED, LiftInfo, is_finite, relative_norm
 from jaxgeo.optim.attempt import scaled
 
-# How much of the averages is kept from step to step.
+# The fraction of the averages that is kept from step to step.
 SQUARES_KEPT, TRACE_KEPT = 0.99, 0.9
 
-# W where hardly any gradient was seen, in units of its root mean square.
+# The smallest W, for parameters with hardly any gradient, relative to the root mean square of W.
 LEAST_WEIGHT = 1e-3
 
 
 class Steepness(NamedTuple):
-    """W, the diagonal of roots of mean squares of gradients, as Adam has it, and the scale of DW⁻¹Dᵀ.
+    """W, Adam's diagonal of root mean squares of gradients, and the scale of DW⁻¹Dᵀ.
 
-    Both averages start at 0, and are divided by the weight that the steps so far have in them.
+    Both averages start at 0 and are bias-corrected, as in Adam.
 
-    - `squares`: of the gradients, averaged, a pytree like the parameters.
-    - `trace`: of DW⁻¹Dᵀ per row, averaged.
+    - `squares`: average of the squared gradients, a pytree like the parameters.
+    - `trace`: average of the trace of DW⁻¹Dᵀ per row.
 
     Reference: D. P. Kingma, J. Ba, Adam: a method for stochastic optimization, 2015, ICLR, arXiv 1412.6980
     """
@@ -33,7 +33,7 @@ class Steepness(NamedTuple):
     trace: Float[Array, ""]
 
     def after(self, linear: Linearisation, count: Int[Array, ""], pulled: PyTree) -> "Steepness":
-        """With a step more, for which Dᵀ took the rows to `pulled`."""
+        """Update the averages by one step; `pulled` is Dᵀ times the rows."""
         mean = scaled(1 / jnp.asarray(linear.total_weight, linear.outputs.dtype), pulled)
         squares = jax.tree.map(
             lambda before, leaf: SQUARES_KEPT * before + (1 - SQUARES_KEPT) * leaf**2, self.squares, mean
@@ -51,9 +51,9 @@ class Steepness(NamedTuple):
         pulled: PyTree,
         products: int,
     ) -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
-        """About W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹ times the rows that are `missing`, λ = damping · trace(DW⁻¹Dᵀ)/QN.
+        """W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹ times `missing`, approximately, with λ = damping · trace(DW⁻¹Dᵀ)/QN.
 
-        **Returns:** that, what D makes of it, and how it went.
+        **Returns:** the lift, D times the lift, and the report.
         """
         trace = self.trace / (1 - TRACE_KEPT ** (count.astype(self.trace.dtype) + 1))
         absolute = linear.relative(damping) * trace.astype(damping.dtype)
@@ -68,7 +68,7 @@ class Steepness(NamedTuple):
 
 
 def _signs(linear: Linearisation, count: Int[Array, ""]) -> Float[Array, "rows R"]:
-    """Random signs for the rows: others in every step, and for a sample the same whatever pads the batch."""
+    """Random signs for the rows: new in every step, and independent of the padding of the batch."""
     rows, counted, samples = linear.jacobian.outputs, linear.problem.loss.counted, linear.outputs.shape[0]
     key = jax.random.fold_in(jax.random.key(0), count)
     place = jnp.arange(samples) if counted is None else jnp.cumsum(counted) - 1
@@ -92,5 +92,5 @@ def _weights(squares: PyTree, count: Int[Array, ""]) -> PyTree:
 
 
 def _root(square: Array) -> Array:
-    # The derivative at 0 is infinite, and times 0 it would be NaN.
+    # The derivative at 0 is infinite, and 0 times it would be NaN.
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -22,7 +22,7 @@ from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
 
 
 class Direction(eqx.Module):
-    """How a gradient becomes a direction: by a solver, with a damping relative to trace(DDᵀ)/QN."""
+    """Turns a gradient into a direction, by a solver and a damping relative to trace(DDᵀ)/QN."""
 
     solver: AbstractLiftSolver = eqx.field(converter=check_solver)
     damping: Value | None
@@ -33,10 +33,10 @@ class Direction(eqx.Module):
     def __call__(
         self, gradient: PyTree | None, linear: Linearisation, count: Int[Array, ""]
     ) -> tuple[PyTree, Float[Array, ""], LiftInfo]:
-        """w(DᵀgD + λ)⁻¹ of a gradient, g the metric and w what C divides by; the damping; and how it went.
+        """w(DᵀgD + λ)⁻¹ times a gradient, with the metric g and the total weight w; the damping; and the report.
 
-        What the gradient shares with ∇C = Dᵀ∇ₓC is lifted from output space, which is more precise and needs one
-        solve. Only a gradient that differs by more than round-off needs a second one, for the difference.
+        The part of the gradient along ∇C = Dᵀ∇ₓC is lifted from output space, which is more precise and needs one
+        solve. A gradient that differs from it by more than round-off needs a second solve, for the difference.
         """
         dtype = linear.outputs.dtype
         value = None if self.damping is None else value_at(self.damping, count, dtype)
@@ -60,8 +60,8 @@ class Direction(eqx.Module):
 class DirectionState(NamedTuple):
     """State of `scale_by_adapted_metric`.
 
-    - `count`: how many updates were made.
-    - `info`: how the last update went.
+    - `count`: number of updates so far.
+    - `info`: report of the last update.
     """
 
     count: Int[Array, ""]
@@ -85,8 +85,8 @@ class AdaptedMetric(AbstractTransformation):
 class StepState(NamedTuple):
     """State of `adapted_gradient_descent`.
 
-    - `count`: how many updates were made.
-    - `info`: how the last update went.
+    - `count`: number of updates so far.
+    - `info`: report of the last update.
     """
 
     count: Int[Array, ""]
@@ -124,35 +124,36 @@ def scale_by_adapted_metric(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """A direction for a chain, schedule or line search of yours: the gradient in the metric of the outputs.
+    """Replace the gradient by the gradient in the metric of the outputs, for your own chain, schedule or line search.
 
-    Use it in `optax.chain`; sign and step size are left to optax, as by `optax.scale_by_learning_rate`. For every batch
-    size learning rate 1 is a full Gauss–Newton step, and η lets the residuals of L2 shrink by 1 − η to first order.
+    Use it in `optax.chain`. It leaves sign and step size to optax, for example to `optax.scale_by_learning_rate`. For
+    every batch size, learning rate 1 is a full Gauss–Newton step, and learning rate η multiplies the residuals of L2 by
+    1 − η, to first order.
 
-    N(DᵀD + λ)⁻¹∇C in place of ∇C; in the source's unit of flow time, a step is s = ηN.
+    N(DᵀD + λ)⁻¹∇C replaces ∇C. In the source's unit of flow time, a step is s = ηN.
 
     Paper: (2.4), (5.2), for ∇C = Dᵀ∇ₓC
 
-    A gradient other than ∇C (clipped, averaged, decayed) is handled alike: in range(Dᵀ) it is lifted; what is left
-    outside is dropped without damping, and divided by λ with it. So put weight decay and momentum after this
+    Other gradients (clipped, averaged, decayed) are treated in the same way: the part in range(Dᵀ) is lifted. The rest
+    is dropped without damping, and divided by λ with damping. So place weight decay and momentum after this
     transformation in a chain, not before.
 
-    `update` takes, beside optax's arguments, `inputs=` and `targets=` of the batch (and `weights=`, of shape (N,), to
-    give samples weights, 0 for padding), or `problem=`; and `full_params=` where `optax.masked` took leaves out.
-    Other extra arguments are ignored.
+    Besides optax's arguments, `update` takes the batch as `inputs=` and `targets=`, or as `problem=`. With `weights=`
+    of shape (N,) you can weight the samples; use 0 for padding. Pass `full_params=` if `optax.masked` removed leaves.
+    All other extra arguments are ignored.
 
     **Arguments:**
 
-    - `apply`: the network, `apply(params, x_j)` for one sample; may be left out where `problem=` is passed.
+    - `apply`: the network, `apply(params, x_j)` for one sample; not needed if you pass `problem=`.
     - `cost`: makes the cost of a batch from its targets: `jaxgeo.L2` (the default), `jaxgeo.SoftmaxCrossEntropy`, ….
-    - `metric`: on output space; by default the cost's own curvature, which for L2 is the Euclidean metric.
-    - `solver`: of the lift; `jaxgeo.linalg.Auto()` by default.
-    - `damping`: λ relative to trace(DDᵀ)/QN, a number or an optax schedule; none by default.
+    - `metric`: metric on output space; by default the cost's own curvature, which for L2 is the Euclidean metric.
+    - `solver`: solver of the lift; `jaxgeo.linalg.Auto()` by default.
+    - `damping`: λ relative to trace(DDᵀ)/QN, a number or an optax schedule; no damping by default.
     - `trainable`, `per_sample`: as for `jaxgeo.Problem`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `DirectionInfo`.
 
-    **Raises:** `ValueError` from `update` without params or a batch.
+    **Raises:** `ValueError` if `update` gets no params or no batch.
 
     ```python
     >>> import jax, jax.numpy as jnp, jaxgeo as jg, optax
@@ -184,11 +185,11 @@ def adapted_gradient_descent(
     trainable: PyTree = None,
     per_sample: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """The adapted flow by Euler steps, at a rate that says beforehand how many steps a tolerance takes.
+    """Follow the adapted flow by Euler steps; the number of steps to a tolerance is known in advance.
 
-    Use it to follow the flow step by step: residuals of L2 shrink by 1 − η a step to first order, so that
-    `theory.num_steps(cost0, tol, learning_rate)` steps do. A step that would leave the cost not finite, or more than
-    `max_growth` times as large, is halved until it does not, and dropped after 30 halvings; `info.fraction` says so.
+    Each step multiplies the residuals of L2 by 1 − η, to first order, so `theory.num_steps(cost0, tol, learning_rate)`
+    steps suffice. If a step would make the cost not finite, or more than `max_growth` times as large, it is halved
+    until it does not, and dropped after 30 halvings. `info.fraction` reports the fraction that was taken.
 
     θ ← θ − ηN D⁺∇ₓC, from gradients as optax passes them.
 
@@ -198,7 +199,7 @@ def adapted_gradient_descent(
 
     - `learning_rate`: η in units of N (s = ηN in the source's unit of flow time): 1 is a full Gauss–Newton step. A
         number or an optax schedule.
-    - `max_growth`: by how much a step may raise the cost of its batch.
+    - `max_growth`: the largest factor by which a step may multiply the cost of its batch.
     - the others: as for `scale_by_adapted_metric`.
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.

@@ -1,4 +1,4 @@
-"""A bound on the length of steps that follows how well the linearised outputs predict."""
+"""A trust region: the bound on steps follows how well the linearised outputs predict the cost."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,33 +20,32 @@ from jaxgeo.optim.bounds import Bounds
 from jaxgeo.optim.scaling import column_norms
 from jaxgeo.optim.way import AbstractWay, Proposal
 
-# A column of D has vanished where it is less than this part of what it was.
+# A column of D has vanished if its norm falls below this fraction of what it was.
 VANISHED = 1e-3
 
 
 class TrustRegion(Checked, AbstractWay):
     """A damped lift of bounded length, by the rules of MINPACK's `lmder`, for problems with few parameters.
 
-    The step v is bounded in scaled parameters, and its geodesic acceleration a is added: v + a/2 follows a bent valley
-    that v alone leaves. A step that gained three quarters or more of what was predicted, or was not held back, doubles
-    its own length as the next bound; one that gained a quarter or less shrinks the bound by a factor between 2 and 10,
-    by where the parabola through what is known of the step has its minimum.
+    The step v is bounded in scaled parameters, and its geodesic acceleration a is added: v + a/2 follows a curved
+    valley that v alone would leave. If the step achieves at least three quarters of the predicted decrease, or was
+    shorter than the bound, the next bound is twice its length. If it achieves a quarter or less, the bound shrinks by a
+    factor between 2 and 10, chosen by the minimum of a parabola through the known values and slope of the cost.
 
-    A step that does not lower the cost is tried again within a smaller bound, by the singular values that are there. So
-    is one that changes a parameter by more than itself and leaves it without influence, as on the plateau of a
-    saturated exponential, from which no gradient leads back; the first such step is taken if the shorter ones are no
-    better in this.
+    A step that does not lower the cost is tried again within a smaller bound, with the same singular values. So is a
+    step that changes a parameter by more than its size and leaves it without influence, as on the plateau of a
+    saturated exponential, from which no gradient leads back. If shorter steps do not avoid this, the first is taken.
 
     Reference: M. K. Transtrum, J. P. Sethna, Improvements to the Levenberg–Marquardt algorithm for nonlinear
     least-squares minimization, 2012, arXiv 1201.5885, for the acceleration
 
     **Arguments:**
 
-    - `factor`: the first bound in units of the length of the scaled parameters.
-    - `acceleration`: a/2 is added where 2|a/2| ≤ `acceleration` |v|, in scaled parameters; 0 for never.
-    - `tries`: at most how many bounds in an update.
-    - `retreats`: at most how many of them to keep the influence of a parameter.
-    - `bounds`: of the parameters, at which steps are cut off; None for none.
+    - `factor`: the first bound, relative to the length of the scaled parameters.
+    - `acceleration`: add a/2 if 2|a/2| ≤ `acceleration` |v|, in scaled parameters; 0 to never add it.
+    - `tries`: the most bounds to try in an update.
+    - `retreats`: how many of these tries may serve to keep the influence of a parameter.
+    - `bounds`: bounds on the parameters, at which steps are cut off; None for no bounds.
     """
 
     factor: float = eqx.field(default=100.0, metadata=POSITIVE)
@@ -56,11 +55,11 @@ class TrustRegion(Checked, AbstractWay):
     bounds: Bounds | None = eqx.field(default=None, metadata=kind(Bounds, "`jaxgeo.optim.Bounds`"))
 
     def init(self, dtype: jnp.dtype) -> Float[Array, ""]:
-        """A bound of 0, for none yet."""
+        """A bound of 0, which means none yet."""
         return jnp.zeros((), dtype)
 
     def propose(self, linear: Linearisation, by: SingularValues, state: Float[Array, ""]) -> Proposal:
-        """The lift with the damping that makes it no longer than `state`, in units of the scale of the columns of D."""
+        """The lift, damped so that its length in scaled parameters is at most `state`."""
         jacobian, dtype = linear.jacobian, linear.outputs.dtype
         norms = freeze(column_norms(by.matrix))
         bounded = _Bounded(linear, by, norms, jnp.asarray(self.acceleration, dtype), self.bounds)
@@ -88,7 +87,7 @@ class TrustRegion(Checked, AbstractWay):
 
 
 class _Bounded(eqx.Module):
-    """Steps by the singular values of D, their acceleration, and their length in scaled parameters."""
+    """Steps from the singular values of D, their acceleration, and their length in scaled parameters."""
 
     linear: Linearisation
     svd: SingularValues
@@ -105,7 +104,7 @@ class _Bounded(eqx.Module):
 
     def lift(self, rows: Float[Array, "rows R"], relative: Float[Array, ""]) -> PyTree:
         lifted = self.svd.damped_lift(rows.reshape(-1), relative)
-        # Round-off of the others moves no parameter without influence.
+        # Do not let round-off of other parameters move a parameter without influence.
         lifted = jnp.where(self.norms > 0, lifted, 0)
         return self.linear.jacobian.unravel(lifted if self.svd.scale is None else self.svd.scale * lifted)
 
@@ -114,7 +113,7 @@ class _Bounded(eqx.Module):
         return norm(flat if self.svd.scale is None else flat / self.svd.scale)
 
     def half_acceleration(self, velocity: PyTree, relative: Float[Array, ""]) -> PyTree:
-        """a/2, which lifts what the outputs bend along v."""
+        """a/2, the lift of −1/2 times the second derivative of the outputs along v."""
         return self.lift(-0.5 * self.linear.bend(velocity), relative)
 
     def accelerated(self, velocity: PyTree, relative: Float[Array, ""]) -> PyTree:
@@ -122,14 +121,14 @@ class _Bounded(eqx.Module):
         return self.within(jax.tree.map(jnp.add, velocity, self.half_acceleration(velocity, relative)))
 
     def shrink(self, trial: Trial, velocity: PyTree) -> Float[Array, ""]:
-        """By what to shrink the bound after a step that gained too little."""
+        """The factor that shrinks the bound after a step that gained too little."""
         slope = jnp.sum(self.linear.residual * self.linear.jacobian.mv(velocity)) / self.linear.total_weight
         parabola = 0.5 * slope / jnp.where(trial.finite, slope + trial.decrease, 1)
         rejected = jnp.where(trial.finite, jnp.clip(parabola, 0.1, 0.5), 0.1)
         return jnp.where(trial.decrease >= 0, 0.5, rejected)
 
     def loses_influence(self, step: PyTree) -> Bool[Array, ""]:
-        """Whether the parameter that changes most, by more than itself, has lost its influence at the end."""
+        """Whether the parameter that changes most, by more than its size, has lost its influence at the end."""
         flat, here = ravel_pytree(step)[0], ravel_pytree(self.linear.trainable)[0]
         change = jnp.where((self.norms > 0) & (flat != 0), jnp.abs(flat / here), 0)
         most = jnp.argmax(change)
@@ -143,9 +142,10 @@ class _Bounded(eqx.Module):
 
 
 class _Search(NamedTuple):
-    """A bound, whether the step within it is accelerated, and whether to look no further.
+    """A bound, whether the step within it is accelerated, and whether the search is done.
 
-    `first` and `first_bends` are those of the first step that left a parameter without influence; 0 for none.
+    `first` and `first_bends` belong to the first step that left a parameter without influence; `first` is 0 if none
+    did.
     """
 
     radius: Float[Array, ""]
@@ -159,13 +159,13 @@ class _Search(NamedTuple):
 
 @eqx.filter_custom_jvp
 def _searched(region: TrustRegion, bounded: _Bounded, radius: Float[Array, ""]) -> _Search:
-    """The bound within which the step is good, and whether it is accelerated there."""
+    """Find a bound within which the step is good, and whether the step is accelerated."""
     return jax.lax.while_loop(lambda last: ~last.done, _looking(region, bounded), _unsearched(radius))
 
 
 @_searched.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[_Search, _Search]:
-    """That of as many looks again: how many there are, and what each decides, has none."""
+    """The tangent of the same number of iterations; their number and their decisions have no derivative."""
     region, *parts = primals
     found = _searched(*primals)
 
@@ -188,7 +188,7 @@ def _unsearched(radius: Float[Array, ""]) -> _Search:
 
 
 def _looking(region: TrustRegion, bounded: _Bounded) -> Callable[[_Search], _Search]:
-    """One look at the step within a bound, which is then kept or made shorter."""
+    """One iteration: try the step within a bound, then keep or shrink the bound."""
     linear, aim, no = bounded.linear, -bounded.linear.residual, jnp.asarray(False)
 
     def look(last: _Search) -> _Search:
@@ -206,7 +206,7 @@ def _looking(region: TrustRegion, bounded: _Bounded) -> Callable[[_Search], _Sea
         first = jnp.where(lost & (last.first == 0), last.radius, last.first)
         first_bends = jnp.where(lost & (last.first == 0), bends, last.first_bends)
         over = (retreats >= region.retreats) & lost | (tries >= region.tries)
-        # Nothing is left to gain where less than round-off is predicted. Cut off at bounds a step may be one uphill.
+        # Nothing is left to gain if the predicted change is round-off. A step cut off at bounds may even go uphill.
         idle = ~good & (jnp.abs(trial.predicted) <= jnp.finfo(linear.cost.dtype).eps * linear.cost)
         done = good & ~lost | over | idle
         back = done & (~good | lost) & (first > 0)

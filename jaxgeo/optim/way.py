@@ -1,4 +1,4 @@
-"""The interface of a way to make a step of Levenberg–Marquardt."""
+"""The interface of the kinds of step that Levenberg–Marquardt chooses from."""
 
 import abc
 from collections.abc import Callable
@@ -14,13 +14,14 @@ from jaxgeo.optim.attempt import Attempt, Tried
 
 
 class Proposal(NamedTuple):
-    """A step that is to be tried.
+    """A step to try.
 
     - `attempt`: the step.
-    - `halvings`: at most how often it is halved before it is rejected.
-    - `damping`: of its lift, relative to trace(DDᵀ)/QN; 0 for none.
-    - `learn`: from how it went to what is taken, which may be something else; the report of its lift; the next state.
-    - `lift`: of rows, for a geodesic acceleration. None for a step that takes none, or has its own.
+    - `halvings`: the most halvings before the step is rejected.
+    - `damping`: damping of its lift, relative to trace(DDᵀ)/QN; 0 for none.
+    - `learn`: maps the result to the step that is taken, which may be a different one, the report of its lift, and the
+        next state.
+    - `lift`: lifts rows, for a geodesic acceleration. None if the step takes no acceleration or has its own.
     - `searched`: whether a line search may change the step.
     """
 
@@ -33,7 +34,7 @@ class Proposal(NamedTuple):
 
 
 class AbstractWay(eqx.Module):
-    """How steps are proposed, with a state of what was learnt from the last."""
+    """Proposes steps, with a state that it learns from the last step."""
 
     @abc.abstractmethod
     def init(self, dtype: jnp.dtype) -> Any:

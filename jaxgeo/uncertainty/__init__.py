@@ -1,4 +1,4 @@
-"""What the data leave open: standard errors, predictive intervals, evidence, and fits of curves with these."""
+"""Uncertainty: standard errors, predictive intervals, evidence, and curve fits that report them."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.uncertainty.curves import CurveFit as CurveFit, curve_fit as curve_fit

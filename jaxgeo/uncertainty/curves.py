@@ -1,4 +1,4 @@
-"""`curve_fit`: SciPy's, for parameters of any form, by Levenberg–Marquardt with exact derivatives."""
+"""`curve_fit`: like SciPy's, for any pytree of parameters, by Levenberg–Marquardt with exact derivatives."""
 
 import inspect
 import warnings
@@ -28,18 +28,19 @@ from jaxgeo.uncertainty.starts import read_starts
 
 
 class CurveFit(eqx.Module):
-    """What `jaxgeo.curve_fit` found; `popt, pcov = result` works as with SciPy.
+    """The result of `jaxgeo.curve_fit`; `popt, pcov = result` works as in SciPy, and `print(result)` shows a table.
 
-    - `popt`: the parameters, in the form of `p0`.
-    - `pcov`: their covariance, in the order in which leaves are flattened; infinite where the data do not fix them.
-    - `stderr`: the square roots of its diagonal, in the form of `p0`; None for frozen leaves.
+    - `popt`: the fitted parameters, with the structure of `p0`.
+    - `pcov`: their covariance, in the order of the flattened leaves; infinite for parameters that the data do not fix.
+    - `stderr`: the square roots of its diagonal, with the structure of `p0`; None for frozen leaves.
     - `cost`: ½Σ((f − y)/σ)².
-    - `outcome`: a `jaxgeo.optim.Outcome`; `message` says why; `num_steps`: updates that were made.
-    - `names`: of the parameters, in the order of `pcov`.
-    - `unfixed`: those that the data do not fix. `active`: those that are at a bound.
+    - `outcome`: a `jaxgeo.optim.Outcome`; `message` says why; `num_steps`: number of updates.
+    - `names`: names of the parameters, in the order of `pcov`.
+    - `unfixed`: parameters that the data do not fix. `active`: parameters at a bound.
     - `curve`: f, with its points along the first axis.
-    - `starts`: a `jaxgeo.optim.Start` each, which tells where it led, `p0` first; empty unless there were several.
-    - `posterior`: all else, a `jaxgeo.uncertainty.Posterior`; None where there are too few data for a covariance.
+    - `starts`: a `jaxgeo.optim.Start` for each start, `p0` first; empty unless there were several.
+    - `posterior`: a `jaxgeo.uncertainty.Posterior` for everything else; None if there are too few data for a
+        covariance.
     """
 
     popt: PyTree
@@ -61,23 +62,23 @@ class CurveFit(eqx.Module):
         yield self.pcov
 
     def predict(self, x: ArrayLike) -> Prediction:
-        """The curve at new points with its uncertainty, as `Posterior.predict`.
+        """The curve at new points with its uncertainty, like `Posterior.predict`.
 
         **Arguments:**
 
-        - `x`: of the shape that `f` takes, with as many points as wanted.
+        - `x`: points in the shape that `f` takes; any number of them.
 
-        **Raises:** `ValueError` where there were too few data for a covariance.
+        **Raises:** `ValueError` if there were too few data for a covariance.
         """
         if self.posterior is None:
-            raise ValueError("there were no more data than parameters, so the curve has no uncertainty that is known.")
+            raise ValueError("there are no more data than parameters, so the uncertainty of the curve is unknown.")
         inputs = jnp.asarray(x, jnp.result_type(*jax.tree.leaves(self.posterior.trainable)))
         found = self.posterior.predict_all(self.curve.arrange(inputs), self.curve)
         assert isinstance(found, Prediction)
         return found
 
     def __str__(self) -> str:
-        """How it ended, and a table of the parameters with their standard errors."""
+        """How the fit ended, and a table of the parameters with their standard errors."""
         reason = f", as {self.message}" if self.message else ""
         lines = [f"{self.outcome.value} after {self.num_steps} steps, cost {self.cost:.6g}{reason}"]
         trainable = [np.ravel(leaf) for leaf in jax.tree.leaves(_matching(self.popt, self.stderr))]
@@ -93,8 +94,8 @@ class CurveFit(eqx.Module):
 class Curve(eqx.Module):
     """f at all points at once, as SciPy calls it, with the points along the first axis of the samples.
 
-    - `unpacks`: whether `f` takes the parameters one by one.
-    - `axis`: of x, along which the points are.
+    - `unpacks`: whether `f` takes the parameters as separate arguments.
+    - `axis`: the axis of x that holds the points.
     """
 
     f: Callable[..., Array]
@@ -111,7 +112,7 @@ class Curve(eqx.Module):
 
 
 class _Whitened(eqx.Module):
-    """L⁻¹f for correlated targets with the covariance LLᵀ."""
+    """L⁻¹f, for correlated targets with covariance LLᵀ."""
 
     curve: Curve
     lower: Float[Array, "M M"]
@@ -133,32 +134,34 @@ def curve_fit(
     trainable: PyTree = is_trainable_leaf,
     max_steps: int = 1000,
 ) -> CurveFit:
-    """Nonlinear least squares, with SciPy's names: the parameters of `f` that meet `y` best, and their covariance.
+    """Fit the parameters of `f` to the data `y` by nonlinear least squares, and estimate their covariance.
 
-    By Levenberg–Marquardt with exact derivatives, down to round-off of the dtype; it ends as `jaxgeo.optim.Ends` says.
+    The interface is that of SciPy's `curve_fit`, but parameters may form any pytree. The method is Levenberg–Marquardt
+    with exact derivatives, down to round-off of the dtype. The fit ends by the criteria of `jaxgeo.optim.Ends`.
 
     **Arguments:**
 
-    - `f`: `f(x, *p)` for a 1-d array, list or tuple `p0`, as in SciPy, and `f(x, p)` for any other pytree; of all
-        points at once, written with `jax.numpy`.
+    - `f`: `f(x, *p)` for a 1-d array, list or tuple `p0`, as in SciPy, and `f(x, p)` for any other pytree. It gets all
+        points at once, and must use `jax.numpy`.
     - `x`: the points, of shape (M,), (k, M) or (M, …), as `f` takes them.
     - `y`: the data, of shape (M,) or (M, …).
-    - `p0`: where to start, an array or any pytree of numbers.
+    - `p0`: the initial parameters, an array or any pytree of numbers.
     - `sigma`: standard deviations of `y`, of shape (M,), or its covariance, of shape (M, M).
-    - `absolute_sigma`: whether `sigma` is in the unit of `y`; otherwise, and by default, its size is estimated from the
-        residuals.
-    - `bounds`: (low, high), each a number, an array, or a pytree like `p0` or its upper part; ∞ for none. The
-        covariance is, as SciPy's, that without them.
-    - `starts`: more places like `p0` to start from, or how many to draw evenly between `bounds`. All are fitted in one
-        program; the fit of the least cost is returned, and its `starts` tells where each led.
-    - `trainable`: as for `jaxgeo.Problem`: which leaves of `p0` to fit.
-    - `max_steps`: updates, after which to give up.
+    - `absolute_sigma`: whether `sigma` has the unit of `y`. If not, the default, `sigma` is only relative, and its
+        scale is estimated from the residuals.
+    - `bounds`: (low, high), each a number, an array, or a pytree prefix of `p0`; ∞ for no bound. As in SciPy, the
+        covariance ignores the bounds.
+    - `starts`: more initial parameters like `p0`, or how many to draw uniformly between `bounds`. All are fitted in one
+        program. The fit with the lowest cost is returned, and its `starts` describes the end of each.
+    - `trainable`: which leaves of `p0` to fit, as for `jaxgeo.Problem`.
+    - `max_steps`: give up after this number of updates.
 
     **Returns:** a `CurveFit`, which unpacks to `popt, pcov`. A parameter that the data do not fix has an infinite
-    variance, and is in `unfixed`. Where there are no more data than parameters all have, and a warning says so.
+    variance and appears in `unfixed`. If there are no more data than parameters, all variances are infinite, and a
+    warning says so.
 
-    **Raises:** `ValueError` on data that cannot be used, where the cost at `p0` is not finite, and if `p0` is not
-    within its `bounds`, or if there are bounds and no more data than parameters.
+    **Raises:** `ValueError` if the data cannot be used, if the cost at `p0` is not finite, if `p0` is not within
+    `bounds`, or if there are bounds but no more data than parameters.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -186,7 +189,9 @@ def curve_fit(
     problem = Problem(apply, curve.arrange(points), cost, trainable=trainable, per_sample=False)
     problem.check(params)
     if not np.isfinite(first := float(problem.cost(params))):
-        raise ValueError(f"the cost at `p0` is {first}; start nearer, or in parameters that do not overflow there.")
+        raise ValueError(
+            f"the cost at `p0` is {first}; start closer to the solution, or with parameters that do not overflow."
+        )
     box = _read_bounds(bounds, problem.partition(params)[0])
     several = [] if starts is None else read_starts(starts, problem, params, box)
     popt, steps, ending, led = _fit_best(problem, [params, *several], box, max_steps)
@@ -201,7 +206,7 @@ def curve_fit(
         unfixed = [name for name, variance in zip(names, np.diag(pcov), strict=True) if np.isinf(variance)]
     else:
         warnings.warn(
-            f"the covariance of {size} parameters cannot be had of {problem.num_rows(popt)} data; it is infinite.",
+            f"{problem.num_rows(popt)} data cannot determine the covariance of {size} parameters; it is infinite.",
             stacklevel=2,
         )
         pcov, stderr = np.full((size, size), np.inf), jax.tree.map(lambda leaf: np.full(leaf.shape, np.inf), kept)
@@ -223,10 +228,10 @@ class _Progress(eqx.Module):
 def _fit_best(
     problem: Problem, starts: list[Params], bounds: Bounds | None, max_steps: int
 ) -> tuple[Params, int, Ending, list[Start]]:
-    """The parameters of the least cost at the end, the number of steps, the `Ending`, and where each start led."""
+    """The final parameters of lowest cost, the number of steps, the `Ending`, and the result of each start."""
     arrays, static = eqx.partition(starts[0], eqx.is_array)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[eqx.filter(start, eqx.is_array) for start in starts])
-    # One start is not vmapped, which would compute both branches of each decision.
+    # Do not vmap a single start: vmap would compute both branches of each decision.
     found, steps, codes, costs = (
         jax.tree.map(lambda leaf: leaf[None], _fit(problem, arrays, static, bounds, max_steps))
         if len(starts) == 1
@@ -265,7 +270,7 @@ def _fit(
 
 
 def _start(p0: PyTree) -> tuple[PyTree, bool]:
-    """Parameters as arrays of floating point, and whether `f` takes them one by one."""
+    """Parameters as floating-point arrays, and whether `f` takes them as separate arguments."""
 
     def number(leaf: Any) -> Any:
         if not eqx.is_array_like(leaf) or isinstance(leaf, bool):
@@ -277,7 +282,7 @@ def _start(p0: PyTree) -> tuple[PyTree, bool]:
         return number(np.asarray(p0)), True
     params = jax.tree.map(number, p0)
     if not jax.tree.leaves(eqx.filter(params, is_trainable_leaf)):
-        raise ValueError(f"`p0` must hold the numbers to start from, at least one; got {p0!r}.")
+        raise ValueError(f"`p0` must hold the initial parameters, at least one number; got {p0!r}.")
     return params, isinstance(params, list | tuple) or (eqx.is_array(params) and params.ndim == 1)
 
 
@@ -290,15 +295,15 @@ def _weighted(curve: Curve, targets: Array, sigma: ArrayLike | None) -> tuple[An
             raise ValueError(f"`sigma` must be positive; its smallest entry is {float(deviations.min())}.")
         return curve, WeightedL2(targets, deviations.reshape(len(targets), -1) ** -2)
     if targets.ndim != 1 or deviations.shape != (len(targets),) * 2:
-        raise ValueError(f"`sigma` must have the shape {targets.shape} of `y`, or (M, M); got {deviations.shape}.")
+        raise ValueError(f"`sigma` must have the shape of `y`, {targets.shape}, or (M, M); got {deviations.shape}.")
     lower = jnp.linalg.cholesky(deviations)
     if not bool(jnp.all(jnp.isfinite(lower))):
-        raise ValueError("`sigma`, as the covariance of `y`, must be positive definite.")
+        raise ValueError("`sigma` of shape (M, M) is the covariance of `y`, so it must be positive definite.")
     return _Whitened(curve, lower), L2(jax.scipy.linalg.solve_triangular(lower, targets, lower=True))
 
 
 def _names(f: Callable[..., Array], trainable: PyTree, unpacks: bool) -> list[str]:
-    """Those of the arguments of `f` where it takes the parameters one by one, else by their place in the pytree."""
+    """Names of the parameters: the arguments of `f` if it takes them separately, else their paths in the pytree."""
     names = entry_names(trainable)
     if not unpacks or not eqx.is_array(trainable):
         return names
@@ -312,7 +317,7 @@ def _names(f: Callable[..., Array], trainable: PyTree, unpacks: bool) -> list[st
 
 
 def _matching(params: PyTree, errors: PyTree) -> PyTree:
-    """The leaves of `params` that have an error."""
+    """The leaves of `params` that have a standard error."""
     return jax.tree.map(
         lambda error, leaf: None if error is None else leaf, errors, params, is_leaf=lambda leaf: leaf is None
     )
@@ -322,6 +327,6 @@ def _read_bounds(bounds: Any, trainable: PyTree) -> Bounds | None:
     if bounds is None:
         return None
     if eqx.is_array(trainable) and isinstance(bounds, tuple | list):
-        # SciPy takes lists of numbers for an array.
+        # SciPy treats lists of numbers as an array.
         bounds = [np.asarray(each, float) for each in bounds]
     return read_bounds(bounds, trainable, entry_names(trainable), "p0")

@@ -1,4 +1,4 @@
-"""`posterior`: from a problem and its parameters to what the data leave open."""
+"""`posterior`: from a problem and its trained parameters to their uncertainty."""
 
 import math
 import warnings
@@ -28,14 +28,14 @@ ENOUGH = 0.01
 
 
 class _Prior(eqx.Module):
-    """Which group each trainable leaf is in, and the precision of each group; None where that is to be found."""
+    """The group of each trainable leaf, and the precision of each group; None if it is to be found."""
 
     groups: list[int]
     precisions: np.ndarray | None
 
     @property
     def is_proper(self) -> bool:
-        """Whether there is one on every parameter."""
+        """Whether every parameter has a prior."""
         return self.precisions is None or bool((self.precisions > 0).all())
 
 
@@ -48,40 +48,44 @@ def posterior(
     noise: float | tuple[float, ...] | None = None,
     memory: int | None = None,
 ) -> Posterior:
-    """Error bars: the Gaussian around trained parameters with covariance (βDᵀWD + A)⁻¹.
+    """Error bars for trained parameters and their predictions: the Gaussian with covariance (βDᵀWD + A)⁻¹.
 
-    W is the curvature of the cost for one observation, β = 1/noise² and A the precision of a Gaussian prior around
-    0. Without a prior it is the covariance of least squares, s²(DᵀWD)⁻¹ with s² = |r|²/(n − rank), which is infinite
-    where the data do not fix a parameter. `params` must be a minimum of the cost, with a prior of Σ_j c_j + θ·(A/β)θ/2,
-    c_j being the cost of a sample; they are not looked at in this respect.
+    Call it after training. The result has standard errors of the parameters, intervals for predictions, and with a
+    prior the evidence.
 
-    A sample of weight w in `jaxgeo.SampleWeighted` is w observations, also in n; weights of `jaxgeo.WeightedL2` are
-    1/σ² of targets of noise σ, up to a factor, and each target is one observation. Class labels
+    W is the curvature of the cost for one observation, β = 1/noise², and A is the precision of a Gaussian prior around
+    0. Without a prior, the covariance is that of least squares, s²(DᵀWD)⁻¹ with s² = |r|²/(n − rank), which is infinite
+    for parameters that the data do not fix. `params` must minimise the cost, or with a prior Σ_j c_j + θ·(A/β)θ/2,
+    where c_j is the cost of a sample. This is not checked.
+
+    A sample of weight w in `jaxgeo.SampleWeighted` counts as w observations. The weights of `jaxgeo.WeightedL2` are
+    1/σ² for targets with noise σ, up to a factor, and each target counts as one observation. Class labels
     (`jaxgeo.SoftmaxCrossEntropy`) have no noise.
 
-    For K ≤ QN it goes by the columns of D, in chunks of samples, and for K > QN, with a prior, by DDᵀ and its blocks
-    with new inputs, without D. If neither fits into memory, it goes by as many leading directions of D as the data call
-    for. Directions left out keep the variance of the prior, so error bars are too wide rather than too narrow, and
-    `missed` of the result says how many effective parameters may be missing. Sums are in float64, whatever the dtype of
-    the parameters.
+    For K ≤ QN, the columns of D are used, in chunks of samples. For K > QN, which needs a prior, DDᵀ and its blocks
+    with new inputs are used, without building D. If neither fits into memory, as many leading directions of D are used
+    as the data call for. Directions left out keep the variance of the prior, so error bars are too wide rather than too
+    narrow, and `missed` of the result estimates how many effective parameters are missing. Sums are in float64,
+    whatever the dtype of the parameters.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4
 
     **Arguments:**
 
-    - `prior_precision`: α, one number, or a pytree prefix of `params` with one for each leaf, 0 for none. "evidence"
-        for those that make the data most probable at these `params`. By default no prior.
-    - `groups`: with "evidence", a pytree prefix of `params` of labels: leaves with equal labels have one precision.
-        `jaxgeo.uncertainty.leaf_names(params)` gives each leaf its own. By default all have one.
-    - `noise`: the standard deviation of a target of weight 1; or a tuple of those of each block of
-        `jaxgeo.residual_problem`, in the unit of its own residuals. By default it is estimated, |r|²/(n − γ) with γ the
-        effective number of parameters.
-    - `memory`: bytes that matrices may take; by default a quarter of what the device or the machine has.
+    - `prior_precision`: α, one number or a pytree prefix of `params` with numbers, 0 for no prior; or "evidence" for
+        the precisions that make the data most probable at these `params`. By default no prior.
+    - `groups`: with "evidence", a pytree prefix of `params` with labels: leaves with equal labels share one precision.
+        `jaxgeo.uncertainty.leaf_names(params)` gives each leaf its own. By default all leaves share one.
+    - `noise`: the standard deviation of a target of weight 1; or a tuple with one for each block of
+        `jaxgeo.residual_problem`, in the unit of the residuals of that block. By default noise² is estimated as
+        |r|²/(n − γ), where γ is the effective number of parameters.
+    - `memory`: bytes that matrices may take; by default a quarter of the memory of the device or the machine.
 
     **Returns:** a `Posterior`.
 
-    **Raises:** `ValueError` if the cost is no likelihood, a number is not positive, or the noise is to be estimated
-    from no more observations than parameters; `MemoryError` before anything is allocated that does not fit.
+    **Raises:** `ValueError` if the cost is not a likelihood, a number is not positive, or there are no more
+    observations than parameters to estimate the noise from; `MemoryError`, before any allocation, if the matrices do
+    not fit.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -97,7 +101,7 @@ def posterior(
     """
     problem.check(params)
     if any(block.sharding is not None for block in problem.blocks):
-        raise ValueError("`problem` has samples on a mesh; pass the one that `shard_samples` was given.")
+        raise ValueError("the samples of `problem` are on a mesh; pass the problem before `shard_samples`.")
     trainable, _ = problem.partition(params)
     prior = _read_prior(prior_precision, groups, params, trainable)
     noise = _read_noise(noise)
@@ -194,7 +198,7 @@ def _by_low_rank(
 def _without_prior(
     problem: Problem, params: Params, prior: _Prior, likelihood: Likelihood, beta: float | None
 ) -> tuple[ColumnCovariance, float, float]:
-    """With none on some parameters, or on all: the covariance, β, and the effective number of parameters."""
+    """If some or all parameters have no prior: the covariance, β, and the effective number of parameters."""
     assert prior.precisions is not None
     trainable, _ = problem.partition(params)
     leaves = jax.tree.leaves(trainable)
@@ -202,7 +206,7 @@ def _without_prior(
     upper, dtype = triangle(problem, params, likelihood.root), jnp.result_type(*leaves)
     if of_each.any() and beta is None:
         raise ValueError(
-            "with a prior on some parameters only, `noise` must be given; or give all of them a small "
+            "with a prior on only some parameters, `noise` must be given; or give all parameters a small "
             "`prior_precision`."
         )
     form = column_covariance(problem, params, upper, of_each, 1.0 if beta is None else beta, dtype)
@@ -212,8 +216,8 @@ def _without_prior(
     left = likelihood.count - form.rank
     if left <= 0:
         raise ValueError(
-            f"{likelihood.count:g} observations and {form.rank} directions that they fix leave nothing to estimate the "
-            'noise from. Pass `noise`, or a `prior_precision`, such as "evidence".'
+            f"{likelihood.count:g} observations fix {form.rank} directions of the parameters, and leave nothing to "
+            'estimate the noise from. Pass `noise`, or a `prior_precision`, such as "evidence".'
         )
     variance = likelihood.misfit / left
     form = form.scaled(variance**0.5).without_vague(np.concatenate([np.ravel(leaf) for leaf in leaves]))
@@ -230,7 +234,7 @@ def _read_prior(prior_precision: Any, groups: PyTree, params: Params, trainable:
         labels = [0] * count if groups is None else spread(groups, params, trainable, "groups")
         return _Prior(number(labels), None)
     if groups is not None:
-        raise ValueError('`groups` says which leaves share a precision that is found: pass prior_precision="evidence".')
+        raise ValueError('`groups` only applies with prior_precision="evidence": pass that, or leave `groups` out.')
     if prior_precision is None:
         return _Prior([0] * count, np.zeros(1))
     values = [plain(value) for value in spread(prior_precision, params, trainable, "prior_precision")]

@@ -8,22 +8,22 @@ from jaxtyping import Bool, Float
 from jaxgeo.linalg.covariance.base import AbstractInformation, Determined
 from jaxgeo.uncertainty.likelihood import Likelihood
 
-# Newton's method ends where the gradient is so small beside the number of observations, or after so many rounds.
+# Newton's method ends once the gradient is this small relative to the number of observations, or after this many steps.
 TOLERANCE = 1e-12
 MOST_ROUNDS = 200
-# By which factor a precision changes at most in one round, as a logarithm.
+# The logarithm of the largest factor by which a precision changes in a step.
 LONGEST = 3.0
-# A precision that is so many times as large as what the data say leaves them no say.
+# A prior precision this many times larger than the precision of the data leaves the data no influence.
 MOST_RATIO = 1e16
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The precisions, and what follows of them.
+    """The precisions, and the quantities that follow from them.
 
-    - `precisions`: α of each group; `beta`: of an observation of weight 1.
-    - `determined`: γ of each group, how many of its parameters the data determine.
-    - `log`: the logarithm of Laplace's evidence.
+    - `precisions`: α of each group; `beta`: precision of an observation of weight 1.
+    - `determined`: γ of each group, the number of its parameters that the data determine.
+    - `log`: the logarithm of the evidence, by Laplace's approximation.
     - `converged`: whether the maximum was reached.
     """
 
@@ -44,24 +44,24 @@ def maximise_evidence(
 ) -> Evidence:
     """α_g = γ_g/|θ_g|² and β = (n − Σγ_g)/misfit, MacKay's fixed point, by Newton's method.
 
-    At a fixed θ twice the logarithm of the evidence, Σ K_g log α_g + n log β − log det(βDᵀWD + A) − β misfit −
-    Σ α_g|θ_g|² and a constant, is concave in the logarithms of α and β. So there is one maximum, which is where its
-    gradient vanishes, and Newton's method finds it in some ten rounds; repeating the fixed point may take thousands.
+    At a fixed θ, twice the logarithm of the evidence is Σ K_g log α_g + n log β − log det(βDᵀWD + A) − β misfit −
+    Σ α_g|θ_g|² plus a constant. It is concave in the logarithms of α and β, so it has one maximum, where its gradient
+    vanishes. Newton's method finds the maximum in about ten steps; fixed-point iteration may take thousands.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4; F. D. Foresee and M. T. Hagan,
         Gauss–Newton approximation to Bayesian learning, 1997
 
     **Arguments:**
 
-    - `squares`: |θ_g|² of each group; `sizes`: how many parameters it has.
-    - `precisions`, `beta`: where they are given; None where they are to be found.
+    - `squares`: |θ_g|² of each group; `sizes`: its number of parameters.
+    - `precisions`, `beta`: given values; None if they are to be found.
 
-    **Raises:** `ValueError` if the noise is to be found of data that are met exactly.
+    **Raises:** `ValueError` if the noise is to be found but the outputs match the data exactly.
     """
     free = np.append(np.full(len(squares), precisions is None), beta is None)
     if beta is None and likelihood.misfit <= 0:
         raise ValueError(
-            "the outputs meet the targets exactly, so there is no noise to estimate. Pass `noise`, the standard "
+            "the outputs match the targets exactly, so there is no noise to estimate. Pass `noise`, the standard "
             "deviation of the targets."
         )
     tiny = 1e-250  # whose inverse is finite
@@ -69,7 +69,7 @@ def maximise_evidence(
     start = sizes / np.maximum(squares, tiny) if precisions is None else precisions
     most = np.log(MOST_RATIO * start_beta * max(information.size, tiny))
     if precisions is None:
-        # A group of zeros would have an infinite precision: one that is as good stands for it.
+        # A group of zeros would have infinite precision; use an equivalent finite one.
         start = np.minimum(start, np.exp(most))
     logs = np.log(np.append(start, start_beta))
     objective = _Objective(information, likelihood, squares)
@@ -79,7 +79,7 @@ def maximise_evidence(
         gradient, hessian = objective.derivatives(logs, known)
         step = _newton(gradient, hessian, free & ~((logs >= most) & (gradient > 0)))
         for _ in range(40):
-            # Beyond `most` a prior is as good as infinite; the noise has no such end.
+            # Beyond `most` a prior precision is as good as infinite; the precision of the noise has no such limit.
             moved = np.append(np.minimum((logs + step)[:-1], np.maximum(most, logs[:-1])), (logs + step)[-1])
             new, new_known = objective(moved)
             if new >= value - 1e-13 * abs(value):
@@ -101,7 +101,7 @@ def maximise_evidence(
 
 
 class _Objective:
-    """The logarithm of the evidence as a function of those of α and β."""
+    """The logarithm of the evidence as a function of log α and log β."""
 
     def __init__(self, information: AbstractInformation, likelihood: Likelihood, squares: Float[np.ndarray, " groups"]):
         self.information = information
@@ -121,7 +121,7 @@ class _Objective:
         penalties, misfit = np.exp(logs[:-1]) * self.squares, np.exp(logs[-1]) * self.likelihood.misfit
         counts, total = known.counts, self.likelihood.count
         gradient = np.append(counts - penalties, total - np.sum(counts) - misfit)
-        # Of log det by log(β/α_g).
+        # Derivatives of log det with respect to log(β/α_g).
         bend = np.diag(counts) - known.products
         hessian = np.zeros((len(logs),) * 2)
         hessian[:-1, :-1] = -bend - np.diag(penalties)
@@ -135,11 +135,11 @@ def _newton(
     hessian: Float[np.ndarray, "unknowns unknowns"],
     free: Bool[np.ndarray, " unknowns"],
 ) -> Float[np.ndarray, " unknowns"]:
-    """The step of Newton's method in what is free, of a bounded length."""
+    """The Newton step in the free precisions, of bounded length."""
     step = np.zeros_like(gradient)
     if free.any():
         part = -hessian[np.ix_(free, free)]
-        # What is flat, as a precision far beyond the data is, moves by the gradient alone.
+        # Along flat directions, such as a precision far beyond that of the data, step along the gradient alone.
         part = part + 1e-12 * max(float(np.trace(part)), np.finfo(float).tiny) * np.eye(len(part))
         step[free] = np.linalg.solve(part, gradient[free])
     return step * min(1.0, LONGEST / max(float(np.max(np.abs(step))), 1e-300))

@@ -1,4 +1,4 @@
-"""Leaves of parameters: their names, those of their entries, and where they are among the columns of D."""
+"""Leaves of parameters: their names, the names of their entries, and their columns of D."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from jaxgeo.outputs import Params
 
 
 def leaf_names(params: Params) -> PyTree:
-    """A pytree like `params` with the name of each leaf, so that as `groups` each has a precision of its own.
+    """A pytree like `params` with the name of each leaf. Pass it as `groups` to give each leaf its own precision.
 
     ```python
     >>> import jax.numpy as jnp
@@ -33,9 +33,9 @@ def entry_names(trainable: PyTree) -> list[str]:
 
 
 def positions(trainable: PyTree, where: Callable[[PyTree], PyTree] | None) -> Int[np.ndarray, " k"]:
-    """The columns of D that belong to what `where` takes of the parameters, in its order.
+    """The columns of D that belong to the leaves that `where` selects, in its order.
 
-    **Raises:** `ValueError` if it takes what is no trainable leaf.
+    **Raises:** `ValueError` if `where` selects anything but trainable leaves.
     """
     sizes = [leaf.size for leaf in jax.tree.leaves(trainable)]
     if where is None:
@@ -44,5 +44,5 @@ def positions(trainable: PyTree, where: Callable[[PyTree], PyTree] | None) -> In
     numbered = jax.tree.map(lambda leaf: next(offsets) + np.arange(leaf.size).reshape(leaf.shape), trainable)
     chosen = [np.ravel(leaf) for leaf in jax.tree.leaves(where(numbered))]
     if not chosen:
-        raise ValueError("`where` must take trainable leaves of the parameters; it took none.")
+        raise ValueError("`where` must select trainable leaves of the parameters; it selected none.")
     return np.concatenate(chosen).astype(int)

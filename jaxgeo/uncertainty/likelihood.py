@@ -1,4 +1,4 @@
-"""What a cost says about the data: the weight of each row, how many observations there are, and their misfit."""
+"""A cost as a likelihood of the data: the weight of each row, the number of observations, and their misfit."""
 
 import math
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from jaxgeo.outputs import AbstractProblem, Params
 class Likelihood:
     """The data as −log p(y | θ) = β·misfit/2 + …, with β the precision of an observation of weight 1; 1 for classes.
 
-    - `root`: L, with β(LD)ᵀLD the curvature in θ.
-    - `count`: how many observations there are; a sample of weight 2 is two.
+    - `root`: L, such that β(LD)ᵀLD is the curvature in θ.
+    - `count`: number of observations; a sample of weight 2 counts twice.
     - `misfit`: |L(x − y)|² for squares, and −2 log p for classes.
     - `log_precisions`: the sum over observations of the logarithms of their weights.
     - `is_gaussian`: whether there is noise to estimate.
@@ -47,7 +47,8 @@ def read_likelihood(problem: AbstractProblem, params: Params, noise: Any) -> Lik
 
     **Arguments:**
 
-    - `noise`: a sequence of standard deviations, one for each block, or anything else.
+    - `noise`: a sequence of standard deviations, one for each block. Other values are only checked for classes, which
+        have no noise.
     """
     cost = problem.loss
     outputs = _outputs(problem, params)
@@ -56,9 +57,7 @@ def read_likelihood(problem: AbstractProblem, params: Params, noise: Any) -> Lik
         counts, bare = np.asarray(cost.weights, np.float64), cost.cost
     if isinstance(bare, SoftmaxCrossEntropy):
         if noise is not None:
-            raise ValueError(
-                f"`noise` is that of numbers, and class labels have none; got {noise!r} for {_name(bare)}."
-            )
+            raise ValueError(f"`noise` does not apply to class labels; got {noise!r} for {_name(bare)}.")
         values = np.asarray(bare.values(outputs), np.float64)
         blocks = np.asarray(_dense_root(bare, outputs), np.float64) * np.sqrt(counts)[:, None, None]
         misfit = 2 * float(np.sum(np.where(counts > 0, counts * values, 0)))
@@ -94,7 +93,7 @@ def _dense_root(cost: SoftmaxCrossEntropy, outputs: Float[Array, "N Q"]) -> Floa
 
 
 def _block_precisions(problem: AbstractProblem, params: Params, noise: tuple) -> Float[np.ndarray, " QN"]:
-    """1/noise² of each row, in the unit of the rows, which are scaled with the weight of their block."""
+    """1/noise² of each row, in the unit of the rows, which are scaled by the weight of their block."""
     blocks = problem.blocks
     if len(noise) != len(blocks):
         raise ValueError(

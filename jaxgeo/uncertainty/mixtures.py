@@ -1,4 +1,4 @@
-"""Several networks trained on the same targets, each with as much weight as the data give it."""
+"""Combine several networks trained on the same targets, weighted by how probable the data make them."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from jaxgeo.uncertainty.prediction import Prediction
 class Mixture(eqx.Module):
     """The predictions of several networks at the same inputs, with their weights.
 
-    - `predictions`: one for each network.
-    - `weights`: their probabilities, by the evidence.
+    - `predictions`: a prediction for each network.
+    - `weights`: probabilities of the networks, from their evidence.
     """
 
     predictions: tuple[Prediction, ...]
@@ -31,24 +31,25 @@ class Mixture(eqx.Module):
 
     @property
     def observed_deviation(self) -> Float[Array, "M ..."]:
-        """Of a new target: with the noise, and with what the networks differ by."""
+        """The standard deviation of a new target, with the noise and the spread between the networks."""
         mean = self.mean
         parts = [each.observed_deviation**2 + (each.mean - mean) ** 2 for each in self.predictions]
         return jnp.sqrt(self._average(parts))
 
     def interval(self, level: float = 0.9) -> tuple[Float[Array, "M ..."], Float[Array, "M ..."]]:
-        """From where to where a new target is with a given probability: quantiles of the mixture of normal
-        distributions, with as much below as above.
+        """The central interval that contains a new target with a given probability.
+
+        The ends are quantiles of the mixture of normal distributions.
 
         **Arguments:**
 
         - `level`: the probability, between 0 and 1.
 
-        **Raises:** `ValueError` if `level` is no such number.
+        **Raises:** `ValueError` unless `level` is between 0 and 1.
         """
         check_number("level", level, above=0, most=1)
         if level == 1:
-            raise ValueError("`level` must be below 1: only an infinite interval holds all.")
+            raise ValueError("`level` must be below 1: only an infinite interval has probability 1.")
         tail = 0.5 - 0.5 * float(level)
         means = jnp.stack([each.mean for each in self.predictions])
         deviations = jnp.stack([each.observed_deviation for each in self.predictions])
@@ -65,7 +66,7 @@ def _quantile(
     weights: Float[Array, " networks"],
     share: float,
 ) -> Float[Array, "..."]:
-    """Where so much of the mixture lies below, by bisection between the quantiles of the networks."""
+    """A quantile of the mixture, by bisection between the quantiles of the networks."""
     each = means + statistics.NormalDist().inv_cdf(share) * deviations
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -81,17 +82,17 @@ def _quantile(
 def mixture(posteriors: Sequence[Posterior], inputs: PyTree) -> Mixture:
     """Predictions of several networks trained on the same targets, weighted by their evidence.
 
-    Widths, groups of precisions and starts are so left to the data. Networks whose evidence is far from the best have
-    a weight of almost 0, and are not asked.
+    Use it to let the data choose between widths, groups of precisions and initialisations. Networks whose evidence is
+    far below the best have almost no weight, and are left out.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4
 
     **Arguments:**
 
-    - `posteriors`: of `jaxgeo.posterior`, each with a prior on all parameters, so that there is an evidence.
+    - `posteriors`: from `jaxgeo.posterior`, each with a prior on all parameters, so that it has an evidence.
     - `inputs`: new samples with leading axis M.
 
-    **Raises:** `ValueError` if one has no evidence, or predicts classes.
+    **Raises:** `ValueError` if a posterior has no evidence, or predicts classes.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -108,7 +109,7 @@ def mixture(posteriors: Sequence[Posterior], inputs: PyTree) -> Mixture:
     logs = []
     for index, each in enumerate(posteriors):
         if each.log_evidence is None:
-            raise ValueError(f"`posteriors[{index}]` has no evidence, as it has no prior on all of its parameters.")
+            raise ValueError(f"`posteriors[{index}]` has no evidence, because not all of its parameters have a prior.")
         logs.append(each.log_evidence)
     if not logs:
         raise ValueError("`posteriors` is empty; pass at least one.")
@@ -117,6 +118,6 @@ def mixture(posteriors: Sequence[Posterior], inputs: PyTree) -> Mixture:
     predictions = [each.predict(inputs) for each, take in zip(posteriors, kept, strict=True) if take]
     for each in predictions:
         if not isinstance(each, Prediction):
-            raise ValueError("`mixture` is for numbers; average the `probabilities` of classes instead.")
+            raise ValueError("`mixture` does not combine classes; average their `probabilities` instead.")
     found = tuple(each for each in predictions if isinstance(each, Prediction))
     return Mixture(found, jnp.asarray(weights[kept] / weights[kept].sum(), found[0].mean.dtype))

@@ -1,4 +1,4 @@
-"""What each way to the covariance would hold, and which one is taken: decided before anything is allocated."""
+"""How much memory each way to the covariance needs, and which way is taken; decided before any allocation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,12 +18,13 @@ Way = Literal["rows", "columns", "low rank"]
 
 @dataclass(frozen=True)
 class PosteriorPlan:
-    """By rows or by columns of D, or by its leading directions, and what each would hold at its peak.
+    """Whether to use the rows, the columns or the leading directions of D, and the peak memory of each.
 
     - `rows`, `columns`: QN and K.
-    - `ranks`: how many leading directions to try, one number after another, until they say enough.
-    - `by_rows`, `by_columns`, `by_low_rank`: bytes, the last for the largest of `ranks`; `memory`: what may be taken.
-    - `way`: which of the three is taken.
+    - `ranks`: the numbers of leading directions to try in turn, until there are enough.
+    - `by_rows`, `by_columns`, `by_low_rank`: bytes that each needs, the last for the largest of `ranks`.
+    - `memory`: bytes that may be used.
+    - `way`: which of the three is used.
     """
 
     rows: int
@@ -49,7 +50,9 @@ class PosteriorPlan:
 def plan_posterior(
     problem: AbstractProblem, params: Params, *, has_prior: bool, groups: int, memory: int | None
 ) -> PosteriorPlan:
-    """The smaller of rows and columns if one of them fits, and otherwise low rank.
+    """Choose rows or columns, whichever needs less memory, or low rank if neither fits.
+
+    Unless every parameter has a prior, only columns are possible.
 
     Without a prior on every parameter columns are the only way.
 
@@ -61,7 +64,7 @@ def plan_posterior(
     chunk = CHUNK_BYTES + 8 * columns * max(
         jax.eval_shape(block.rows, params, block.sample()).size for block in problem.blocks
     )
-    # DDᵀ of each group, and while that is factored its sum, a factor, the inverse of it and a product.
+    # DDᵀ of each group, and during the factorisation their sum, a factor, its inverse and a product.
     by_rows = 8 * rows**2 * (groups + 4) + chunk
     # The triangle, its decomposition, the covariance, and copies.
     by_columns = 8 * columns**2 * 6 + 3 * chunk
@@ -86,10 +89,10 @@ def plan_posterior(
         advice = (
             "Use fewer samples or parameters, or freeze some through `trainable`."
             if has_prior
-            else "With a `prior_precision` it goes by rows or leading directions, too."
+            else "With a `prior_precision`, rows or leading directions are possible too."
         )
         raise MemoryError(
-            f"the posterior of {columns} parameters from {rows} rows would hold {show_bytes(by_columns)} by "
-            f"columns{hint}; {show_bytes(memory)} may be taken. {advice} Or pass a larger `memory`."
+            f"the posterior of {columns} parameters from {rows} rows needs {show_bytes(by_columns)} by columns{hint}; "
+            f"only {show_bytes(memory)} may be used. {advice} Or pass a larger `memory`."
         )
     return plan

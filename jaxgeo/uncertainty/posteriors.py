@@ -1,4 +1,4 @@
-"""The posterior of parameters and predictions: a Gaussian at θ with the curvature of the cost there."""
+"""The posterior of parameters and predictions: a Gaussian around θ with the curvature of the cost at θ."""
 
 import math
 from collections.abc import Callable
@@ -20,24 +20,23 @@ from jaxgeo.uncertainty.prediction import ClassPrediction, Prediction
 
 
 class Posterior(eqx.Module):
-    """The parameters as the data leave them: a Gaussian around θ with covariance (βDᵀWD + A)⁻¹, W the cost's curvature.
+    """The uncertainty of trained parameters: a Gaussian around θ with covariance (βDᵀWD + A)⁻¹, W the cost's curvature.
 
-    Made by `jaxgeo.posterior`. Numbers of parameters are NumPy arrays in float64; predictions are JAX's, in the
-    parameters' dtype.
+    `jaxgeo.posterior` creates it, and `print` shows a table. Results about parameters are NumPy arrays in float64;
+    predictions are JAX arrays in the dtype of the parameters.
 
-    - `problem`, `params`: what it is of.
-    - `form`: the covariance as a factorisation, by columns or by rows of D, or by its leading directions.
-    - `noise`: the standard deviation of a target of weight 1, estimated or given; a tuple where each block of the
-        problem has its own; None for classes.
-    - `num_observations`: n, targets, each as often as its sample counts.
-    - `num_effective`: γ, how many parameters the data determine.
-    - `missed`: an estimate of how many more there may be, as the leading directions of D were taken for all of it; 0 if
-        all of it was used.
-    - `degrees_of_freedom`: n − γ, from which the noise was estimated; infinite where it was given.
-    - `prior_precision`: α for each trainable leaf; 0 for none.
-    - `log_evidence`: log p(y), Laplace's approximation; None without a prior on every parameter.
-    - `converged`: whether precisions that were estimated have settled.
-    - `plan`: whether it goes by rows, by columns or by leading directions of D, and what it holds.
+    - `problem`, `params`: the problem and its trained parameters.
+    - `form`: the covariance as a factorisation, by columns, rows or leading directions of D.
+    - `noise`: the standard deviation of a target of weight 1, estimated or given; a tuple if each block of the problem
+        has its own; None for classes.
+    - `num_observations`: n, the number of targets, weighted like their samples.
+    - `num_effective`: γ, the number of parameters that the data determine.
+    - `missed`: an estimate of how many more they may determine, if only leading directions of D are used; otherwise 0.
+    - `degrees_of_freedom`: n − γ, from which the noise was estimated; infinite if the noise was given.
+    - `prior_precision`: α for each trainable leaf; 0 for no prior.
+    - `log_evidence`: log p(y), by Laplace's approximation; None unless every parameter has a prior.
+    - `converged`: whether the estimated precisions have converged.
+    - `plan`: whether rows, columns or leading directions of D are used, and how much memory this needs.
     """
 
     problem: AbstractProblem
@@ -55,30 +54,30 @@ class Posterior(eqx.Module):
 
     @property
     def trainable(self) -> PyTree:
-        """The parameters that it is about, None for the others."""
+        """The trainable parameters, None for the others."""
         return self.problem.partition(self.params)[0]
 
     def standard_errors(self) -> PyTree:
-        """The standard deviation of each parameter, a pytree like `trainable`; infinite where nothing fixes it.
+        """The standard deviation of each parameter, as a pytree like `trainable`; infinite if nothing fixes it.
 
-        By rows of D it takes QN gradients.
+        With rows of D this takes QN gradients.
         """
         return self._unravel(np.sqrt(self.form.variances()))
 
     def covariance(self, where: Callable[[PyTree], PyTree] | None = None) -> Float[np.ndarray, "k k"]:
-        """The covariance of parameters, in the order in which their leaves are flattened.
+        """The covariance of parameters, in the order of their flattened leaves.
 
         **Arguments:**
 
-        - `where`: takes a leaf, or several, of the trainable parameters; by default all of them.
+        - `where`: a function that selects one or several leaves of the trainable parameters; by default all.
 
-        **Raises:** `ValueError` if it takes none; `MemoryError` if the matrix would take more than the plan allows.
+        **Raises:** `ValueError` if it selects none; `MemoryError` if the matrix needs more memory than the plan allows.
         """
         index = positions(self.trainable, where)
         if 8 * len(index) * (len(index) + self.plan.rows * (self.plan.way == "rows")) > self.plan.memory:
             raise MemoryError(
-                f"the covariance of {len(index)} parameters does not fit in {self.plan.memory} bytes; ask for that of "
-                "some leaves by `where`, or for `standard_errors()`."
+                f"the covariance of {len(index)} parameters does not fit in {self.plan.memory} bytes; select some "
+                "leaves with `where`, or use `standard_errors()`."
             )
         return self.form.part(index)
 
@@ -87,8 +86,8 @@ class Posterior(eqx.Module):
 
         **Arguments:**
 
-        - `share`: with a prior, those of whose prior variance the data take away less than this share; without
-            one it does not matter, as these have an infinite standard error.
+        - `share`: with a prior, a parameter counts as not fixed if the data reduce its prior variance by less than this
+            share. Without a prior `share` has no effect: such parameters have infinite standard errors.
         """
         check_number("share", share, least=0, most=1)
         variances, prior = self.form.variances(), self._precisions()
@@ -98,20 +97,20 @@ class Posterior(eqx.Module):
         return [name for name, one in zip(names, learned, strict=True) if one < share or one == 0]
 
     def unfixed_directions(self, share: float = 0.01) -> list[dict[str, float]]:
-        """Combinations of parameters that the data do not fix: unit vectors, each as the names of its entries.
+        """Combinations of parameters that the data do not fix: unit vectors, as dictionaries from names to entries.
 
-        Single parameters may be unfixed in all of them, though some combination of theirs is known.
+        Several parameters may each be unfixed although some combination of them is known.
 
         **Arguments:**
 
         - `share`: as for `unfixed`.
 
-        **Raises:** `ValueError` unless it goes by columns of D; otherwise there are at least K − QN of them.
+        **Raises:** `ValueError` unless the columns of D are used: there are then at least K − QN such combinations.
         """
         check_number("share", share, least=0, most=1)
         if not isinstance(self.form, ColumnCovariance):
             raise ValueError(
-                f"the data fix some {self.num_effective:.0f} directions of {self.plan.columns}; ask `unfixed()` for "
+                f"the data fix about {self.num_effective:.0f} directions of {self.plan.columns}; call `unfixed()` for "
                 "the parameters."
             )
         found, prior = self.form.directions(), self._precisions()
@@ -126,26 +125,26 @@ class Posterior(eqx.Module):
     def predict(
         self, inputs: PyTree, apply: Callable[[PyTree, PyTree], Array] | None = None
     ) -> Prediction | ClassPrediction:
-        """The network at new inputs with the uncertainty of its parameters, by the outputs linearised at θ.
+        """The network at new inputs, with the uncertainty of its parameters, by the outputs linearised at θ.
 
-        Inputs are taken some at a time. The result has derivatives by them.
+        Inputs are processed in chunks. The result can be differentiated with respect to the inputs.
 
         **Arguments:**
 
         - `inputs`: new samples with leading axis M, like those of the problem.
-        - `apply`: another function of the parameters and a sample, such as the solution of a differential equation
-            whose residuals the problem is made of; by default the network of the problem.
+        - `apply`: another function of the parameters and a sample to predict, such as the solution of a differential
+            equation if the problem consists of its residuals; by default the network of the problem.
 
         **Returns:** a `Prediction`, or for class labels a `ClassPrediction`.
 
-        **Raises:** `ValueError` if the problem has several blocks and `apply` is not given, or the network couples its
+        **Raises:** `ValueError` if the problem has several blocks and `apply` is missing, or if the network couples its
         samples and has more parameters than outputs.
         """
         if apply is None:
             if len(self.problem.blocks) != 1:
                 raise ValueError(
-                    f"the problem has {len(self.problem.blocks)} blocks; say by `apply` what is to be predicted, a "
-                    "function of the parameters and one sample."
+                    f"the problem has {len(self.problem.blocks)} blocks; pass what to predict as `apply`, a function "
+                    "of the parameters and one sample."
                 )
             apply = self.problem.blocks[0].apply
             if not self.problem.per_sample:
@@ -153,18 +152,18 @@ class Posterior(eqx.Module):
         return self._predict(inputs, apply, coupled=False)
 
     def predict_all(self, inputs: PyTree, apply: Callable[[PyTree, PyTree], Array]) -> Prediction | ClassPrediction:
-        """As `predict`, of a function that takes all samples at once, as with `per_sample=False`.
+        """Like `predict`, for a function that takes all samples at once, as with `per_sample=False`.
 
         **Arguments:**
 
         - `inputs`: new samples with leading axis M.
-        - `apply`: a function of the parameters and all samples, whose M results have a leading axis.
+        - `apply`: a function of the parameters and all samples, which returns M results along the leading axis.
 
-        **Raises:** `ValueError` unless it goes by columns of D, as it does for fewer parameters than outputs.
+        **Raises:** `ValueError` unless the columns of D are used, as they are for fewer parameters than outputs.
         """
         if not isinstance(self.form, ColumnCovariance):
             raise ValueError(
-                "the network couples its samples, and with so many parameters predictions go sample by sample: pass "
+                "the network couples its samples, but with so many parameters predictions go sample by sample: pass "
                 "the function of one sample as `apply`."
             )
         return self._predict(inputs, apply, coupled=True)

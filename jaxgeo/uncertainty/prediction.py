@@ -1,4 +1,4 @@
-"""What is predicted at new inputs: means, standard deviations and intervals, or probabilities of classes."""
+"""Predictions at new inputs: means, standard deviations and intervals, or probabilities of classes."""
 
 import statistics
 
@@ -11,12 +11,12 @@ from jaxgeo._checks import check_number
 
 
 class Prediction(eqx.Module):
-    """The network at new inputs, with what the data leave open.
+    """The network at new inputs, with its uncertainty.
 
-    - `mean`: the outputs of the network, in its shape.
-    - `covariance`: of the Q outputs of each input, by what is not known of the parameters.
-    - `noise`: the standard deviation of a target of weight 1; None where each block of a problem has its own.
-    - `degrees_of_freedom`: from which the noise was estimated; infinite where it was given.
+    - `mean`: the outputs of the network, in their shape.
+    - `covariance`: covariance of the Q outputs of each input, due to the uncertainty of the parameters.
+    - `noise`: the standard deviation of a target of weight 1; None if each block of a problem has its own.
+    - `degrees_of_freedom`: from which the noise was estimated; infinite if the noise was given.
     """
 
     mean: Float[Array, "M ..."]
@@ -26,18 +26,18 @@ class Prediction(eqx.Module):
 
     @property
     def standard_deviation(self) -> Float[Array, "M ..."]:
-        """Of the network's outputs, without the noise of a target."""
+        """The standard deviation of the network's outputs, without the noise of a target."""
         return _root(self._variances())
 
     @property
     def observed_deviation(self) -> Float[Array, "M ..."]:
-        """Of a new target: the square root of the variance of the output and that of the noise.
+        """The standard deviation of a new target: the root of the output's variance plus the noise variance.
 
-        **Raises:** `ValueError` where each block of the problem has a noise of its own.
+        **Raises:** `ValueError` if each block of the problem has its own noise.
         """
         if self.noise is None:
             raise ValueError(
-                "each block of the problem has a noise of its own, and none of them is that of these outputs; ask for "
+                "each block of the problem has its own noise, and none of them applies to these outputs; use "
                 "`standard_deviation`, or `interval(…, observed=False)`."
             )
         return _root(self._variances() + jnp.asarray(self.noise, self.mean.dtype) ** 2)
@@ -45,9 +45,9 @@ class Prediction(eqx.Module):
     def interval(
         self, level: float = 0.9, *, observed: bool = True
     ) -> tuple[Float[Array, "M ..."], Float[Array, "M ..."]]:
-        """From where to where a new target is, or the output, with a given probability.
+        """The interval that contains a new target, or the output, with a given probability.
 
-        By Student's t with `degrees_of_freedom` where the noise was estimated, by a normal distribution else.
+        Uses Student's t with `degrees_of_freedom` if the noise was estimated, and a normal distribution otherwise.
 
         **Arguments:**
 
@@ -56,11 +56,11 @@ class Prediction(eqx.Module):
 
         **Returns:** the lower and the upper end.
 
-        **Raises:** `ValueError` if `level` is no such number.
+        **Raises:** `ValueError` unless `level` is between 0 and 1.
         """
         check_number("level", level, above=0, most=1)
         if level == 1:
-            raise ValueError("`level` must be below 1: only an infinite interval holds all.")
+            raise ValueError("`level` must be below 1: only an infinite interval has probability 1.")
         half = quantile(float(level), self.degrees_of_freedom)
         width = half * (self.observed_deviation if observed else self.standard_deviation)
         return self.mean - width, self.mean + width
@@ -70,12 +70,12 @@ class Prediction(eqx.Module):
 
 
 class ClassPrediction(eqx.Module):
-    """Classes of new inputs, with what the data leave open.
+    """Class probabilities at new inputs, with the uncertainty of the parameters.
 
     Reference: Z. Lu, E. Ie, F. Sha, Mean-field approximation to Gaussian–softmax integral, 2020, arXiv 2006.07584
 
     - `mean`: the logits of the network.
-    - `covariance`: of the logits of each input less their mean, which is all that a softmax sees.
+    - `covariance`: covariance of the logits of each input minus their mean, on which alone a softmax depends.
     """
 
     mean: Float[Array, "M Q"]
@@ -83,8 +83,10 @@ class ClassPrediction(eqx.Module):
 
     @property
     def probabilities(self) -> Float[Array, "M Q"]:
-        """The expectation of the softmax by the probit approximation, each pair of classes with the variance of its own
-        difference: p_k ∝ 1/Σ_j exp((m_j − m_k)/√(1 + π v_jk/8)). For two classes it is MacKay's formula.
+        """The expectation of the softmax, by the probit approximation.
+
+        Each pair of classes uses the variance of its own difference: p_k ∝ 1/Σ_j exp((m_j − m_k)/√(1 + π v_jk/8)). For
+        two classes this is MacKay's formula.
 
         Reference: D. J. C. MacKay, The evidence framework applied to classification networks, Neural Computation 4,
             1992; Z. Lu, E. Ie, F. Sha, Mean-field approximation to Gaussian–softmax integral, 2020
@@ -97,18 +99,18 @@ class ClassPrediction(eqx.Module):
 
     @property
     def plain_probabilities(self) -> Float[Array, "M Q"]:
-        """The softmax of the logits, as if the parameters were known."""
+        """The softmax of the logits, as if the parameters were known exactly."""
         return jax.nn.softmax(self.mean, axis=1)
 
 
 def _root(variances: Array) -> Array:
-    """A square root that takes what round-off left below 0 for 0, with the derivative 0 there."""
+    """A square root that treats values below 0, due to round-off, as 0, with derivative 0."""
     positive = variances > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, variances, 1)), 0)
 
 
 def quantile(level: float, degrees: float) -> float:
-    """q with P(|t| ≤ q) = level, for Student's t; for infinitely many degrees of freedom the normal distribution.
+    """q with P(|t| ≤ q) = level, for Student's t, or the normal distribution if `degrees_of_freedom` is infinite.
 
     ```python
     >>> from jaxgeo.uncertainty.prediction import quantile

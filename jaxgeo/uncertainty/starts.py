@@ -1,4 +1,4 @@
-"""Several places for `curve_fit` to start from."""
+"""Several starting points for `curve_fit`."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from jaxgeo.problem import Problem
 
 
 def read_starts(starts: Any, problem: Problem, params: Params, bounds: Bounds | None) -> list[Params]:
-    """More parameters to start from: those of a list, or so many drawn evenly between the bounds.
+    """More initial parameters: those of a list, or a given number drawn uniformly between the bounds.
 
-    **Raises:** `ValueError` on a number without finite bounds, or on starts that are not of the form of `p0`, or not
-    within the bounds.
+    **Raises:** `ValueError` if a number is given without finite bounds, or if a start does not have the structure of
+    `p0` or is not within the bounds.
     """
     trainable, frozen = problem.partition(params)
     flat, unravel = ravel_pytree(trainable)
@@ -26,9 +26,7 @@ def read_starts(starts: Any, problem: Problem, params: Params, bounds: Bounds | 
     if not isinstance(starts, list | tuple | np.ndarray | jax.Array):
         check_count("starts", starts)
         if not bool(jnp.all(jnp.isfinite(high - low))):
-            raise ValueError(
-                "a number of `starts` is drawn between `bounds`, which must be finite; or pass a list of them."
-            )
+            raise ValueError("to draw a number of `starts`, `bounds` must be finite; or pass a list of starts.")
         drawn = np.random.default_rng(0).uniform(np.asarray(low), np.asarray(high), (starts, flat.size))
         return [eqx.combine(unravel(jnp.asarray(row, flat.dtype)), frozen) for row in drawn]
 
@@ -37,7 +35,7 @@ def read_starts(starts: Any, problem: Problem, params: Params, bounds: Bounds | 
         if eqx.is_array(params) and isinstance(start, list | tuple):
             start = np.asarray(start, float)
         if jax.tree.structure(start) != jax.tree.structure(params):
-            raise ValueError(f"`{name}` must be of the form of `p0`; got {start!r}.")
+            raise ValueError(f"`{name}` must have the structure of `p0`; got {start!r}.")
         made = jax.tree.map(lambda like, leaf: _like(name, like, leaf), params, start)
         values = ravel_pytree(problem.partition(made)[0])[0]
         if not bool(jnp.all((values >= low) & (values <= high))):
@@ -53,6 +51,6 @@ def _like(name: str, like: Any, leaf: Any) -> Any:
     array = as_real(name, leaf).astype(like.dtype)
     if array.shape != like.shape:
         raise ValueError(
-            f"`{name}` must be of the form of `p0`; an array has shape {array.shape}, and not {like.shape}."
+            f"`{name}` must have the structure of `p0`; an array has shape {array.shape} instead of {like.shape}."
         )
     return array

@@ -1,1 +1,1 @@
-"""The commands of `jaxgeo`: what they take, do and print. `jaxgeo.cli` starts them."""
+"""The commands of `jaxgeo`: their options, actions and output. `jaxgeo.cli` starts them."""

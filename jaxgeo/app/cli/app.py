@@ -1,4 +1,4 @@
-"""The commands of `jaxgeo`, and their errors."""
+"""The commands of `jaxgeo`, and their error messages."""
 
 import contextlib
 import shlex
@@ -24,7 +24,7 @@ from jaxgeo.app.cli.work import resume_command, train_command
 from jaxgeo.fitting import Interruptible
 from jaxgeo.fitting.methods import FLOWS, OPTIMIZERS
 
-# What typer raises at a mistyped option; a common ancestor, since typer brings its own click or uses the installed one.
+# The error for a mistyped option. Use a common ancestor: typer brings its own click or uses the installed one.
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 
 COMMANDS = ("train", "resume", "compare", "rank", "predict", "bench", "info")
@@ -48,7 +48,7 @@ def top(
         bool,
         typer.Option(
             "--cache/--no-cache",
-            help="Keep compiled programs in the user's cache folder, so that the next command starts sooner.",
+            help="Save compiled programs in the user's cache folder, so that the next command starts sooner.",
         ),
     ] = True,
 ) -> None:
@@ -72,31 +72,35 @@ Problem = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(help="TOML file of settings, such as the config.toml of a run; options given beside it come first."),
+    typer.Option(
+        help="TOML file of settings, such as the config.toml of a run; options on the command line override it."
+    ),
 ]
 Target = Annotated[str | None, typer.Option(help="Column of the table to predict.", rich_help_panel=DATA)]
 TaskKind = Annotated[
     str | None,
-    typer.Option("--task", help="classification or regression; by default as the target looks.", rich_help_panel=DATA),
+    typer.Option(
+        "--task", help="classification or regression; by default inferred from the target.", rich_help_panel=DATA
+    ),
 ]
-Drop = Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.", rich_help_panel=DATA)]
+Drop = Annotated[list[str] | None, typer.Option(help="Column to leave out; can be repeated.", rich_help_panel=DATA)]
 Samples = Annotated[
     int | None,
     typer.Option(
-        help="N, rows to train on; the others are held out. For digits 100 by default, for a table what is not "
-        "held out, up to 1000 outputs.",
+        help="N, the number of rows to train on; the others are held out. The default is 100 for digits; for a table, "
+        "all rows that are not held out, up to 1000 outputs.",
         rich_help_panel=DATA,
     ),
 ]
 TestFraction = Annotated[
-    float | None, typer.Option(help="Part of a table held out; 0.2 by default.", rich_help_panel=DATA)
+    float | None, typer.Option(help="Fraction of a table that is held out; 0.2 by default.", rich_help_panel=DATA)
 ]
 Hidden = Annotated[
     str | None,
     typer.Option(
         "--hidden",
         "--model",
-        help="Hidden widths, such as 64-64; by default wide enough for K ≥ 4 QN.",
+        help="Widths of the hidden layers, such as 64-64; by default wide enough for K ≥ 4 QN.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -106,21 +110,21 @@ Flow = Annotated[
 Tol = Annotated[
     float | None,
     typer.Option(
-        help="Stop where the cost is this part of C(0); by default 1e-6 for digits and 1e-4 for a table.",
+        help="Stop when the cost reaches this fraction of C(0); by default 1e-6 for digits and 1e-4 for a table.",
         rich_help_panel=NETWORK,
     ),
 ]
 Rtol = Annotated[
     float | None,
-    typer.Option(help="Tolerance of an ODE step; by default 1e-5, in float32 1e-3.", rich_help_panel=NETWORK),
+    typer.Option(help="Tolerance of an ODE step; by default 1e-5, or 1e-3 in float32.", rich_help_panel=NETWORK),
 ]
 Precision = Annotated[str | None, typer.Option(help="float64 (default) or float32.", rich_help_panel=RUN)]
 Seed = Annotated[
-    int | None, typer.Option(help="Of the split, the initial weights and the batches.", rich_help_panel=RUN)
+    int | None, typer.Option(help="Seed of the split, the initial weights and the batches.", rich_help_panel=RUN)
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder to write; by default runs/NAME, or runs/NAME-2, … if in use.", rich_help_panel=RUN),
+    typer.Option(help="Folder to write; by default runs/NAME, or runs/NAME-2, … if it exists.", rich_help_panel=RUN),
 ]
 
 
@@ -136,40 +140,43 @@ def train(
     hidden: Hidden = None,
     flow: Flow = None,
     optimizer: Annotated[
-        str | None, typer.Option(help=f"In place of a flow, one of {', '.join(OPTIMIZERS)}.", rich_help_panel=NETWORK)
+        str | None,
+        typer.Option(
+            help=f"Use an optimizer instead of a flow; one of {', '.join(OPTIMIZERS)}.", rich_help_panel=NETWORK
+        ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of an optimizer that takes one.", rich_help_panel=NETWORK)
+        float | None, typer.Option(help="Learning rate of the optimizer, if it takes one.", rich_help_panel=NETWORK)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples of an update; all by default.", rich_help_panel=NETWORK)
+        int | None, typer.Option(help="Samples for each update; all by default.", rich_help_panel=NETWORK)
     ] = None,
     tol: Tol = None,
     rtol: Rtol = None,
     max_steps: Annotated[
         int | None,
-        typer.Option(help="Give up after so many steps or updates; 1000 by default.", rich_help_panel=NETWORK),
+        typer.Option(help="Give up after this number of steps or updates; 1000 by default.", rich_help_panel=NETWORK),
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many parts (6 steps of a flow, an epoch) without a better cost on a fifth of the "
-            "training rows; 10 by default for a table.",
+            help="Stop when the cost on a held-out fifth of the training rows has not improved for this number of "
+            "parts (6 steps of a flow, or an epoch); 10 by default for a table.",
             rich_help_panel=NETWORK,
         ),
     ] = None,
     record_every: Annotated[
-        int | None, typer.Option(help="Updates from one row of the metrics to the next.", rich_help_panel=RUN)
+        int | None, typer.Option(help="Number of updates between rows of the metrics.", rich_help_panel=RUN)
     ] = None,
     precision: Precision = None,
     seed: Seed = None,
     keep_every: Annotated[
         float | None,
-        typer.Option(help="Seconds from one checkpoint to the next; 5 by default.", rich_help_panel=RUN),
+        typer.Option(help="Seconds between checkpoints; 5 by default.", rich_help_panel=RUN),
     ] = None,
     out: Out = None,
 ) -> None:
-    """Train a network, and write a report, the figures, the metrics and the network into a folder.
+    """Train a network, and save a report, its figures, the metrics and the network in a folder.
 
     Examples: [b]jaxgeo train digits[/b], and [b]jaxgeo train table.csv --target price[/b].
     """
@@ -200,10 +207,10 @@ def train(
 @app.command()
 def resume(
     run: Annotated[Path, FOLDER],
-    tol: Annotated[float | None, typer.Option(help="In place of the tolerance that the run has.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="In place of the steps that the run is allowed.")] = None,
+    tol: Annotated[float | None, typer.Option(help="New tolerance, instead of that of the run.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="New maximum of steps, instead of that of the run.")] = None,
 ) -> None:
-    """Go on with a run that was interrupted or killed, to the same end as if it had not been, or further."""
+    """Resume a run that was interrupted or killed; the result is the same as without the interruption."""
     changes = _given(tol=tol, max_steps=max_steps)
     _finish(lambda interruptible: resume_command(run, changes, make_console(), interruptible))
 
@@ -224,11 +231,11 @@ def compare(
     precision: Precision = None,
     seed: Seed = None,
     seconds: Annotated[
-        float, typer.Option(help="For each method, which ends with its part at hand.", rich_help_panel=RUN)
+        float, typer.Option(help="Time for each method; a method may finish its current part.", rich_help_panel=RUN)
     ] = 30.0,
     out: Out = None,
 ) -> None:
-    """Train by the adapted flow, Levenberg-Marquardt, Adam, L-BFGS and the standard flow, and draw one figure."""
+    """Train with the adapted flow, Levenberg-Marquardt, Adam, L-BFGS and the standard flow, and plot a comparison."""
     given = _given(
         problem=problem,
         target=target,
@@ -248,39 +255,44 @@ def compare(
 
 @app.command()
 def rank(run: Annotated[Path, FOLDER]) -> None:
-    """Rank and spectrum of D at the start and at the end of a run."""
+    """Print the rank and the spectrum of D at the start and at the end of a run."""
     rank_command(run, make_console())
 
 
 @app.command()
 def predict(
     run: Annotated[Path, FOLDER],
-    rows: Annotated[Path, typer.Argument(help="A table with the columns that the run was trained on.", metavar="ROWS")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write; by default the standard output.")] = None,
+    rows: Annotated[
+        Path, typer.Argument(help="A table with the same columns that the run was trained on.", metavar="ROWS")
+    ],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; by default standard output.")] = None,
 ) -> None:
-    """Predict the target of new rows."""
+    """Predict the target for new rows."""
     predict_command(run, rows, out, make_console())
 
 
 @app.command()
 def bench(
     modules: Annotated[
-        list[str] | None, typer.Argument(help="Such as optimizers; all by default.", metavar="MODULE")
+        list[str] | None,
+        typer.Argument(help="Benchmarks to run, such as optimizers; all by default.", metavar="MODULE"),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Minutes in place of hours, at small sizes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Use small sizes, which take minutes instead of hours.")
+    ] = False,
 ) -> None:
-    """Measure everything again, in a copy of the repository, and render the tables."""
+    """Run the benchmarks again, in a copy of the repository, and render their tables."""
     raise typer.Exit(bench_command(modules or [], quick))
 
 
 @app.command()
 def info() -> None:
-    """Versions, devices, precision and optional packages."""
+    """Print versions, devices, precision and optional packages."""
     info_command(make_console())
 
 
 def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given, in the types of the settings."""
+    """The options that were given, converted to the types of the settings."""
     given = {name: value for name, value in options.items() if value is not None}
     if "hidden" in given:
         given["hidden"] = parse_hidden(given["hidden"])
@@ -294,7 +306,7 @@ def _finish(command: Callable[[Interruptible], int]) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; returns the exit code. All errors leave here, in one line."""
+    """Run the command line; returns the exit code. Every error is reported here, in one line."""
     with Streams() as streams, warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -302,7 +314,7 @@ def run(arguments: list[str]) -> int:
         except BaseException as error:  # noqa: B036 - one door, whose exit code is the answer
             code = _answer(error, arguments)
         if streams.error is not None:
-            code = _fail(f"cannot write to the standard output ({streams.error.strerror})", code or 1)
+            code = _fail(f"cannot write to standard output ({streams.error.strerror})", code or 1)
         return code
 
 
@@ -317,7 +329,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _answer(error: BaseException, arguments: list[str]) -> int:
-    """Say what ended the command, in one line; returns the exit code."""
+    """Report in one line what ended the command; returns the exit code."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _fail(f"interrupted; {SIGNALS.advice}", 130)
     if isinstance(error, typer.Exit):
@@ -327,10 +339,10 @@ def _answer(error: BaseException, arguments: list[str]) -> int:
         return _fail(f"{error.format_message().rstrip('.')}. See {command} --help.")  # pyright: ignore
     if isinstance(error, OSError):
         return _fail(
-            f"{error.filename or 'a file'}: {error.strerror or error}; choose another path, or make room there."
+            f"{error.filename or 'a file'}: {error.strerror or error}; choose another path, or free space there."
         )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return _fail("the memory of this machine does not hold this; take fewer --samples, or a smaller --hidden.", 1)
+        return _fail("this needs more memory than this machine has; use fewer --samples, or a smaller --hidden.", 1)
     if isinstance(error, ValueError | ModuleNotFoundError):
         return _fail(str(error).replace("`RankAdaptiveFlow`", "--flow rank-adaptive"))
     with contextlib.suppress(OSError):
@@ -339,8 +351,8 @@ def _answer(error: BaseException, arguments: list[str]) -> int:
             file.write(f"jaxgeo {version('jaxgeo')}: {shlex.join(arguments)}\n")
             traceback.print_exception(error, file=file)
         said = f"{type(error).__name__}: {error}".strip()[:200]
-        return _fail(f"an error of jaxgeo itself ({said}); please report it with {name}", 1)
-    return _fail(f"an error of jaxgeo itself ({type(error).__name__}: {error}); please report it.", 1)
+        return _fail(f"internal error of jaxgeo ({said}); please report it, and attach {name}", 1)
+    return _fail(f"internal error of jaxgeo ({type(error).__name__}: {error}); please report it.", 1)
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:

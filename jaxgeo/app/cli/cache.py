@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one command to the next in the user's cache folder."""
+"""Compiled programs, saved from one command to the next in the user's cache folder."""
 
 import hashlib
 import os
@@ -9,18 +9,18 @@ from typing import Any
 
 import jax
 
-# Of all programs together. The oldest go first, so that a folder that nobody looks at does not grow.
+# Limit for all programs together. The oldest are removed first, so that a forgotten folder does not grow.
 MOST_BYTES = 2**30
 
 
 def keep_programs() -> Path | None:
-    """Let JAX read and write the programs that it compiles; unless it is told to elsewhere, or they cannot be written.
+    """Let JAX save and reuse the programs that it compiles, unless another cache is set or the folder is not writable.
 
-    Most of the first seconds of a command go into compiling; to read a program takes a tenth of that.
+    Compilation takes most of the first seconds of a command; reading a program takes a tenth of that.
 
-    **Returns:** the folder, None where nothing is kept there.
+    **Returns:** the folder, or None if nothing is saved there.
     """
-    # JAX declares its options while it is imported, which type checkers do not see.
+    # JAX declares its options during import, so type checkers do not see them.
     config: Any = jax.config
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return None
@@ -38,7 +38,7 @@ def keep_programs() -> Path | None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether only this user can write there: JAX runs the programs that it finds."""
+    """Whether only this user can write there. This matters because JAX runs the programs that it finds."""
     if not hasattr(os, "getuid"):
         return True
     found = folder.stat()
@@ -46,9 +46,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def programs_folder() -> Path:
-    """By the XDG convention: `$XDG_CACHE_HOME`, or `~/.cache`, with a folder for each kind of processor.
+    """The folder by the XDG convention, `$XDG_CACHE_HOME` or `~/.cache`, with a subfolder for each kind of processor.
 
-    A home folder may be shared by machines that do not run each other's programs.
+    Machines that share a home folder may not be able to run each other's programs.
     """
     named = os.environ.get("XDG_CACHE_HOME", "")
     above = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
@@ -65,7 +65,7 @@ def _processor() -> str:
 
 
 def _trim(folder: Path, most: int) -> None:
-    """Remove the oldest files until the others take `most` bytes."""
+    """Remove the oldest files until the others take at most `most` bytes."""
     files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.iterdir() if file.is_file())
     total = sum(size for _, size, _ in files)
     for _, size, file in files:

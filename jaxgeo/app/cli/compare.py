@@ -1,4 +1,4 @@
-"""What `jaxgeo compare` does: the adapted flow and others on the user's data, in one figure."""
+"""`jaxgeo compare`: the adapted flow and other methods on the user's data, in one figure."""
 
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from jaxgeo.fitting import Interruptible, Progress, fit
 from jaxgeo.fitting.files import to_json
 from jaxgeo.fitting.methods import method_named
 
-# Each with the number of updates from one point of its curve to the next, None for a flow.
+# Each method with the number of updates between points of its curve; None for a flow.
 RIVALS = {"levenberg-marquardt": 1, "adam": 20, "lbfgs": 5, "standard": None}
 
 
 def compare_command(
     given: dict[str, Any], file: Path | None, seconds: float, out: Path | None, console: Console, hears: Interruptible
 ) -> int:
-    """Train the same network by each method for at most `seconds`, and draw costs and scores over time.
+    """Train the same network with each method for at most `seconds`, and plot costs and scores over time.
 
     **Raises:** `ValueError` as `jaxgeo train` does.
     """
@@ -37,7 +37,7 @@ def compare_command(
         given = {**given, "flow": "adapted"}
     config, task = resolve(given, file)
     if not config.flow:
-        raise ValueError("compare sets a flow against optimizers; pass --flow, and no --optimizer.")
+        raise ValueError("compare runs a flow against optimizers; choose it with --flow, and leave --optimizer out.")
     setup = prepare_setup(config, task, console)
     place = default_place(task)
     place = place.with_name(f"{place.name}-compare") if out is None else out
@@ -61,7 +61,7 @@ def _compare(setup: Setup, folder: RunFolder, seconds: float, console: Console, 
     found = {"score": score, "baseline": task.baseline, "seconds": seconds, "endings": endings, "curves": curves}
     folder.write_text("compare.toml", config.to_toml())
     folder.write_text("compare.json", to_json(found, indent=1))
-    # matplotlib takes a while to load: not before it is needed.
+    # matplotlib loads slowly, so import it only when needed.
     from jaxgeo.app.report.figures import comparison_figure
 
     folder.write_text("compare.svg", comparison_figure(curves, score, task.baseline))
@@ -72,7 +72,7 @@ def _compare(setup: Setup, folder: RunFolder, seconds: float, console: Console, 
             name, endings[name], f"{last['seconds']:.1f}", f"{last['cost'] / setup.cost0:.2e}", plain(last[score])
         )
     print_table(console, table)
-    console.print("Seconds are those of this machine, compilation included.", highlight=False)
+    console.print("Times were measured on this machine and include compilation.", highlight=False)
     say(console, "figure ", str(folder.path / "compare.svg"))
     return (SIGNALS.code or 130) if hears.interrupted else 0
 
@@ -80,7 +80,7 @@ def _compare(setup: Setup, folder: RunFolder, seconds: float, console: Console, 
 def _curve(
     setup: Setup, name: str, every: int | None, seconds: float, hears: Interruptible
 ) -> tuple[list[dict[str, float]], str]:
-    """What was recorded after each part, with the seconds that had passed; and how it ended."""
+    """The rows recorded after each part, with the elapsed seconds, and how the run ended."""
     points: list[dict[str, float]] = []
 
     def note(progress: Progress, model: PyTree) -> bool:

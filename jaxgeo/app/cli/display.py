@@ -1,4 +1,4 @@
-"""What `jaxgeo train` shows in the terminal."""
+"""The terminal output of `jaxgeo train`."""
 
 import json
 import textwrap
@@ -19,12 +19,12 @@ from jaxgeo.app.runs.monitor import kept_row, plain
 from jaxgeo.app.runs.setup import Setup
 from jaxgeo.fitting import Progress
 
-# Columns that any table here has room in.
+# Terminal columns that fit any table here.
 WIDE = 100
 
 
 def show_setup(console: Console, setup: Setup) -> None:
-    """What is known before training."""
+    """Print what is known before training."""
     task, count = setup.task, setup.problem.num_samples
     sizes = "-".join(map(str, setup.network.sizes))
     facts = {
@@ -37,14 +37,14 @@ def show_setup(console: Console, setup: Setup) -> None:
             f"rank {setup.report.rank} of {min(setup.num_rows, setup.num_params)}, "
             f"cond(DDᵀ) = {setup.report.condition:.3g}"
         )
-    aim = f"until the cost is {setup.config.tol:g} of C(0) = {setup.cost0:.4g}"
+    aim = f"until the cost is {setup.config.tol:g} times C(0) = {setup.cost0:.4g}"
     if setup.config.optimizer:
         batches = f", batches of {setup.config.batch_size}" if setup.config.batch_size else ""
         facts["optimizer"] = f"{setup.config.optimizer}{batches}, {aim}, for at most {setup.config.max_steps} updates"
     else:
         facts["flow"] = f"{setup.config.flow}, {aim}"
         if setup.stopping_time is None:
-            facts["stop"] = "not known beforehand: " + (
+            facts["stop"] = "not known in advance: " + (
                 "this flow has no law" if setup.num_params >= setup.num_rows else "K < QN, underparametrized"
             )
         else:
@@ -56,36 +56,36 @@ def show_setup(console: Console, setup: Setup) -> None:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """The terminal, as wide as it says, or as wide as a label and a few words where it says less."""
+    """The terminal, at its own width, but at least wide enough for a label and a few words."""
     console = Console(stderr=stderr)
     console.width = max(console.width, 40)
     return console
 
 
 def say(console: Console, label: str, text: str, style: str = "bold") -> None:
-    """A label and a text, which is shown as it is: no markup, no emoji, and control characters written out."""
+    """Print a label and a literal text: no markup, no emoji, and control characters written out."""
     parts = [(label, style), f" {visible(text)}"] if label else [visible(text)]
     console.print(Text.assemble(*parts), highlight=False, soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:
-    """A table with all its digits, also where the terminal is too narrow for it."""
+    """Print a table with all its digits, even if the terminal is too narrow for it."""
     width, console.width = console.width, max(console.width, WIDE)
     console.print(table, crop=False)
     console.width = width
 
 
 def _show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:
-    """A text beside its label, its further lines below its first."""
+    """Print a text next to its label, and align further lines below the first."""
     first, *rest = textwrap.wrap(visible(text), max(40, console.width - indent - 2)) or [""]
     lines = "\n".join([first, *(" " * (indent + 2) + line for line in rest)])
     console.print(Text.assemble((f"{label:>{indent}}", style), f"  {lines}"), highlight=False, soft_wrap=True)
 
 
 class LiveBar:
-    """A progress bar that moves at each step, also from within a compiled integration.
+    """A progress bar that moves at each step, even from within a compiled integration.
 
-    Along the adapted flow it is s over the stopping time.
+    Along the adapted flow it shows s relative to the stopping time.
     """
 
     def __init__(self, console: Console, setup: Setup):
@@ -134,7 +134,7 @@ def show_end(
     rows: list[dict[str, Any]],
     told: Sequence[str] = (),
 ) -> None:
-    """The table of steps, the scores, the notes that were not `told` before, and where all is kept."""
+    """Print the table of steps, the scores, the notes not yet `told`, and where everything is saved."""
     if rows:
         header, cells = step_table(rows)
         table = Table(*header, box=None, pad_edge=False, header_style="bold")

@@ -1,4 +1,4 @@
-"""What `jaxgeo train` was asked for: on the command line, in a file, or by default."""
+"""The settings of `jaxgeo train`: from the command line, a file, or defaults."""
 
 import os
 import sys
@@ -16,11 +16,11 @@ from jaxgeo.app.runs.fields import read_toml
 from jaxgeo.equations import choose_hidden
 
 PROBLEMS = ("digits",)
-# Of a table: updates without a better network on the validation rows, and the widths, as of the estimators.
+# Defaults for tables, as for the estimators: patience on the validation rows, and the hidden widths.
 PATIENCE, HIDDEN = 10, (32, 32)
-# Of fewer training rows none are spared for that.
+# With fewer training rows, none are used for validation.
 LEAST_ROWS = 10
-# Of the settings that a run always has; the others have theirs in `Config`.
+# Defaults of settings that a run always has; `Config` has the defaults of the others.
 DEFAULTS: dict[str, Any] = {
     **OPTIONAL,
     "samples": None,
@@ -32,13 +32,13 @@ DEFAULTS: dict[str, Any] = {
 
 
 def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
-    """The settings of a run and what it learns: `given`, then what the TOML `file` says, then defaults.
+    """The settings of a run and its task: `given` settings first, then those of the TOML `file`, then defaults.
 
-    **Raises:** `ValueError` on an option that cannot be meant, and on data that cannot be learned from.
+    **Raises:** `ValueError` if an option makes no sense, or if the data cannot be learned from.
     """
     from_file = {} if file is None else _read(file)
     for one, other in (("flow", "optimizer"), ("optimizer", "flow")):
-        # What the command line chooses puts the choice of the file aside.
+        # A choice on the command line overrides the choice of the file.
         if given.get(one):
             from_file.pop(other, None)
     if given.get("flow"):
@@ -47,13 +47,13 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
         from_file = {k: v for k, v in from_file.items() if k not in ("rtol", "learning_rate")}
     asked = {**DEFAULTS, **from_file, **given}
     if not asked.get("problem"):
-        raise ValueError("PROBLEM is missing: pass digits or the path of a table, or --config FILE that names it.")
+        raise ValueError("PROBLEM is missing: pass digits or the path of a table, or a --config FILE that names it.")
     if asked.get("flow") and asked["optimizer"]:
         raise ValueError("pass either --flow or --optimizer, not both.")
     double, ready = asked["precision"] == "float64", asked["problem"] in PROBLEMS
     unasked = False
     if not ready and not asked.get("flow") and not asked["optimizer"]:
-        # For the error on rows that are not trained on, as the estimators do.
+        # Aim for a low error on new rows, as the estimators do.
         asked["optimizer"], unasked = "levenberg-marquardt", asked["patience"] is None
         asked["patience"] = PATIENCE if unasked else asked["patience"]
     asked["flow"] = "" if asked["optimizer"] else asked.get("flow") or "adapted"
@@ -68,14 +68,14 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
         HIDDEN if stops_early else choose_hidden(task.train_inputs.shape[1], task.train_targets.shape[1], task.num_rows)
     )
     settled = {
-        # So that a run is resumed from anywhere.
+        # Use an absolute path, so that the run can be resumed from any folder.
         "problem": asked["problem"] if ready else os.path.abspath(asked["problem"]),
         "samples": len(task.train_inputs),
         "hidden": sizes,
         "tol": asked.get("tol") or (1e-8 if stops_early else 1e-6 if ready else 1e-4),
         "task": task.kind.value,
     }
-    # What cannot be written and read back is refused now, and not once it has been trained.
+    # Refuse settings that cannot be written and read back now, not after training.
     return Config.from_toml(Config(**{**asked, **settled}).to_toml()), task
 
 
@@ -85,19 +85,19 @@ def read_task(settings: dict[str, Any]) -> Task:
     if problem in PROBLEMS:
         for name in ("target", "task", "drop"):
             if settings[name] and not (name == "task" and settings[name] == "classification"):
-                raise ValueError(f"--{name} is for tables; leave it out with {problem}.")
+                raise ValueError(f"--{name} only applies to tables; leave it out with {problem}.")
         return digits(100 if settings["samples"] is None else settings["samples"], settings["seed"])
     path = Path(problem)
-    # What over- or underflows is named by column in `prepare`.
+    # `prepare` names the columns that overflow or underflow.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return _read_table_task(path, settings)
 
 
 def refuse_endless(config: Config) -> None:
-    """`ValueError` if the table of a run that is there already is a device or a pipe, which may give bytes for ever.
+    """Raise `ValueError` if the table of an existing run is a device or a pipe, which may never end.
 
-    So may a file of the system that says it has none. What comes by the standard input is the user's, unless that is
-    the terminal.
+    A system file that claims to be empty may not end either. Standard input is the user's choice, unless it is the
+    terminal.
     """
     path = Path(config.problem)
     piped = config.problem == "/dev/stdin" and not sys.stdin.isatty()
@@ -105,7 +105,7 @@ def refuse_endless(config: Config) -> None:
         return
     if not path.is_file() or path.stat().st_size == 0:
         raise ValueError(
-            f"the run is of {config.problem}, which is empty or not a plain file; train it again from a table."
+            f"the run was trained on {config.problem}, which is empty or not a plain file; train again on a table."
         )
 
 
@@ -113,7 +113,7 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
     problem = settings["problem"]
     if not path.exists() and not path.suffix and path.name == problem:
         hint = did_you_mean(problem, PROBLEMS)
-        raise ValueError(f"no problem {problem!r}{hint} There is digits, or pass the path of a table.")
+        raise ValueError(f"no problem {problem!r}{hint} Pass digits or the path of a table.")
     table = read_table(path)
     if not settings["target"]:
         raise ValueError(f"say which column to predict with --target; {path.name} has: {', '.join(table.names[:12])}.")
@@ -123,7 +123,7 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
         kind=parse_kind(settings["task"]) if settings["task"] else None,
         drop=settings["drop"],
         num_samples=settings["samples"],
-        # An optimizer that stops early takes fewer parameters than rows, and all of these.
+        # An optimizer that stops early has fewer parameters than rows, so it can use all rows.
         most_outputs=None if settings["optimizer"] and settings["patience"] is not None else MOST_OUTPUTS,
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
@@ -131,10 +131,10 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
-    """Widths from text such as 64-64; `ValueError` if they are none."""
+    """Widths from text such as 64-64; raises `ValueError` for other text."""
     parts = text.replace(",", "-").split("-")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"--hidden takes positive widths such as 64-64; got {text!r}.")
+        raise ValueError(f"--hidden must be positive widths such as 64-64; got {text!r}.")
     return tuple(int(part) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""The standard streams of a command that goes on whatever becomes of them."""
+"""Standard streams for a command that continues even if they fail."""
 
 import codecs
 import io
@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from typing import Any
 
-# For terminals that have ASCII only.
+# Replacements for terminals that only support ASCII.
 _PLAIN = {"ᵀ": "^T", "×": "x", "…": "...", "≥": ">=", "≤": "<=", "−": "-", "–": "-", "—": "-", "→": "->", "²": "^2"}
 
 
@@ -22,7 +22,7 @@ codecs.register_error("jaxgeo.plain", _plain)
 
 
 def visible(text: str) -> str:
-    """Text in one line, with what would move a terminal's cursor, colour it or turn its direction written out."""
+    """Text in one line; characters that would move the cursor or change colour or direction are written out."""
     return "".join(
         " " if each == "\n" else f"\\u{ord(each):04x}" if unicodedata.category(each) in ("Cc", "Cf", "Cs") else each
         for each in text.strip()
@@ -30,7 +30,7 @@ def visible(text: str) -> str:
 
 
 class _Patient(io.RawIOBase):
-    """A stream that remembers the first error of writing and lets the rest go."""
+    """A stream that remembers the first error of writing and drops all later output."""
 
     def __init__(self, inner: Any):
         self.inner = getattr(inner, "raw", inner)
@@ -55,15 +55,15 @@ class _Patient(io.RawIOBase):
 
 
 class Streams:
-    """Within `with`, standard output and error that write what their encoding has not as ASCII, and raise nothing.
+    """Inside `with`, standard output and error never raise, and replace characters that their encoding lacks by ASCII.
 
-    So a closed pipe or a full disk behind `>` does not end a training that writes files.
+    So a closed pipe or a full disk behind `>` does not stop a training that writes files.
 
-    - `error`: why the standard output could not be written; None if it could, or if its reader has left.
+    - `error`: why standard output could not be written; None if it could, or if its reader has left.
     """
 
     def __enter__(self) -> "Streams":
-        # TensorStore's threads have a traceback to print of what has been answered here in one line.
+        # TensorStore's threads would print a traceback of an error that was already reported here in one line.
         self.hook, sys.unraisablehook = sys.unraisablehook, lambda told: None
         self.before = sys.stdout, sys.stderr
         self.raw = []

@@ -1,4 +1,4 @@
-"""What one does beside training: `jaxgeo rank` and `predict` with a run that is there, `bench` and `info`."""
+"""Commands other than training: `jaxgeo rank` and `predict` on an existing run, `bench` and `info`."""
 
 import csv
 import dataclasses
@@ -30,19 +30,19 @@ from jaxgeo.app.runs.summary import environment
 from jaxgeo.fitting.files import write_text
 from jaxgeo.geometry import rank_report
 
-# What a spreadsheet takes for the beginning of a formula, also in full width.
+# Characters that start a formula in a spreadsheet, including their full-width forms.
 FORMULA = tuple("=+-@＝＋－＠")
 
 
 def rank_command(path: Path, console: Console) -> None:
-    """Print rank and spectrum of D at the start and at the end of the run in `path`."""
+    """Print the rank and the spectrum of D at the start and at the end of the run in `path`."""
     use_precision(RunFolder(path).read_config())
     run = load(path)
     refuse_endless(run.config)
     with console.status("computing the rank of D"):
         setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
         if setup.network.sizes != run.model.sizes:
-            raise ValueError(f"the table is another than that of the run in {path}: its network has other sizes.")
+            raise ValueError(f"the table is not that of the run in {path}: the sizes of the network differ.")
         params, _ = setup.problem.partition(run.model)
         reports = {
             "start": setup.report or rank_report(setup.problem, setup.params),
@@ -64,7 +64,7 @@ def rank_command(path: Path, console: Console) -> None:
 
 
 def predict_command(path: Path, rows: Path, out: Path | None, console: Console) -> None:
-    """Write the prediction for each row of a table, as CSV, into `out` or to the standard output.
+    """Write the prediction for each row of a table as CSV, into `out` or to standard output.
 
     **Raises:** `ValueError` if the run or the table cannot be read, or a column is missing or not numeric.
     """
@@ -79,7 +79,7 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
     if out is None:
         if sys.stdout.isatty():
             content = _shown(content)
-        # In UTF-8, also where the terminal is not.
+        # Use UTF-8, even if the terminal does not.
         sys.stdout.flush()
         sys.stdout.buffer.write(content.encode())
         sys.stdout.buffer.flush()
@@ -91,9 +91,9 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
 
 
 def _as_csv(cells: Sequence[str]) -> str:
-    """A column, of which a spreadsheet takes each cell for one, in any country."""
+    """A column whose cells a spreadsheet reads as single cells, in any country."""
     text = io.StringIO()
-    # Where the comma stands before decimals, others separate cells.
+    # Where a comma is the decimal separator, other characters separate cells.
     parted = any(character in cell for cell in cells for character in ";\t|\r")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if parted else csv.QUOTE_MINIMAL)
     writer.writerows([_cell(cell)] for cell in cells)
@@ -101,13 +101,13 @@ def _as_csv(cells: Sequence[str]) -> str:
 
 
 def _shown(content: str) -> str:
-    """Lines for a terminal, which does not do what a class of a stranger's run says."""
+    """Lines that are safe for a terminal, whatever the class names in somebody else's run contain."""
     return "".join(f"{visible(line)}\n" for line in content.splitlines())
 
 
 def _cell(text: str) -> str:
-    """A cell that a spreadsheet takes for text, not for a formula; numbers as they are."""
-    # What shows nothing in front of a formula does not keep a spreadsheet from it; `sep=` would part all cells anew.
+    """A cell that a spreadsheet reads as text, not as a formula; numbers stay as they are."""
+    # Invisible characters before a formula do not stop a spreadsheet from running it; `sep=` would change all cells.
     shown = "".join(itertools.dropwhile(lambda character: unicodedata.category(character)[0] in "CZ", text))
     control = unicodedata.category(text[:1] or " ")[0] == "C"
     odd = control or shown.startswith(FORMULA) or shown[:4].lower() == "sep="
@@ -115,15 +115,17 @@ def _cell(text: str) -> str:
 
 
 def bench_command(modules: list[str], quick: bool) -> int:
-    """Run the benchmarks, which come with the repository and not with the package."""
+    """Run the benchmarks, which are part of the repository but not of the package."""
     if not Path("benchmarks", "__main__.py").is_file():
-        raise ValueError("there is no folder benchmarks here; run this at the top of a copy of the repository.")
+        raise ValueError(
+            "there is no folder `benchmarks` here; run this in the top folder of a copy of the repository."
+        )
     command = [sys.executable, "-m", "benchmarks", *modules, *(["--quick"] if quick else [])]
     return subprocess.run(command, check=False).returncode
 
 
 def info_command(console: Console) -> None:
-    """Print versions, devices, the default precision, and which optional packages are installed."""
+    """Print versions, devices, the default precision, and the installed optional packages."""
     optional = {
         "orbax.checkpoint": "checkpoints",
         "pandas": "tables",
@@ -136,8 +138,8 @@ def info_command(console: Console) -> None:
     facts = {
         **environment(),
         "devices": ", ".join(str(device) for device in jax.devices()),
-        "x64": f"{'on' if jnp.zeros(()).dtype == jnp.float64 else 'off'} by default; switched on by jaxgeo train, but "
-        "for --precision float32",
+        "x64": f"{'on' if jnp.zeros(()).dtype == jnp.float64 else 'off'} by default; jaxgeo train switches it "
+        "on, except with --precision float32",
     }
     for package, use in optional.items():
         facts[package.partition(".")[0]] = ("installed" if _is_installed(package) else "not installed") + f" ({use})"
@@ -149,5 +151,5 @@ def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
-        # That of a package's parent.
+        # The parent package is missing.
         return False

@@ -1,4 +1,4 @@
-"""What `jaxgeo train` and `jaxgeo resume` do: tell what is known, train, report."""
+"""`jaxgeo train` and `jaxgeo resume`: print what is known in advance, train, and write the report."""
 
 import dataclasses
 import shlex
@@ -23,7 +23,7 @@ from jaxgeo.fitting import Interruptible
 def train_command(
     given: dict[str, Any], file: Path | None, out: Path | None, console: Console, interruptible: Interruptible
 ) -> int:
-    """Train as asked; returns the exit code. `ValueError` on input to mend, before anything is written."""
+    """Train; returns the exit code. Raises `ValueError` on wrong input, before anything is written."""
     config, task = resolve(given, file)
     setup = prepare_setup(config, task, console)
     place = default_place(task) if out is None else out
@@ -32,7 +32,7 @@ def train_command(
 
 
 def resume_command(path: Path, changes: dict[str, Any], console: Console, interruptible: Interruptible) -> int:
-    """Go on with the run in `path`, with another `tol` or `max_steps` if `changes` says so; returns the exit code."""
+    """Resume the run in `path`, with a new `tol` or `max_steps` from `changes`; returns the exit code."""
     with RunFolder.open(path) as folder:
         SIGNALS.folder = path
         config = dataclasses.replace(folder.read_config(), **changes)
@@ -45,19 +45,19 @@ def resume_command(path: Path, changes: dict[str, Any], console: Console, interr
 
 
 def prepare_setup(config: Config, task: Task, console: Console) -> Setup:
-    """`prepare` in the precision of the run."""
+    """Call `prepare` in the precision of the run."""
     use_precision(config)
     with console.status("building the network and computing the rank of D"):
         return prepare(task, config)
 
 
 def default_place(task: Task) -> Path:
-    """Where a run is kept unless the user says."""
+    """The default folder of a run."""
     return Path("runs") / (task.name.strip(".") or "table")
 
 
 def use_precision(config: Config) -> None:
-    """Switch x64 on if the run is in float64: this is a program of its own; the library leaves JAX's settings alone."""
+    """Switch x64 on if the run uses float64. A command may do so; the library never changes JAX's settings."""
     if config.precision == "float64":
         jax.config.update("jax_enable_x64", True)
 
@@ -71,17 +71,17 @@ def _run(
     show_setup(console, setup)
     with LiveBar(console, setup) as bar, SIGNALS.training(interruptible):
         summary = train(setup, folder, progress=bar.show, interruptible=interruptible, resume=resume)
-    # matplotlib takes a while to load: not before it is needed.
+    # matplotlib loads slowly, so import it only when needed.
     from jaxgeo.app.report.page import write_report
 
     page = write_report(folder.path)
     show_end(console, folder, page, summary, load(folder.path).metrics, setup.task.notes)
     again = f"jaxgeo resume {shlex.quote(str(folder.path))}"
     if ended and before is not None and summary["steps"] == before["steps"]:
-        further = f"To train it further, pass a lower --tol or a higher --max-steps to: {again}"
-        say(console, "note ", f"This run had ended already. {further}", "yellow")
-    # Ctrl-C between two computations is not heard by `interruptible`.
+        further = f"To train it further, add a lower --tol or a higher --max-steps to: {again}"
+        say(console, "note ", f"This run had already ended. {further}", "yellow")
+    # `interruptible` does not notice Ctrl-C between two computations.
     if interruptible.interrupted or summary["outcome"] == "interrupted":
-        say(console, "go on  ", again)
+        say(console, "resume ", again)
         return SIGNALS.code or 130
     return 1 if summary["outcome"] == "failed" else 0

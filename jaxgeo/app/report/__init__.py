@@ -1,1 +1,1 @@
-"""The report of a run: figures and one self-contained page. `jaxgeo.app.report.page` loads matplotlib."""
+"""The report of a run: figures and one self-contained page. Importing `jaxgeo.app.report.page` loads matplotlib."""

@@ -13,7 +13,7 @@ from jaxgeo.app.runs.monitor import kept_row
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
 
-# Of a curve: more are no longer told apart, and take a minute for each million.
+# Most points of a curve. More could not be distinguished, and would take a minute for each million.
 MOST_POINTS = 2000
 
 Summary = dict[str, Any]
@@ -33,7 +33,7 @@ STYLE = {
 
 
 def cost_figure(summary: Summary, rows: Rows) -> str | None:
-    """The cost; along a flow with its law, and how far it is off."""
+    """The cost; along a flow also its law, and the deviation from it."""
     if not rows:
         return None
     name, label = axis(rows)
@@ -57,7 +57,7 @@ def cost_figure(summary: Summary, rows: Rows) -> str | None:
             top.axvline(summary["predicted_stopping_time"] / summary["N"], color=FAINT, ls="--", label="predicted stop")
         top.set_ylabel("cost C")
         top.legend()
-        # Zero has no place on a logarithmic axis; the first moment is on the law by definition.
+        # A logarithmic axis cannot show zero, and the first point is on the law by definition.
         bottom.semilogy(
             tau[1:], np.maximum(np.abs(_column(rows, "deviation")[1:]), 1e-16), "o-", color=FIRST, ms=3, lw=1
         )
@@ -67,7 +67,7 @@ def cost_figure(summary: Summary, rows: Rows) -> str | None:
 
 
 def spectrum_figure(summary: Summary, rows: Rows) -> str | None:
-    """Eigenvalues of DDᵀ at start and end."""
+    """Eigenvalues of DDᵀ at the start and at the end."""
     if summary["spectrum_start"] is None:
         return None
 
@@ -108,7 +108,7 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
 
 
 def held_out_figure(summary: Summary, rows: Rows) -> str | None:
-    """True and predicted values of the held-out rows, and how their errors are spread; for regression."""
+    """True and predicted values of the held-out rows, and a histogram of the errors; for regression."""
     if summary["classes"] or not summary["held_out"]:
         return None
     true, predicted = (np.array(summary["held_out"][name], np.float64) for name in ("true", "predicted"))
@@ -126,7 +126,7 @@ def held_out_figure(summary: Summary, rows: Rows) -> str | None:
 
 
 def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> str:
-    """The costs and held-out scores of several methods over the seconds they took."""
+    """The costs and held-out scores of several methods over time."""
 
     def draw(figure: Figure) -> None:
         axes: Any = figure.subplots(2, 1, sharex=True)
@@ -139,7 +139,7 @@ def comparison_figure(curves: dict[str, Rows], score: str, baseline: float) -> s
         axes[0].set_ylabel("cost C")
         axes[0].legend()
         kind = "accuracy" if score == "test_accuracy" else "root mean square error"
-        axes[1].set(xlabel="seconds, compilation included", ylabel=f"held-out {kind}")
+        axes[1].set(xlabel="seconds, including compilation", ylabel=f"held-out {kind}")
 
     return alone(_svg("comparison", draw, height=5.6))
 
@@ -157,12 +157,12 @@ def _column(rows: Rows, name: str) -> np.ndarray:
 
 
 def alone(svg: str) -> str:
-    """A figure as a file of its own: on white, and no wider than what shows it."""
+    """A figure as a separate file: on white, and never wider than its container."""
     return svg.replace("<svg", '<svg style="background:#fff;max-width:100%;height:auto"', 1)
 
 
 def _svg(salt: str, draw: Callable[[Figure], None], height: float = 3.4) -> str:
-    # A salt of its own keeps the ids of one figure apart from those of the next on the same page.
+    # A separate salt keeps the ids of different figures on the same page apart.
     with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
         figure = Figure(figsize=(5.0, height), layout="constrained")
         draw(figure)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run, made from its folder alone."""
+"""One self-contained HTML page about a run, made only from its folder."""
 
 import html
 import json
@@ -18,7 +18,7 @@ from jaxgeo.app.runs.monitor import kept_row, plain
 def write_report(path: Path | str) -> Path:
     """Write `report.html` and `figures/*.svg` into the folder of a run; returns the page's path.
 
-    **Raises:** `ValueError` if the folder is not that of a run.
+    **Raises:** `ValueError` unless the folder holds a run.
     """
     run = load(path)
     folder = RunFolder(run.path)
@@ -26,10 +26,10 @@ def write_report(path: Path | str) -> Path:
     for name, (title, figure) in FIGURES.items():
         try:
             svg = figure(run.summary, rows)
-        # Numbers at the edge of what a float holds have no place on an axis; what matplotlib raises then is its own.
+        # An axis cannot show numbers at the limits of a float; matplotlib then raises various errors.
         except (ArithmeticError, ValueError, IndexError) as error:
             reason = html.escape(" ".join(str(error).split())[:200])
-            sections.append(f'<section class="card"><h2>{title}</h2>It cannot be drawn: {reason}.</section>')
+            sections.append(f'<section class="card"><h2>{title}</h2>This figure cannot be drawn: {reason}.</section>')
             continue
         if svg is not None:
             folder.write_text(f"figures/{name}.svg", alone(svg))
@@ -39,7 +39,7 @@ def write_report(path: Path | str) -> Path:
 
 
 def drawn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the rows that a figure shows, with the one that is kept."""
+    """The rows that a figure shows, including the row of the returned network."""
     if len(rows) <= MOST_POINTS:
         return rows
     chosen = pick(rows, MOST_POINTS)
@@ -60,7 +60,7 @@ def render(run: Run, figures: list[str]) -> str:
         name=html.escape(summary["name"]),
         lead=html.escape(lead(summary)),
         tiles="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
-        warnings=f'<section class="card notes"><h2>To note</h2><ul>{warnings}</ul></section>' if warnings else "",
+        warnings=f'<section class="card notes"><h2>Please note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
         classes=_classes(summary),
         **dict(zip(("header", "steps"), _table(*step_table(run.metrics)), strict=True)),
@@ -71,7 +71,7 @@ def render(run: Run, figures: list[str]) -> str:
 
 
 def lead(summary: dict[str, Any]) -> str:
-    """What happened, in one sentence or two."""
+    """The outcome of the run, in one or two sentences."""
     text = (
         f"{ENDINGS[summary['outcome']].capitalize()}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in "
         f"{summary['steps']} steps and {summary['seconds']:.0f} seconds."
@@ -79,14 +79,14 @@ def lead(summary: dict[str, Any]) -> str:
     if summary["predicted_stopping_time"] and summary["stopping_time"] and summary["outcome"] == "reached":
         off = abs(summary["stopping_time"] / summary["predicted_stopping_time"] - 1)
         text += (
-            f" It stopped at s = {summary['stopping_time']:.6g}; predicted before it began: "
-            f"{summary['predicted_stopping_time']:.6g} (off by {off:.1e}, relative)."
+            f" It stopped at s = {summary['stopping_time']:.6g}; the prediction before the run was "
+            f"{summary['predicted_stopping_time']:.6g} (relative difference {off:.1e})."
         )
     return text
 
 
 def tiles(run: Run) -> dict[str, str]:
-    """The figures of merit, as text: first what the network is worth on rows that it has not seen."""
+    """The figures of merit, as text; the score on held-out rows comes first."""
     summary, last = run.summary, kept_row(run.metrics) if run.metrics else {}
     classify = summary["kind"] == "classification"
     shown = {}
@@ -117,7 +117,7 @@ def _settings(run: Run) -> dict[str, str]:
     }
     return {
         **({"optimizer": config.optimizer} if config.optimizer else {"flow": config.flow}),
-        "tolerance": f"{config.tol:g} of C(0)",
+        "tolerance": f"{config.tol:g} times C(0)",
         **{name: f"{value:g}" for name, value in optional.items() if value is not None},
         "precision": config.precision,
         "seed": str(config.seed),
@@ -126,7 +126,7 @@ def _settings(run: Run) -> dict[str, str]:
 
 
 def _classes(summary: dict[str, Any]) -> str:
-    """For classification: which class was taken for which, and the surest of the wrong answers."""
+    """For classification: the confusion table, and the wrong answers with the highest confidence."""
     names, pairs, wrong = summary["classes"], summary["confusion"], summary["held_out"]
     cards = ""
     if pairs:
@@ -141,7 +141,7 @@ def _classes(summary: dict[str, Any]) -> str:
             rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
         header = "".join(f"<th>{html.escape(name)}</th>" for name in names)
         cards += (
-            '<section class="card"><h2>Held-out rows: a class (down), taken for a class (across)</h2>'
+            '<section class="card"><h2>Held-out rows: true class (down), predicted class (across)</h2>'
             f'<table class="confusion"><thead><tr><th></th>{header}</tr></thead>{"".join(rows)}</table></section>'
         )
     if names and wrong.get("row"):
@@ -150,16 +150,16 @@ def _classes(summary: dict[str, Any]) -> str:
             [str(int(row)), names[int(true)], names[int(predicted)], f"{lead:.2f}"]
             for row, true, predicted, lead in zip(*columns, strict=True)
         ]
-        header, body = _table(["row", "is", "taken for", "outputs apart"], lines)
+        header, body = _table(["row", "true", "predicted", "margin"], lines)
         cards += (
-            '<section class="card"><h2>Surest, and wrong</h2><table class="steps">'
+            '<section class="card"><h2>Wrong with the highest confidence</h2><table class="steps">'
             f"<thead><tr>{header}</tr></thead>{body}</table></section>"
         )
     return cards
 
 
 def _table(header: list[str], rows: list[list[str]]) -> tuple[str, str]:
-    """The cells of a header, and the rows of a body."""
+    """The cells of the header, and the rows of the body."""
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return "".join(f"<th>{html.escape(name)}</th>" for name in header), body
 
@@ -169,7 +169,7 @@ def _pairs(pairs: dict[str, str]) -> str:
 
 
 def _inline(svg: str, title: str) -> str:
-    """A figure whose colours are the page's, in light and dark."""
+    """A figure that uses the colours of the page, light or dark."""
     for color, name in ((INK, "ink"), (FIRST, "first"), (SECOND, "second"), (FAINT, "faint")):
         svg = svg.replace(color, f"var(--{name})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)

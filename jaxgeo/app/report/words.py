@@ -1,4 +1,4 @@
-"""Words and choices that the page and the terminal share."""
+"""Phrases and choices that the page and the terminal share."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -8,23 +8,23 @@ import numpy as np
 Item = TypeVar("Item")
 
 ENDINGS = {
-    "reached": "the cost came down to the tolerance",
+    "reached": "the cost reached the tolerance",
     "converged": "there is no lower cost nearby",
-    "stalled": "the cost ceased to fall above the tolerance",
-    "max_steps": "the allowed steps were used up before the tolerance",
-    "max_seconds": "the allowed time was used up before the tolerance",
+    "stalled": "the cost stopped falling before it reached the tolerance",
+    "max_steps": "all allowed steps were used up before the cost reached the tolerance",
+    "max_seconds": "the allowed time was used up before the cost reached the tolerance",
     "failed": "the integration failed",
     "interrupted": "the run was interrupted",
-    "early": "the validation cost had no new minimum any more",
+    "early": "the validation cost stopped improving",
     "stopped": "the run was stopped",
 }
 
-# What one would predict without the inputs.
-BASELINES = {"classification": "always the commonest class", "regression": "always the mean"}
+# Predictions that ignore the inputs.
+BASELINES = {"classification": "always the most common class", "regression": "always the mean"}
 
 
 def axis(rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """What a run went along, by its name in the rows and as a label: the time of a flow, or the updates."""
+    """The axis of a run, as its name in the rows and a label: the time of a flow, or the updates."""
     return ("s_over_N", "s/N") if rows and "s_over_N" in rows[0] else ("step", "update")
 
 
