@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_number, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._checks import MOST, as_array, check_number, check_positive, is_trainable_leaf, leading_size
 from jaxgeo._trainable import Restricted, partition, tell_of_statistics
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
@@ -159,8 +159,8 @@ class Problem(AbstractProblem):
         - `precision`: p ≥ 0 in units of the precision of a target of weight 1, that is α/β: one number, or a pytree
             prefix of `params` with a number for each leaf.
 
-        **Raises:** `ValueError` if a number is negative, if `precision` is not a prefix of `params`, or if the problem
-        already has a prior.
+        **Raises:** `ValueError` if a number is negative or infinite, if `precision` is not a prefix of `params`, or if
+        the problem already has a prior.
 
         ```python
         >>> import jax.numpy as jnp, jaxgeo as jg
@@ -173,7 +173,7 @@ class Problem(AbstractProblem):
         trainable, _ = self.partition(params)
         values, treedef = jax.tree.flatten(precision)
         for value in values:
-            check_number("precision", value, least=0)
+            check_number("precision", value, least=0, most=MOST)
         indices = spread(jax.tree.unflatten(treedef, range(len(values))), params, trainable, "precision")
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
         used = jnp.stack([jnp.asarray(values[index], dtype) for index in dict.fromkeys(indices)])

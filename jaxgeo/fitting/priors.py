@@ -47,7 +47,10 @@ def regularised(task: Task, prior: Prior, apply: Callable[[PyTree, PyTree], Arra
     precision = prior.precision
     if apply is not None and jax.tree.structure(precision).num_nodes != 1:
         precision = Applied(precision, apply)
-    return replace(task, problem=task.problem.with_prior(task.params, precision))
+    try:
+        return replace(task, problem=task.problem.with_prior(task.params, precision))
+    except ValueError as error:
+        raise ValueError(f"`prior` does not match the model: {error}") from error
 
 
 def settings_of(prior: Prior) -> dict[str, Any]:

@@ -35,7 +35,9 @@ class Bounds(eqx.Module):
     def __init__(self, low: PyTree, high: PyTree):
         self.low, self.high = low, high
         for name, tree in (("low", low), ("high", high)):
-            if is_concrete(tree) and any(np.isnan(np.asarray(leaf, float)).any() for leaf in jax.tree.leaves(tree)):
+            # A model as a bound has leaves that are no numbers, such as its activation.
+            numbers = jax.tree.leaves(eqx.filter(tree, eqx.is_array_like))
+            if is_concrete(numbers) and any(np.isnan(np.asarray(leaf, float)).any() for leaf in numbers):
                 raise ValueError(
                     f"`bounds` must be numbers, or infinite for no bound; `{name}` contains NaN: {tree!r}."
                 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import check_count, check_number
+from jaxgeo._checks import MOST, check_count, check_number
 from jaxgeo.costs import AbstractCost, SampleWeighted, WeightedL2
 from jaxgeo.costs.regularised import Regularised
 from jaxgeo.costs.squares import AbstractSquares
@@ -98,7 +98,7 @@ class Prior(eqx.Module):
         for value in jax.tree.leaves(self.precision):
             if isinstance(value, str):
                 raise ValueError(f'`precision` must be numbers or "evidence"; got {value!r}.')
-            check_number("precision", value, least=0)
+            check_number("precision", value, least=0, most=MOST)
 
     @property
     def by_evidence(self) -> bool:
@@ -131,8 +131,17 @@ class Prior(eqx.Module):
 
 
 def read_prior(prior: Any) -> Prior | None:
-    """Turn a `Prior`, or the `precision` of one, into a `Prior`; None stays None."""
-    return prior if prior is None or isinstance(prior, Prior) else Prior(prior)
+    """Turn a `Prior`, or the `precision` of one, into a `Prior`; None stays None.
+
+    **Raises:** `ValueError` if it is neither.
+    """
+    if prior is None or isinstance(prior, Prior):
+        return prior
+    for value in [] if isinstance(prior, str) and prior == "evidence" else jax.tree.leaves(prior):
+        if isinstance(value, str):
+            raise ValueError(f'`prior` must be "evidence", a `Prior`, or a number or numbers; got {prior!r}.')
+        check_number("prior", value, least=0, most=MOST)
+    return Prior(prior)
 
 
 def _first_beta(problem: Problem, params: Params, state: PriorState) -> Float[Array, ""]:

@@ -8,10 +8,23 @@ from input_matrix.integrators import integrators
 from input_matrix.optimizers import optimizers
 from input_matrix.problems import problems
 from input_matrix.ready import ready
+from input_matrix.restrained import restrained
 from input_matrix.theory import theory
 from input_matrix.training import training
 
 GROUPS = {
     each.__name__: each
-    for each in (costs, problems, integrators, algebra, optimizers, geometry, theory, ready, training, estimators)
+    for each in (
+        costs,
+        problems,
+        integrators,
+        algebra,
+        optimizers,
+        geometry,
+        theory,
+        ready,
+        training,
+        restrained,
+        estimators,
+    )
 }
