@@ -1,4 +1,4 @@
-"""`curve_fit` beside SciPy's, on fits of the regression literature and in each of its arguments."""
+"""`curve_fit` compared with SciPy's, on regression problems from the literature and for each of its arguments."""
 
 import jax
 import jax.numpy as jnp
