@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks.NAME` measures and writes `benchmarks/results/NAME.json`."""
+"""Benchmarks: `python -m benchmarks.NAME` runs a benchmark and writes `benchmarks/results/NAME.json`."""

@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: every benchmark, then the tables and figures in the documents.
+"""`python -m benchmarks` runs every benchmark, then renders the tables and figures in the documents.
 
-With names, only these modules. `--quick` takes minutes: few cases at small sizes, whose results and tables go to
-`results/quick/` and leave those of the repository as they are.
+With names, it runs only these modules. `--quick` takes minutes: it runs few cases at small sizes, writes results and
+tables to `results/quick/`, and leaves those of the repository unchanged.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How much is compiled before the first step: lines of StableHLO and seconds of the processor, beside the rivals."""
+"""How much is compiled before the first step: lines of StableHLO and CPU seconds, compared with other libraries."""
 
 import statistics
 import time
@@ -99,7 +99,7 @@ def programs(num_samples: int = SAMPLES) -> dict[str, Program]:
 
 
 def measured(rounds: int = 3) -> dict[str, Any]:
-    """Medians over interleaved rounds, each of which compiles everything anew."""
+    """Medians over interleaved rounds; each round compiles everything again."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_enable_compilation_cache", False)
     lines: dict[str, int] = {}

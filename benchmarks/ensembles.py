@@ -1,4 +1,4 @@
-"""An ensemble of orbits in one program by `vmap`, against the same orbits one after the other."""
+"""An ensemble of orbits in one program by `vmap`, compared with the same orbits one after the other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ REPEATS = 100
 
 
 def repeated(function: Callable[[Any], Any], start: Any) -> Callable[[], Any]:
-    """A program that calls the function 100 times, each time a little elsewhere."""
+    """A program that calls the function 100 times, each time at slightly different parameters."""
 
     def step(point: Any, _: None) -> tuple[Any, None]:
         return jax.tree.map(lambda leaf, change: leaf + 1e-9 * change, point, function(point)), None
@@ -57,7 +57,7 @@ def compare(num_samples: int, width: int) -> dict[str, Any]:
         "one by one": lambda: [alone(member) for member in members],
     }
     rows = measure(calls, repeats=7)
-    # What a velocity costs inside a program, without the time of a call, and its factorisations of DDᵀ alone.
+    # The time of a velocity inside a program, without the overhead of a call, and of its factorisations of DDᵀ alone.
     flow = jg.AdaptedFlow()
     gram = jnp.broadcast_to(jnp.eye(num_samples) + 0.1, (MEMBERS, num_samples, num_samples))
     inner = measure(

@@ -21,13 +21,13 @@ FIRST_ORDER = ("optax.adam(1e-03)", "optax.lbfgs()")
 
 
 def error_elsewhere(equation: Any, seed: int) -> Callable[[Any], jax.Array]:
-    """The relative L2 error at points that are not trained on."""
+    """The relative L2 error at points that are not used for training."""
     elsewhere = equation.elsewhere(jr.key(10_000 + seed), 10_000)
     return jax.jit(lambda params: equation.error(params, elsewhere))
 
 
 def train(equation: Any, seed: int, updates: int, limit_s: float, every: int, fresh: bool) -> dict[str, Any]:
-    """Update by default until the time or the number of updates is over, at fixed points or `fresh` ones each time."""
+    """Update with default settings until the time or the updates are used up, at fixed or each time `fresh` points."""
     params, error = equation.init(jr.key(seed)), error_elsewhere(equation, seed)
     tx = jg.optim.adapted_levenberg_marquardt()
 
@@ -52,9 +52,9 @@ def train(equation: Any, seed: int, updates: int, limit_s: float, every: int, fr
 
 
 def train_renewed(equation: Any, seed: int, limit_s: float, warm_up: int = 3000, every: int = 20) -> dict[str, Any]:
-    """Adam on fresh points, then ours on points drawn by the residual and renewed every so many updates.
+    """Adam on fresh points, then jaxgeo on points drawn by the residual and renewed after a number of updates.
 
-    What counts is the state with the lowest cost at points that are never trained on, nor used for the error.
+    The result is the state with the lowest cost at held-out points, which are not used for the error either.
     """
     params, error = equation.init(jr.key(seed)), error_elsewhere(equation, seed)
     tx, first = jg.optim.adapted_levenberg_marquardt(), optax.adam(2e-3)
@@ -108,7 +108,7 @@ def train_renewed(equation: Any, seed: int, limit_s: float, warm_up: int = 3000,
 
 
 def rival(equation: Any, make: Make, limit_s: float) -> dict[str, Any]:
-    """An optimizer of gradients for as long, from seed 0."""
+    """A first-order optimizer for the same time, from seed 0."""
     params, problem = equation.init(jr.key(0)), equation.problem(equation.points(jr.key(0)))
     result = run(make(problem, params), error_elsewhere(equation, 0), 0.0, limit_s)
     return {
@@ -135,7 +135,7 @@ def case(
     rivals: tuple[str, ...] = (),
     widths: tuple[int, ...] = (64,),
 ) -> dict[str, Any]:
-    """A network, by default with one layer of 64, in float64: ours from each seed, and each rival from the first."""
+    """A network, by default with one layer of 64, in float64: jaxgeo from each seed, the others from the first."""
     jax.config.update("jax_enable_x64", True)
     ready = equation(widths)
     rows = {

@@ -1,4 +1,4 @@
-"""Error bars and what they are of: coverage on tables, an unknown coefficient, a posterior of many parameters."""
+"""Error bars compared with the truth: coverage on tables, an unknown coefficient, a posterior of many parameters."""
 
 import math
 import time
@@ -99,7 +99,7 @@ OPTIMIZERS: dict[tuple[int, bool], Any] = {}
 
 
 def _optimizer(params: dict[str, Any], by_input: bool) -> Any:
-    """The same object for the same shapes, so that a program is compiled once."""
+    """The same object for the same shapes, so that a program is compiled only once."""
     key = len(params["columns"]), by_input
     if key not in OPTIMIZERS:
         prior = jg.optim.Prior(groups=_groups(params, by_input))
@@ -186,13 +186,13 @@ def coverage(splits: int, tables: tuple[str, ...] = tuple(TABLES)) -> Iterator[d
 def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """ν of Burgers' equation from 200 noisy values of its solution, with its standard error, for several draws.
 
-    The residual of the equation is taken for data too, with a noise of 0.03 in units of the slope.
-    The network sees where the solution becomes steep, as a function of x, and initial and boundary values are met.
+    The residual of the equation counts as data too, with a noise of 0.03 in units of the slope. An input of the network
+    marks where the solution becomes steep, as a function of x, and initial and boundary values are satisfied exactly.
     """
     inside, true, noise, exact_noise = counts[0], 0.01, 0.01, 3e-2
     equation = jg.equations.burgers_1d((1,), true)
     points = np.array(equation.elsewhere(jax.random.key(0), inside))
-    # Half of them where the solution becomes steep.
+    # Draw half of them where the solution becomes steep.
     points[::2, 1] *= 0.1
     points = jnp.asarray(points)
     measured = equation.elsewhere(jax.random.key(1), counts[1])
@@ -206,7 +206,7 @@ def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[st
         blocks = (_equation, points, inside / total), (_missed, (measured, noisy), part * counts[1] / total)
         return jg.residual_problem(blocks)
 
-    # All draws go on from a network of another one, in which the equation weighs less at first.
+    # All draws start from the network of a first draw, in which the equation initially has less weight.
     for less in (2 * exact_noise, exact_noise):
         found = jg.fit(start, problem_of(-1, less), max_steps=2 * steps, record_every=2 * steps, tol=0.0)
         start = found.model
@@ -262,7 +262,7 @@ def _equation(params: PyTree, point: Array) -> Array:
     by_time, slope = jax.grad(field)(point)
     along = jnp.array([0.0, 1.0], point.dtype)
     bend = jax.jvp(lambda point: jax.grad(field)(point)[1], (point,), (along,))[1]
-    # In units of the slope, which is large where the solution is steep.
+    # Divide by the slope, which is large where the solution is steep.
     return (by_time + field(point) * slope - jnp.exp(params["log_viscosity"]) * bend) / jnp.sqrt(1 + slope**2)
 
 

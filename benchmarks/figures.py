@@ -12,7 +12,7 @@ from benchmarks.rivals import OURS
 
 # Of ENGD with Woodbury and a line search, arXiv 2505.12149: updates and relative error at this batch and network.
 PUBLISHED = {"poisson_5d_deep": ((61, 6e-4), (252, 6e-6))}
-# The same with its last value, and SPRING, which is lowest there.
+# The same with its last value, and SPRING, which has the lowest error there.
 PUBLISHED_DEEP = {
     "ENGD-W, line search": (*PUBLISHED["poisson_5d_deep"], (5509, 4.3e-7)),
     "SPRING": ((491, 6e-4), (790, 6e-6), (1272, 6e-7), (4726, 1.7e-7)),
@@ -39,7 +39,7 @@ def lift_sweep(results: dict[str, Any]) -> Figure:
         flops = axis.twinx()
         flops.loglog(sizes, [point["predicted_gflop"] for point in points], "k--", label="predicted for G, right axis")
         flops.set_ylim(1e-2, 1e2)
-        # The second pair of axes has made the ticks anew.
+        # The second pair of axes has reset the ticks.
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.minorticks_off()
         flops.minorticks_off()
@@ -55,7 +55,7 @@ def lift_sweep(results: dict[str, Any]) -> Figure:
 
 
 def equation_errors(results: dict[str, Any]) -> Figure:
-    """Relative L2 error against updates and against seconds: each start, the median of ours in bold, and the others."""
+    """Relative L2 error against updates and seconds: each start, jaxgeo's median in bold, and the others."""
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     axes = figure.subplots(2, len(results), sharey="col", squeeze=False)
     for column, (case, result) in enumerate(results.items()):
@@ -67,7 +67,7 @@ def equation_errors(results: dict[str, Any]) -> Figure:
             if number == 0 and case in PUBLISHED:
                 axis.plot(*zip(*PUBLISHED[case], strict=True), "kx", label="published: ENGD-W, line search")
             axis.set(xscale="log", yscale="log", xlabel=label)
-            # Over a decade or less matplotlib labels every tick between powers of ten, one over the other.
+            # Over a decade or less, matplotlib would label every tick between powers of ten, with overlaps.
             axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0, column].set_title(case)
     for axis in axes[:, 0]:
@@ -91,7 +91,7 @@ def front(results: dict[str, Any]) -> Figure:
 
 
 def deep_poisson(result: dict[str, Any]) -> Figure:
-    """Relative error against steps on the 5-D Poisson equation with 10 065 parameters, beside the published ones."""
+    """Relative error against steps on the 5-D Poisson equation with 10 065 parameters, and published results."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axis = figure.subplots()
     _curves(axis, [[(updates, error) for updates, _, error in result["errors"][1:]]], "C0", "jaxgeo, by default")
@@ -103,7 +103,7 @@ def deep_poisson(result: dict[str, Any]) -> Figure:
 
 
 def _curves(axis: Axes, curves: list[list[tuple[float, float]]], color: str, name: str) -> None:
-    """Every curve thin, and the median of all, as far as all go, bold; one alone is bold."""
+    """Draw every curve thin, and the median bold as far as all curves reach; draw a single curve bold."""
     if len(curves) > 1:
         for curve in curves:
             axis.plot(*zip(*curve, strict=True), color=color, linewidth=0.6, alpha=0.5)
@@ -115,7 +115,7 @@ def _curves(axis: Axes, curves: list[list[tuple[float, float]]], color: str, nam
 
 
 def races(results: dict[str, dict[str, Any]]) -> Figure:
-    """Cost against seconds: each panel the runs of every optimizer on one problem, one colour for all rates of one."""
+    """Cost against seconds: a panel for each problem with the runs of every optimizer, one colour for all its rates."""
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     names = list(dict.fromkeys(_family(name) for runs in results.values() for name in runs))
@@ -157,7 +157,7 @@ def _family(name: str) -> str:
 
 
 def _legend(figure: Figure) -> None:
-    """One for all panels, above them, with each name once."""
+    """One legend for all panels, above them, with each name once."""
     handles: dict[str, Any] = {}
     for axis in figure.axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))

@@ -1,9 +1,9 @@
-"""Classical least squares beside MINPACK, SciPy's `trf` and optimistix: `python -m benchmarks.fits`.
+"""Classical least squares compared with MINPACK, SciPy's `trf` and optimistix: `python -m benchmarks.fits`.
 
-Each from two starts, with tolerances of round-off. An update of ours or of SciPy's is an evaluation of the Jacobian,
-one of optimistix a step, taken or not. Evaluations are those of the model: for ours all that run, within derivatives
-too, and for SciPy's residuals and Jacobians. A fit is solved where its cost is the least that anyone found from either
-start.
+Each fit has two starts and tolerances of round-off. An update is an evaluation of the Jacobian for jaxgeo and SciPy,
+and a step, taken or not, for optimistix. Evaluations are those of the model: for jaxgeo all that run, even within
+derivatives, and for SciPy the residuals and Jacobians. A fit counts as solved if its cost is the lowest that any method
+found from either start.
 """
 
 import functools
@@ -28,7 +28,7 @@ SOLVERS = ("jaxgeo", "lm", "trf", "optimistix", *(["nlsq"] if importlib.util.fin
 
 
 def measure(fit: CurveFit) -> dict[str, dict[str, Any]]:
-    """By solver and start: the cost, how many updates, and correct digits of the worst parameter."""
+    """For each solver and start: the cost, the number of updates, and correct digits of the worst parameter."""
     starts = {"far": fit.start, "near": fit.near}
     rows: dict[str, dict[str, Any]] = {name: {} for name in SOLVERS}
     counted = Counted(fit.model)
@@ -63,7 +63,7 @@ def measure(fit: CurveFit) -> dict[str, dict[str, Any]]:
 
 
 def nlsqs(fit: CurveFit, start: Sequence[float], most: int = 1000) -> dict[str, Any]:
-    """What NLSQ's `curve_fit` comes to; where it raises, nothing."""
+    """The result of NLSQ's `curve_fit`; nothing if it raises an error."""
     import nlsq
 
     logging.getLogger("nlsq").setLevel(logging.CRITICAL)
@@ -78,7 +78,7 @@ def nlsqs(fit: CurveFit, start: Sequence[float], most: int = 1000) -> dict[str, 
             found = nlsq.curve_fit(
                 curve, np.arange(float(len(fit.y))), fit.y, p0=list(start), method="trf", **tolerances
             )
-        # It may refuse or fail in any way: that is what is recorded.
+        # It may refuse or fail in any way; the failure is the result.
         except Exception as error:
             return {"cost": math.inf, "updates": 0, "failed": str(error)[:200]}
     cost = 0.5 * float(np.sum(np.asarray(fit.model(jnp, jnp.asarray(found.x), fit.x) - fit.y) ** 2))
@@ -87,7 +87,7 @@ def nlsqs(fit: CurveFit, start: Sequence[float], most: int = 1000) -> dict[str, 
 
 
 class Counted:
-    """A model that counts how often it runs."""
+    """A model that counts its evaluations."""
 
     def __init__(self, model: Callable[..., Any]):
         self.model, self.count = model, 0
@@ -101,13 +101,13 @@ class Counted:
         self.count += 1
 
     def taken(self) -> int:
-        """How often since this was last asked for."""
+        """The number of evaluations since the last call."""
         count, self.count = self.count, 0
         return count
 
 
 def _digits(fit: CurveFit, params: np.ndarray) -> dict[str, float]:
-    """Correct digits beside the minimum nearby, where no parameter of it is 0."""
+    """Correct digits compared with the nearest minimum, provided that none of its parameters is 0."""
     if fit.name in RESIDUALS:
         return {}
     with np.errstate(all="ignore"):

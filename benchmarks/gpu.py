@@ -1,10 +1,10 @@
 """Speed and accuracy on a GPU: `python -m benchmarks.gpu` writes `results/gpu.json`, after every case.
 
-No case takes more than two minutes, most of which is compilation; where a GPU is lent for less than all of them take,
-`--missing` goes on with those that are not there yet. `--quick` runs every one at small sizes, on any device.
+No case takes more than two minutes, most of them for compilation. If a GPU is not available long enough for all cases,
+`--missing` continues with those that have no result yet. `--quick` runs every case at small sizes, on any device.
 
-Times are of one call with its dispatch. GPU libraries may round the operands of float32 products to TF32, which JAX
-allows by default; "highest" forbids it.
+Times are for one call including its dispatch. GPU libraries may round the operands of float32 products to TF32, which
+JAX allows by default; "highest" forbids it.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ ARITHMETIC = {
 
 
 def with_precision(call: Callable[[], Any], precision: str) -> Callable[[], Any]:
-    """The same call with this precision of float32 products, where the code called does not ask for its own."""
+    """The same call with this precision of float32 products, unless the called code sets its own."""
 
     def run() -> Any:
         with jax.default_matmul_precision(precision):
@@ -63,11 +63,11 @@ def sizes(problem: jg.Problem, params: Any) -> Result:
 def step_cost(widths: Sequence[int], num_rows: int) -> Result:
     """A damped lift against a gradient, a step of Adam and a dense D, in float32.
 
-    The last three use TF32 where JAX does by default, unless the row says otherwise; G, and D itself, never do.
+    The last three use TF32 if JAX does by default, unless the row says otherwise; G, and D itself, never use it.
     """
     problem, params = network(widths, num_rows // widths[-1])
     found = {"widths": widths, "damping": DAMPING, **sizes(problem, params)}
-    # D itself, and two copies of it on the way to DDᵀ.
+    # D itself, and the two copies of it that DDᵀ needs.
     needed, free = 3 * 4 * found["QN"] * found["K"], free_memory()
     fits = needed <= free
     calls = our_calls(problem, params, dense=fits) | {"Adam step": adam_call(problem, params)}
@@ -93,10 +93,10 @@ def adam_call(problem: jg.Problem, params: Any) -> Callable[[], Any]:
 
 
 def throughput(matmul_size: int, widths: Sequence[int], num_samples: int) -> Iterator[Result]:
-    """TFlop/s of assembling G and of its Cholesky factorisation, beside those of a large matrix product.
+    """TFlop/s of assembling G and of its Cholesky factorisation, compared with a large matrix product.
 
-    Of G the flops are those of its plan, in which bytes moved by elementwise products count as flops; the forward pass
-    and the Q backward passes that give the factors are in the time, but not in the plan: `passes_gflop` estimates them.
+    The flops of G are those of its plan, which counts bytes moved by elementwise products as flops. The time includes
+    the forward pass and the Q backward passes for the factors, but the plan does not: `passes_gflop` estimates them.
     """
     jax.config.update("jax_enable_x64", True)
     result = {"matmul_size": matmul_size, "matmul": matmuls(matmul_size)}
@@ -138,7 +138,7 @@ def gram_and_cholesky(peaks: Result, widths: Sequence[int], num_samples: int) ->
 
     matrix = gram(params, jnp.float64)
     diagonal = jnp.arange(len(matrix))
-    # Damped by the whole mean eigenvalue: a factorisation that stops at a negative pivot would be timed too short.
+    # Damp by the whole mean eigenvalue: a factorisation that stops at a negative pivot would appear too fast.
     matrix = matrix.at[diagonal, diagonal].add(jnp.trace(matrix) / len(matrix))
     assemble, factor = {}, {}
     for name, (dtype, precision) in ARITHMETIC.items():
@@ -159,7 +159,7 @@ def gram_and_cholesky(peaks: Result, widths: Sequence[int], num_samples: int) ->
 def accuracy(widths: Sequence[int], num_samples: int) -> Iterator[Result]:
     """|θ̇ − θ̇*| / |θ̇*| of a gradient and of lifts in float32, where θ̇* is in float64 from the same float32 numbers.
 
-    The v that is lifted is computed without TF32, as the optimizers do it.
+    The lifted v is computed without TF32, as in the optimizers.
     """
     jax.config.update("jax_enable_x64", True)
     single = network(widths, num_samples)
@@ -188,7 +188,7 @@ def step_calls(problem: jg.Problem, params: Any, dense: bool = True) -> dict[str
 
 
 def reference_of(name: str) -> str:
-    """The damped lifts are one and the same step, by different solvers."""
+    """The damped lifts compute the same step with different solvers."""
     return name if name in ("gradient", UNDAMPED) else "jaxgeo, default solver"
 
 
@@ -205,7 +205,7 @@ def equation(
     counts: tuple[int, int] | None = None,
 ) -> Iterator[Result]:
     """The default optimizer on fresh points at every update, in float64, from seed 0."""
-    # It needs packages that the other cases do without.
+    # This case needs packages that the other cases do not.
     from benchmarks.equations import train
 
     jax.config.update("jax_enable_x64", True)
@@ -218,7 +218,7 @@ def equation(
 
 
 def update_parts(widths: tuple[int, ...], counts: tuple[int, int], directions: int) -> Iterator[Result]:
-    """An update by default on the residual of the 5-D Poisson equation, float64, and the parts it may be made of."""
+    """A default update on the residual of the 5-D Poisson equation, float64, and the parts it may consist of."""
     jax.config.update("jax_enable_x64", True)
     problem, params = poisson(widths, *counts)
     tx = jg.optim.adapted_levenberg_marquardt()
@@ -263,7 +263,7 @@ GRAMS = {
     )
     for outputs, samples in ((8, 512), (1, 4096), (8, 2048))
 }
-# The most telling first.
+# The most informative first.
 FULL = {
     **steps((4096, 208), (4096, 2512)),
     "update": (functools.partial(update_parts, (64, 64, 48, 48), (3000, 500), 640), 90.0),
@@ -293,8 +293,8 @@ SMALL = {
 
 
 def measured(run: Callable[[], Result | Iterator[Result]], needs_gpu: bool) -> Iterator[Result]:
-    """The results with where they come from."""
-    # Numbers of a CPU must not pass for those of a GPU.
+    """The results, with their origin."""
+    # Numbers from a CPU must not be mistaken for those of a GPU.
     if needs_gpu and jax.default_backend() != "gpu":
         raise RuntimeError(f"JAX finds no GPU, only {jax.devices()}; --quick runs on any device")
     where = {"environment": environment(*CUDA)}

@@ -37,7 +37,7 @@ def mnist_5k() -> Images:
 
 
 def small_digits() -> Images:
-    """Images of 8 × 8 pixels, which come with scikit-learn."""
+    """Images of 8 × 8 pixels from scikit-learn."""
     task = jg.app.data.digits(200)
     parts = task.train_inputs, task.train_targets, task.test_inputs, task.test_targets
     return Images(task.source, *(jnp.asarray(part, jnp.float32) for part in parts))
@@ -49,7 +49,7 @@ Update = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
 def images(
     load: Callable[[], Images], hidden: int, batches: Sequence[int], rates: Sequence[float], limit_s: float
 ) -> Iterator[Result]:
-    """One hidden layer, L2 cost, constant rates: each method for `limit_s` seconds, evaluations and compilation apart.
+    """One hidden layer, L2 cost, constant rates: each method for `limit_s` seconds without evaluations and compilation.
 
     The rate and damping of `adapted_momentum` are those of `benchmarks.optimizers`; Adam has the smallest batch.
     """
@@ -99,7 +99,7 @@ def gradient_update(tx: Any, apply: Callable[..., jax.Array]) -> Update:
 
 
 def run_epoch(update: Update, data: Images, carry: tuple[Any, Any], order: jax.Array) -> tuple[Any, Any]:
-    """One update for each row of `order`, which says what samples are in its batch."""
+    """One update for each row of `order`, which lists the samples of its batch."""
 
     def body(carry: tuple[Any, Any], batch: jax.Array) -> tuple[tuple[Any, Any], None]:
         return update(*carry, data.inputs[batch], data.targets[batch]), None
@@ -122,7 +122,7 @@ def train_on_images(
     batch: int,
     limit_s: float,
 ) -> Result:
-    """Epochs in random orders, without the samples that fill no batch, until the seconds are over.
+    """Train for epochs in random order, without samples that fill no batch, until the time is used up.
 
     The curve has points at times that grow by a tenth: (updates, seconds, training cost, held-out accuracy).
     """

@@ -1,9 +1,9 @@
-"""What all benchmarks share: interleaved medians, the environment, processes of their own, JSON.
+"""Shared by all benchmarks: interleaved medians, the environment, separate processes, JSON.
 
-`python -m benchmarks.MODULE` runs the cases of a module and writes `results/MODULE.json` after each; with names, only
-these, and the rows of the others are kept. `--missing` runs what has no whole result yet and keeps the rest. A case
-that fails or runs out of its time is a row {"failed": …}, beside what it had found by then. `--quick` runs a few cases
-at small sizes into `results/quick/`; `--out` says where else.
+`python -m benchmarks.MODULE` runs the cases of a module and writes `results/MODULE.json` after each. With names it runs
+only these cases and keeps the rows of the others. `--missing` runs the cases without a complete result and keeps the
+rest. A case that fails or exceeds its time becomes a row {"failed": …}, with its results so far. `--quick` runs a few
+cases at small sizes into `results/quick/`; `--out` sets another file.
 """
 
 import argparse
@@ -43,8 +43,7 @@ def environment(*rivals: str) -> dict[str, Any]:
         "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in (*PACKAGES, *rivals)},
-        # SciPy's LAPACK, which JAX's Cholesky calls on a CPU, follows these. Its threads can get into the way
-        # of XLA's.
+        # SciPy's LAPACK, which JAX's Cholesky calls on a CPU, obeys these. Its threads can interfere with XLA's.
         **{name: os.environ.get(name) for name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS")},
     }
 
@@ -61,10 +60,10 @@ def failure(error: Exception) -> Result:
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, dict[str, Any]]:
-    """Medians of interleaved calls in this process, in milliseconds; the first call, which compiles, apart.
+    """Medians of interleaved calls in this process, in milliseconds; the first call, which compiles, separately.
 
-    Each round has an order of its own: a call that follows one that takes much memory is slower. A call that raises is
-    a row too, with what it said.
+    Each round has a different order, because a call is slower after one that takes much memory. A call that raises
+    becomes a row with its error.
     """
     rows: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {}
@@ -72,10 +71,10 @@ def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, 
         start = time.perf_counter()
         try:
             jax.block_until_ready(call())
-        # A rival may fail in any way: that is what is recorded.
+        # Another library may fail in any way; the failure is the result.
         except Exception as error:
             rows[name] = failure(error)
-            # What it had allocated is not to be missing to those that follow.
+            # Free its memory for the calls that follow.
             gc.collect()
             continue
         rows[name] = {"first_call_s": time.perf_counter() - start}
@@ -92,12 +91,12 @@ def measure(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, 
 
 
 def each(call: Callable[..., Any], arguments: dict[str, tuple[Any, ...]]) -> Iterator[Result]:
-    """What the call gives for each of these, by name, as that grows; a call that fails does not stop the rest."""
+    """Yield the results of the call for each of these, by name, as they arrive; a failed call does not stop others."""
     found: Result = {}
     for name, given in arguments.items():
         try:
             found[name] = call(*given)
-        # It may run out of memory in many ways.
+        # A call may run out of memory in many ways.
         except Exception as error:
             traceback.print_exc()
             found[name] = failure(error)
@@ -105,12 +104,12 @@ def each(call: Callable[..., Any], arguments: dict[str, tuple[Any, ...]]) -> Ite
 
 
 def peak_memory_mib() -> float:
-    """The most that this process has held."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Case(NamedTuple):
-    """`run` returns a result, or yields it as it grows, so that a process that is cut off leaves what it has."""
+    """`run` returns a result, or yields it as it grows, so that an interrupted process leaves its results so far."""
 
     run: Callable[[], Result | Iterator[Result]]
     limit_s: float = 7200.0
@@ -119,12 +118,12 @@ class Case(NamedTuple):
 def run_cases(
     module: str, cases: dict[str, Case], quick: dict[str, Case] | None = None, arguments: Sequence[str] | None = None
 ) -> None:
-    """What `python -m benchmarks.MODULE` does; `quick` are the cases of `--quick`."""
+    """Run `python -m benchmarks.MODULE`; `quick` holds the cases of `--quick`."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}")
     parser.add_argument("names", nargs="*", help="cases to run; all by default")
     parser.add_argument("--quick", action="store_true", help="a few cases at small sizes, on any device")
     parser.add_argument("--out", type=Path, help=f"by default results/{module}.json, with --quick in results/quick/")
-    parser.add_argument("--missing", action="store_true", help="only those that have no result yet, or failed")
+    parser.add_argument("--missing", action="store_true", help="only cases that have no result yet, or failed")
     parser.add_argument("--here", action="store_true", help="run in this process, and print")
     chosen = parser.parse_args(arguments)
     available = (quick or {}) if chosen.quick else cases
@@ -145,9 +144,9 @@ def run_cases(
 
 
 def run_here(case: Case) -> None:
-    """Print the result as it grows, each a line of JSON; a failure is the last of them."""
+    """Print the result as it grows, as lines of JSON; a failure is the last line."""
     if jax.default_backend() == "cpu":
-        # What asks for more than most of the memory fails then, and is a row; else the system would kill the process.
+        # With this limit a case that needs too much memory fails and becomes a row; the system would kill the process.
         most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
         resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     result: Result = {}
@@ -155,14 +154,14 @@ def run_here(case: Case) -> None:
         found = case.run()
         for result in [found] if isinstance(found, dict) else found:
             print(json.dumps(result), flush=True)
-    # Whatever a case fails with is its result.
+    # If a case fails, the error is its result.
     except Exception as error:
         traceback.print_exc()
         print(json.dumps(result | failure(error)), flush=True)
 
 
 def run_apart(command: Sequence[str], limit_s: float) -> Result:
-    """The last result that a process prints, with why it is not the whole one if it is not."""
+    """The last result that a process prints, with the reason if it is incomplete."""
     failed = None
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+", errors="replace") as log:
@@ -193,7 +192,7 @@ def last_result(lines: Sequence[str]) -> Result:
 
 
 def run_all(commands: dict[str, tuple[Sequence[str], float]], path: Path, results: Result | None = None) -> Result:
-    """Run each command within its seconds, and write all results so far after each."""
+    """Run each command within its time limit, and write all results so far after each."""
     results = {} if results is None else results
     path.parent.mkdir(parents=True, exist_ok=True)
     for name, (command, limit_s) in commands.items():

@@ -1,8 +1,9 @@
 """How precise each solver of the lift is: `python -m benchmarks.lift_accuracy`.
 
-The errors of lift(v) and of D·lift(v) for D with prescribed singular values, against float64 singular values by
-numpy. In float32 the matrix is rounded first and the reference is that of the rounded one. Where singular values lie
-below the round-off of the dtype, the reference leaves them out by `SmoothCutoff`'s formula, written out here again.
+It measures the errors of lift(v) and of D·lift(v) for D with prescribed singular values, against NumPy's singular
+values in float64. In float32 the matrix is rounded first, and the reference uses the rounded matrix. The reference
+leaves out singular values below the round-off of the dtype by `SmoothCutoff`'s formula, which is written out here
+again.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The lift by products with D alone, at size: `python -m benchmarks.lift_iterative`."""
+"""The lift by products with D alone, at a large size: `python -m benchmarks.lift_iterative`."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""One damped lift: the structured Gram matrix against gradients, a dense Jacobian and other libraries."""
+"""One damped lift: the structured Gram matrix compared with gradients, a dense Jacobian and other libraries."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from jaxgeo.equations import Network
 from jaxgeo.linalg import GramCholesky
 
 DAMPING = 1e-3
-# They hold K² numbers. The attempt takes memory that the others would be missing, so it is not made.
+# These hold K² numbers. Trying them would take memory that the others need.
 SQUARE = ("ssbroyden-optimistix", "optimistix BFGS")
 
 
@@ -37,8 +37,8 @@ def poisson(widths: tuple[int, ...], interior: int, boundary: int) -> tuple[jg.P
 def our_calls(problem: jg.Problem, params: Any, *, dense: bool = True) -> dict[str, Callable[[], Any]]:
     """A plain gradient, the lift through the structured Gram matrix, and the same step through a dense D.
 
-    The lift is timed twice: factored in the parameters' dtype without refinement, which is the same work as the
-    others do, and by the default solver, which factors in float64 and refines.
+    The lift is timed twice: factored in the parameters' dtype without refinement, which is the same work as that of the
+    others, and by the default solver, which factors in float64 and refines.
     """
     velocity = -problem.loss.gradient(problem.outputs(params))
     gradient = eqx.filter_jit(eqx.filter_grad(lambda params: problem.cost(params)))
@@ -71,9 +71,9 @@ def our_calls(problem: jg.Problem, params: Any, *, dense: bool = True) -> dict[s
 
 
 def rival_calls(problem: jg.Problem, params: Any) -> dict[str, Callable[[], Any]]:
-    """The first step of the others but those in `SQUARE`; of the damped Gauss–Newton methods, at our damping.
+    """The first step of the other libraries except those in `SQUARE`; damped Gauss–Newton methods use our damping.
 
-    One that is not installed, or takes more memory than there is, fails when it is called: the results say so.
+    If a library is not installed, or needs too much memory, its call fails and the results say so.
     """
     makes: dict[str, Make] = {
         "optax.adam": functools.partial(gradients, optax.adam(1e-3), steps=1),
@@ -117,7 +117,7 @@ def describe(problem: jg.Problem, params: Any, *rivals: str) -> dict[str, Any]:
 
 
 def case_a(num_samples: int = 512, repeats: int = 15) -> dict[str, Any]:
-    """MLP 64-256-256-256-1, float32, with the rivals."""
+    """MLP 64-256-256-256-1, float32, with the other libraries."""
     problem, params = network([64, 256, 256, 256, 1], num_samples)
     rows = measure(our_calls(problem, params) | rival_calls(problem, params), repeats)
     square = f"not attempted: holds K² numbers, {4e-9 * problem.num_params(params) ** 2:.0f} GB"

@@ -1,4 +1,4 @@
-"""What tables in Markdown are made of."""
+"""Building blocks of Markdown tables."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def environment(result: dict[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Three digits, or all digits before the decimal point."""
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 

@@ -1,4 +1,4 @@
-"""Memory of one process over fits of many shapes and over many updates: what is held, and what JAX keeps compiled."""
+"""Memory of one process over fits of many shapes and over many updates: arrays, and programs that JAX keeps."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ SHAPES = 50
 
 
 class Compiled:
-    """How many programs were compiled, or read from a cache, since this was made."""
+    """Counts the programs that were compiled, or read from a cache, since it was created."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -33,9 +33,9 @@ class Compiled:
 
 
 def held() -> dict[str, float]:
-    """Resident MiB of this process, once what is free went back to the system, and the arrays of JAX that are alive."""
+    """Resident MiB of this process, after free memory went back to the system, and the number of live JAX arrays."""
     gc.collect()
-    # Only glibc has it; what another allocator keeps for itself counts as held.
+    # Only glibc has it; with other allocators, free memory that they keep counts too.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -48,7 +48,7 @@ def held() -> dict[str, float]:
 
 
 def fit_of_shape(count: int, **options: Any) -> None:
-    """A network of a width of its own on so many samples, by each method in turn, with somebody who listens."""
+    """A network with its own width on this number of samples, with each method in turn, and with `progress=`."""
     inputs = jr.normal(jr.key(count), (count, 2), jnp.float64)
     model = eqx.nn.MLP(2, 1, 4 + count % 7, 1, activation=jnp.tanh, key=jr.key(0))
     heard: list[float] = []
@@ -66,11 +66,11 @@ def fit_of_shape(count: int, **options: Any) -> None:
 
 
 def over_shapes(shapes: int = SHAPES, every: int = 10) -> Iterator[dict[str, Any]]:
-    """Fits of as many shapes: each for the first time, all again twice, and with `jax.clear_caches()` after each."""
+    """Fits of this number of shapes: each once, all again twice, and with `jax.clear_caches()` after each."""
     jax.config.update("jax_enable_x64", True)
     compiled, rounds = Compiled(), {}
     with tempfile.TemporaryDirectory() as folder:
-        # A program that is read takes the memory of one that is compiled, without the compiler's time.
+        # A program read from the cache takes the same memory as a compiled one, without the time to compile.
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         fit_of_shape(shapes)
@@ -88,7 +88,7 @@ def over_shapes(shapes: int = SHAPES, every: int = 10) -> Iterator[dict[str, Any
 
 
 def over_updates(updates: int = 10_000, every: int = 1000) -> Iterator[dict[str, Any]]:
-    """One fit of so many updates, kept in a folder after each part, and measured there."""
+    """One fit of this number of updates, saved in a folder and measured after each part."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_enable_compilation_cache", False)
     inputs = jnp.linspace(-1.0, 1.0, 20)[:, None]

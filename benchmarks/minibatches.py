@@ -1,4 +1,4 @@
-"""Minibatches of a classification: ours against AdamW, SGD with momentum and Muon, at equal steps and at equal time.
+"""Classification on minibatches: jaxgeo against AdamW, SGD with momentum and Muon, at equal steps and equal time.
 
 `python -m benchmarks.minibatches` writes `results/minibatches.json`. The rate of each method is chosen on some splits
 of the data, with a cosine schedule as long as the run, and reported on others. Times exclude compilation and
@@ -25,7 +25,7 @@ OURS = "adapted_momentum"
 
 
 class Data(NamedTuple):
-    """Samples and labels, for training and held out."""
+    """Samples and labels for training, and held out."""
 
     inputs: jax.Array
     labels: jax.Array
@@ -106,7 +106,7 @@ METHODS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
 
 
 class Race:
-    """One network on one split: trains it by any method, from the same start on the same batches."""
+    """One network on one split, which any method trains from the same start on the same batches."""
 
     def __init__(self, data: str, network: str, split: int):
         self.data, self.split = DATA[data](split), split
@@ -130,7 +130,7 @@ class Race:
                 yield jnp.asarray(order[start : start + BATCH])
 
     def run(self, name: str, rate: float, steps: int) -> dict[str, Any]:
-        """Negative log likelihood and accuracy on what is held out, over steps and seconds."""
+        """Held-out negative log likelihood and accuracy, over steps and seconds."""
         tx = METHODS[name][0](self.apply, optax.cosine_decay_schedule(rate, steps))
         reads_gradients = name != OURS
 
@@ -155,7 +155,7 @@ class Race:
         return {"steps": steps, "seconds": seconds, "curve": curve}
 
     def gradients_a_step(self, rate: float, rounds: int = 40) -> float:
-        """CPU time of an update of ours over that of a gradient, interleaved, in the median."""
+        """Median ratio of the CPU times of an update of jaxgeo and of a gradient, interleaved."""
         tx = METHODS[OURS][0](self.apply, rate)
         update = jax.jit(lambda params, state, x, y: tx.update(params, state, params, inputs=x, targets=y))
         gradient, params, state = jax.jit(self.gradient), self.params, tx.init(self.params)
@@ -179,7 +179,7 @@ def least(run: dict[str, Any]) -> float:
 def race(
     data: str, network: str, steps: int, tuning: Sequence[int], splits: Sequence[int], most_rates: int = 5
 ) -> Iterator[dict[str, Any]]:
-    """Each method for `steps` updates, and each rival also for the time that ours takes."""
+    """Each method for `steps` updates, and each other method also for the time that jaxgeo takes."""
     before, rows = environment("scikit-learn", "mlxtend"), {}
     tuned, reported = [Race(data, network, split) for split in tuning], [Race(data, network, split) for split in splits]
     names = [name for name in METHODS if name != "optax.contrib.muon" or "muon" in dir(optax.contrib)]

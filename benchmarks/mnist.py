@@ -1,4 +1,4 @@
-"""1000 images of MNIST by each optimizer in a process of its own: some take more than the memory or the time.
+"""1000 images of MNIST with each optimizer in a separate process, because some exceed the memory or the time.
 
 `python -m benchmarks.mnist` writes `results/mnist.json`. Times exclude compilation.
 """

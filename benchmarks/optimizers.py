@@ -51,10 +51,10 @@ def report(**rows: Any) -> dict[str, Any]:
 
 
 def attempt(make: Make, problem: jg.Problem, params: Any, **limits: Any) -> dict[str, Any]:
-    """One optimizer until the cost is `stop`, with steps and seconds to powers of ten on the way; or its failure."""
+    """Run one optimizer until the cost is `stop`; its steps and seconds to powers of ten, or its failure."""
     try:
         result = run(make(problem, params), eqx.filter_jit(lambda params: problem.cost(params)), **limits)
-    # A rival may fail in any way: that is what is recorded.
+    # Another library may fail in any way; the failure is the result.
     except Exception as error:
         return failure(error)
     curve = result.pop("curve")
@@ -62,7 +62,7 @@ def attempt(make: Make, problem: jg.Problem, params: Any, **limits: Any) -> dict
 
 
 def digits(starts: int = 10, limit_s: float = 60.0) -> dict[str, Any]:
-    """N = 100 digits, 64-64-64-10 tanh: ours from some initialisations, first-order methods from one of them."""
+    """N = 100 digits, 64-64-64-10 tanh: jaxgeo from several initialisations, first-order methods from one."""
     jax.config.update("jax_enable_x64", True)
     rows: dict[str, Any] = {
         name: [attempt(make, *digits_problem(seed), stop=1e-26, limit_s=limit_s, most=30) for seed in range(starts)]
@@ -75,7 +75,7 @@ def digits(starts: int = 10, limit_s: float = 60.0) -> dict[str, Any]:
 
 
 def diabetes(limit_s: float = 30.0) -> dict[str, Any]:
-    """All 442 patients, 10-64-64-1, to 1e-20, against every rival that is installed, for `limit_s` each."""
+    """All 442 patients, 10-64-64-1, to 1e-20, against every other installed library, for `limit_s` each."""
     jax.config.update("jax_enable_x64", True)
     problem, params = diabetes_problem(0)
     methods = OURS | {name: make for name, make in RIVALS.items() if is_installed(name)}
@@ -84,7 +84,7 @@ def diabetes(limit_s: float = 30.0) -> dict[str, Any]:
 
 
 def float32() -> dict[str, Any]:
-    """Ours in single precision, 30 updates: whether all is finite, and in how many accepted steps the cost rose."""
+    """jaxgeo in single precision, 30 updates: whether all is finite, and how many accepted steps raise the cost."""
     rows = {
         name: [_single(*make(seed, jnp.float32)) for seed in range(3)]
         for name, make in (("digits", digits_problem), ("diabetes", diabetes_problem))
@@ -128,7 +128,7 @@ BATCH, EPOCHS = 128, 15
 
 
 def batches(samples: np.ndarray, seed: int, epochs: int) -> tuple[jax.Array, jax.Array]:
-    """Every batch of every epoch, in random order: which samples, and their weights, 0 for what pads the last one."""
+    """Every batch of every epoch, in random order: its samples, and their weights, 0 for the padding of the last."""
     random = np.random.default_rng(seed)
     padding = -len(samples) % BATCH
     order = np.stack([np.append(random.permutation(samples), np.zeros(padding, int)) for _ in range(epochs)])
@@ -138,7 +138,7 @@ def batches(samples: np.ndarray, seed: int, epochs: int) -> tuple[jax.Array, jax
 
 
 def classify(make: Callable[[int], Any], cost: Any, seed: int, epochs: int, ours: bool) -> tuple[float, float]:
-    """Test accuracy after `epochs`, and seconds for them without compilation; the split follows from the seed too."""
+    """Test accuracy after `epochs`, and their seconds without compilation; the seed also determines the split."""
     data = load_digits()
     inputs, targets = jnp.asarray(data.data / 16, jnp.float32), jnp.eye(10, dtype=jnp.float32)[data.target]
     order = np.random.default_rng(seed).permutation(len(inputs))
@@ -190,10 +190,10 @@ def adam(rate: float) -> Callable[[int], Any]:
 
 
 def classification() -> dict[str, Any]:
-    """All digits, 1437 to train and 360 to test, minibatches of 128, five seeds, each with a split of its own.
+    """All digits, 1437 to train and 360 to test, minibatches of 128, five seeds, each with its own split.
 
-    Our learning rate and damping were chosen on a validation part of one training set; of Adam's learning rates all
-    are shown, and the best on the test sets is what ours is compared with.
+    The learning rate and damping of jaxgeo were chosen on a validation part of one training set. All of Adam's learning
+    rates are shown; compare jaxgeo with the best of them on the test sets.
     """
     rows: dict[str, Any] = {}
     for name, cost in (("l2", jg.L2), ("cross_entropy", jg.SoftmaxCrossEntropy)):
@@ -203,7 +203,7 @@ def classification() -> dict[str, Any]:
         for rate in (1e-3, 3e-3, 1e-2):
             same = [classify(adam(rate), cost, seed, EPOCHS, False) for seed in range(5)]
             rows[name][f"adam_{rate}_equal_epochs"] = _summary(same, EPOCHS)
-            # A pilot of more epochs, as the few above take too little time to scale from.
+            # Time a pilot run of more epochs, because the few above are too short to extrapolate from.
             pilot = classify(adam(rate), cost, 0, 20 * EPOCHS, False)[1]
             more = int(max(EPOCHS, 20 * EPOCHS * seconds / pilot))
             equal = [classify(adam(rate), cost, seed, more, False) for seed in range(5)]

@@ -1,7 +1,7 @@
 """Random networks: G without D against D Dᵀ, and the route by which each leaf's part of G is computed.
 
-The networks are those of `cases/networks`, by number; `python -m benchmarks.random_networks` runs 5000, a thousand a
-case. The diagonal that is computed without the rest is compared too for every fourth.
+The networks are those of `cases/networks`, by number; `python -m benchmarks.random_networks` runs 5000, a thousand in
+each case. For every fourth network it also compares the diagonal, which is computed without the rest.
 """
 
 import collections
@@ -19,7 +19,7 @@ ROUTES = ("factored", "materialised", "vjp")
 
 
 def networks(numbers: range) -> Iterator[dict[str, Any]]:
-    """How many are wrong and how many raise, with their numbers, and how many leaves take each route."""
+    """How many networks are wrong and how many raise, with their numbers, and how many leaves take each route."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)
     before = environment()
@@ -42,7 +42,7 @@ def networks(numbers: range) -> Iterator[dict[str, Any]]:
             else:
                 wrong[str(number)] = found.error
         if done % 50 == 0 or done == len(numbers):
-            # Compiled programs are of no use to the next network.
+            # The next network cannot use these compiled programs.
             jax.clear_caches()
             leaves = sum(counts[route] for route in ROUTES)
             yield before | {

@@ -1,7 +1,7 @@
 """Tables in the documents, from the results: `python -m benchmarks.render`.
 
-A document has a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; `TABLES` says which results
-it is made from, and by what.
+A document has a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. `TABLES` says from which
+results, and by which function, each table is rendered.
 """
 
 import json
@@ -111,7 +111,7 @@ def _equations(results: dict[str, Any]) -> str:
 
 
 def _reached(run: dict[str, Any], value: str, unit: str) -> list[str]:
-    """Cost, steps and seconds: to `value`, or to where a run ended above it."""
+    """Cost, steps and seconds up to `value`, or up to the end of a run above it."""
     found = run["reached"][value]
     cost, at = (value, found) if found else (f"{run['final']:.0e}", run)
     return [cost, f"{at['steps']} {unit}", f"{at['seconds']:.2f}"]
@@ -140,7 +140,7 @@ def _mnist(results: dict[str, Any]) -> str:
 
 
 def _runs(results: dict[str, Any]) -> dict[str, Any]:
-    """The run of each case, or why there is none."""
+    """The run of each case, or the reason why there is none."""
     return {name: result.get("row", result) for name, result in results.items()}
 
 
@@ -283,7 +283,7 @@ def _fits(results: dict[str, Any]) -> str:
 
 
 def _minibatches(results: dict[str, Any]) -> str:
-    """Medians over the splits that no rate was chosen on."""
+    """Medians over the splits that were not used to choose rates."""
     lines = []
     for case, result in results.items():
         for name, budgets in result["rows"].items():
@@ -307,7 +307,7 @@ def _minibatches(results: dict[str, Any]) -> str:
 
 
 class Table(NamedTuple):
-    """What a table is made from: a case of a module, or all of its cases."""
+    """The source of a table: a case of a module, or all of its cases."""
 
     module: str
     case: str | None
@@ -342,7 +342,7 @@ TABLES = {
 
 
 def rendered(text: str) -> str:
-    """A document with its tables made anew."""
+    """A document with its tables rendered again."""
 
     def place(match: re.Match[str]) -> str:
         start, name, end = match.groups()
@@ -384,7 +384,7 @@ def draw_figures() -> None:
     }
     folder = ROOT / "docs" / "figures"
     folder.mkdir(exist_ok=True)
-    # Neither a date nor random names: the same results give the same file.
+    # Write no date and no random names, so that the same results give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "jaxgeo"}):
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

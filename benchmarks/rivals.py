@@ -1,7 +1,8 @@
-"""Optimizers of ours and of others on one least-squares problem, driven alike and timed alike.
+"""Optimizers of jaxgeo and of other libraries on one least-squares problem, run and timed in the same way.
 
-A `Method` advances by calls of one compiled function; `run` times those calls alone, the first, which compiles, apart,
-and measures the cost between them. The rivals run with the settings that their authors name as defaults or recommend.
+A `Method` advances by calls of one compiled function. `run` times only these calls, the first of which compiles and is
+timed separately, and measures the cost between them. Other libraries use their default settings, or those that their
+authors recommend.
 """
 
 import functools
@@ -20,12 +21,12 @@ from jax.flatten_util import ravel_pytree
 
 import jaxgeo as jg
 
-# Of `run`, into the results: enough for a figure.
+# Points of `run` in the results: enough for a figure.
 MOST_POINTS = 60
 
 
 class Method(NamedTuple):
-    """What an optimizer carries, how one call advances it, and where in it the parameters are."""
+    """The state of an optimizer, the call that advances it, and the parameters in it."""
 
     init: Callable[[], Any]
     advance: Callable[[Any], Any]
@@ -36,7 +37,7 @@ class Method(NamedTuple):
 def run(
     method: Method, measure: Callable[[Any], jax.Array], stop: float, limit_s: float, most: float = math.inf
 ) -> dict[str, Any]:
-    """Advance until `measure` of the parameters is `stop` or less, or not finite, or steps or seconds are over.
+    """Advance until `measure` of the parameters is at most `stop` or not finite, or steps or seconds are used up.
 
     The curve has a point for each improvement of the least value, thinned.
     """
@@ -57,12 +58,12 @@ def run(
 
 
 def thinned(curve: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
-    """At most `MOST_POINTS` of the points, the last among them."""
+    """At most `MOST_POINTS` of the points, including the last."""
     return curve[:: -(-len(curve) // MOST_POINTS)][:-1] + curve[-1:]
 
 
 def crossings(curve: list[tuple[int, float, float]], values: Iterable[float]) -> dict[str, Any]:
-    """For each value the steps and seconds after which a curve was at it or below; None where it never was."""
+    """The steps and seconds after which a curve reached each value; None if it never did."""
     found = {}
     for value in values:
         point = next((point for point in curve if point[2] <= value), None)
@@ -143,7 +144,7 @@ def optimistix_least_squares(solver: Any, problem: jg.Problem, params: Any) -> M
 
 
 def optimistix_minimiser(solver: Any, problem: jg.Problem, params: Any) -> Method:
-    """A minimiser of optimistix; one step of it is one evaluation, of a trial point maybe."""
+    """A minimiser of optimistix; one step is one evaluation, possibly of a trial point."""
 
     def function(params: Any, args: None) -> tuple[jax.Array, None]:
         return problem.cost(params), None
@@ -213,7 +214,7 @@ def kfac(problem: jg.Problem, params: Any) -> Method:
         num_burnin_steps=0,
     )
 
-    # The optimizer donates what it is given.
+    # The optimizer donates its arguments.
     def init() -> Any:
         copied = jax.tree.map(jnp.array, params)
         return copied, optimizer.init(copied, jax.random.key(0), batch)
@@ -256,7 +257,7 @@ OURS: dict[str, Make] = {
     "linear_interpolation": lambda *at: ours(jg.optim.linear_interpolation(), *at),
 }
 
-# Of optax's, Adam and Muon at three learning rates each: the best of them is what is shown.
+# Optax's optimizers: Adam and Muon at three learning rates each.
 RATES = (1e-4, 1e-3, 1e-2)
 RIVALS: dict[str, Make] = {
     **{f"optax.adam({rate:.0e})": functools.partial(gradients, optax.adam(rate)) for rate in RATES},
@@ -284,5 +285,5 @@ MODULES = {
 
 
 def is_installed(name: str) -> bool:
-    """Whether the package of a rival is there; those of the core dependencies always are."""
+    """Whether the package of a library is installed; core dependencies always are."""
     return name not in MODULES or importlib.util.find_spec(MODULES[name]) is not None

@@ -1,4 +1,4 @@
-"""Lifts at the size where one device's memory ends: `python -m benchmarks.scaling`."""
+"""Lifts at the limit of one device's memory: `python -m benchmarks.scaling`."""
 
 import time
 from typing import Any
@@ -16,12 +16,12 @@ RTOL = 1e-3
 
 
 def products_flops(problem: jg.Problem, params: Any) -> float:
-    """Of one JVP and one VJP of a network of dense layers: three products with each kernel for each sample."""
+    """Flops of a JVP and a VJP of a network of dense layers: three products with each kernel for each sample."""
     return 3 * 2.0 * problem.num_samples * problem.num_params(params)
 
 
 def measure_lift(problem: jg.Problem, params: Any, solver: Any, damping: float) -> dict[str, Any]:
-    """Seconds to compile and to run one damped lift, and the steps that conjugate gradients took."""
+    """Seconds to compile and to run one damped lift, and the number of conjugate-gradient steps."""
     velocity = jax.random.normal(jax.random.key(2), problem.outputs(params).shape, jnp.float32)
 
     arrays, static = eqx.partition((problem, params, velocity), eqx.is_array)
@@ -69,7 +69,7 @@ def describe(problem: jg.Problem, params: Any, damping: float) -> dict[str, Any]
 
 
 def rates() -> dict[str, Any]:
-    """What this machine does in a second: flops of a product of float32 matrices, bytes of one times a vector."""
+    """Rates of this machine: flop/s of a product of float32 matrices, bytes/s of a matrix times a vector."""
     side = 2048
     matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
     long = jax.random.normal(jax.random.key(0), (8 * side, 2 * side), jnp.float32)

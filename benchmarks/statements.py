@@ -1,4 +1,4 @@
-"""`python -m benchmarks.statements`: how far measured numbers are from what the source states."""
+"""`python -m benchmarks.statements`: how far measured numbers are from the statements of the source."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
-"""A messy table from the shell: `jaxgeo train` against models of scikit-learn on the same rows.
+"""A messy table from the shell: `jaxgeo train` compared with scikit-learn's models on the same rows.
 
-3000 rows with categories, missing cells and a skewed price. The error is that on the held-out rows; seconds are of the
-whole command, with compilation and report, and of the fit alone for the others.
+The table has 3000 rows with categories, missing cells and a skewed price. Errors are on the held-out rows. Seconds are
+for the whole command, with compilation and report, and for the fit alone of the other models.
 """
 
 import subprocess

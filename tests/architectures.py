@@ -1,4 +1,4 @@
-"""Small networks of many kinds, each as a problem and its parameters, for the structured Gram matrix."""
+"""Small networks of many kinds, each with a problem and parameters, for the structured Gram matrix."""
 
 from collections.abc import Callable
 from typing import Any

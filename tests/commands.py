@@ -1,4 +1,4 @@
-"""A small table, a short run on it, and the one line in which a command ends that cannot be meant."""
+"""A small table, a short run on it, and the one-line error of a command with wrong arguments."""
 
 import shutil
 

@@ -1,7 +1,7 @@
 """D, G = DDᵀ and the diagonal of G, each in one compiled program.
 
-Made operation by operation, each array of a new shape has a program of its own, and to compile fifty of those takes ten
-times as long as to compile one with all of them.
+Computed operation by operation, each array of a new shape would need its own program. Compiling fifty of them takes ten
+times as long as compiling one program with all of them.
 """
 
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""For tests of the command line a table in a folder of its own and a short run on it; for strangers' files a bound."""
+"""For tests of the command line: a table in a separate folder and a short run on it. For hostile files: limits."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A solver of the lift that counts how often it runs."""
+"""A solver of the lift that counts its calls."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""Damages to a run's folder, drawn by number: bits, lengths, types, headers, missing files, files of other runs."""
+"""Numbered damages to a run's folder: bits, lengths, types, headers, missing files, files of other runs."""
 
 import io
 import json

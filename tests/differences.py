@@ -1,4 +1,4 @@
-"""Derivatives by differences of values, extrapolated until they are good to more than the tests ask for."""
+"""Derivatives by finite differences, extrapolated until they are more accurate than the tests need."""
 
 import numpy as np
 

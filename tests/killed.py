@@ -1,4 +1,4 @@
-"""Commands of `jaxgeo` to be killed, forked from a process that has loaded all they need, but used none of it yet."""
+"""Commands of `jaxgeo` to be killed, forked from a process that has loaded everything they need but used none of it."""
 
 import multiprocessing
 import os

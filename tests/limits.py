@@ -1,4 +1,4 @@
-"""A bound on the time and the memory of what is tried."""
+"""Limits on the time and the memory of a test."""
 
 import contextlib
 import resource

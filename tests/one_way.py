@@ -1,4 +1,4 @@
-"""tanh with derivatives in one mode only."""
+"""tanh that can be differentiated in only one mode."""
 
 import jax
 import jax.numpy as jnp

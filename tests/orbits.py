@@ -1,4 +1,4 @@
-"""How far a recorded orbit is off (2.7)."""
+"""How far a recorded orbit is from (2.7)."""
 
 import numpy as np
 

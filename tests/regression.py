@@ -1,4 +1,4 @@
-"""What the tests of optimizers train: a small network, its data, and its dense Jacobian."""
+"""The small network that tests of optimizers train, its data, and its dense Jacobian."""
 
 import jax
 import jax.numpy as jnp

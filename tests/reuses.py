@@ -1,4 +1,4 @@
-"""Networks in which one product, one leaf or one bias is used in several ways, as functions of params and a sample."""
+"""Networks that use one product, leaf or bias in several ways, as functions of params and a sample."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""A run's folder with known contents, made without training."""
+"""A run folder with known contents, created without training."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Everything sharded against the same on one device: `python sharded.py [mesh part | memory | checkpoint | gathered]`.
+"""Sharded results against those on one device: `python sharded.py [mesh part | memory | checkpoint | gathered]`.
 
-Prints JSON, on eight simulated devices: for each mesh and case the relative difference. A process of its own, because
-the number of devices is fixed before JAX starts.
+Prints JSON, on eight simulated devices: for each mesh and case the relative difference. It runs as a separate process,
+because the number of devices is fixed before JAX starts.
 """
 
 import json

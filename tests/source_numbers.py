@@ -1,4 +1,4 @@
-"""The numbers of arXiv:2311.15487, and how they are cited: equations, named results and sections."""
+"""The numbers of arXiv:2311.15487, and how code cites them: equations, named results and sections."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What cannot work is refused with a `ValueError` that names the argument, before anything is compiled."""
+"""Invalid input raises a `ValueError` that names the argument, before anything is compiled."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Bounded least squares beside SciPy's `trf`."""
+"""Bounded least squares, compared with SciPy's `trf`."""
 
 import jax
 import jax.numpy as jnp

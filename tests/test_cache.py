@@ -1,4 +1,4 @@
-"""Compiled programs are kept for the next command, in the user's cache folder and nowhere else."""
+"""Compiled programs are saved for the next command, in the user's cache folder and nowhere else."""
 
 import os
 import subprocess

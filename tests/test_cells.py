@@ -1,4 +1,4 @@
-"""Cells of a table as people write them: what they are taken for, and what becomes of them."""
+"""Cells of a table as people write them: how they are read, and what they become."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""DDᵀ against products with D while it is used: with a mend taken out, every wrong DDᵀ is noticed and answered."""
+"""DDᵀ is checked against products with D while it is used: every wrong DDᵀ is noticed and answered."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""Classical problems whose orbits are known, integrated by five solvers of diffrax."""
+"""Classical problems with known orbits, integrated by five diffrax solvers."""
 
 import diffrax as dfx
 import jax

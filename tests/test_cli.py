@@ -1,4 +1,4 @@
-"""The command line, as a user meets it: exit codes, one-line errors, and the folder it leaves."""
+"""The command line from a user's view: exit codes, one-line errors, and the folder it writes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Orbits corrected step by step stay on (2.7) to round-off, with every kind of step and of output."""
+"""Orbits corrected step by step stay on (2.7) to round-off, with every kind of step and output."""
 
 import diffrax as dfx
 import equinox as eqx

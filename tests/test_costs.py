@@ -1,4 +1,4 @@
-"""L2 and SumOfSquares: values, gradients and targets. The other costs have tests of their own."""
+"""L2 and SumOfSquares: values, gradients and targets. The other costs have their own tests."""
 
 import jax
 import jax.numpy as jnp

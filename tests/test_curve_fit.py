@@ -1,4 +1,4 @@
-"""`curve_fit` beside SciPy's, on fits of the regression literature and in each of its arguments."""
+"""`curve_fit` compared with SciPy's, on regression problems from the literature and for each of its arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ def test_what_the_data_do_not_fix():
 
 
 def test_no_more_data_than_parameters():
-    with pytest.warns(UserWarning, match="2 parameters cannot be had of 2 data"):
+    with pytest.warns(UserWarning, match="2 data cannot determine the covariance of 2 parameters"):
         found = jg.curve_fit(decay, X[:2], Y[:2], [1.0, 1.0])
     assert np.isinf(found.pcov).all()
     np.testing.assert_allclose(decay(X[:2], *found.popt), Y[:2], rtol=1e-12)

@@ -1,6 +1,6 @@
-"""Damaged run folders: each ends in the right result or in one clear line; none otherwise in silence, none for ever.
+"""Damaged run folders: each gives the right result or one clear error line; none fails silently or hangs.
 
-`JAXGEO_DAMAGES=1000 pytest -m slow tests/test_damage.py -s` prints what became of each kind.
+`JAXGEO_DAMAGES=1000 pytest -m slow tests/test_damage.py -s` prints the result of each kind.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""JAX as it comes, with x64 off: the float64 that jaxgeo uses inside needs nothing to be switched on."""
+"""JAX with its default precision, x64 off: jaxgeo's internal float64 needs no switch."""
 
 import subprocess
 import sys

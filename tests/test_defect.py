@@ -1,4 +1,4 @@
-"""Why an orbit left the law: each cause made to dominate, and named."""
+"""Why an orbit left the law: each cause is made to dominate, and is named."""
 
 import diffrax as dfx
 import jax.numpy as jnp

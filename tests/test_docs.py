@@ -1,4 +1,4 @@
-"""The examples on the pages give what they say, the pages are all in the menu, and what they name exists."""
+"""The examples on the pages give the results they show, every page is in the menu, and every name exists."""
 
 import ast
 import doctest

@@ -1,4 +1,4 @@
-"""The ready differential equations, against their solutions; the derivatives, against dense ones."""
+"""The ready-made differential equations against their solutions; the derivatives against dense ones."""
 
 import jax
 import jax.numpy as jnp

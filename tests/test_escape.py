@@ -1,4 +1,4 @@
-"""Local equilibria by rank loss: reached, recognised and left."""
+"""Local equilibria by loss of rank: reached, recognised and left."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Where an integration stops: thresholds of the gradient, of trapping and of the rank, alone and together."""
+"""Where an integration stops: thresholds of the gradient, of trapping and of the rank, alone and combined."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""The evidence and the precisions that it chooses, against closed forms and its own slope."""
+"""The evidence, and the precisions that maximise it, against closed forms and finite slopes."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""Fields that check themselves: when a module is made, by name, and never what JAX puts in their place."""
+"""Fields that check themselves when a module is created, and name the argument; they accept JAX's placeholders."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""`jaxgeo.fit`: by flow or optimizer, watched, stopped and kept; and a kept run that is damaged or not the same."""
+"""`jaxgeo.fit`: by flow or optimizer, monitored, stopped and saved; and saved runs that are damaged or differ."""
 
 import errno
 import json

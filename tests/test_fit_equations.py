@@ -1,4 +1,4 @@
-"""`jaxgeo.fit` on differential equations and problems: points, what is held out, how it ends, and what is refused."""
+"""`jaxgeo.fit` on differential equations and problems: points, held-out data, endings and refusals."""
 
 import equinox as eqx
 import jax

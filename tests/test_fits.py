@@ -1,4 +1,4 @@
-"""Least squares beside MINPACK and SciPy's `trf`: where they end, after how many updates, and what is said of it."""
+"""Least squares compared with MINPACK and SciPy's `trf`: results, numbers of updates, and reported endings."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""Lifts in float32 with x64 off, where float64 is used inside: under every transformation, with nothing switched on.
+"""Lifts in float32 with x64 off, which use float64 internally: under every transformation, without any switch.
 
-In a process of its own, as the other tests have x64 on.
+It runs in a separate process, because the other tests have x64 on.
 """
 
 import subprocess

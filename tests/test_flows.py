@@ -1,4 +1,4 @@
-"""The vector fields against dense algebra, and what they do to the outputs and the cost."""
+"""The vector fields against dense algebra, and their effect on the outputs and the cost."""
 
 import diffrax as dfx
 import equinox as eqx

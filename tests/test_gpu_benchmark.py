@@ -1,4 +1,4 @@
-"""The benchmark for GPUs runs at small sizes on any device, and keeps what it has when a case fails."""
+"""The GPU benchmark runs at small sizes on any device, and keeps its results if a case fails."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The structured G where products, leaves and biases are used in several ways."""
+"""The structured G of networks that use products, leaves and biases in several ways."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A stranger's folder: no script in a page, no file outside a folder, no hang, no huge allocation."""
+"""A stranger's folder: no script in a page, no file outside the folder, no hang, no huge allocation."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A stranger's table: no hang, no huge allocation, and predictions that are text wherever they are opened."""
+"""A stranger's table: no hang, no huge allocation, and predictions that are text in every program."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Derivatives of what training leads to, with respect to all that goes into it."""
+"""Derivatives of the result of training with respect to everything that enters it."""
 
 import diffrax as dfx
 import jax

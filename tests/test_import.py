@@ -1,4 +1,4 @@
-"""`import jaxgeo` leaves JAX as it is and loads nothing that only the command line or the tests need."""
+"""`import jaxgeo` leaves JAX unchanged and loads nothing that only the command line or the tests need."""
 
 import subprocess
 import sys

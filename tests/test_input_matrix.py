@@ -1,7 +1,7 @@
-"""Every public entry point survives whatever is passed to it: see `input_matrix`, which makes the table.
+"""Every public entry point copes with whatever is passed to it; `input_matrix` creates the table of cases.
 
-A group of cells runs in a process of its own, as users have it: without the checks of types, and with the usual
-promotion of dtypes. So a crash or a hang fails a test and does not end it.
+A group of cells runs in a separate process, under a user's conditions: without type checks, and with the usual
+promotion of dtypes. A crash or a hang then fails a test instead of ending the test run.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Integrated flows against the closed forms, and under the transformations of JAX."""
+"""Integrated flows against closed forms, and under the transformations of JAX."""
 
 import diffrax as dfx
 import equinox as eqx

@@ -1,4 +1,4 @@
-"""Straight lines in output space: the field, the walk, and its end point."""
+"""Straight lines in output space: the field, the path, and its end point."""
 
 import diffrax as dfx
 import jax

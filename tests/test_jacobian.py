@@ -1,4 +1,4 @@
-"""D: three ways to compute it agree, and its transpose is its transpose."""
+"""D: three ways to compute it agree, and its transpose is the transpose."""
 
 import equinox as eqx
 import jax

@@ -1,6 +1,6 @@
-"""Runs that are killed at random moments and gone on with end where a run that was never killed ends, to the last bit.
+"""Runs that are killed at random moments and resumed give, bit for bit, the result of an uninterrupted run.
 
-`JAXGEO_KILLS=100 pytest -m slow tests/test_kill.py` makes a hundred kills rather than five.
+`JAXGEO_KILLS=100 pytest -m slow tests/test_kill.py` kills a hundred times instead of five.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Samples without a label, and labels outside the classes: the oracle is the same call without the rows."""
+"""Samples without a label, and labels outside the classes, compared with the same call without these rows."""
 
 import jax
 import jax.numpy as jnp

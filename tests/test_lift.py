@@ -1,4 +1,4 @@
-"""The lift is the pseudo-inverse of D, for K above, below and equal to QN. Solvers have tests of their own."""
+"""The lift is the pseudo-inverse of D, for K above, below and equal to QN. Solvers have their own tests."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The metric form: (DᵀD + λ)⁻¹g and (DᵀD)⁺g against numpy, and its agreement with the lift."""
+"""The metric form: (DᵀD + λ)⁻¹g and (DᵀD)⁺g against NumPy, and its agreement with the lift."""
 
 import equinox as eqx
 import jax.numpy as jnp

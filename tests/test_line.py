@@ -1,4 +1,4 @@
-"""Steps along the straight line of the outputs: the same orbit in few lifts, on (2.7) to round-off."""
+"""Steps along the straight line of the outputs: the same orbit with few lifts, on (2.7) to round-off."""
 
 import diffrax as dfx
 import equinox as eqx

@@ -1,4 +1,4 @@
-"""The leading singular values of D, against a dense decomposition, and Levenberg–Marquardt through them."""
+"""The leading singular values of D against a dense decomposition, and Levenberg–Marquardt through them."""
 
 import jax
 import jax.numpy as jnp

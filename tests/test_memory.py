@@ -1,4 +1,4 @@
-"""Fits that are made again keep nothing: no arrays, no data, and no programs that were there already."""
+"""Repeated fits keep nothing in memory: no arrays, no data, and no further programs."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""Flows of any cost in any metric of the outputs, against the comparison flow, which knows nothing of the network."""
+"""Flows of any cost in any metric of the outputs, against the comparison flow without a network."""
 
 import equinox as eqx
 import jax

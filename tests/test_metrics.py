@@ -1,4 +1,4 @@
-"""Costs beyond L2 and metrics on output space, against derivatives by JAX and dense algebra."""
+"""Costs other than L2 and metrics on output space, against JAX's derivatives and dense algebra."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Training by minibatches: lifts of few products, damping by the next batch, and what composes with them."""
+"""Training on minibatches: lifts from few products, damping by the next batch, and optax combinations."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Every kind of model by every method: it trains."""
+"""Every kind of model trains with every method."""
 
 import equinox as eqx
 import jax

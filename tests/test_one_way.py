@@ -1,4 +1,4 @@
-"""Networks with derivatives in one mode only, against the same networks written so that they have both."""
+"""Networks that can be differentiated in only one mode, against the same networks with both modes."""
 
 import diffrax as dfx
 import equinox as eqx

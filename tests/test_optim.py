@@ -1,4 +1,4 @@
-"""What optax asks of a transformation, asked of each of ours."""
+"""Optax's requirements on a transformation, for each of jaxgeo's."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""What each transformation is for, on problems with known answers."""
+"""The purpose of each transformation, on problems with known answers."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""Derivatives through updates of an optimizer, forward and reverse, against differences."""
+"""Derivatives through updates of an optimizer, forward and reverse, against finite differences."""
 
 import functools
 

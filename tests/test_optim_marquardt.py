@@ -1,4 +1,4 @@
-"""Levenberg–Marquardt: classical curve fits against MINPACK, networks to round-off, and what it reports."""
+"""Levenberg–Marquardt: classical curve fits against MINPACK, networks to round-off, and its reports."""
 
 import equinox as eqx
 import jax

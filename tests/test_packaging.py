@@ -1,4 +1,4 @@
-"""The lower bounds that pyproject.toml lists are the versions that the oldest run installs."""
+"""The lower bounds in pyproject.toml are the versions that the run with the oldest versions installs."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Error bars against dense float64 oracles: by rows and by columns, with and without a prior, in each kind of cost."""
+"""Error bars against dense float64 oracles: by rows and by columns, with and without a prior, for each cost."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Error bars by what the data are: weights, blocks, classes, what they do not fix, and what is refused."""
+"""Error bars for kinds of data: weights, blocks, classes, unfixed parameters, and refusals."""
 
 import equinox as eqx
 import jax

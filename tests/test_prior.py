@@ -1,4 +1,4 @@
-"""A Gaussian prior in what is minimised, against dense algebra and closed forms, for K below and above QN."""
+"""A Gaussian prior in the objective, against dense algebra and closed forms, for K below and above QN."""
 
 import functools
 

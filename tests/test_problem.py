@@ -1,4 +1,4 @@
-"""Problems: outputs, counting, and what is trained, for parameters in any kind of pytree."""
+"""Problems: outputs, counts, and trainable leaves, for parameters in any kind of pytree."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""What type checkers see of `jaxgeo` is what there is: a misspelt name is an error, and no name is missing."""
+"""What type checkers see of `jaxgeo` is what exists: a misspelt name is an error, and no name is missing."""
 
 import ast
 import importlib

@@ -1,7 +1,7 @@
 """G and its diagonal, without D, against the dense D Dᵀ for random networks: see `networks`.
 
-What hypothesis prints for a failure is the network as code, which can be pasted and run. `numbered(17)` is the network
-of that number in `benchmarks/random_networks.py`, and prints as one too.
+For a failure hypothesis prints the network as code, which can be pasted and run. `numbered(17)` is the network
+with that number in `benchmarks/random_networks.py`, and prints as one too.
 """
 
 import hypothesis

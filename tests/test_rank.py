@@ -1,4 +1,4 @@
-"""Ranks, spectra and weak directions against decompositions of the dense D; Lanczos' method against its error bars."""
+"""Ranks, spectra and weak directions against decompositions of the dense D; Lanczos against its error bars."""
 
 import equinox as eqx
 import jax

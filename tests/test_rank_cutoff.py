@@ -1,4 +1,4 @@
-"""Levenberg–Marquardt where D has lost numerical rank: networks on the residuals of a differential equation."""
+"""Levenberg–Marquardt with numerical loss of rank: networks on the residuals of a differential equation."""
 
 import jax.numpy as jnp
 import jax.random as jr

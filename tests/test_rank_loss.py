@@ -1,4 +1,4 @@
-"""Flows where D has lost rank by construction: duplicates, dead units, a bottleneck. Equilibria (Theorem 4.2)."""
+"""Flows whose D has lost rank by construction: duplicates, dead units, a bottleneck. Equilibria (Theorem 4.2)."""
 
 import jax
 import jax.numpy as jnp

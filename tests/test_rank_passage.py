@@ -1,4 +1,4 @@
-"""Rank that is lost on the way: where an orbit ends, by the closed form; which goes on; no alarm at full rank."""
+"""Loss of rank along an orbit: where it ends, by the closed form; which continues; no false alarm at full rank."""
 
 from typing import Any
 

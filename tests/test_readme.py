@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, and its commands are ones that exist."""
+"""The README's code runs as it stands, and its commands exist."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""What is recorded along a flow: outputs, spectrum, path lengths; and orbits that are resumed."""
+"""Records along a flow: outputs, spectrum, path lengths; and resumed orbits."""
 
 import diffrax as dfx
 import jax

@@ -1,4 +1,4 @@
-"""The tables in the documents are those of the committed results."""
+"""The tables in the documents match the committed results."""
 
 from benchmarks.render import TABLES, documents, rendered
 

@@ -1,4 +1,4 @@
-"""Flows of the trainable part alone: frozen leaves stay, and the problem of the others is one like any other."""
+"""Flows of the trainable part alone: frozen leaves do not move, and the restricted problem works like any other."""
 
 import diffrax as dfx
 import equinox as eqx

@@ -1,4 +1,4 @@
-"""What drives the optimizers in the benchmarks counts, times and thins what they do."""
+"""The benchmark driver counts, times and thins the work of the optimizers."""
 
 import jax
 import jax.numpy as jnp

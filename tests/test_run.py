@@ -1,4 +1,4 @@
-"""Runs: kept whole, loaded back exactly, refused when damaged, and integrated in parts as in one go."""
+"""Runs: saved whole, loaded exactly, refused if damaged, and the same in parts as in one go."""
 
 import _thread
 import pickle

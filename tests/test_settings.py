@@ -1,7 +1,7 @@
 """Combinations of options: each is refused before training, or trained, read back, resumed and predicted with.
 
-`JAXGEO_SETTINGS=500 pytest -m slow tests/test_settings.py -s` tries five hundred rather than twenty, ten a test, and
-counts.
+`JAXGEO_SETTINGS=500 pytest -m slow tests/test_settings.py -s` tries five hundred instead of twenty, ten in each
+test, and counts them.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""Samples and parameters over a mesh: the same results as on one device. `sharded.py` runs the cases."""
+"""Samples and parameters over a mesh give the same results as on one device. `sharded.py` runs the cases."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""float32 Gram matrices get the damping that was asked for, and no more, while their condition number allows it."""
+"""float32 Gram matrices get the requested damping and no more, while their condition number allows it."""
 
 import numpy as np
 import pytest

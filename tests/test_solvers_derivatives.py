@@ -1,4 +1,4 @@
-"""Derivatives through a lift, forward and reverse, against finite differences: full rank, fixed lost rank, damping."""
+"""Derivatives through a lift, forward and reverse, against finite differences: full and reduced rank, damping."""
 
 import jax
 import jax.numpy as jnp

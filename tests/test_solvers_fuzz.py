@@ -1,4 +1,4 @@
-"""Random problems of every kind: no NaN comes out, nothing is raised, and what is reported is true."""
+"""Random problems of every kind: no NaN comes out, nothing is raised, and the reports are true."""
 
 import jax
 import jax.numpy as jnp

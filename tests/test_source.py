@@ -1,4 +1,4 @@
-"""What is cited of the source exists there, and all that is numbered there is implemented or measured here."""
+"""Citations of the source exist there, and everything numbered there is implemented or measured here."""
 
 import ast
 import inspect

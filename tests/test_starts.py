@@ -1,4 +1,4 @@
-"""Fits from several starts: the best is kept, and the others are told."""
+"""Fits from several starts: the best is returned, and the others are reported."""
 
 import jax
 import jax.numpy as jnp

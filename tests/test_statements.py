@@ -1,4 +1,4 @@
-"""The statements of the source hold, the results are theirs, and the tests that they name are there."""
+"""The statements of the source hold, the results match, and the tests that they name exist."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Batch normalisation: running statistics are no parameters, and training mode wants all samples at once."""
+"""Batch normalisation: running statistics are not parameters, and training mode needs all samples at once."""
 
 import equinox as eqx
 import flax

@@ -1,4 +1,4 @@
-"""How an integration starts and ends: by time, cost, number of steps, or because it cannot go on."""
+"""How an integration starts and ends: by time, cost, number of steps, or because it cannot continue."""
 
 import diffrax as dfx
 import equinox as eqx

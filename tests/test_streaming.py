@@ -1,4 +1,4 @@
-"""A lift from chunks of samples is that of all of them."""
+"""A lift from chunks of samples equals the lift from all samples."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Tables in files: what is read, how, and what is refused in one line that says what to do."""
+"""Tables in files: what is read, how, and which one-line errors say what to do."""
 
 import numpy as np
 import pytest

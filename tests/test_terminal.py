@@ -1,4 +1,4 @@
-"""What the command line shows: any text, on any terminal, and every error in one line."""
+"""The output of the command line: any text, on any terminal, and every error in one line."""
 
 import io
 import sys

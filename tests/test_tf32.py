@@ -1,4 +1,4 @@
-"""No product of a lift may round float32 operands to TF32, as JAX lets a GPU do by default."""
+"""No product of a lift may round float32 operands to TF32, although JAX lets a GPU do so by default."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The closed forms, against NumPy, against one another and against the equations they solve."""
+"""The closed forms against NumPy, against each other and against the equations they solve."""
 
 import jax
 import jax.numpy as jnp

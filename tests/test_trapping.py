@@ -1,4 +1,4 @@
-"""Trapping of the standard flow: the bound of Proposition 3.1 against the time that orbits take."""
+"""Trapping of the standard flow: the bound of Proposition 3.1 against the times of orbits."""
 
 from typing import NamedTuple
 

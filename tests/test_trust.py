@@ -1,4 +1,4 @@
-"""Runs of which nothing is lost: owners, names, settings, cut-off rows, numbers at the edge, text that is only text."""
+"""Runs lose nothing: owners, names, settings, truncated rows, extreme numbers, and text that is only text."""
 
 import contextlib
 import json

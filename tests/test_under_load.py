@@ -1,4 +1,4 @@
-"""Several fits at once, in threads and in processes, end where they end alone."""
+"""Several fits at once, in threads and in processes, give the same results as alone."""
 
 import concurrent.futures
 import multiprocessing

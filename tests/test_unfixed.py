@@ -1,4 +1,4 @@
-"""What the data do not fix, as `fit` tells it at the end."""
+"""The parameters that the data do not fix, as `fit` reports them."""
 
 import jax.numpy as jnp
 import numpy as np

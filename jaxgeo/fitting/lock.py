@@ -73,7 +73,7 @@ def _take(folder: Path) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         # Writing to a hard link would change another file, which may belong to anybody.
         os.close(descriptor)
-        raise ValueError(f"{path} is not an ordinary file, or has another hard link; remove it.")
+        raise ValueError(f"{path} is not a plain file, or has a second name (a hard link); remove it.")
     try:
         if fcntl is None:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore
