@@ -15,8 +15,9 @@ from jaxgeo.costs import L2, AbstractCost
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.fitting.arguments import check_functions, check_numbers, read_folder, read_method, read_renewal
 from jaxgeo.fitting.bar import Bar
+from jaxgeo.fitting.batches import Batches
 from jaxgeo.fitting.course import CourseDriver
-from jaxgeo.fitting.drivers import Batches, FlowDriver, OptimizerDriver, Record
+from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Record
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Keeper
 from jaxgeo.fitting.loop import Aim, Callback, Fit, Loop, Progress
