@@ -91,7 +91,7 @@ def _in_jaxpr(jaxpr: Jaxpr) -> Jaxpr:
 def _in_equation(eqn: JaxprEqn, last: JaxprEqn | None) -> JaxprEqn:
     if eqn.primitive.name != CALLBACK:
         return eqn.replace(params={name: _in_parameter(value) for name, value in eqn.params.items()})
-    outputs = tuple(jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.outvars)
+    outputs = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in eqn.params["result_avals"])
     first, then, invars, split = eqn.params["callback"], None, eqn.invars, len(eqn.invars)
     if last is not None and last.primitive.name == CALLBACK and eqn.invars[: len(last.outvars)] == last.outvars:
         first, then, split = last.params["callback"], first, len(last.invars)
