@@ -22,6 +22,7 @@ ALL = (
     "two_steps",
     "orbits",
     "compile",
+    "models",
     "ensembles",
     "tables",
     "error_bars",

@@ -1,7 +1,7 @@
 """Checks of concrete values, made before anything is compiled."""
 
 import math
-from numbers import Real
+from numbers import Number, Real
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +27,12 @@ def is_trainable_leaf(leaf: Any) -> bool:
     return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def as_array(name: str, value: ArrayLike) -> Array:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of PRNG keys, as `jax.random.key` makes them."""
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def as_array(name: str, value: Any) -> Array:
     """`value` as an array.
 
     **Raises:** `ValueError` with the name if it holds anything but numbers, or is ragged.
@@ -43,10 +48,25 @@ def as_array(name: str, value: ArrayLike) -> Array:
         raise ValueError(f"`{name}` must be an array of numbers; got {type(value).__name__}: {error}") from error
 
 
-def check_finite(name: str, tree: PyTree) -> None:
+def as_samples(name: str, tree: PyTree) -> PyTree:
+    """A pytree of samples with arrays for leaves.
+
+    Lists of numbers, nested or not, become one array, and so do tables such as a DataFrame.
+
+    **Raises:** `ValueError` as `as_array`.
+    """
+    return jax.tree.map(lambda leaf: as_array(name, leaf), tree, is_leaf=_is_list_of_numbers)
+
+
+def _is_list_of_numbers(node: Any) -> bool:
+    leaves = jax.tree.leaves(node) if isinstance(node, list | tuple) else []
+    return bool(leaves) and all(isinstance(leaf, Number) for leaf in leaves)
+
+
+def check_finite(name: str, tree: PyTree, advice: str = "remove or fill these samples first") -> None:
     """Raise if a floating-point leaf of `tree` holds NaN or infinity; traced leaves pass.
 
-    **Raises:** `ValueError` with the name, the count and the first position.
+    **Raises:** `ValueError` with the name, the count, the first position and the advice.
     """
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.core.Tracer) or not eqx.is_inexact_array_like(leaf):
@@ -54,16 +74,17 @@ def check_finite(name: str, tree: PyTree) -> None:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             # Other processes hold a part of it, so all of them must compute this together.
             if not bool(jnp.all(jnp.isfinite(leaf))):
-                raise ValueError(f"`{name}` has NaN or infinite entries; remove or fill these samples first.")
+                raise ValueError(f"`{name}` has NaN or infinite entries; {advice}.")
             continue
         leaf = np.asarray(leaf)
         # NumPy has no `isfinite` for bfloat16 and similar dtypes; float32 can hold all their values.
         bad = ~np.isfinite(leaf if leaf.dtype.kind in "fc" else leaf.astype(np.float32))
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
+            narrow = f" Numbers too large for {leaf.dtype} are infinite in it: rescale them, or enable x64 in JAX."
             raise ValueError(
-                f"`{name}` has {int(bad.sum())} NaN or infinite entries, the first at index {where}; "
-                "remove or fill these samples first."
+                f"`{name}` has {int(bad.sum())} NaN or infinite entries, the first at index {where}; {advice}."
+                + narrow * (leaf.dtype.itemsize < 8 and bool(np.isposinf(leaf).any() or np.isneginf(leaf).any()))
             )
 
 
@@ -124,7 +145,8 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     **Raises:** `ValueError` with the name.
     """
     if not is_count(value, least):
-        raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.")
+        static = f" With `optax.inject_hyperparams`, name `{name}` in `static_args`." * isinstance(value, jax.Array)
+        raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.{static}")
 
 
 def check_function(name: str, value: Any) -> None:

@@ -14,6 +14,12 @@ from jaxgeo._checks import is_trainable_leaf
 # The collection in which Flax's Linen keeps the running means and variances of its normalisations.
 COLLECTION = "batch_stats"
 
+APART = (
+    "If a network keeps its parameters apart, as those of Linen and Haiku do, pass the parameters as the model, and as "
+    "`apply` a function `apply(params, x_j)`: `module.apply` of Linen, or of Haiku "
+    "`lambda params, x: network.apply(params, None, x)`."
+)
+
 
 def statistics_in(tree: PyTree) -> PyTree:
     """A pytree of bools like `tree`: which leaves are running statistics, such as those of batch normalisation.
@@ -84,13 +90,7 @@ def partition(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
             f"part: {error}"
         ) from error
     if not jax.tree.leaves(trainable):
-        kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if eqx.is_array(leaf)})
-        raise ValueError(
-            "`params` has no trainable leaf: a flow moves real floating-point arrays; got "
-            + (f"only dtypes {', '.join(kinds)}" if kinds else "no arrays")
-            + " (after freezing, if any). Convert integers with `.astype(float)`; split complex parameters "
-            "into real and imaginary parts."
-        )
+        raise nothing_to_train(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
         if not is_trainable_leaf(leaf):
             raise ValueError(
@@ -105,6 +105,18 @@ def partition(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
                 "imaginary parts, or freeze it on purpose through `trainable`."
             )
     return trainable, frozen
+
+
+def nothing_to_train(params: PyTree) -> ValueError:
+    """The error of parameters without a trainable leaf."""
+    kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if eqx.is_array(leaf)})
+    found, advice = f"only dtypes {', '.join(kinds)}", "split complex parameters into real and imaginary parts."
+    if not kinds:
+        found, advice = "no arrays", f"wrap Python numbers in `jnp.asarray`. {APART}"
+    return ValueError(
+        f"`params` has no trainable leaf: only real floating-point arrays are trained; got {found} (after freezing, if "
+        f"any). Convert integers with `.astype(float)`; {advice}"
+    )
 
 
 class Restricted(eqx.Module):

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from jaxgeo._dependence import SAMPLE, STATISTICS, reads
-from jaxgeo._trainable import statistics_in
+from jaxgeo._trainable import APART, statistics_in
 
 AT_ONCE = (
     "Pass `per_sample=False` and a function of all samples at once; or evaluate the network with its running "
@@ -18,10 +18,16 @@ AT_ONCE = (
 def cannot_evaluate(error: Exception, sample: PyTree) -> ValueError:
     """The error of a network that fails on a sample."""
     shape = jax.tree.map(lambda leaf: leaf.shape, sample)
+    wrongly_called = any(words in str(error) for words in ("not callable", "positional argument", "unbound module"))
+    advice = (
+        APART
+        if wrongly_called
+        else ("A function of a batch becomes one of a sample by `lambda params, x: apply(params, x[None])[0]`.")
+    )
     return ValueError(
         f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {shape}: "
-        f"{type(error).__name__}: {error}. It is called as apply(params, x_j): with the parameters first, and with one "
-        "sample at a time unless `per_sample=False`."
+        f"{type(error).__name__}: {str(error).removesuffix('.')}. It is called as apply(params, x_j): with the "
+        f"parameters first, and with one sample at a time unless `per_sample=False`. {advice}"
     )
 
 
@@ -53,7 +59,7 @@ def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTr
                 f"the network couples its samples, as batch normalisation does ({error}), but is evaluated one sample "
                 f"at a time. {AT_ONCE}"
             ) from error
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        except Exception as error:  # Flax has errors of its own, which are none of Python's.
             raise cannot_evaluate(error, sample) from error
         if SAMPLE in found.named - found.sources:
             raise ValueError(

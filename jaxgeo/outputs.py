@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_finite, leading_size
-from jaxgeo._trainable import partition, tell_of_statistics
+from jaxgeo._checks import as_samples, check_finite, leading_size
+from jaxgeo._compiled import compiled
+from jaxgeo._trainable import APART, partition, tell_of_statistics
 from jaxgeo._training_mode import cannot_evaluate, check_networks
 from jaxgeo.costs import AbstractCost
 
@@ -41,12 +42,13 @@ class Block(eqx.Module):
         sharding: NamedSharding | None = None,
         padding: int = 0,
     ):
+        inputs = as_samples("inputs", inputs)
         leading_size("inputs", inputs)
         check_finite("inputs", inputs)
         if not callable(apply):
-            raise ValueError(f"`apply` must be a function of params and one sample; got {apply!r}.")
+            raise ValueError(f"`apply` must be a function of params and one sample; got {apply!r}. {APART}")
         self.apply = apply
-        self.inputs = jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs)
+        self.inputs = inputs
         self.scale = scale
         self.sharding = sharding
         self.padding = padding
@@ -136,7 +138,7 @@ class AbstractProblem(eqx.Module):
         """
         return partition(params, self.trainable)
 
-    @eqx.filter_jit
+    @compiled
     def outputs(self, params: Params) -> Float[Array, "N Q"]:
         """x[θ], the outputs of every sample.
 
@@ -150,7 +152,7 @@ class AbstractProblem(eqx.Module):
             self.loss.check_shape(output.shape)
         return self.loss.arrange(jnp.concatenate([output.reshape(-1) for output in outputs]))
 
-    @eqx.filter_jit
+    @compiled
     def cost(self, params: Params) -> Float[Array, ""]:
         """C(x[θ])."""
         return self.loss(self.outputs(params))  # pyright: ignore[reportCallIssue]
@@ -161,12 +163,14 @@ class AbstractProblem(eqx.Module):
         Warns if running statistics are frozen by default.
         """
         trainable, _ = self.partition(params)
-        check_finite("params", trainable)
+        check_finite("params", trainable, "start from finite parameters")
         tell_of_statistics(params, self.trainable)
         try:
             self.check_samples(params)
             outputs = eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
+        except ValueError:
+            raise
+        except Exception as error:  # Flax has errors of its own, which are none of Python's.
             raise cannot_evaluate(error, self.blocks[0].sample()) from error
         dtype = jnp.result_type(*jax.tree.leaves(trainable))
         if jnp.promote_types(dtype, outputs.dtype) != dtype:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import MOST, as_array, check_number, check_positive, is_trainable_leaf, leading_size
+from jaxgeo._checks import MOST, as_samples, check_number, check_positive, is_trainable_leaf, leading_size
 from jaxgeo._trainable import Restricted, partition, tell_of_statistics
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
@@ -27,7 +27,8 @@ class Problem(AbstractProblem):
     **Arguments:**
 
     - `apply`: the network; `apply(params, x_j)` returns Q numbers, in any shape, for one sample x_j.
-    - `inputs`: the samples, an array or pytree of arrays with leading axis N.
+    - `inputs`: the samples, an array or pytree of arrays with leading axis N; lists of numbers and tables such as a
+        DataFrame become arrays.
     - `cost`: a cost on outputs of shape (N, Q), such as `jaxgeo.L2(targets)`.
     - `trainable`: which leaves of params to train: a function leaf → bool, or a pytree prefix of params with bools.
         By default all real floating-point arrays except running statistics, which lie under the name `batch_stats`,
@@ -234,11 +235,9 @@ def supervised(
     params, static = partition(model, trainable)
     tell_of_statistics(model, trainable)
     dtype = jnp.result_type(*jax.tree.leaves(params))
+    inputs = as_samples("inputs", inputs)
     leading_size("inputs", inputs)
-    inputs = jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        jax.tree.map(lambda leaf: as_array("inputs", leaf), inputs),
-    )
+    inputs = jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, inputs)
     cost = targets if isinstance(targets, AbstractCost) else L2(targets)
     problem = Problem(ModelApply(static), inputs, cost, per_sample=per_sample)
     problem.check(params)

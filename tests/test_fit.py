@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import jaxgeo as jg
-from jaxgeo.fitting.drivers import Batches
+from jaxgeo.fitting.batches import Batches
 from jaxgeo.optim import Outcome
 
 X = jnp.linspace(-1.0, 1.0, 6)[:, None]

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "jaxgeo"
 
 # A room imports from the lines above its own and from itself. Between the modules of a room there is no circle either.
 ARROWS = """
-    _checks _names _dependence _signals linalg.tangents
+    _checks _names _dependence _signals _compiled linalg.tangents
     theory _fields _trainable
     costs
     _training_mode metrics
@@ -21,7 +21,7 @@ ARROWS = """
     prior
     linalg.precision
     linalg.memory linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths
-    linalg.jacobian
+    linalg.jacobian linalg.trials
     linalg.faults
     linalg.gram linalg.singular linalg.spectra
     linalg.measured linalg.solvers

@@ -167,19 +167,6 @@ def test_acceleration_is_refused_in_reverse_only():
         tx.update(params, tx.init(params), params, problem=problem)
 
 
-def test_a_trial_that_ends_in_nan_is_rejected():
-    """As `eqx.error_if` does with `on_error="nan"`; from within a compiled program an error cannot be caught."""
-
-    def apply(params, x):
-        slope = eqx.error_if(params["a"], jnp.abs(params["a"]) > 2, "the slope is too large", on_error="nan")
-        return slope * x + params["b"] * x**2
-
-    problem = jg.Problem(apply, INPUTS, jg.L2(10 * INPUTS))
-    found = jg.fit(START, problem, method="levenberg-marquardt", max_steps=20, record_every=20)
-    assert 1 < found.model["a"] <= 2
-    assert found.cost < found.initial_cost
-
-
 def lotka_volterra(coefficients, times):
     """Both populations at the times, by diffrax with its default adjoint."""
 

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from posteriors import INPUTS, TARGETS, WIDTHS, close, flat, parameters, problem
 
 import jaxgeo as jg
-from jaxgeo.fitting.drivers import Batches
+from jaxgeo.fitting.batches import Batches
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers import PriorLift
 from jaxgeo.uncertainty import leaf_names

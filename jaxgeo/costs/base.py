@@ -4,7 +4,7 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo.costs.roots import AbstractRoot
@@ -49,7 +49,7 @@ class AbstractCost(eqx.Module):
         """Which samples C depends on; None for all of them. The rows of D for the others are left out."""
         return None
 
-    def take(self, index: Int[np.ndarray, " kept"]) -> "AbstractCost | None":
+    def take(self, index: Int[ArrayLike, " kept"]) -> "AbstractCost | None":
         """The same cost of some of the samples; None if the cost cannot be split by sample."""
         del index
         return None

@@ -78,7 +78,7 @@ class SampleWeighted(AbstractCost):
     def total_weight(self) -> Float[Array, ""]:
         return jnp.sum(self.weights)
 
-    def take(self, index: Int[np.ndarray, " kept"]) -> AbstractCost | None:
+    def take(self, index: Int[ArrayLike, " kept"]) -> AbstractCost | None:
         cost = self.cost.take(index)
         return None if cost is None else SampleWeighted(cost, self.weights[index])
 

@@ -5,7 +5,6 @@ from typing import overload
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Integer
 
@@ -136,7 +135,7 @@ class L2(AbstractSquares):
         """y in the shape in which it was given."""
         return self.targets.reshape(self.shape)
 
-    def take(self, index: Int[np.ndarray, " kept"]) -> "L2":
+    def take(self, index: Int[ArrayLike, " kept"]) -> "L2":
         return L2(self.given[index])
 
     def constant_outputs(self, weights: Float[Array, " N"] | None = None) -> Float[Array, "N Q"]:
@@ -193,7 +192,7 @@ class AbstractWithTargets(AbstractCost):
     def num_samples(self) -> int:
         return self.squares.num_samples
 
-    def take(self, index: Int[np.ndarray, " kept"]) -> "AbstractWithTargets":
+    def take(self, index: Int[ArrayLike, " kept"]) -> "AbstractWithTargets":
         return eqx.tree_at(lambda cost: cost.squares, self, self.squares.take(index))
 
     def constant_outputs(self, weights: Float[Array, " N"] | None = None) -> Float[Array, "N Q"]:

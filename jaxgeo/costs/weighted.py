@@ -1,7 +1,6 @@
 """Least squares with a weight for each output."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -62,7 +61,7 @@ class WeightedL2(AbstractWithTargets):
     def curvature(self, outputs: Float[Array, "N Q"]) -> DiagonalRoot:
         return DiagonalRoot(jnp.sqrt(self._weights(outputs)))
 
-    def take(self, index: Int[np.ndarray, " kept"]) -> "WeightedL2":
+    def take(self, index: Int[ArrayLike, " kept"]) -> "WeightedL2":
         return WeightedL2(self.squares.take(index).given, self.weights[index])
 
     def _weights(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:

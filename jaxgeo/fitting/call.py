@@ -15,8 +15,9 @@ from jaxgeo.costs import L2, AbstractCost
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.fitting.arguments import check_functions, check_numbers, read_folder, read_method, read_renewal
 from jaxgeo.fitting.bar import Bar
+from jaxgeo.fitting.batches import Batches
 from jaxgeo.fitting.course import CourseDriver
-from jaxgeo.fitting.drivers import Batches, FlowDriver, OptimizerDriver, Record
+from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Record
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import Keeper
 from jaxgeo.fitting.loop import Aim, Callback, Fit, Loop, Progress
@@ -96,9 +97,9 @@ def fit(
 
     - `model`: an Equinox model, `model(x_j)` for one sample. With `apply`, a problem or conditions it may be any pytree
         of parameters, such as `{"network": network, "viscosity": viscosity}` with an unknown coefficient.
-    - `inputs`: samples with leading axis N, cast to the dtype of the parameters if they are floating point; or a
-        `jaxgeo.Problem`; or a differential equation: a `jaxgeo.equations.Condition`, a list of them, or a ready-made
-        equation.
+    - `inputs`: samples with leading axis N, cast to the dtype of the parameters if they are floating point; PRNG keys
+        among them, as for dropout, change from update to update of an optimizer. Or a `jaxgeo.Problem`; or a
+        differential equation: a `jaxgeo.equations.Condition`, a list of them, or a ready-made equation.
     - `targets`: y with leading axis N, cast like the inputs; of shape (N, Q) for `jaxgeo.L2`. None for a problem or
         conditions.
     - `method`: "adapted" (the default for arrays), "overparametrized", "underparametrized", "rank-adaptive" or

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxgeo._checks import is_key
 from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.files import cannot_write
 
@@ -178,13 +179,9 @@ def _is_stored(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray)
 
 
-def _is_key(leaf: Any) -> bool:
-    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _arrays(state: PyTree) -> dict[str, np.ndarray]:
     leaves = jax.tree.leaves(eqx.filter(state, _is_stored))
-    raw = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+    raw = [jax.random.key_data(leaf) if is_key(leaf) else leaf for leaf in leaves]
     return {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(raw)}
 
 
@@ -193,7 +190,7 @@ def _in_form_of(like: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
     leaves, structure = jax.tree.flatten(dynamic)
 
     def form(leaf: Any, value: np.ndarray) -> Any:
-        if _is_key(leaf):
+        if is_key(leaf):
             return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
         return jnp.asarray(value) if isinstance(leaf, jax.Array) else value
 

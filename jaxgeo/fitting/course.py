@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from jaxgeo.fitting.batches import AbstractBatches
 from jaxgeo.fitting.collocation import Collocation, Samples, find_fault
 from jaxgeo.fitting.drivers import (
-    AbstractBatches,
     Part,
     Record,
     Row,

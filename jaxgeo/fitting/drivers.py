@@ -1,6 +1,5 @@
 """Advance a flow or an optimizer part by part, so that a run can be watched, saved and stopped between parts."""
 
-import abc
 import itertools
 import warnings
 import weakref
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo.costs import SampleWeighted
+from jaxgeo.fitting.batches import AbstractBatches, Batches
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate import RESULTS, solve_flow
 from jaxgeo.linalg.faults import find_fault
@@ -23,9 +22,7 @@ from jaxgeo.linalg.gram.certificate import FAULT
 from jaxgeo.linalg.one_way import for_gradients
 from jaxgeo.linalg.solvers.base import CONTRADICTED, FAILED
 from jaxgeo.optim.endings import Ending, Outcome
-from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.outputs import Params
-from jaxgeo.prior import has_prior, prior_of, with_prior, without_prior
 from jaxgeo.problem import Problem
 
 # Attempted steps in a part. Restarting costs one velocity; a step of Tsit5 costs six.
@@ -194,62 +191,6 @@ def _scores(record: Record | None, s: Float[Array, ""], params: Params, problem:
     return found
 
 
-class AbstractBatches(eqx.Module):
-    """Provides the problem of each update."""
-
-    @abc.abstractmethod
-    def take(self, index: Any, params: Params) -> Problem:
-        """The problem for an entry of the order; None if all updates use one problem."""
-
-
-class Batches(AbstractBatches):
-    """The samples of a run; each batch of them becomes a problem.
-
-    The order of the samples in an epoch depends only on `seed` and the number of the epoch, so that no state of a
-    random generator needs to be saved. Samples that do not fill a whole batch are skipped in that epoch.
-    """
-
-    problem: Problem
-    targets: PyTree
-    cost: CostOfTargets
-    size: int | None = eqx.field(static=True)
-    seed: int = eqx.field(static=True)
-    weights: Array | None = None
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches of an epoch."""
-        return 1 if self.size is None else self.problem.num_samples // self.size
-
-    def order(self, first: int, count: int) -> Int[np.ndarray, "count size"] | None:
-        """The samples of the updates `first`, `first` + 1, …; None if each uses all samples."""
-        if self.size is None:
-            return None
-        rows = []
-        for epoch in range(first // self.per_epoch, (first + count - 1) // self.per_epoch + 1):
-            drawn = np.random.default_rng([self.seed, epoch]).permutation(self.problem.num_samples)
-            rows.append(drawn[: self.per_epoch * self.size].reshape(self.per_epoch, self.size))
-        skipped = first % self.per_epoch
-        return np.concatenate(rows)[skipped : skipped + count].astype(np.int32)
-
-    def take(self, index: Int[Array, " size"] | None, params: Params) -> Problem:
-        """The problem of these samples."""
-        if index is None:
-            return self.problem
-        whole = without_prior(self.problem)
-        inputs, targets = jax.tree.map(lambda leaf: leaf[index], (whole.inputs, self.targets))
-        cost = self.cost(targets)
-        if self.weights is not None:
-            cost = SampleWeighted(cost, self.weights[index])
-        network = whole.blocks[0].apply
-        batch = Problem(network, inputs, cost, trainable=whole.trainable, per_sample=whole.per_sample)
-        if not has_prior(self.problem):
-            return batch
-        # The batch gets its share of the prior.
-        (precisions, groups), part = prior_of(self.problem), cost.total_weight / whole.loss.total_weight
-        return with_prior(batch, params, precisions * part, groups)
-
-
 class OptimizerDriver:
     """Makes updates of an optax transformation until the cost of all samples is `cost_tol`, `every` in each part."""
 
@@ -277,7 +218,9 @@ class OptimizerDriver:
         order = self.batches.order(first, count)
         if order is not None:
             # Always use one shape, so that a short part runs the same program.
-            order = jnp.asarray(np.concatenate([order, np.zeros((self.every - count, order.shape[1]), np.int32)]))
+            order = jax.tree.map(
+                lambda rows: jnp.asarray(np.pad(rows, [(0, self.every - count)] + [(0, 0)] * (rows.ndim - 1))), order
+            )
         params, inner = run_updates(
             self.optimizer, self.batches, state.params, state.method, order, jnp.asarray(count, jnp.int32)
         )
@@ -367,13 +310,13 @@ def run_updates(
     batches: AbstractBatches,
     params: Params,
     state: PyTree,
-    order: Int[Array, "every ..."] | None,
+    order: PyTree[Int[Array, "every ..."]] | None,
     count: Int[Array, ""],
 ) -> tuple[Params, PyTree]:
     """Make `count` updates, each on the problem that `batches` provides for its entry of `order`, or for None."""
 
     def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
-        batch = batches.take(None if order is None else order[i], carry[0])
+        batch = batches.take(jax.tree.map(lambda rows: rows[i], order), carry[0])
         return update_on(optimizer, batch, *carry, same=order is None)
 
     return jax.lax.fori_loop(0, count, update, (params, state))

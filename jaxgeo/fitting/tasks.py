@@ -13,7 +13,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from jaxgeo._checks import as_array, as_real, is_trainable_leaf
+from jaxgeo._checks import as_array, as_real, as_samples, is_key, is_trainable_leaf
 from jaxgeo._trainable import partition, tell_of_statistics
 from jaxgeo.costs import SampleWeighted
 from jaxgeo.equations.condition import Condition
@@ -63,6 +63,7 @@ def arrays_task(
     """A task from samples and targets; samples of weight 0 are left out."""
     if targets is None:
         raise ValueError("`targets` are missing: pass one for each sample, or a problem or conditions as `inputs`.")
+    inputs = as_samples("inputs", inputs)
     network = model if apply is None else Applied(model, apply)
     mask = trainable if apply is None or trainable is is_trainable_leaf else Applied(trainable, apply)
     dtype = jnp.result_type(*jax.tree.leaves(partition(network, mask)[0]))
@@ -179,7 +180,7 @@ def fingerprint_of(*data: PyTree) -> str:
     """A fingerprint of the data of a run, so that the run is not resumed on other data."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(data, eqx.is_array_like)):
-        array = np.asarray(leaf)
+        array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         total.update(f"{array.dtype} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()

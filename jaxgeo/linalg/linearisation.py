@@ -15,6 +15,7 @@ from jaxgeo.linalg.measured import counted_root, measured
 from jaxgeo.linalg.one_way import both_ways, one_ways, pulled
 from jaxgeo.linalg.precision import rescue_if, without_tf32
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo
+from jaxgeo.linalg.trials import for_trials
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import AbstractProblem, Params
 
@@ -139,15 +140,17 @@ class Linearisation(eqx.Module):
 
     def outputs_at(self, step: PyTree) -> Float[Array, "N Q"]:
         """x at θ + step."""
-        moved = jax.tree.map(jnp.add, self.trainable, step)
-        with jax.default_matmul_precision("highest"):
-            return self.problem.outputs(eqx.combine(moved, self.frozen))
+        return self._evaluated(self.problem, step)
 
     def rows_at(self, step: PyTree) -> Float[Array, "rows R"]:
         """Lx at θ + step, with the L of θ."""
-        moved = jax.tree.map(jnp.add, self.trainable, step)
+        return self._evaluated(self.jacobian.problem, step)
+
+    def _evaluated(self, problem: AbstractProblem, step: PyTree) -> Array:
+        """The outputs of a problem at θ + step; NaN where the network raises an error, so that the step is rejected."""
+        params = eqx.combine(jax.tree.map(jnp.add, self.trainable, step), self.frozen)
         with jax.default_matmul_precision("highest"):
-            return self.jacobian.problem.outputs(eqx.combine(moved, self.frozen))
+            return for_trials(problem, params).outputs(params)
 
     def bend(self, velocity: PyTree) -> Float[Array, "rows R"]:
         """∂²(Lx)/∂t² at θ + t·velocity, t = 0: how the rows bend away from the straight line that D predicts."""
@@ -185,7 +188,7 @@ class Linearisation(eqx.Module):
         before, decrease = loss.gradient(self.outputs), loss.decrease(self.outputs, outputs)
         noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
         finite = jnp.isfinite(decrease)
-        judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs))
+        judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs)) | ~finite
         decrease = rescue_if(~judged, _by_slopes, decrease, self, step)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))

@@ -89,13 +89,19 @@ def both_ways_of(block: Block, trainable: PyTree, frozen: PyTree) -> Block:
     """The same block with derivatives in both modes."""
     if one_ways(block):
         return block
-    function = eqx.tree_at(lambda block: block.inputs, block, None)
-    found = eqx.filter_eval_shape(_modes, function, trainable, frozen, block.sample())
+    if not SUSPICIOUS & operations_of(block, trainable, frozen):
+        return block
+    found = eqx.filter_eval_shape(_modes, _without_samples(block), trainable, frozen, block.sample())
     if found.forward is None and found.reverse is None:
         return block
     if found.forward is not None and found.reverse is not None:
         raise ValueError(_neither(found))
     return eqx.tree_at(lambda block: block.apply, block, OneWay(block.apply, found.reverse is None))
+
+
+def operations_of(block: Block, trainable: PyTree, frozen: PyTree) -> frozenset[str]:
+    """The names of all operations in a network, read from its jaxpr once for each shape."""
+    return eqx.filter_eval_shape(_operations_in, _without_samples(block), trainable, frozen, block.sample())
 
 
 def one_ways(tree: PyTree) -> list[OneWay]:
@@ -190,6 +196,16 @@ class _Modes(NamedTuple):
     leaves: tuple[tuple[str, str, str], ...] = ()
 
 
+def _without_samples(block: Block) -> Block:
+    return eqx.tree_at(lambda block: block.inputs, block, None)
+
+
+@eqx.filter_jit
+def _operations_in(block: Block, trainable: PyTree, frozen: PyTree, sample: PyTree) -> frozenset[str]:
+    rows = jax.make_jaxpr(lambda trainable: block.rows(eqx.combine(trainable, frozen), sample))
+    return frozenset(_operations(rows(trainable).jaxpr))
+
+
 @eqx.filter_jit
 def _modes(block: Block, trainable: PyTree, frozen: PyTree, sample: PyTree) -> _Modes:
     """Read from jaxprs, once for each shape; nothing is computed."""
@@ -197,8 +213,6 @@ def _modes(block: Block, trainable: PyTree, frozen: PyTree, sample: PyTree) -> _
     def rows(trainable: PyTree) -> Array:
         return block.rows(eqx.combine(trainable, frozen), sample)
 
-    if not SUSPICIOUS & set(_operations(jax.make_jaxpr(rows)(trainable).jaxpr)):
-        return _Modes(None, None)
     forward, reverse = _lacks_forward(rows, trainable), _lacks_reverse(rows, trainable)
     if forward is None or reverse is None:
         return _Modes(forward, reverse)

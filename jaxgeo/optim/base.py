@@ -62,6 +62,13 @@ class AbstractTransformation(eqx.Module):
         `updates`, the gradients, may be None; the gradients of the batch are then computed if they are needed.
         """
         del extra_args
+        if not isinstance(state, tuple):
+            raise ValueError(
+                f"`state` must be what `init` or the last `update` returned; got {type(state).__name__}. Restore a "
+                "state from a file into the form of `tx.init(params)`: by "
+                "`flax.serialization.from_state_dict(tx.init(params), saved)`, or Orbax's "
+                "`StandardRestore(tx.init(params))`."
+            )
         made, full = self.problems(params, full_params, problem, inputs, targets, weights)
         try:
             # A weak type would be lost in the update, and the next update would be compiled again.

@@ -8,8 +8,8 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxgeo._checks import check_function, is_trainable_leaf
-from jaxgeo._trainable import selected, statistics_in
+from jaxgeo._checks import is_trainable_leaf
+from jaxgeo._trainable import APART, nothing_to_train, selected, statistics_in
 from jaxgeo.costs import L2, AbstractCost, SampleWeighted
 from jaxgeo.problem import Problem
 
@@ -37,18 +37,15 @@ class ProblemMaker(eqx.Module):
     per_sample: bool = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.apply is not None:
-            check_function("apply", self.apply)
+        if self.apply is not None and not callable(self.apply):
+            raise ValueError(f"`apply` must be a function of params and one sample; got {self.apply!r}. {APART}")
         check_maker(self.cost)
 
     def partition(self, params: PyTree) -> PyTree:
         """The trainable part of `params`, None elsewhere; raises `ValueError` if nothing is trainable."""
         trainable, _ = selected(params, self.trainable)
         if not jax.tree.leaves(trainable):
-            raise ValueError(
-                "`params` has no trainable leaf: pass real floating-point arrays to `init`, such as "
-                "`eqx.filter(model, eqx.is_inexact_array)` of an Equinox model."
-            )
+            raise nothing_to_train(params)
         return trainable
 
     def __call__(

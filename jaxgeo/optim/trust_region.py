@@ -41,7 +41,7 @@ class TrustRegion(Checked, AbstractWay):
 
     **Arguments:**
 
-    - `factor`: the first bound, relative to the length of the scaled parameters.
+    - `factor`: the first bound, relative to the length of the scaled parameters, or of the residual if they are 0.
     - `acceleration`: add a/2 if 2|a/2| ≤ `acceleration` |v|, in scaled parameters; 0 to never add it.
     - `tries`: the most bounds to try in an update.
     - `retreats`: how many of these tries may serve to keep the influence of a parameter.
@@ -64,7 +64,8 @@ class TrustRegion(Checked, AbstractWay):
         norms = freeze(column_norms(by.matrix))
         bounded = _Bounded(linear, by, norms, jnp.asarray(self.acceleration, dtype), self.bounds)
         start = bounded.length(linear.trainable)
-        first = jnp.where(start > 0, self.factor * start, jnp.asarray(self.factor, dtype))
+        # Scaled parameters are in units of the outputs.
+        first = self.factor * jnp.where(start > 0, start, freeze(norm(linear.residual)))
         found = _searched(self, bounded, jnp.where(state > 0, state.astype(dtype), first))
         radius, bends = found.radius, found.bends
         aim = -linear.residual

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxgeo._checks import as_array, check_function, check_number, leading_size
+from jaxgeo._checks import as_samples, check_function, check_number, leading_size
 from jaxgeo.linalg.covariance.base import AbstractCovariance
 from jaxgeo.linalg.covariance.columns import ColumnCovariance
 from jaxgeo.outputs import AbstractProblem, Block, Params
@@ -172,9 +172,10 @@ class Posterior(eqx.Module):
         self, inputs: PyTree, apply: Callable[[PyTree, PyTree], Array], *, coupled: bool
     ) -> Prediction | ClassPrediction:
         check_function("apply", apply)
+        inputs = as_samples("inputs", inputs)
         leading_size("inputs", inputs)
         dtype = jnp.result_type(*jax.tree.leaves(self.trainable))
-        inputs = jax.tree.map(lambda leaf: _like(as_array("inputs", leaf), dtype), inputs)
+        inputs = jax.tree.map(lambda leaf: _like(leaf, dtype), inputs)
         mean, covariance = _predict(self.form, apply, inputs, self.noise is None, coupled)
         if self.noise is None:
             return ClassPrediction(mean.reshape(len(mean), -1), covariance)
