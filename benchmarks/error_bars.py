@@ -186,18 +186,25 @@ def coverage(splits: int, tables: tuple[str, ...] = tuple(TABLES)) -> Iterator[d
 def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """ν of Burgers' equation from 200 noisy values of its solution, with its standard error, for several draws.
 
-    The residual of the equation counts as data too, with a noise of 0.03 in units of the slope. An input of the network
-    marks where the solution becomes steep, as a function of x, and initial and boundary values are satisfied exactly.
+    The residual of the equation counts as data too, with a small noise in units of the slope. If that noise is larger
+    than what the network leaves of the residual, the solution bends to the noisy values, and ν is biased. Inputs of the
+    network mark where the solution becomes steep, as functions of x, and initial and boundary values are satisfied
+    exactly.
     """
-    inside, true, noise, exact_noise = counts[0], 0.01, 0.01, 3e-2
+    inside, true, noise, exact_noise = counts[0], 0.01, 0.01, 2e-3
     equation = jg.equations.burgers_1d((1,), true)
-    points = np.array(equation.elsewhere(jax.random.key(0), inside))
-    # Draw half of them where the solution becomes steep.
-    points[::2, 1] *= 0.1
-    points = jnp.asarray(points)
+
+    def where_steep(key: Array, count: int) -> Array:
+        """Points, two thirds of them where the solution becomes steep."""
+        found = np.array(equation.elsewhere(key, count))
+        found[::3, 1] *= 0.1
+        found[1::3, 1] *= 0.03
+        return jnp.asarray(found)
+
+    points, other = where_steep(jax.random.key(0), inside), where_steep(jax.random.key(9), inside)
     measured = equation.elsewhere(jax.random.key(1), counts[1])
     values = jax.vmap(equation.solution)(measured)
-    network = jg.equations.Network((4, 14, 14, 1), values.dtype, key=jax.random.key(2))
+    network = jg.equations.Network((4, 20, 20, 1), values.dtype, key=jax.random.key(2))
     start = {"network": network, "log_viscosity": jnp.log(0.02)}
 
     def problem_of(draw: int, exact_noise: float) -> jg.Problem:
@@ -207,8 +214,8 @@ def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[st
         return jg.residual_problem(blocks)
 
     # All draws start from the network of a first draw, in which the equation initially has less weight.
-    for less in (2 * exact_noise, exact_noise):
-        found = jg.fit(start, problem_of(-1, less), max_steps=2 * steps, record_every=2 * steps, tol=0.0)
+    for less in (15 * exact_noise, 4 * exact_noise, exact_noise):
+        found = jg.fit(start, problem_of(-1, less), max_steps=steps, record_every=steps, tol=0.0)
         start = found.model
     before, rows = environment(), []
     exact = jax.vmap(jax.grad(lambda log, point: _solution(log, point)), (None, 0))(jnp.log(true), measured)
@@ -219,7 +226,6 @@ def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[st
         posterior = jg.posterior(problem, found.model, noise=(exact_noise, noise))
         estimate = float(jnp.exp(found.model["log_viscosity"]))
         error = estimate * float(posterior.standard_errors()["log_viscosity"])
-        residuals = jax.vmap(partial(_equation, found.model))(points)
         rows.append(
             {
                 "estimate": estimate,
@@ -227,7 +233,8 @@ def burgers(draws: int, steps: int, counts: tuple[int, int]) -> Iterator[dict[st
                 "deviations": (estimate - true) / error,
                 "steps": found.steps,
                 "outcome": found.outcome.value,
-                "equation_rms": float(jnp.sqrt(jnp.mean(residuals**2))),
+                "equation_rms": _equation_rms(found.model, points),
+                "equation_rms_elsewhere": _equation_rms(found.model, other),
                 "seconds": time.perf_counter() - begun,
                 "cpu_s": time.process_time() - cpu,
             }
@@ -264,6 +271,10 @@ def _equation(params: PyTree, point: Array) -> Array:
     bend = jax.jvp(lambda point: jax.grad(field)(point)[1], (point,), (along,))[1]
     # Divide by the slope, which is large where the solution is steep.
     return (by_time + field(point) * slope - jnp.exp(params["log_viscosity"]) * bend) / jnp.sqrt(1 + slope**2)
+
+
+def _equation_rms(params: PyTree, points: Array) -> float:
+    return float(jnp.sqrt(jnp.mean(jax.vmap(partial(_equation, params))(points) ** 2)))
 
 
 def _missed(params: PyTree, sample: tuple[Array, Array]) -> Array:
@@ -305,7 +316,7 @@ def many(width: int, rows: int, inputs: int, bound: int | None = None) -> dict[s
 CASES = {
     "many": Case(lambda: many(221, 1000, 10_000), 1200.0),
     "many rows": Case(lambda: many(221, 20_000, 10_000, 4 * 2**30), 2400.0),
-    "burgers": Case(lambda: burgers(10, 150, (800, 200)), 3600.0),
+    "burgers": Case(lambda: burgers(10, 150, (2000, 200)), 3600.0),
     "coverage": Case(lambda: coverage(10), 7200.0),
 }
 QUICK = {
