@@ -37,8 +37,8 @@ def _accuracy(result: dict[str, Any]) -> str:
     worst = result["auto_over_best_worst"]
     finite = "All are finite." if result["all_finite"] else "Some are not finite."
     summary = (
-        f"`Auto` over the best in any one row: at most {worst['lift']:.2g} (lift), {worst['outputs']:.2g} "
-        f"(outputs). {finite}\n"
+        f"Error of `Auto` relative to the smallest error in the same row: at most {worst['lift']:.2g} (lift), "
+        f"{worst['outputs']:.2g} (outputs). {finite}\n"
     )
     return table(["cond(D)", "rank", *(f"`{name}`" for name in solvers)], lines) + "\n" + summary
 
@@ -69,7 +69,7 @@ def _speed(result: dict[str, Any]) -> str:
         f"QN = {result['QN']}, K = {result['K']}, {result['predicted_gflop']:.3g} GFlop predicted for G.{memory} "
         f"{environment(result)}\n"
     )
-    return table(["", "ms", "over jaxgeo", "first call, s"], lines) + "\n" + summary
+    return table(["", "ms", "relative to jaxgeo", "first call, s"], lines) + "\n" + summary
 
 
 def _scaling(results: dict[str, Any]) -> str:
@@ -271,12 +271,12 @@ def _fits(results: dict[str, Any]) -> str:
             f"{statistics.median(evaluations):.0f}" if evaluations else "",
             f"{statistics.median(digits):.1f}",
         ])  # fmt: skip
-    header = ["", "solved", "updates", "over MINPACK's", "90th percentile", "evaluations", "digits"]
+    header = ["", "solved", "updates", "relative to MINPACK", "90th percentile", "evaluations", "digits"]
     late = [each["late"] for each in solved["jaxgeo"] if each]
     some = next(iter(results.values()))
     summary = (
         f"{len(rows)} fits; medians. Updates are evaluations of the Jacobian, and steps for optimistix. Evaluations "
-        f"are those of the model, within derivatives too. jaxgeo ends {statistics.median(late):.0f} updates after its "
+        f"of the model include those within derivatives. jaxgeo ends {statistics.median(late):.0f} updates after its "
         f"cost is final to 1e-10 (median; at most {max(late)}). {environment(some)}\n"
     )
     return table(header, lines) + "\n" + summary
@@ -294,13 +294,13 @@ def _minibatches(results: dict[str, Any]) -> str:
                 lines.append(
                     [case.replace("_", ", "), f"`{name}`", f"{row['rate']:g}", budget.replace("_", " "), *cells]
                 )
-    header = ["problem", "optimizer", "rate", "at", "least NLL", "accuracy there", "after steps", "seconds"]
+    header = ["problem", "optimizer", "rate", "at", "lowest NLL", "accuracy there", "after steps", "seconds"]
     prices = ", ".join(f"{result['gradients_a_step']:.1f} ({case})" for case, result in results.items())
     splits = ", ".join(
-        f"{case}: {len(result['splits'])} splits, rates chosen on {len(result['tuning_splits'])} more"
+        f"{case}: {len(result['splits'])} splits; rates were chosen on {len(result['tuning_splits'])} other"
         for case, result in results.items()
     )
-    notes = f"CPU time of an update of ours over that of a gradient of the batch, in the median: {prices}. {splits}."
+    notes = f"CPU time of an update of jaxgeo in gradients of the batch (median): {prices}. {splits}."
     return (
         table(header, lines) + "\n" + notes.replace("_", ", ") + " " + environment(next(iter(results.values()))) + "\n"
     )

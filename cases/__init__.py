@@ -1,1 +1,1 @@
-"""Problems with known answers, and what the source states of them: for tests and benchmarks alike."""
+"""Problems with known answers, and the statements of the source about them; for tests and benchmarks."""

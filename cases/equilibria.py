@@ -1,7 +1,7 @@
-"""Points where the flows stand still although the cost is not zero, as D has lost rank.
+"""Points where the flows rest although the cost is not zero, because D has lost rank.
 
-Rank is lost in two ways: by samples that are the same but for their targets, where the lost directions are fixed, and
-by a bottleneck, where they turn with the parameters.
+Rank is lost in two ways: by samples that differ only in their targets, so that the lost directions are fixed, and by a
+bottleneck, where the lost directions change with the parameters.
 """
 
 from functools import cache

@@ -87,7 +87,7 @@ def digits(params, case: CurveFit) -> float:
 
 
 def scipys(case: CurveFit, starts: Sequence[Sequence[float]], method: str, most: int = 1000) -> list[OptimizeResult]:
-    """What `scipy.optimize.least_squares` comes to from each start, with tolerances of round-off."""
+    """The result of `scipy.optimize.least_squares` from each start, with tolerances of round-off."""
     residual = jax.jit(lambda b: case.model(jnp, b, case.x) - case.y)
     jacobian = jax.jit(jax.jacfwd(residual))
     tolerances = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": most, "x_scale": "jac"}
@@ -101,7 +101,7 @@ def scipys(case: CurveFit, starts: Sequence[Sequence[float]], method: str, most:
 
 
 def optimistixs(case: CurveFit, starts: Sequence[Sequence[float]], most: int = 1000) -> list[tuple[np.ndarray, int]]:
-    """What `optimistix.LevenbergMarquardt` comes to from each start, and its steps; with tolerances of round-off."""
+    """The result and number of steps of `optimistix.LevenbergMarquardt` from each start, with round-off tolerances."""
     solver = optx.LevenbergMarquardt(rtol=1e-14, atol=1e-30)
 
     @jax.jit

@@ -1,6 +1,6 @@
-"""Small problems whose answers are known, one or more for each regime, that many tests are crossed with.
+"""Small problems with known answers, at least one for each regime, on which many tests run.
 
-`CASES` differ in how K compares with QN and in the rank of D; `KINDS` in what holds the parameters.
+`CASES` differ in the relation of K and QN and in the rank of D; `KINDS` in the type of the parameters.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import jaxgeo as jg
 
 @dataclass(frozen=True)
 class Case:
-    """A problem, a point, and what is known there."""
+    """A problem, a point, and the known values at the point."""
 
     name: str
     problem: jg.Problem

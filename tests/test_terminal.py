@@ -73,7 +73,7 @@ def test_an_error_of_its_own_is_one_line_with_the_traceback_in_a_file(capsys, mo
     monkeypatch.setattr("jaxgeo.app.cli.app.info_command", fail)
     message = error_of(capsys, ["info"], 1)
     (file,) = tmp_path.glob("jaxgeo-*.txt")
-    assert f"an error of jaxgeo itself (AttributeError: no such thing); please report it with {file}" in message
+    assert f"internal error of jaxgeo (AttributeError: no such thing); please report it, and attach {file}" in message
     assert "Traceback" in file.read_text()
 
 

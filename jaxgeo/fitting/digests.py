@@ -119,7 +119,7 @@ class Digests:
             isinstance(each, list) and all(isinstance(digest, str) for digest in each) for each in found.values()
         )
         if not kinds:
-            raise ValueError(f"{NAME} does not hold digests by name")
+            raise ValueError(f"{NAME} does not map names to digests")
         return found
 
     def _settled(self) -> dict[str, list[str]]:

@@ -77,7 +77,7 @@ _ADVICE = {
     "rank": "D has lost rank: the law does not hold there. See `jaxgeo.rank_report`; or use a larger network or fewer "
     "samples.",
     "precision": "The dtype of the parameters cannot represent the outputs to more digits.",
-    "gram": f"{FAULT} Until it is mended, pass `jaxgeo.linalg.DenseCholesky()` as the solver of the lift.",
+    "gram": f"{FAULT} Until it is fixed, pass `jaxgeo.linalg.DenseCholesky()` as the solver of the lift.",
 }
 
 

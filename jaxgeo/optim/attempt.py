@@ -34,8 +34,8 @@ class Attempt(eqx.Module):
     """Evaluates a given fraction of a step, with at most `most` corrections for the curvature of the network.
 
     The linearisation moves the outputs along a straight line, and the nonlinear network departs from it. A correction
-    lifts the difference at the end of the line, which takes a forward pass but no new D. Corrections go on while each
-    halves the difference, and while the difference exceeds a tenth of the residual expected at the end.
+    lifts the difference at the end of the line, which takes a forward pass but no new D. Corrections continue while
+    each halves the difference, and while the difference exceeds a tenth of the residual expected at the end.
 
     The derivative, in either mode, is that of the program with the number of corrections that were made. It is 0 if
     the trial is not finite.

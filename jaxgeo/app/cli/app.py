@@ -207,8 +207,10 @@ def train(
 @app.command()
 def resume(
     run: Annotated[Path, FOLDER],
-    tol: Annotated[float | None, typer.Option(help="New tolerance, instead of that of the run.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="New maximum of steps, instead of that of the run.")] = None,
+    tol: Annotated[float | None, typer.Option(help="New tolerance; by default that of the run.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="New maximum number of steps; by default that of the run.")
+    ] = None,
 ) -> None:
     """Resume a run that was interrupted or killed; the result is the same as without the interruption."""
     changes = _given(tol=tol, max_steps=max_steps)
