@@ -253,7 +253,7 @@ def test_one_bit_in_the_weights_is_found(folder):
         ("network.json", {"outputs": {"names": ["y"], "mean": [0.0], "scale": [0.0]}}, "not positive"),
         ("summary.json", {"outcome": "<b>"}, "'<b>' is not a valid Outcome"),
         ("summary.json", {"environment": []}, "environment must be by name, each text"),
-        ("metrics.jsonl", {"s": "<img src=x onerror=alert(1)>0"}, "line 1 of metrics.jsonl is not numbers"),
+        ("metrics.jsonl", {"s": "<img src=x onerror=alert(1)>0"}, "metrics.jsonl does not map names to numbers"),
     ],
 )
 def test_a_strangers_folder_is_compared_with_itself(folder, name, changes, part):
