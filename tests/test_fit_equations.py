@@ -62,7 +62,7 @@ def test_what_is_printed_names_the_end_and_both_costs(solved):
     text = str(solved)
     assert text.startswith("max_steps: all allowed steps are used up, after 100 steps")
     assert f"cost {solved.cost:.2e}" in text
-    assert f"held out {solved.validation_cost:.2e}, a root mean square of" in text
+    assert f"held-out cost {solved.validation_cost:.2e}, a root mean square of" in text
 
 
 def test_the_start_is_not_counted_and_its_rows_are_there(solved):

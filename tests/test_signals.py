@@ -122,7 +122,7 @@ def test_a_full_disk_behind_the_output_is_one_line(home, arguments):
         process = start(home, *arguments, stdout=full)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors == "error: cannot write to the standard output (No space left on device)\n"
+    assert errors == "error: cannot write to standard output (No space left on device)\n"
     assert ("run" in arguments) is (home / "run" / "report.html").exists()
 
 

@@ -235,7 +235,7 @@ def test_one_bit_in_the_weights_is_found(folder):
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="parameters.eqx: its digest is not that of its contents"):
+    with pytest.raises(ValueError, match="parameters.eqx: its contents do not match its digest"):
         load(folder.path)
 
 

@@ -111,7 +111,7 @@ class Fit:
             f"{math.sqrt(2 * self.validation_cost):.1e}; the model is that of {at}"
         ]
         if self.rows[-1].get("drawn"):
-            lines += [f"points redrawn {self.rows[-1]['drawn']} times"]
+            lines += [f"redraws of the points: {self.rows[-1]['drawn']}"]
         if self.validation_cost > APART * row["cost"]:
             lines += [
                 f"the held-out cost is {self.validation_cost / max(row['cost'], 1e-300):.1e} times the training cost: "
