@@ -22,6 +22,8 @@ from jaxtyping import PyTree
 
 # The sources that values are traced back to.
 SAMPLE, STATISTICS = "sample", "statistics"
+# The function of JAX whose result is a random mask, such as that of dropout.
+MASK = "_bernoulli"
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
          "custom_vjp_call", "custom_vjp_call_jaxpr")  # fmt: skip
 # Operations that map zeros to zeros.
@@ -37,10 +39,14 @@ RESHAPES = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "st
 
 
 class Reads(NamedTuple):
-    """What outputs depend on: they are computed from all `named`, and truly depend on `sources`."""
+    """What outputs depend on: they are computed from all `named`, and truly depend on `sources`.
+
+    - `fixed_mask`: whether a random mask is drawn on the way that does not depend on the sample.
+    """
 
     named: frozenset[str]
     sources: frozenset[str]
+    fixed_mask: bool
 
 
 class _Value(NamedTuple):
@@ -70,7 +76,8 @@ def reads(function: Callable[..., Any], arguments: Sequence[PyTree], names: Sequ
         source = frozenset({name} - {""})
         values.append(_Value(follower.intern(("argument", index)), source, source))
     outputs = follower.follow(closed.jaxpr, closed.consts, values)
-    return Reads(_union(value.named for value in outputs), _union(value.sources for value in outputs))
+    named, sources = _union(value.named for value in outputs), _union(value.sources for value in outputs)
+    return Reads(named, sources, follower.fixed_mask)
 
 
 def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
@@ -82,6 +89,7 @@ class _Follower:
 
     def __init__(self):
         self._keys: dict[Any, int] = {}
+        self.fixed_mask = False
 
     def intern(self, key: Any) -> int:
         """A number for a key, so that keys do not nest."""
@@ -111,6 +119,8 @@ class _Follower:
 
     def _results(self, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
         inner = _called(eqn)
+        if eqn.params.get("name") == MASK:
+            self.fixed_mask |= all(SAMPLE not in value.sources for value in values)
         if inner is not None:
             return self.follow(*inner, values)
         named = _union(value.named for value in values)

@@ -16,8 +16,8 @@ COLLECTION = "batch_stats"
 
 APART = (
     "If a network keeps its parameters apart, as those of Linen and Haiku do, pass the parameters as the model, and as "
-    "`apply` a function `apply(params, x_j)`: `module.apply` of Linen, or of Haiku "
-    "`lambda params, x: network.apply(params, None, x)`."
+    "`apply` a function `apply(params, x_j)`: `module.apply` of Linen, of NNX `lambda weights, x: nnx.merge(graph, "
+    "weights, rest, copy=True)(x)`, or of Haiku `lambda params, x: network.apply(params, None, x)`."
 )
 
 

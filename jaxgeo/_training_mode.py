@@ -1,5 +1,9 @@
-"""Find networks in training mode that are evaluated one sample at a time, before anything is computed."""
+"""Find networks in training mode that are evaluated one sample at a time, before anything is computed.
 
+Batch normalisation needs all samples, and is refused; dropout with one mask for all of them is a warning.
+"""
+
+import warnings
 from collections.abc import Callable
 
 import equinox as eqx
@@ -11,19 +15,32 @@ from jaxgeo._trainable import APART, statistics_in
 
 AT_ONCE = (
     "Pass `per_sample=False` and a function of all samples at once; or evaluate the network with its running "
-    "statistics (Flax: `use_running_average=True`; Equinox: `eqx.nn.inference_mode`)."
+    "statistics (Linen: `use_running_average=True`; NNX: `model.eval()`; Equinox: `eqx.nn.inference_mode`)."
 )
+ONE_MASK = (
+    "the network draws the mask of its dropout from a key that is the same for every sample and every update, so it "
+    "trains one thinned network, and its cost is not that of the whole one. Switch dropout off (Equinox: "
+    "`eqx.nn.inference_mode(model)`; NNX: `model.eval()`; Linen: `deterministic=True`), or pass a key for each sample "
+    "among the inputs."
+)
+# Of Flax NNX, in the error of a module that changes its own state.
+CHANGES_STATE = "Cannot mutate"
 
 
 def cannot_evaluate(error: Exception, sample: PyTree) -> ValueError:
     """The error of a network that fails on a sample."""
     shape = jax.tree.map(lambda leaf: leaf.shape, sample)
     wrongly_called = any(words in str(error) for words in ("not callable", "positional argument", "unbound module"))
-    advice = (
-        APART
-        if wrongly_called
-        else ("A function of a batch becomes one of a sample by `lambda params, x: apply(params, x[None])[0]`.")
-    )
+    if wrongly_called:
+        advice = APART
+    elif CHANGES_STATE in str(error):
+        advice = (
+            "An NNX module changes its own state: merge a copy, `nnx.merge(graph, weights, rest, copy=True)`. With "
+            "dropout, call `model.eval()` first, or pass a key for each sample among the inputs. With batch "
+            "normalisation, pass `per_sample=False`."
+        )
+    else:
+        advice = "A function of a batch becomes one of a sample by `lambda params, x: apply(params, x[None])[0]`."
     return ValueError(
         f"`apply` could not be evaluated on `params` and a sample of `inputs` of shape {shape}: "
         f"{type(error).__name__}: {str(error).removesuffix('.')}. It is called as apply(params, x_j): with the "
@@ -61,6 +78,8 @@ def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTr
             ) from error
         except Exception as error:  # Flax has errors of its own, which are none of Python's.
             raise cannot_evaluate(error, sample) from error
+        if found.fixed_mask:
+            warnings.warn(ONE_MASK, stacklevel=2)
         if SAMPLE in found.named - found.sources:
             raise ValueError(
                 "the outputs are the same for every sample: the network subtracts its own mean from each sample, which "

@@ -176,3 +176,10 @@ def test_a_point_that_is_not_critical_is_refused():
     case = cases()["mlp duplicates"]
     with pytest.raises(ValueError, match="not a critical point"):
         jg.geometry.critical_manifold(case.problem, case.params)
+
+
+def test_an_equilibrium_is_printed_in_a_line():
+    problem = jg.Problem(lambda a, x: a * x, jnp.array([1.0, 1.0]), jg.L2(jnp.array([0.0, 2.0])))
+    text = str(jg.geometry.equilibrium(problem, jnp.array(1.0)))
+    assert text.startswith("|∇ₓC| = 0.707, |Dᵀ∇ₓC| = ")
+    assert text.endswith("; QN = 2, K = 1, rank(D) = 1, with singular values from 1.41 to 1.41")

@@ -120,3 +120,29 @@ def test_a_velocity_that_is_not_a_number():
     assert sol.result == jg.RESULTS.step_size_vanished
     assert abs(sol.final_s - 1) < 1e-6
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sol.params))
+
+
+def test_no_stopping_time_is_told_without_a_law():
+    problem = jg.Problem(lambda a, x: a * x, jnp.array([1.0, 2.0]), jg.L2(jnp.array([1.0, 2.0])))
+    start = jnp.array(0.0)
+    for flow in (jg.HomotopyFlow(0.5), jg.AdaptedFlow(), jg.StandardFlow()):
+        found = jg.solve_flow(problem, flow, start, cost_tol=1e-2)
+        assert found.stopping_time is None
+        assert not found.lawful
+        assert "The cost reached `cost_tol`" in str(found)
+        assert float(found.cost_tol) == 1e-2
+
+
+def test_rank_that_was_missing_from_the_start_is_told():
+    """The excess cost over its floor falls by the law, the cost itself cannot."""
+    problem = jg.Problem(lambda a, x: a @ x, jnp.ones((2, 3)), jg.L2(jnp.array([0.0, 1.0])))
+    found = jg.solve_flow(problem, jg.RankAdaptiveFlow(), jnp.zeros(3), s1=4.0)
+    assert "D lacked rank from the start" in str(found)
+    assert float(found.final_cost) == pytest.approx(1 / 8 + (1 / 4 - 1 / 8) * np.exp(-4.0), rel=1e-5)
+    full = jg.solve_flow(
+        jg.Problem(lambda a, x: a @ x, jnp.eye(3)[:2], jg.L2(jnp.array([0.0, 1.0]))),
+        jg.RankAdaptiveFlow(),
+        jnp.zeros(3),
+        s1=4.0,
+    )
+    assert "largest defect" in str(full)

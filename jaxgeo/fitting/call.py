@@ -95,8 +95,9 @@ def fit(
 
     **Arguments:**
 
-    - `model`: an Equinox model, `model(x_j)` for one sample. With `apply`, a problem or conditions it may be any pytree
-        of parameters, such as `{"network": network, "viscosity": viscosity}` with an unknown coefficient.
+    - `model`: an Equinox model or a Flax NNX module, `model(x_j)` for one sample. With `apply`, a problem or conditions
+        it may be any pytree of parameters, such as `{"network": network, "viscosity": viscosity}` with an unknown
+        coefficient.
     - `inputs`: samples with leading axis N, cast to the dtype of the parameters if they are floating point; PRNG keys
         among them, as for dropout, change from update to update of an optimizer. Or a `jaxgeo.Problem`; or a
         differential equation: a `jaxgeo.equations.Condition`, a list of them, or a ready-made equation.

@@ -46,8 +46,20 @@ class Equilibrium:
     smallest: float
     lost: Floats
 
+    def __str__(self) -> str:
+        return (
+            f"|∇ₓC| = {self.gradient:.3g}, |Dᵀ∇ₓC| = {self.standard:.3g}, |𝒫∇ₓC| = {self.adapted:.3g}; "
+            f"QN = {self.num_rows}, K = {self.num_params}, rank(D) = {self.rank}, with singular values from "
+            f"{self.largest:.3g} to {self.smallest:.3g}"
+        )
+
+    __repr__ = __str__
+
     def is_critical(self, tol: float = 1e-8) -> bool:
-        """Whether the outputs stand still up to `tol`, which is in the unit of ∇ₓC."""
+        """Whether the outputs stand still up to `tol`, an absolute bound on |𝒫∇ₓC|.
+
+        At a positive minimum of the cost compare with a part of `gradient`, such as `tol=1e-6 * found.gradient`.
+        """
         return self.adapted <= tol
 
     @property

@@ -77,6 +77,7 @@ class Integration(eqx.Module):
             initial_cost=cost0,
             final_s=final_s,
             final_cost=problem.cost(final),
+            cost_tol=None if self.options.cost_tol is None else jnp.asarray(self.options.cost_tol, dtype),
             stopping_time=stopping_time,
             records=records,
             path_lengths=lengths,

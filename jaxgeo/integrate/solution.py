@@ -36,8 +36,9 @@ class RESULTS(dfx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     rank_lost = (
         "The orbit ends where D loses rank, or jumps at a kink of the network: from there on the outputs do not follow "
         "the flow, however short the step (`rank_lost_at`). `RankAdaptiveFlow` continues along what D still reaches, "
-        "and `rank_report` says which outputs that leaves out; or start elsewhere, with a larger network or fewer "
-        "samples. `jaxgeo.integrate.explain_defect` estimates the causes."
+        "and `rank_report` says which outputs that leaves out. If singular values go to zero, give it a cut-off well "
+        "above round-off: `RankAdaptiveFlow(jg.linalg.SVD(jg.linalg.SmoothCutoff(1e-3)))`. Or start elsewhere, with a "
+        "larger network or fewer samples. `jaxgeo.integrate.explain_defect` estimates the causes."
     )
     left_law = (
         "The outputs left their law by more than the tolerances of the steps allow (`left_law_at`). Lower `rtol`, or "
@@ -49,6 +50,8 @@ class RESULTS(dfx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     )
 
 
+# A larger defect of the cost than this is not an error of the steps.
+LARGEST_DEFECT = 0.01
 # How many components of a direction to print.
 _SHOWN = 3
 
@@ -65,17 +68,21 @@ class FlowSolution(eqx.Module):
     - `costs`: C at those times.
     - `num_samples`: N.
     - `initial_s`, `initial_cost`, `final_s`, `final_cost`: flow time and cost at the start, and at the end.
-    - `stopping_time`: s_ε of (2.18) for the given `cost_tol`, known before the integration; None without one.
+    - `cost_tol`: the cost to stop at, if one was given.
+    - `stopping_time`: s_ε of (2.18) for this `cost_tol`, known before the integration; None without one, and unless
+        `lawful`. It holds while D has full rank.
     - `records`: what `record` returned at those times, stacked; None without one.
     - `path_lengths`: lengths of the path in θ and in x up to those times; None unless asked for.
     - `event`: which of `events` ended the integration, −1 for none; None without any.
     - `result`: how it ended, one of `jaxgeo.RESULTS`.
     - `stats`: diffrax's counts of steps.
-    - `lawful`: whether the cost falls by the law of (2.6) while D has full rank.
+    - `lawful`: whether the cost falls by the law of (2.6) while D has full rank. Whether D has full rank at the start,
+        `rank_report` says; the flows that need it check it.
     - `left_law_at`: flow time at which the outputs had left (2.7) by more than the tolerances of the steps allow;
-        infinity if they never did, or if there is no law or no tolerance for the outputs.
+        infinity if they never did, if there is no law or no tolerance for the outputs, and for `RankAdaptiveFlow`.
     - `rank_lost_at`: flow time from which D no longer reached where the flow had to go; infinity if it always did. The
-        orbit of a flow that needs full rank ends there. `RankAdaptiveFlow` continues; this is its first such time.
+        orbit of a flow that needs full rank ends there. `RankAdaptiveFlow` continues; this is its first such time, and
+        infinity if D lacked rank from the start and kept it.
     - `continuation`: along `RankAdaptiveFlow`, the direction of length 1 in which θ left the last place where D had
         lost rank and the outputs turned back. Several directions may obey the flow equally well; round-off chooses one.
         Zero if there was no such place; None for other flows.
@@ -89,6 +96,7 @@ class FlowSolution(eqx.Module):
     initial_cost: Float[Array, ""]
     final_s: Float[Array, ""]
     final_cost: Float[Array, ""]
+    cost_tol: Float[Array, ""] | None
     stopping_time: Float[Array, ""] | None
     records: PyTree
     path_lengths: PathLengths | None
@@ -174,7 +182,13 @@ def describe(found: FlowSolution) -> str:
     used = jnp.isfinite(found.s) & jnp.isfinite(found.costs) & (found.predicted_costs > floor)
     if found.lawful and bool(jnp.any(used)):
         defect = float(jnp.max(jnp.where(used, jnp.abs(found.defect), 0)))
-        lines.append(f"largest defect of the cost from its law: {defect:.1e}")
+        if found.continuation is None or defect < LARGEST_DEFECT or float(found.rank_lost_at) < math.inf:
+            lines.append(f"largest defect of the cost from its law: {defect:.1e}")
+        else:
+            lines.append(
+                "the cost did not fall by the law of full rank: D lacked rank from the start, and the outputs follow "
+                "−𝒫∇ₓC (`rank_report`)"
+            )
     if {"num_accepted_steps", "num_rejected_steps"} <= found.stats.keys():
         accepted, rejected = (int(found.stats[f"num_{kind}_steps"]) for kind in ("accepted", "rejected"))
         lines.append(f"{accepted} steps, {rejected} more rejected")
@@ -185,9 +199,14 @@ def ending(found: FlowSolution) -> str:
     """The words for `result`, with its details. A new cause gets its words here."""
     words = RESULTS[found.result]
     if found.result == RESULTS.successful:
-        words = "It reached `s1`." if found.stopping_time is None else "The cost reached `cost_tol`."
+        words = "It reached `s1`." if found.cost_tol is None else "The cost reached `cost_tol`."
     elif found.result == RESULTS.event_occurred:
         words = "An event ended it." if found.event is None else f"Event {int(found.event)} ended it."
+    elif found.result == RESULTS.max_steps_reached and float(found.rank_lost_at) < math.inf:
+        words += (
+            " Steps are short where singular values of D go to zero: a cut-off well above round-off helps, "
+            "`RankAdaptiveFlow(jg.linalg.SVD(jg.linalg.SmoothCutoff(1e-3)))`."
+        )
     elif found.result == RESULTS.precision_reached:
         dtype = found.final_cost.dtype
         words = f"{words} The dtype is {dtype}, with a relative precision of {float(jnp.finfo(dtype).eps):.1e}."

@@ -42,7 +42,7 @@ def check_save_at(save_at: ArrayLike, s0: Scalar = 0.0, s1: Scalar | None = None
 def latest_end(
     problem: Problem, cost0: Float[Array, ""], s0: Array, s1: Scalar | None, cost_tol: Scalar | None, law: bool
 ) -> tuple[Scalar, Float[Array, ""] | None]:
-    """The latest time to stop at, and s_ε."""
+    """The latest time to stop at, and s_ε, which only a law tells."""
     if cost_tol is None:
         assert s1 is not None
         return s1, None
@@ -51,7 +51,7 @@ def latest_end(
     if s1 is None:
         # The law says when the cost reaches its tolerance; an orbit on the law needs little more time.
         s1 = s0 + 1.05 * needed + 0.1 * problem.num_samples if law else jnp.inf
-    return jnp.where(cost0 <= cost_tol, s0, s1), s0 + needed
+    return jnp.where(cost0 <= cost_tol, s0, s1), s0 + needed if law else None
 
 
 def times_within(save_at: Float[Array, " times"], end: Float[Array, ""]) -> Float[Array, " kept"]:
