@@ -23,6 +23,7 @@ ALL = (
     "orbits",
     "compile",
     "models",
+    "neural_ode",
     "ensembles",
     "tables",
     "error_bars",

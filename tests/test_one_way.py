@@ -188,11 +188,21 @@ def lotka_volterra(coefficients, times):
     ).ys
 
 
+TIMES, COEFFICIENTS = jnp.linspace(0.0, 10.0, 200), jnp.array([1.5, 1.0, 3.0, 1.0])
+NEAR = jnp.array([1.42, 0.9, 2.8, 0.95])
+
+
+def by_fit(data):
+    problem = jg.Problem(lotka_volterra, TIMES, jg.L2(data), per_sample=False)
+    return jg.fit(NEAR, problem, tol=1e-20, max_steps=30, record_every=10).model
+
+
+def by_curve_fit(data):
+    return jg.curve_fit(lambda times, *coefficients: lotka_volterra(coefficients, times), TIMES, data, NEAR).popt
+
+
 @pytest.mark.slow
-def test_four_coefficients_of_lotka_and_volterra_through_a_solver():
-    times, truth = jnp.linspace(0.0, 10.0, 200), jnp.array([1.5, 1.0, 3.0, 1.0])
-    data = lotka_volterra(truth, times)
-    problem = jg.Problem(lotka_volterra, times, jg.L2(data), per_sample=False)
-    start = jnp.array([1.42, 0.9, 2.8, 0.95])
-    found = jg.fit(start, problem, tol=1e-20, max_steps=30, record_every=10)
-    np.testing.assert_allclose(found.model, truth, rtol=0, atol=1e-8)
+@pytest.mark.parametrize("fitted", [by_fit, by_curve_fit])
+def test_four_coefficients_of_lotka_and_volterra_through_a_solver(fitted):
+    found = fitted(lotka_volterra(COEFFICIENTS, TIMES))
+    np.testing.assert_allclose(found, COEFFICIENTS, rtol=0, atol=1e-8)
