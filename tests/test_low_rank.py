@@ -108,6 +108,7 @@ def low_rank(**options):
     )
 
 
+@pytest.mark.slow
 def test_a_differential_equation_is_solved_through_the_leading_directions():
     equation = jg.equations.poisson_2d((16,))
     problem, params = equation.problem(equation.points(jr.key(0), (100, 40))), equation.init(jr.key(0))
