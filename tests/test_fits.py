@@ -115,7 +115,8 @@ def test_parameters_do_not_stop_where_they_still_count():
     np.testing.assert_allclose(found.popt, [46.51686244, 0.25520859, -0.05720306], rtol=1e-7)
 
 
-@pytest.mark.parametrize("case", ["K < QN", pytest.param("K > QN", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["K < QN", "K > QN"])
 def test_a_weight_of_two_is_a_row_twice(case):
     x = jnp.linspace(-1.0, 1.0, 5)
     if case == "K < QN":
@@ -239,6 +240,7 @@ def test_an_exact_fit_ends_at_the_precision_of_the_cost():
     np.testing.assert_allclose(params, [2.0, 1.5], rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_network_with_more_parameters_than_outputs_ends_too():
     x = jnp.linspace(-1.0, 1.0, 5)
     params = jax.random.normal(jax.random.key(0), (3, 8))

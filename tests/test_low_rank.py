@@ -59,6 +59,7 @@ def test_a_lift_through_what_is_far_above_the_last_is_that_of_all_of_d():
         assert relative_error(found, pseudo_inverse(matrix, velocity, 1e-5)) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(12, 9), pytest.param((9, 12), marks=pytest.mark.slow)])
 def test_a_lift_has_the_derivative_of_a_d_without_further_directions(shape):
     """Of a matrix of rank 4, moved within matrices of rank 4; by its own decomposition at each point."""

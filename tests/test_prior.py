@@ -162,15 +162,8 @@ def after(tx, params, inputs, targets, weights):
     return jax.lax.fori_loop(0, 3, update, (params, tx.init(params)))[0]
 
 
-@pytest.mark.parametrize(
-    ("width", "prior"),
-    [
-        (12, 0.3),
-        pytest.param(2, 0.3, marks=pytest.mark.slow),
-        pytest.param(2, None, marks=pytest.mark.slow),
-        pytest.param(12, None, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "prior"), [(2, 0.3), (12, 0.3), (2, None), (12, None)])
 def test_a_weight_of_two_is_a_row_twice(width, prior):
     """Update by update, to round-off: damping counts weights, as it would rows."""
     params = {"w": parameters(width)["w"], "v": parameters(width)["v"]}

@@ -63,6 +63,7 @@ def test_beside_it_the_orbit_goes_where_its_first_integrals_say(off):
     assert np.abs(sol.defect).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_the_rank_adaptive_flow_goes_on_and_says_which_way():
     sol = solve([1.0, -1.0], ADAPTIVE)
     assert sol.result == jg.RESULTS.successful

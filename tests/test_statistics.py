@@ -309,7 +309,8 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "labels")) for name in COSTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COSTS)
 def test_samples_at_once_with_any_cost(name):
     cost = COSTS[name]
     problem = jg.Problem(at_once, INPUTS, cost, per_sample=False)

@@ -114,6 +114,7 @@ class NaNBeyond(jg.AbstractFlow):
         return False
 
 
+@pytest.mark.slow
 def test_a_velocity_that_is_not_a_number():
     """Steps shrink before it and the integration ends; no NaN gets into the parameters."""
     case = cases()["mlp over"]

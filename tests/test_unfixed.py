@@ -42,6 +42,7 @@ def test_leaves_and_entries_without_influence_are_named():
     np.testing.assert_array_equal(found.model["idle"], 1.0)
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_all_is_fixed_or_on_minibatches():
     x = np.linspace(0.0, 2.0, 12)
     y = 2 * np.exp(-1.5 * x) + 0.1 * np.cos(17 * x)
