@@ -27,16 +27,31 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 PROGRAMS = pytest.StashKey[str]()
 MAPS = pathlib.Path("/proc/self/maps")
 TESTS, FILES = itertools.count(1), itertools.count(1)
-# Examples that integrate or fit, of functions that fast tests use too.
+# Examples that integrate, fit or compile a lift, of functions that fast tests use too.
 SLOW_EXAMPLES = {
     "jaxgeo.estimators.JaxgeoClassifier",
     "jaxgeo.estimators.JaxgeoRegressor",
     "jaxgeo.fitting.call.fit",
     "jaxgeo.geometry.escapes.escape",
+    "jaxgeo.geometry.paths.lift_path",
+    "jaxgeo.geometry.subriemannian.curvature",
+    "jaxgeo.geometry.subriemannian.pullback_gradient",
+    "jaxgeo.geometry.trapping.trapped_intervals",
+    "jaxgeo.integrate.comparison.solve_output_flow",
     "jaxgeo.integrate.corrector.OrbitCorrector",
     "jaxgeo.integrate.defect.explain_defect",
     "jaxgeo.integrate.events.GradientBelow",
+    "jaxgeo.integrate.interpolation.solve_interpolation",
     "jaxgeo.integrate.line.StraightLine",
+    "jaxgeo.integrate.solve.solve_flow",
+    "jaxgeo.linalg.lifting.lift_gradient",
+    "jaxgeo.linalg.streaming.streamed_lift",
+    "jaxgeo.optim.interpolation.linear_interpolation",
+    "jaxgeo.optim.levenberg_marquardt.adapted_levenberg_marquardt",
+    "jaxgeo.optim.momentum.adapted_momentum",
+    "jaxgeo.optim.transforms.adapted_gradient_descent",
+    "jaxgeo.optim.transforms.scale_by_adapted_metric",
+    "jaxgeo.uncertainty.curves.curve_fit",
 }
 
 

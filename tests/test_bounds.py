@@ -11,7 +11,6 @@ from cases.classical_fits import MADE
 from cases.curve_fits import made
 from jaxgeo.optim import Bounds, Outcome, TrustRegion
 
-FAST = ("gompertz", "hill")
 # Most have a bound between the start and the minimum.
 NAMES = [*MADE][:24]
 
@@ -25,9 +24,8 @@ def box(near, true):
     return np.where(third & (true < near), middle, low), np.where(third & (true > near), middle, high)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST), id=name) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_bounded_fits_are_those_of_trf(name):
     model, x, true, _, near, noise = MADE[name]
     case = made(name, model, x, true, near, noise)
@@ -55,6 +53,7 @@ def test_bounded_fits_are_those_of_trf(name):
     assert found.active == [found.names[index] for index in np.flatnonzero(active)]
 
 
+@pytest.mark.slow
 def test_a_fixed_parameter_stays_and_the_other_is_solved_for():
     x = np.array([-1.5868045661975172, -1.1179178107357806, 1.7423781348469345])
     y = np.array([3.45118015548185, 3.6691070888371753, -0.6114820755977717])
@@ -67,6 +66,7 @@ def test_a_fixed_parameter_stays_and_the_other_is_solved_for():
     assert low.active == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_rosenbrock_below_a_bound():
     """At the bound of the first parameter the second is its square; in the corner the cost would be 351."""
     rows = jg.Problem(
@@ -78,6 +78,7 @@ def test_rosenbrock_below_a_bound():
     assert found.model[0] <= 0.75
 
 
+@pytest.mark.slow
 def test_a_minimum_inside_is_found_as_without_bounds():
     x = np.linspace(0.0, 2.0, 12)
     y = 2 * np.exp(-1.5 * x) + 0.1 * np.cos(17 * x)

@@ -43,6 +43,7 @@ def orbit(problem, params, solver, **options):
     return ravel_pytree(sol.params)[0]
 
 
+@pytest.mark.slow
 def test_closed_form_of_a_linear_network():
     problem, params = linear()
     inputs, targets = np.asarray(problem.blocks[0].inputs), np.asarray(problem.loss.targets)[:, 0]
@@ -80,6 +81,7 @@ def test_five_solvers_against_the_reference(name):
         assert abs(np.log2(errors[0] / errors[1]) - order) < 0.3
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_integrated_in_one_program():
     problem, params = linear()
     rng = np.random.default_rng(3)

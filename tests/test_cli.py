@@ -217,6 +217,7 @@ def trained(table):
     return table.parent / "one"
 
 
+@pytest.mark.slow
 def test_a_config_repeats_a_run_bit_for_bit_and_options_come_before_it(trained, capsys):
     assert run(["train", "--config", "one/config.toml", "--out", "two"]) == 0
     for name in ("parameters.eqx", "metrics.jsonl", "config.toml", "network.json"):
@@ -251,6 +252,7 @@ def test_what_is_done_with_a_run(trained, capsys):
     assert [part for part in ("jax ", "devices", "x64", "orbax") if part not in output] == []
 
 
+@pytest.mark.slow
 def test_a_run_that_had_ended_says_so_and_goes_on_once_it_may(trained, capsys):
     capsys.readouterr()
     assert run(["resume", "one"]) == 0
@@ -267,6 +269,7 @@ def test_a_run_that_had_ended_says_so_and_goes_on_once_it_may(trained, capsys):
     assert "If you have edited config.toml" in one_line_error(capsys, ["resume", "one"])
 
 
+@pytest.mark.slow
 def test_a_run_on_a_table_that_has_changed_is_not_gone_on_with(trained, table, capsys):
     table.write_text(table.read_text().replace(table.read_text().splitlines()[3], "1,2,3,4"))
     assert "the samples or targets have changed" in one_line_error(capsys, ["resume", "one"])

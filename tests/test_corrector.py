@@ -24,9 +24,15 @@ def orbit():
     return corrected(cases()["dict"], s1=90.0, save_at=jnp.linspace(0.0, 90.0, 13))
 
 
+@pytest.mark.slow
 def test_outputs_stay_on_their_orbit(orbit):
     case = cases()["dict"]
     assert off_orbit(case, orbit.s, orbit.records) <= 1e-14
+
+
+@pytest.mark.slow
+def test_it_is_the_orbit_of_the_wrapped_solver(orbit):
+    case = cases()["dict"]
     plain = jg.solve_flow(
         case.problem, jg.AdaptedFlow(jg.linalg.SVD()), case.params, s1=90.0, save_at=orbit.s, record=deviation
     )
@@ -36,6 +42,7 @@ def test_outputs_stay_on_their_orbit(orbit):
     assert largest(jax.tree.map(jnp.subtract, plain.params, orbit.params)) <= 1e-4
 
 
+@pytest.mark.slow
 def test_cost_follows_the_law_down_to_round_off(orbit):
     # C/C(0) = e⁻⁴⁰ = 4e-18 at s/N = 20; below that the round-off of the outputs counts.
     assert np.abs(orbit.defect[:9]).max() <= 1e-6

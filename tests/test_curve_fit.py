@@ -75,6 +75,7 @@ def test_sigma_means_what_it_means_in_scipy(sigma, absolute):
     assert found.names == ["size", "rate"]
 
 
+@pytest.mark.slow
 def test_any_pytree_with_frozen_leaves():
     def curve(x, p):
         return p["size"] * jnp.exp(-p["rate"] * x) + p["offset"]
@@ -109,6 +110,7 @@ def test_several_predictors_as_scipy_takes_them():
     np.testing.assert_allclose(found.predict(new).standard_deviation, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_what_the_data_do_not_fix():
     def curve(x, a, b, rate):
         return a * b * jnp.exp(-rate * x)
@@ -121,6 +123,7 @@ def test_what_the_data_do_not_fix():
     np.testing.assert_allclose(found.stderr[2] ** 2, pcov[1, 1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_more_data_than_parameters():
     with pytest.warns(UserWarning, match="2 data cannot determine the covariance of 2 parameters"):
         found = jg.curve_fit(decay, X[:2], Y[:2], [1.0, 1.0])
@@ -130,6 +133,7 @@ def test_no_more_data_than_parameters():
         found.predict(X)
 
 
+@pytest.mark.slow
 def test_data_that_are_met_exactly():
     found = jg.curve_fit(decay, X, 2 * np.exp(-1.5 * X), [1.0, 1.0])
     assert found.outcome is Outcome.CONVERGED

@@ -58,6 +58,7 @@ def test_precision():
     assert report.dominant == "precision"
 
 
+@pytest.mark.slow
 def test_an_orbit_on_its_law_warns_of_nothing():
     problem = jg.Problem(lambda a, x: a @ x, jnp.eye(2), jg.L2(jnp.array([1.0, -2.0])))
     report = jg.integrate.explain_defect(problem, FLOW, jnp.zeros(2), 2.0)

@@ -150,7 +150,9 @@ def test_inputs_beyond_the_range_of_float32():
         jg.Problem(plane, np.asarray([[1e200, 1.0]]), jg.L2(jnp.zeros(1)))
 
 
-@pytest.mark.parametrize("model", ["linen", "nnx", "haiku"])
+@pytest.mark.parametrize(
+    "model", ["linen", *(pytest.param(model, marks=pytest.mark.slow) for model in ("nnx", "haiku"))]
+)
 def test_the_wrapper_of_the_message_trains(model):
     inputs, targets = POINTS[:, :1], TARGETS[:, None]
     match model:

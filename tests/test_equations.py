@@ -25,7 +25,10 @@ EQUATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", EQUATIONS)
+SLOW = ("poisson_5d", "poisson_100d", "heat_4d")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in EQUATIONS])
 def test_solution_has_no_residual_and_the_network_the_published_size(name):
     num_params, counts = EQUATIONS[name]
     equation = getattr(jg.equations, name)()
@@ -228,7 +231,9 @@ def test_fourier_features_are_no_parameters():
     np.testing.assert_allclose(slope, 2 * np.pi * np.array(features.frequencies), rtol=1e-12)
 
 
-@pytest.mark.parametrize("make", [jg.equations.heat_inverse, jg.equations.burgers_inverse])
+@pytest.mark.parametrize(
+    "make", [jg.equations.heat_inverse, pytest.param(jg.equations.burgers_inverse, marks=pytest.mark.slow)]
+)
 def test_an_inverse_problem_is_met_by_its_coefficient_and_no_other(make):
     sought = make((4,), count=30)
     points, values = sought.measurements(jr.key(0))

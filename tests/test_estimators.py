@@ -30,6 +30,8 @@ SLOW = set(
     check_estimators_nan_inf check_regressors_train check_regressors_no_decision_function check_regressors_int
     check_fit2d_1sample check_fit2d_1feature check_fit_idempotent check_fit_check_is_fitted
     check_f_contiguous_array_estimator check_regressor_data_not_an_array check_pipeline_consistency
+    check_regressor_multioutput check_methods_sample_order_invariance check_non_transformer_estimators_n_iter
+    check_n_features_in check_estimators_pickle
     """.split()  # noqa: SIM905 - a line for each would be a page
 )
 

@@ -74,7 +74,7 @@ def test_with_a_cost_to_reach():
 
 def test_an_event_that_holds_at_the_start():
     problem, start = diagonal(1.0, 1.0), jnp.array([1.0, 0.5])
-    sol = solve(problem, start, [jg.GradientBelow(1e-9), jg.GradientBelow(1e3)], s0=2.0)
+    sol = solve(problem, start, [jg.GradientBelow(1e-9), jg.GradientBelow(1e3)], flow=jg.StandardFlow(), s0=2.0)
     assert sol.result == jg.RESULTS.event_occurred
     assert (int(sol.event), float(sol.final_s)) == (1, 2.0)
     np.testing.assert_array_equal(sol.params, start)
@@ -101,7 +101,8 @@ def product(a, x):
     return a[0] * a[1] * x
 
 
-@pytest.mark.parametrize("start", [pytest.param([0.0, 0.0], marks=pytest.mark.slow), [0.5, 0.5]])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [[0.0, 0.0], [0.5, 0.5]])
 def test_a_cost_that_stalls_in_float32_under_x64(start):
     problem = jg.Problem(product, jnp.ones(1, jnp.float32), jg.L2(-jnp.ones(1, jnp.float32)))
     params = jnp.array(start, jnp.float32)

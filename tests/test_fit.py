@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import pathlib
+import shutil
 
 import equinox as eqx
 import jax
@@ -158,12 +160,21 @@ def test_what_cannot_be_meant_is_refused_by_name(options, part):
         jg.fit(model(), X, Y, **options)
 
 
-@pytest.fixture
-def stopped(tmp_path):
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
     """A run that was stopped half way, and the same in one go."""
-    whole = jg.fit(model(), X, Y, **ADAM)
-    jg.fit(model(), X, Y, folder=tmp_path / "run", callbacks=[stop_at(20)], **ADAM)
-    return tmp_path / "run", whole
+    folder = tmp_path_factory.mktemp("kept") / "run"
+    with jax.numpy_dtype_promotion("standard"):
+        whole = jg.fit(model(), X, Y, **ADAM)
+        jg.fit(model(), X, Y, folder=folder, callbacks=[stop_at(20)], **ADAM)
+    return folder, whole
+
+
+@pytest.fixture
+def stopped(kept, tmp_path):
+    """A copy of it."""
+    folder, whole = kept
+    return pathlib.Path(shutil.copytree(folder, tmp_path / "run")), whole
 
 
 def newest(folder):

@@ -70,6 +70,7 @@ def test_the_start_is_not_counted_and_its_rows_are_there(solved):
     assert ["rank" in row for row in solved.rows[:3]] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_network_that_interpolates_is_found_out_and_gets_other_points():
     condition = Condition(decay, TIME, count=3)
     fixed = jg.fit(network(), condition, points="fixed", **SHORT)
@@ -140,7 +141,7 @@ def test_a_stopped_run_goes_on_to_the_last_bit(tmp_path):
 
 
 def test_time_ends_a_run_and_stagnation_too():
-    condition = Condition(decay, TIME, count=12)
+    condition = Condition(decay, TIME, count=60)
     assert jg.fit(network(), condition, max_seconds=1e-9, **SHORT).outcome is Outcome.MAX_SECONDS
     stays = jg.fit(network(), condition, method=optax.sgd(0.0), patience=2, **SHORT)
     assert (stays.outcome, stays.steps) == (Outcome.EARLY, 15)
@@ -344,7 +345,7 @@ def test_conditions_and_boxes_that_cannot_be_meant(make, part):
 
 
 def test_the_bar_is_one_line(capsys):
-    jg.fit(network(), Condition(decay, TIME, count=12), progress=True, **SHORT)
+    jg.fit(network(), Condition(decay, TIME, count=60), progress=True, **SHORT)
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "step 20, cost " in line.rsplit("\r", 1)[1]

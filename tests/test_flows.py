@@ -49,14 +49,11 @@ OTHER_FLOWS = [jg.OverparametrizedFlow(), jg.RankAdaptiveFlow()]
     ("flow", "name"),
     [
         # The lift meets all of these in `test_lift.py`.
+        *(pytest.param(jg.AdaptedFlow(), each, marks=[pytest.mark.slow] * (each != "equinox")) for each in FULL_RANK),
         *(
             pytest.param(
-                jg.AdaptedFlow(), each, marks=[pytest.mark.slow] * (each not in ("mlp over", "equinox", "frozen"))
+                flow, each, marks=[pytest.mark.slow] * (flow is not OTHER_FLOWS[0] or each != "linear borderline")
             )
-            for each in FULL_RANK
-        ),
-        *(
-            pytest.param(flow, each, marks=[pytest.mark.slow] * (each != "linear borderline"))
             for flow in OTHER_FLOWS
             for each in FULL_RANK
         ),
@@ -97,7 +94,7 @@ def test_borderline_flows_coincide(name):
     np.testing.assert_allclose(over, inverse, rtol=0, atol=1e-9 * np.abs(inverse).max())
 
 
-@pytest.mark.parametrize("name", DEFICIENT)
+@pytest.mark.parametrize("name", [pytest.param(DEFICIENT[0], marks=pytest.mark.slow), *DEFICIENT[1:]])
 def test_rank_adaptive_flow_under_rank_loss(name):
     """(4.5), (4.10): the shortest parameter velocity that moves the outputs by −𝒫∇ₓC."""
     case = cases()[name]
@@ -116,7 +113,7 @@ def test_output_flow_is_the_negative_gradient():
     )
 
 
-@pytest.mark.parametrize("flow", [jg.StandardFlow(), jg.AdaptedFlow()])
+@pytest.mark.parametrize("flow", [jg.StandardFlow(), pytest.param(jg.AdaptedFlow(), marks=pytest.mark.slow)])
 def test_frozen_leaves_have_no_velocity(flow):
     case = cases()["frozen"]
     velocity = flow(0.0, case.params, case.problem)
@@ -128,6 +125,7 @@ def test_frozen_leaves_have_no_velocity(flow):
     assert velocity["steps"].tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_no_retrace_on_the_second_call():
     traces = []
 
@@ -146,7 +144,8 @@ def test_no_retrace_on_the_second_call():
         assert len(traces) == count > 0
 
 
-@pytest.mark.parametrize("flow", [pytest.param(jg.StandardFlow(), marks=pytest.mark.slow), jg.AdaptedFlow()])
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", [jg.StandardFlow(), jg.AdaptedFlow()])
 def test_vmap_over_parameters(flow):
     case = cases()["dict"]
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), case.params)

@@ -11,7 +11,7 @@ from cases.problems import BORDERLINE, OVER, UNDER, cases, random_like
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("mlp over", "linear under")))
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("linear over", "linear under")))
         for name in [*OVER, *UNDER, *BORDERLINE, "frozen"]
     ],
 )

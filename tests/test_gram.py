@@ -13,15 +13,11 @@ from compiled import gram_matrix, jacobian_matrix, matrices
 import jaxgeo as jg
 from jaxgeo.linalg.gram.gram import Gram
 
-# One for each way in which a product is read; all that are made of them are slow.
+# One for each way in which a product is read that no other test goes; all that are made of them are slow.
 FAST = {
-    "mlp",
     "tied_autoencoder",
-    "convolution",
-    "scan_over_layers",
     "embedding_classifier",
     "pde_by_nested_jvp",
-    "blocks_that_share_some_leaves",
     "leaves_used_in_odd_ways",
 }
 
@@ -75,6 +71,7 @@ def test_what_cannot_fit_is_refused(key):
         gram.plan()
 
 
+@pytest.mark.slow
 def test_float64_products_of_float32_factors(key):
     problem, params = wide_problem(key, 40, jnp.float32)
     in_float64 = eqx.filter_jit(lambda gram: gram.as_matrix(jnp.dtype("float64")))
@@ -87,6 +84,7 @@ def test_float64_products_of_float32_factors(key):
     np.testing.assert_allclose(matrix, dense @ dense.T, rtol=0, atol=1e-5 * values[-1])
 
 
+@pytest.mark.slow
 def test_a_convolution_traced_at_a_precision_of_the_users(key):
     problem, params = ARCHITECTURES["convolution"](key)
     with jax.default_matmul_precision("highest"):
@@ -157,6 +155,7 @@ def test_gram_is_a_linear_operator(key):
     np.testing.assert_allclose(lx.materialise(gram).mv(vector), gram.mv(vector), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_batch_coupled_network(key):
     def normalised(params, inputs):
         hidden = inputs @ params["w"]

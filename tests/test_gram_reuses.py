@@ -10,8 +10,12 @@ from reuses import FORMS, OTHERS
 
 import jaxgeo as jg
 
+SLOW = ("residual", "concatenated", *OTHERS)
 
-@pytest.mark.parametrize("name", [*FORMS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in (*FORMS, *OTHERS)]
+)
 def test_structured_equals_dense(name, key):
     problem, params = (FORMS | OTHERS)[name].problem(key)
     dense, gram, diagonal = matrices(problem, params)

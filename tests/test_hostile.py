@@ -130,10 +130,20 @@ def hard_link(place, target):
 WRITTEN = ("report.html", ".report.html.part", "figures/cost.svg", "figures/.cost.svg.part", "metrics.jsonl",
            ".metrics.jsonl.part", "digests.json", ".digests.json.part", "parameters.eqx", "summary.json",
            "config.toml", ".lock")  # fmt: skip
+# Of these `test_trust.py` has fast tests with links.
+TRUSTED = ("report.html", ".report.html.part", "digests.json", ".digests.json.part")
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-@pytest.mark.parametrize("make", [link, hard_link])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *(pytest.param(link, name, marks=[pytest.mark.slow] * (name in TRUSTED)) for name in WRITTEN),
+        *(
+            pytest.param(hard_link, name, marks=[pytest.mark.slow] * (name not in ("report.html", "metrics.jsonl")))
+            for name in WRITTEN
+        ),
+    ],
+)
 def test_no_link_leads_a_write_out_of_a_folder(folder, outside, name, make):
     make(folder.path / name, outside / "file")
     for action in (
@@ -320,6 +330,13 @@ LONG = (
     "digests of 60 MiB",
     "settings in tables",
     "a million singular values",
+    "a hundred million lines",
+    "a million held-out rows",
+    "a row of a million numbers",
+    "a hundred thousand levels",
+    "scores at the edge",
+    "times backwards",
+    "singular values at the edge",
 )
 
 

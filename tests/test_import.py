@@ -51,7 +51,14 @@ else:
 """
 
 
-@pytest.mark.parametrize("script", [CHECK_QUIET, CHECK_FIRST, CHECK_LAZY], ids=["quiet", "any module first", "lazy"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(CHECK_QUIET, id="quiet"),
+        pytest.param(CHECK_FIRST, id="any module first", marks=pytest.mark.slow),
+        pytest.param(CHECK_LAZY, id="lazy"),
+    ],
+)
 def test_importing_is_quiet(script):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,18 @@ import pytest
 from input_matrix.cells import Case, Cell, Entry, cells, judge
 from input_matrix.groups import GROUPS
 
-SLOW = {"algebra", "costs", "integrators", "optimizers", "geometry", "estimators", "training", "restrained", "problems"}
+SLOW = {
+    "algebra",
+    "costs",
+    "integrators",
+    "optimizers",
+    "geometry",
+    "estimators",
+    "training",
+    "restrained",
+    "problems",
+    "ready",
+}
 
 
 @pytest.mark.parametrize("group", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in GROUPS])

@@ -223,10 +223,7 @@ def test_float32_cost_near_the_floor():
     [
         # A flow does not see what holds the parameters, so the fast tests take the one without a lift, soon compiled.
         *(pytest.param(jg.AdaptedFlow(), each, marks=pytest.mark.slow) for each in KINDS),
-        *(
-            pytest.param(jg.StandardFlow(), each, marks=[pytest.mark.slow] * (each not in ("frozen", "other leaves")))
-            for each in KINDS
-        ),
+        *(pytest.param(jg.StandardFlow(), each, marks=[pytest.mark.slow] * (each != "other leaves")) for each in KINDS),
     ],
 )
 def test_any_pytree_and_nothing_frozen_moves(name, flow):
@@ -326,6 +323,7 @@ def test_progress_meter(capfd):
     assert "100.00%" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "controller"),
     [

@@ -41,9 +41,10 @@ def test_walk_to_the_end_point(name):
         np.testing.assert_allclose(sol.costs[:16], (1 - sol.t[:16]) ** 2 * sol.costs[0], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "order", "counts"),
-    [(dfx.Euler(), 1, (32, 64)), pytest.param(dfx.Heun(), 2, (16, 32), marks=pytest.mark.slow)],
+    [(dfx.Euler(), 1, (32, 64)), (dfx.Heun(), 2, (16, 32))],
 )
 def test_open_loop_converges_with_the_order_of_the_solver(solver, order, counts):
     inputs = jnp.array([[1.0, 0.5, -0.3], [0.2, -1.0, 0.7]])

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 from cases.problems import CASES, cases, random_like
 
-FAST = ("linear over", "mlp under", "mlp duplicates", "two blocks", "frozen")
+FAST = ("mlp under", "two blocks", "frozen")
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CASES])

@@ -39,8 +39,13 @@ def close(one, other, rtol=1e-12):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-13), one, other)
 
 
-@pytest.mark.parametrize("name", COSTS)
-@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(
+    ("name", "traced"),
+    [
+        *((name, True) for name in COSTS),
+        *(pytest.param(name, False, marks=[pytest.mark.slow] * (name != "softmax")) for name in COSTS),
+    ],
+)
 def test_a_cost_without_some_labels_is_that_without_their_rows(name, traced):
     def parts(labels, outputs, step, make):
         cost = make(labels)
@@ -202,7 +207,7 @@ FLOWS = {
 }
 
 
-SLOW_FLOWS = ("natural", "weighted", "interpolation", "homotopy")
+SLOW_FLOWS = ("natural", "weighted", "interpolation", "homotopy", "standard")
 
 
 @pytest.mark.parametrize(

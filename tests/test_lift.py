@@ -15,7 +15,7 @@ def flat_lift(case, velocity, solver=None):
     return lifted, np.asarray(ravel_pytree(case.problem.partition(lifted)[0])[0])
 
 
-FAST = ("linear over", "linear under", "mlp under", "linear borderline", "two blocks")
+FAST = ("linear over", "mlp under", "linear borderline")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,7 @@ def test_right_inverse_and_shortest(name):
     assert np.abs(kernel @ found).max() <= 1e-12 * np.linalg.norm(found)
 
 
+@pytest.mark.slow
 def test_linear_and_zero_at_zero():
     case = cases()["dict"]
     velocity = random_like(case.problem.outputs(case.params))
@@ -67,6 +68,7 @@ def test_linear_and_zero_at_zero():
     assert np.all(flat_lift(case, 0 * velocity)[1] == 0)
 
 
+@pytest.mark.slow
 def test_vmap_over_velocities():
     case = cases()["dict"]
     velocities = jnp.stack([random_like(case.problem.outputs(case.params), seed) for seed in (1, 2)])

@@ -59,6 +59,7 @@ def test_a_lift_through_what_is_far_above_the_last_is_that_of_all_of_d():
         assert relative_error(found, pseudo_inverse(matrix, velocity, 1e-5)) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(12, 9), pytest.param((9, 12), marks=pytest.mark.slow)])
 def test_a_lift_has_the_derivative_of_a_d_without_further_directions(shape):
     """Of a matrix of rank 4, moved within matrices of rank 4; by its own decomposition at each point."""
@@ -108,6 +109,7 @@ def low_rank(**options):
     )
 
 
+@pytest.mark.slow
 def test_a_differential_equation_is_solved_through_the_leading_directions():
     equation = jg.equations.poisson_2d((16,))
     problem, params = equation.problem(equation.points(jr.key(0), (100, 40))), equation.init(jr.key(0))

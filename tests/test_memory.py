@@ -46,7 +46,7 @@ def fit(method, seed, listener, **options):
     ("method", "options"),
     [
         ("sgd", {"max_steps": 4, "tol": 0.0}),
-        ("adapted", {"tol": 0.5, "rtol": 1e-3}),
+        pytest.param("adapted", {"tol": 0.5, "rtol": 1e-3}, marks=pytest.mark.slow),
         pytest.param("levenberg-marquardt", {"max_steps": 4, "tol": 0.0}, marks=pytest.mark.slow),
         pytest.param("adapted-momentum", {"max_steps": 4, "tol": 0.0, "batch_size": 2}, marks=pytest.mark.slow),
         pytest.param("lbfgs", {"max_steps": 4, "tol": 0.0}, marks=pytest.mark.slow),

@@ -49,7 +49,13 @@ def dense_metric(metric, cost, outputs):
 
 
 @pytest.mark.parametrize(
-    ("cost", "metric"), [("L2", "matrix"), ("Huber", "weights"), ("weighted", "Hessian"), ("cross-entropy", "Hessian")]
+    ("cost", "metric"),
+    [
+        ("L2", "matrix"),
+        ("Huber", "weights"),
+        pytest.param("weighted", "Hessian", marks=pytest.mark.slow),
+        ("cross-entropy", "Hessian"),
+    ],
 )
 def test_velocities(cost, metric):
     """Dθ̇ has the g-length and direction of −g⁺∇ₓC, and the comparison flow is that vector itself."""

@@ -101,6 +101,12 @@ def test_the_cap_bounds_the_change_of_log_probabilities(damping):
     moved = jnp.sum(p * change**2, axis=1) - jnp.sum(p * change, axis=1) ** 2
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(moved)), 1e-3, rtol=1e-9)
     assert state.info.fraction < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damping", [0.1, 5.0])
+def test_without_a_cap_the_whole_step_is_taken(damping):
+    params, data = parameters(), batch(size=5)
     free = jg.optim.adapted_momentum(network, damping=damping)
     _, state = free.update(params, free.init(params), params, **data)
     assert state.info.fraction == 1

@@ -147,7 +147,8 @@ METHODS = {
     "rank-adaptive flow": by_flow(jg.RankAdaptiveFlow()),
 }
 
-FAST = [("bfloat16", "momentum"), ("while_loop", "fit by adam")]
+# Of the others those that differ most have fast tests in `test_widths.py`, `test_one_way.py` and `test_statistics.py`.
+FAST = [("while_loop", "fit by adam")]
 CELLS = [(model, method) for model in MODELS for method in METHODS]
 
 

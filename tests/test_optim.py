@@ -46,6 +46,8 @@ def those(*fast):
 each = those(metric, marquardt)
 # Weights, masks and batching are read by one piece of code for all.
 either = those(interpolation)
+# What a step costs and where it may lead, of one that tries.
+one = those(marquardt)
 
 
 def types(tree):
@@ -81,7 +83,8 @@ def test_a_scanned_loop_keeps_types_and_lowers_the_cost(make, dtype):
     assert cost(after) < 1e-2 * cost(params)
 
 
-@each
+@pytest.mark.slow
+@one
 def test_the_second_call_compiles_nothing(make):
     traces = []
 
@@ -137,7 +140,7 @@ def test_missing_arguments_are_named(make):
         tx.init({"n": jnp.arange(3)})
 
 
-@each
+@one
 def test_a_problem_and_its_batch_give_the_same_update(make):
     params, data = parameters(), batch()
     tx = make()
@@ -184,6 +187,7 @@ def test_frozen_and_masked_leaves_stay(make):
     assert updates["scale"] == grads["scale"]
 
 
+@pytest.mark.slow
 def test_equinox_gradients_without_arrays_at_frozen_leaves():
     model = eqx.nn.MLP(2, 2, 4, 1, key=KEY)
     params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -193,7 +197,7 @@ def test_equinox_gradients_without_arrays_at_frozen_leaves():
     assert jax.tree.structure(updates) == jax.tree.structure(params)
 
 
-@each
+@one
 def test_a_hopeless_step_leaves_parameters_finite(make):
     def exploding(params, x):
         return jnp.exp(jnp.exp(params * x))

@@ -46,7 +46,8 @@ def test_small_steps_follow_the_flow_to_first_order():
     assert (np.abs(ratios - 2) < 0.25).all(), (errors, ratios)
 
 
-@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 40], ids=["over", "under"])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [4, 40], ids=["over", "under"])
 def test_any_gradient_gets_the_metric_form(size):
     params, data = parameters(), batch(size=size)
     # Scale and v together would leave D without full rank.
@@ -88,6 +89,7 @@ def test_a_huge_learning_rate_is_cut_down():
     assert jnp.isfinite(optax.tree.norm(updates))
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_is_known_beforehand():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)))
     params = {"a": jnp.zeros((1, 4)), "b": jnp.zeros(1)}
@@ -157,7 +159,8 @@ def test_interpolation_walks_the_line_and_ends_in_round_off():
     assert costs[-1] < 1e-28
 
 
-@pytest.mark.parametrize("factor", [pytest.param(1e-5, marks=pytest.mark.slow), 1e5])
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1e-5, 1e5])
 def test_a_change_of_units_of_the_outputs_changes_nothing(factor):
     """Scaling outputs, targets and the metric alike gives the same update."""
     params, data = parameters(), batch(size=4)

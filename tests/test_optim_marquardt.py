@@ -15,14 +15,8 @@ from cases.fitting import digits, fit, minpack
 PARTIAL = ["danwood", "rat42", "eckerle", "diode"]
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=[pytest.mark.slow] * (case.name != PARTIAL[0]), id=case.name)
-        for case in CURVE_FITS
-        if case.name in PARTIAL
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CURVE_FITS if case.name in PARTIAL])
 def test_some_curve_fits_to_the_last_digits(case):
     params, infos = fit(case, 80)
     assert digits(params, case) > 12
@@ -75,6 +69,7 @@ def run(tx, problem, params, solves: int):
     return params, infos
 
 
+@pytest.mark.slow
 def test_a_small_digits_problem_to_round_off():
     problem, params = digits_problem(20, 0, width=24)
     params, infos = run(jg.optim.adapted_levenberg_marquardt(), problem, params, 20)
@@ -102,6 +97,7 @@ def test_single_precision_is_monotone_and_finite():
         assert info.new_cost <= info.cost * (1 + 1e-3)
 
 
+@pytest.mark.slow
 def test_a_rejected_step_leaves_everything_but_the_damping():
     def exploding(params, x):
         return jnp.exp(20 * jnp.maximum(params @ jnp.stack([x, 1 - x]), 0))

@@ -94,7 +94,7 @@ def test_derivatives_by_the_inputs(side):
     np.testing.assert_allclose(slope, difference, rtol=1e-7)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_chunks_change_nothing(chunk, monkeypatch):
     params = parameters(6)
     found = jg.posterior(problem(), params, prior_precision=0.7, noise=0.3)
@@ -118,7 +118,8 @@ class Words(eqx.Module):
         )
 
 
-@pytest.mark.parametrize("held", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [True, False])
 def test_any_kind_of_leaf_by_rows(held, monkeypatch):
     """Blocks of the Gram matrix with new inputs, held or computed again, against rows of D by differentiation."""
     monkeypatch.setattr(cross, "MOST_BYTES", 2**28 if held else 0)

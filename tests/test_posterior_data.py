@@ -29,7 +29,9 @@ WEIGHTS = np.array([1, 2, 1, 3, 0, 1])
 REPEATED = np.repeat(np.arange(6), WEIGHTS)
 
 
-@pytest.mark.parametrize(("side", "prior"), [("columns", None), ("columns", 0.7), ("rows", 0.7)])
+@pytest.mark.parametrize(
+    ("side", "prior"), [("columns", None), ("columns", 0.7), pytest.param("rows", 0.7, marks=pytest.mark.slow)]
+)
 def test_a_weight_of_two_is_the_row_twice(side, prior):
     """To round-off, for K below and above QN: also in the degrees of freedom, the noise and the evidence."""
     params = parameters(WIDTHS[side])

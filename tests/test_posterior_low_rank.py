@@ -27,7 +27,7 @@ def fitted(cost=None, dtype=jnp.float64):
     return problem, params
 
 
-@pytest.mark.parametrize("precision", [0.5, "groups"])
+@pytest.mark.parametrize("precision", [0.5, pytest.param("groups", marks=pytest.mark.slow)])
 def test_it_is_exact_where_the_spectrum_falls_fast(precision):
     problem, params = fitted()
     alphas = precision if precision != "groups" else jg.uncertainty.leaf_names(params)

@@ -37,7 +37,14 @@ def lifts(linear):
     return found, linear.jacobian.as_matrix(), linear.gradient
 
 
-@pytest.mark.parametrize(("cost", "prior"), [("squares", "one"), ("weights", "each leaf"), ("classes", "each leaf")])
+@pytest.mark.parametrize(
+    ("cost", "prior"),
+    [
+        ("classes", "each leaf"),
+        pytest.param("squares", "one", marks=pytest.mark.slow),
+        pytest.param("weights", "each leaf", marks=pytest.mark.slow),
+    ],
+)
 def test_the_lift_is_that_of_appended_rows(cost, prior):
     """(DᵀD + P + λ)⁻¹Dᵀ(v, u), without a matrix of size K."""
     params = parameters(WIDTHS["rows"])
@@ -85,10 +92,10 @@ PRECISION = {"a": 0.7, "b": 0.2}
 @pytest.mark.parametrize(
     ("method", "rows", "columns"),
     [
-        ("levenberg-marquardt", 5, 9),
         ("levenberg-marquardt", 9, 5),
-        ("adapted-momentum", 5, 9),
-        ("adapted", 5, 9),
+        pytest.param("adapted-momentum", 5, 9, marks=pytest.mark.slow),
+        pytest.param("levenberg-marquardt", 5, 9, marks=pytest.mark.slow),
+        pytest.param("adapted", 5, 9, marks=pytest.mark.slow),
         pytest.param("adapted-momentum", 9, 5, marks=pytest.mark.slow),
         pytest.param("adapted", 9, 5, marks=pytest.mark.slow),
     ],
@@ -105,6 +112,15 @@ def test_a_linear_model_ends_at_the_ridge_regression(method, rows, columns):
     close(found.cost, cost, exact)
 
 
+def test_the_velocity_of_a_linear_model_lets_the_gradient_decay():
+    """∇²C θ̇ = −∇C/N, the law of an adapted flow with a prior at one point."""
+    x, y, start, _, _ = regression(5, 9)
+    whole = jg.Problem(line, jnp.asarray(x), jg.L2(jnp.asarray(y))).with_prior(start, PRECISION)
+    gradient, change = jax.jvp(jax.grad(whole.cost), (start,), (jg.AdaptedFlow()(0.0, start, whole),))
+    close(flat(change), -flat(gradient) / 5, 1e-9)
+
+
+@pytest.mark.slow
 def test_the_gradient_of_a_linear_model_decays_along_the_flow():
     """∇C goes as e^{−s/N}, the law of an adapted flow with a prior where the model is linear."""
     x, y, start, _, _ = regression(5, 9)
@@ -138,22 +154,16 @@ def test_batches_have_their_part_of_the_prior():
 
 @functools.partial(jax.jit, static_argnums=0)
 def after(tx, params, inputs, targets, weights):
-    state = tx.init(params)
-    for _ in range(3):
+    def update(_, carry):
+        params, state = carry
         updates, state = tx.update(params, state, params, inputs=inputs, targets=targets, weights=weights)
-        params = optax.apply_updates(params, updates)
-    return params
+        return optax.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, 3, update, (params, tx.init(params)))[0]
 
 
-@pytest.mark.parametrize(
-    ("width", "prior"),
-    [
-        (2, 0.3),
-        (12, 0.3),
-        pytest.param(2, None, marks=pytest.mark.slow),
-        pytest.param(12, None, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "prior"), [(2, 0.3), (12, 0.3), (2, None), (12, None)])
 def test_a_weight_of_two_is_a_row_twice(width, prior):
     """Update by update, to round-off: damping counts weights, as it would rows."""
     params = {"w": parameters(width)["w"], "v": parameters(width)["v"]}
@@ -173,8 +183,8 @@ def test_a_weight_of_two_is_a_row_twice(width, prior):
 @pytest.mark.parametrize(
     ("width", "grouped"),
     [
-        pytest.param(2, True),
-        pytest.param(12, False),
+        (2, True),
+        pytest.param(12, False, marks=pytest.mark.slow),
         pytest.param(2, False, marks=pytest.mark.slow),
         pytest.param(12, True, marks=pytest.mark.slow),
     ],
@@ -228,7 +238,13 @@ def damped_report(linear, solver):
     return solver.factorise(linear.jacobian, 1e10).lift(-linear.residual)[1]
 
 
-@pytest.mark.parametrize("solver", [PriorLift(), jg.linalg.GramCholesky()], ids=["prior", "gram"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(PriorLift(), id="prior"),
+        pytest.param(jg.linalg.GramCholesky(), id="gram", marks=pytest.mark.slow),
+    ],
+)
 def test_much_damping_is_no_contradiction(solver):
     """Round-off of λψ is no fault of DDᵀ, however much larger than DDᵀ the damping is."""
     params = parameters(WIDTHS["rows"])

@@ -36,7 +36,7 @@ def test_only_trainable_numbers_count(name, count):
     assert cases()[name].num_params == count
 
 
-@pytest.mark.parametrize("name", ["dict", "frozen", "other leaves", "two blocks"])
+@pytest.mark.parametrize("name", ["dict", "frozen", "other leaves", pytest.param("two blocks", marks=pytest.mark.slow)])
 def test_a_restricted_problem_is_of_the_trainable_part_alone(name):
     case = cases()[name]
     problem, trainable = case.problem.restrict(case.params)

@@ -56,12 +56,14 @@ def test_gram_of_numbered_networks(quickly_compiled, start):
     assert {number: error for number, error in errors.items() if not error <= TOLERANCE} == {}
 
 
+@pytest.mark.slow
 def test_a_number_gives_the_same_network_again():
     first = numbered(7)
     assert str(first) == str(numbered(7)) != str(numbered(8))
     assert compare(*first.run()).error == compare(*numbered(7).run()).error
 
 
+@pytest.mark.slow
 def test_networks_use_what_they_are_made_of():
     """Every kind of instruction turns up, and most networks share a leaf or a value."""
     code = "\n".join(str(numbered(number)) for number in range(80))

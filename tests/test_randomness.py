@@ -114,6 +114,7 @@ class Normalised(nn.Module):
         return nn.Dense(1, param_dtype=jnp.float64)(jnp.tanh(hidden))
 
 
+@pytest.mark.slow
 def test_a_loop_carries_running_statistics(flax_promotion):
     """The mean of each batch goes half-way into the running mean, as Flax says, at the parameters before the update."""
     network = Normalised()

@@ -207,6 +207,7 @@ def test_lanczos_ends_where_the_krylov_space_does():
         np.testing.assert_allclose(found.sum_of(function).value, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_estimates_are_unbiased():
     """Over many seeds the mean of Σλ² comes to the true one, by as much as the stated errors say."""
     problem, params = spectral_problem(6, 2, 8)

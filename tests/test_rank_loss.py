@@ -120,6 +120,7 @@ def test_outputs_move_by_the_projected_gradient_all_along(case):
         params = _step(params, velocity)
 
 
+@pytest.mark.slow
 def test_flow_neither_stalls_nor_diverges_and_the_record_names_what_is_lost(case):
     problem, params = case
     solution = solved(problem, params, s1=10.0)
@@ -135,6 +136,7 @@ def test_flow_neither_stalls_nor_diverges_and_the_record_names_what_is_lost(case
         assert int(record.rank[end]) == basis.shape[1]
 
 
+@pytest.mark.slow
 def test_contradictory_targets_reach_the_least_squares_floor():
     problem, params = duplicated(True)
     solution = solved(problem, params, s1=80.0)
@@ -145,6 +147,7 @@ def test_contradictory_targets_reach_the_least_squares_floor():
     np.testing.assert_allclose(jg.theory.critical_cost(gradient, 6), floor, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_equal_targets_are_reached_by_the_law():
     problem, params = duplicated(False)
     solution = solved(problem, params, s1=18.0)

@@ -63,6 +63,7 @@ def test_beside_it_the_orbit_goes_where_its_first_integrals_say(off):
     assert np.abs(sol.defect).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_the_rank_adaptive_flow_goes_on_and_says_which_way():
     sol = solve([1.0, -1.0], ADAPTIVE)
     assert sol.result == jg.RESULTS.successful
@@ -124,6 +125,7 @@ def test_a_fold_with_fewer_parameters_than_outputs():
     np.testing.assert_allclose(sol.rank_lost_at, 2 * np.log(1.2**2 + 1), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_orbit_off_its_law_by_more_than_its_tolerance_says_so():
     """A velocity too long by a thousandth: (x − y) falls as e^{-1.001 s/N}."""
 
@@ -171,6 +173,7 @@ def test_the_report_on_a_defect_names_the_place():
     np.testing.assert_allclose(report.rank_lost_at, np.log(2), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_every_option(capfd, monkeypatch):
     """A restart from where D is lost, with the adjoint and the progress meter that were asked for."""
     adjoint, adjoints, integrate = dfx.ForwardMode(), [], dfx.diffeqsolve

@@ -45,7 +45,8 @@ def test_path_lengths_with_events_and_correction():
     assert sol.path_lengths.params[-1] >= jnp.linalg.norm(jax.flatten_util.ravel_pytree(moved)[0])
 
 
-@pytest.mark.parametrize("solver", [dfx.Euler(), pytest.param(dfx.Tsit5(), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [dfx.Euler(), dfx.Tsit5()])
 def test_resumed_with_fixed_steps_to_the_last_bit(solver):
     case = cases()["dict"]
     options = {"solver": solver, "stepsize_controller": dfx.ConstantStepSize(), "dt0": 0.25}

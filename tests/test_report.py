@@ -17,10 +17,14 @@ from jaxgeo.equations import Network
 from jaxgeo.fitting import Scaling
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return write_report(runs.write(tmp_path_factory.mktemp("kept") / "run").path)
+
+
 @pytest.fixture
-def page(tmp_path):
-    runs.write(tmp_path / "run")
-    return write_report(tmp_path / "run").read_text(encoding="utf-8")
+def page(report):
+    return report.read_text(encoding="utf-8")
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(page):
@@ -115,10 +119,8 @@ def test_ids_of_one_figure_do_not_touch_another(page):
         assert found.setdefault(name, path) == path, name
 
 
-def test_the_figures_are_files_of_their_own(tmp_path):
-    runs.write(tmp_path / "run")
-    write_report(tmp_path / "run")
-    files = sorted((tmp_path / "run" / "figures").glob("*.svg"))
+def test_the_figures_are_files_of_their_own(report):
+    files = sorted((report.parent / "figures").glob("*.svg"))
     assert [file.stem for file in files] == ["cost", "held_out", "score", "spectrum"]
     for file in files:
         assert ElementTree.parse(file).getroot().tag.endswith("svg")

@@ -25,6 +25,7 @@ def test_a_controller_of_the_outputs_that_is_passed_knows_what_is_frozen(name):
     np.testing.assert_allclose(sol.final_cost, plain.final_cost, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_diffrax_itself_integrates_a_flow_of_a_restricted_problem():
     case = cases()["frozen"]
     problem, trainable = case.problem.restrict(case.params)

@@ -70,7 +70,7 @@ LIFTS = {
     "longer than the lift": lambda svd, v, knob: svd.damped_lift(v, svd.damping_for_length(v, 100 + knob)),
     "trace": lambda svd, v, knob: svd.mean_square(),
 }
-SLOW = ("damped", "damped among the small", "length among the small", "longer than the lift", "trace")
+SLOW = ("damped", "damped among the small", "length among the small", "longer than the lift", "trace", "length")
 
 
 @pytest.mark.parametrize(

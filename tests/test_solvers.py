@@ -57,13 +57,13 @@ def velocity():
     return lambda rows, dtype=np.float64: np.random.default_rng(1).standard_normal(rows).astype(dtype)
 
 
-def shapes(solvers):
-    """Each solver with each shape; the square one, between the others, fast where the solver chooses by it."""
+def shapes(solvers, fast, chosen=tuple(SHAPES)):
+    """Each solver with each shape; fast with one of them, and where the solver chooses by the shape with several."""
     return [
         pytest.param(
             solver,
             shape,
-            marks=[pytest.mark.slow] * (shape == (12, 12) and type(solver) is not Auto),
+            marks=[pytest.mark.slow] * (shape not in (chosen if type(solver) is Auto else (fast,))),
             id=f"{name(solver)}-{shape}",
         )
         for solver in solvers
@@ -71,7 +71,7 @@ def shapes(solvers):
     ]
 
 
-@pytest.mark.parametrize(("solver", "shape"), shapes(RANK_SAFE))
+@pytest.mark.parametrize(("solver", "shape"), shapes(RANK_SAFE, (8, 20)))
 def test_any_rank_by_least_squares(solver, shape, velocity):
     for rank in (min(shape), min(shape) - 3):
         matrix, rows = with_spectrum(*shape, spectrum(shape, rank, 100.0)), velocity(shape[0])
@@ -84,7 +84,7 @@ def test_any_rank_by_least_squares(solver, shape, velocity):
         assert int(info.rank) in ({-1, rank} if name(solver) == "LSMR" else {rank})
 
 
-@pytest.mark.parametrize(("solver", "shape"), shapes(DAMPED))
+@pytest.mark.parametrize(("solver", "shape"), shapes(DAMPED, (20, 8), [(8, 20), (20, 8)]))
 def test_damped_lift_is_one_vector_from_every_side(solver, shape, velocity):
     matrix, rows = with_spectrum(*shape, spectrum(shape, min(shape), 1e3)), velocity(shape[0])
     for damping in (1e-4, 1.0):
@@ -92,6 +92,7 @@ def test_damped_lift_is_one_vector_from_every_side(solver, shape, velocity):
         assert relative_error(value, damped_inverse(matrix, rows, damping)) < 1e-9
 
 
+@pytest.mark.slow
 def test_damping_is_traced_and_not_compiled_again(velocity):
     traces = []
 
@@ -119,7 +120,9 @@ def test_auto_is_as_precise_as_the_best_when_ill_conditioned(shape, condition, v
     assert errors[0] < 1e-15 * condition
 
 
-@pytest.mark.parametrize(("solver", "shape"), shapes([Auto(), QR(), DenseCholesky(), SVD()]))
+@pytest.mark.parametrize(
+    ("solver", "shape"), shapes([Auto(), QR(), DenseCholesky(), SVD()], (8, 20), [(8, 20), (20, 8)])
+)
 def test_float32_is_solved_to_its_own_round_off(solver, shape, velocity):
     for rank in (min(shape), min(shape) - 3):
         matrix = with_spectrum(*shape, spectrum(shape, rank, 1e4), np.float32)
@@ -129,6 +132,7 @@ def test_float32_is_solved_to_its_own_round_off(solver, shape, velocity):
         assert relative_error(value, pseudo_inverse(matrix, rows, 1e-6)) < 3e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES[::2], ids=str)
 def test_lsmr_takes_float32_where_x64_is_on(shape, velocity):
     matrix = with_spectrum(*shape, spectrum(shape, min(shape), 10.0), np.float32)
@@ -140,7 +144,14 @@ def test_lsmr_takes_float32_where_x64_is_on(shape, velocity):
     assert relative_error(damped, damped_inverse(matrix, rows, 0.1)) < 1e-5
 
 
-@pytest.mark.parametrize("solver", [GramCholesky(), GramEigh(), NormalCholesky(chunk_size=3)], ids=name)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        *(pytest.param(solver, marks=pytest.mark.slow) for solver in (GramCholesky(), GramEigh())),
+        NormalCholesky(chunk_size=3),
+    ],
+    ids=name,
+)
 def test_products_in_float32_cost_a_condition_number(solver, velocity):
     shape = (20, 8) if isinstance(solver, NormalCholesky) else (8, 20)
     matrix = with_spectrum(*shape, spectrum(shape, 8, 100.0), np.float32)
@@ -183,6 +194,7 @@ def test_iterations_without_any_matrix(shape, solver, velocity):
     assert float(info.residual) < (1e-10 if solver is CG else 1)
 
 
+@pytest.mark.slow
 def test_nystrom_saves_iterations(velocity):
     matrix, rows = with_spectrum(60, 80, np.r_[np.logspace(4, 1, 12), np.ones(48)]), velocity(60)
     jacobian = jacobian_of(matrix)
@@ -197,7 +209,8 @@ def test_nystrom_saves_iterations(velocity):
 
 @pytest.mark.parametrize("solver", [*RANK_SAFE, NormalCholesky(), CG()], ids=name)
 def test_what_is_not_finite_is_said_and_not_passed_on(solver):
-    matrix, rows = np.eye(4, 6), np.ones(4)
+    # Shapes of other tests, which share their programs.
+    matrix, rows = np.eye(8, 20), np.ones(8)
     for broken in (0, 1):
         arrays = [matrix.copy(), rows.copy()]
         arrays[broken].flat[1] = np.nan
@@ -208,15 +221,16 @@ def test_what_is_not_finite_is_said_and_not_passed_on(solver):
 
 @pytest.mark.parametrize("solver", [*RANK_SAFE, NormalCholesky()], ids=name)
 def test_nothing_to_solve(solver):
-    value, info = solve(solver, jnp.zeros((4, 6)), jnp.ones(4))
+    value, info = solve(solver, jnp.zeros((8, 20)), jnp.ones(8))
     np.testing.assert_array_equal(value, 0)
     assert float(info.residual) == 1
-    value, info = solve(solver, jnp.eye(4, 6), jnp.zeros(4))
+    value, info = solve(solver, jnp.eye(8, 20), jnp.zeros(8))
     np.testing.assert_array_equal(value, 0)
     assert int(info.outcome) in (0, 2)
     assert float(info.residual) == 0
 
 
+@pytest.mark.slow
 def test_too_little_damping_is_raised_in_the_program(velocity):
     matrix = with_spectrum(8, 20, np.logspace(0, -9, 8), np.float32)
     rows = velocity(8, np.float32)
@@ -225,6 +239,7 @@ def test_too_little_damping_is_raised_in_the_program(velocity):
     assert np.isfinite(np.asarray(value)).all()
 
 
+@pytest.mark.slow
 def test_auto_damps_float32_by_what_was_asked_for(velocity):
     # λ = 9e-7 · λ_max, less than DDᵀ in float32 can bear: √QN·eps = 1.7e-6.
     matrix = with_spectrum(200, 300, np.r_[1.0, np.logspace(-1, -4, 199)], np.float32)
@@ -267,23 +282,22 @@ def test_dense_fallback_reaches_beyond_the_gram_matrix(velocity):
     assert relative_error(value, pseudo_inverse(matrix, rows, 1e-14)) < 1e-6
 
 
-def test_only_those_that_fail_are_decomposed_under_vmap(velocity):
-    good, lost = (with_spectrum(6, 9, np.ones(rank)) for rank in (6, 4))
-    rows = jnp.asarray(velocity(6))
-    for solver in (GramCholesky(), DenseCholesky(), QR()):
-        values, info = jax.vmap(lambda matrix, solver=solver: solve(solver, matrix, rows))(jnp.stack([good, lost]))
-        assert info.outcome.tolist() == [0, 2]
-        for value, matrix in zip(values, (good, lost), strict=True):
-            assert relative_error(value, pseudo_inverse(matrix, rows, 1e-10)) < 1e-12
-
-
 @pytest.mark.parametrize(
     "solver",
-    [
-        pytest.param(solver, id=name(solver), marks=[pytest.mark.slow] * (type(solver) is not GramCholesky))
-        for solver in DAMPED
-    ],
+    [GramCholesky(), *(pytest.param(solver, marks=pytest.mark.slow) for solver in (DenseCholesky(), QR()))],
+    ids=name,
 )
+def test_only_those_that_fail_are_decomposed_under_vmap(solver, velocity):
+    good, lost = (with_spectrum(6, 9, np.ones(rank)) for rank in (6, 4))
+    rows = jnp.asarray(velocity(6))
+    values, info = jax.vmap(lambda matrix: solve(solver, matrix, rows))(jnp.stack([good, lost]))
+    assert info.outcome.tolist() == [0, 2]
+    for value, matrix in zip(values, (good, lost), strict=True):
+        assert relative_error(value, pseudo_inverse(matrix, rows, 1e-10)) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", DAMPED, ids=name)
 def test_a_branch_that_only_some_of_a_batch_take_lifts(solver, velocity):
     matrix, rows = with_spectrum(6, 9, np.ones(6)), jnp.asarray(velocity(6)).reshape(-1, 1)
     jacobian = jacobian_of(jnp.asarray(matrix))
@@ -328,6 +342,7 @@ def test_auto_says_what_it_picks_and_why():
         assert " × " in choice.reason
 
 
+@pytest.mark.slow
 def test_the_lift_itself_takes_damping(velocity):
     matrix, rows = with_spectrum(4, 9, np.ones(4)), velocity(4)
     problem, params = linear_problem(matrix)

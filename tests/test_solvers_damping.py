@@ -8,7 +8,7 @@ from jaxgeo.linalg import GramCholesky
 from jaxgeo.linalg.solvers.base import SOLVED
 
 
-@pytest.mark.parametrize("refinements", [0, 4])
+@pytest.mark.parametrize("refinements", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_float32_keeps_its_damping(refinements):
     """λ_max/μ = 1e5 for QN = 200, above 1/(QN·eps): the bound on round-off that no Cholesky factorisation attains."""
     rng = np.random.default_rng(1)

@@ -59,6 +59,7 @@ def check(solver, shape, dtype, count, damped, seed):
     assert np.abs(residuals - np.asarray(info.residual)).max() < noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_a_hundred_problems(dtype):
     for solver, shape in zip(SOLVERS[:2], SHAPES[1::2], strict=True):

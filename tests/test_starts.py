@@ -59,7 +59,7 @@ def begun(rate):
     return {"size": jnp.array(1.0), "rate": jnp.array(rate)}
 
 
-@pytest.mark.parametrize("method", ["levenberg-marquardt", "adam"])
+@pytest.mark.parametrize("method", [pytest.param("levenberg-marquardt", marks=pytest.mark.slow), "adam"])
 def test_fit_returns_the_best_model_and_tells_of_the_others(method):
     t = 2 * np.pi * np.arange(60) / 60
     y = 2 * np.sin(2 * t) + 0.01 * np.cos(9 * t)
@@ -78,6 +78,7 @@ def test_fit_returns_the_best_model_and_tells_of_the_others(method):
         np.testing.assert_allclose(found.model["rate"], 2.0, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_from_several_starts_ends_as_soon_as_one_reaches_the_tolerance():
     t = 2 * np.pi * np.arange(60) / 60
     options = {"apply": wave, "method": "levenberg-marquardt", "tol": 1e-12}

@@ -125,7 +125,8 @@ def test_running_statistics_are_no_parameters(kind):
     assert all(leaf.any() for leaf in divided(velocity)[1])
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "nnx")) for kind in KINDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_optimizer_leaves_running_statistics_as_they_are(kind):
     apply, params = KINDS[kind](train=False)
     inputs, targets = data(kind)
@@ -148,7 +149,8 @@ def test_fit_trains_parameters_only(method):
     jax.tree.map(np.testing.assert_array_equal, found.model["batch_stats"], variables["batch_stats"])
 
 
-@pytest.mark.parametrize("kind", ["linen", pytest.param("nnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_what_the_user_says_is_trained_is_trained(kind, recwarn):
     apply, params = KINDS[kind](train=False)
     problem = jg.Problem(apply, X, jg.L2(Y), trainable=eqx.is_inexact_array)
@@ -307,20 +309,21 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "labels")) for name in COSTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COSTS)
 def test_samples_at_once_with_any_cost(name):
     cost = COSTS[name]
     problem = jg.Problem(at_once, INPUTS, cost, per_sample=False)
     flat, unravel = ravel_pytree(HAND)
-    outputs = at_once(HAND, INPUTS)
-    dense = np.asarray(jax.jacfwd(lambda flat: at_once(unravel(flat), INPUTS).reshape(-1))(flat))
-    gradient = np.asarray(jax.grad(cost)(outputs)).reshape(-1)
+    outputs = jax.jit(at_once)(HAND, INPUTS)
+    dense = np.asarray(jax.jit(jax.jacfwd(lambda flat: at_once(unravel(flat), INPUTS).reshape(-1)))(flat))
+    gradient = np.asarray(jax.jit(jax.grad(cost))(outputs)).reshape(-1)
     if name == "Huber":
         # A majorant of the second derivative, which vanishes beyond the threshold.
         deviation = np.abs(np.asarray(outputs - TARGETS)).reshape(-1)
         hessian = np.diag(np.minimum(1, 0.5 / deviation)) / 6
     else:
-        hessian = np.asarray(jax.hessian(cost)(outputs)).reshape(12, 12)
+        hessian = np.asarray(jax.jit(jax.hessian(cost))(outputs)).reshape(12, 12)
     scale = float(cost.total_weight)
     # (LD)⁺(Lᵀ)⁺∇ₓC by the pseudo-inverse of DᵀLᵀLD.
     wanted = -np.linalg.pinv(scale * dense.T @ hessian @ dense, rcond=1e-10, hermitian=True) @ dense.T @ gradient

@@ -14,6 +14,15 @@ from cases.problems import cases
 FLOW = jg.AdaptedFlow(jg.linalg.SVD())
 
 
+def times(a, x):
+    return a * x
+
+
+def halving():
+    """x = a with y = 0 and N = 1: Euler's step of 1/2 halves it exactly, a step of 1 ends in zero."""
+    return jg.Problem(times, jnp.ones(1), jg.L2(jnp.zeros(1))), jnp.array(1.0)
+
+
 @pytest.mark.slow
 def test_both_ends_given():
     case = cases()["mlp over"]
@@ -26,25 +35,17 @@ def test_both_ends_given():
 
 
 def test_cost_that_is_low_enough_already():
-    case = cases()["mlp over"]
-    cost = case.problem.cost(case.params)
+    problem, start = halving()
+    cost = problem.cost(start)
     for tol in (cost, 2 * cost):
-        sol = jg.solve_flow(case.problem, FLOW, case.params, cost_tol=tol)
+        sol = jg.solve_flow(problem, FLOW, start, cost_tol=tol)
         assert sol.result == jg.RESULTS.successful
         assert float(sol.final_s) == float(sol.stopping_time) == 0.0
-        assert eqx.tree_equal(sol.params, case.params)
+        assert eqx.tree_equal(sol.params, start)
         np.testing.assert_array_equal(sol.costs, cost[None])
 
 
-def times(a, x):
-    return a * x
-
-
-def halving():
-    """x = a with y = 0 and N = 1: Euler's step of 1/2 halves it exactly, a step of 1 ends in zero."""
-    return jg.Problem(times, jnp.ones(1), jg.L2(jnp.zeros(1))), jnp.array(1.0)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(("dt0", "cost_tol"), [(0.5, 0.125), (0.5, 0.0078125), (1.0, 1e-3)])
 def test_event_at_the_end_of_a_step(dt0, cost_tol):
     """Costs that a step meets exactly, and a step that ends in a cost of exactly zero."""
@@ -64,6 +65,7 @@ def test_event_at_the_end_of_a_step(dt0, cost_tol):
     assert jnp.all(jnp.diff(sol.s) > 0)
 
 
+@pytest.mark.slow
 def test_starting_at_zero_cost():
     problem, _ = halving()
     sol = jg.solve_flow(problem, FLOW, jnp.array(0.0), s1=1.0)
@@ -71,6 +73,7 @@ def test_starting_at_zero_cost():
     assert float(sol.params) == 0.0
 
 
+@pytest.mark.slow
 def test_save_at_with_constant_steps():
     problem, start = halving()
     sol = jg.solve_flow(
@@ -86,10 +89,10 @@ def test_save_at_with_constant_steps():
 
 
 def test_too_few_steps():
-    case = cases()["mlp over"]
+    problem, start = halving()
     with pytest.raises(RuntimeError, match="maximum number of solver steps.*`max_steps`.*`throw=False`"):
-        jg.solve_flow(case.problem, FLOW, case.params, s1=100.0, max_steps=3)
-    sol = jg.solve_flow(case.problem, FLOW, case.params, s1=100.0, max_steps=3, throw=False)
+        jg.solve_flow(problem, FLOW, start, s1=100.0, max_steps=3)
+    sol = jg.solve_flow(problem, FLOW, start, s1=100.0, max_steps=3, throw=False)
     assert sol.result == jg.RESULTS.max_steps_reached
     assert 0 < sol.final_s < 100
     assert sol.final_s == sol.s[-1]
@@ -111,6 +114,7 @@ class NaNBeyond(jg.AbstractFlow):
         return False
 
 
+@pytest.mark.slow
 def test_a_velocity_that_is_not_a_number():
     """Steps shrink before it and the integration ends; no NaN gets into the parameters."""
     case = cases()["mlp over"]

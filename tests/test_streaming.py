@@ -17,8 +17,15 @@ def chunks(matrix, velocity, sizes):
         start += size
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-@pytest.mark.parametrize("damping", [None, 0.1])
+@pytest.mark.parametrize(
+    ("damping", "dtype", "tolerance"),
+    [
+        pytest.param(None, np.float32, 1e-5, marks=pytest.mark.slow),
+        (0.1, np.float64, 1e-12),
+        pytest.param(None, np.float64, 1e-12, marks=pytest.mark.slow),
+        pytest.param(0.1, np.float32, 1e-5, marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_the_lift_of_all_samples_at_once(dtype, tolerance, damping):
     matrix = with_spectrum(21, 4, np.logspace(0, -1, 4), dtype)
     velocity = np.random.default_rng(1).standard_normal(21).astype(dtype)
@@ -30,7 +37,9 @@ def test_it_is_the_lift_of_all_samples_at_once(dtype, tolerance, damping):
 
 
 @pytest.mark.parametrize("preconditioner", [pytest.param(None, marks=pytest.mark.slow), Nystrom(rank=3)])
-@pytest.mark.parametrize(("columns", "damping"), [(4, None), (30, None), (30, 0.1)])
+@pytest.mark.parametrize(
+    ("columns", "damping"), [*(pytest.param(columns, None, marks=pytest.mark.slow) for columns in (4, 30)), (30, 0.1)]
+)
 def test_conjugate_gradients_pass_again_and_again(columns, damping, preconditioner):
     """On either side of K = QN, and in the second case to the shortest of many solutions."""
     rank = min(21, columns)

@@ -38,7 +38,7 @@ def test_metric(name):
     np.testing.assert_allclose(found, expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["mlp over", "mlp under"])
+@pytest.mark.parametrize("name", ["mlp over", pytest.param("mlp under", marks=pytest.mark.slow)])
 def test_gradient_of_the_cost_is_the_adapted_flow(name):
     """Propositions 2.4 and 5.3: ∂ₛθ = −grad C in the metric h, and in g. And the flow is horizontal."""
     case = cases()[name]
@@ -109,6 +109,7 @@ def test_curvature_depends_on_values_only_and_changes_sign():
     np.testing.assert_allclose(back, -found, atol=1e-9 * np.linalg.norm(found))
 
 
+@pytest.mark.slow
 def test_curvature_under_rank_loss_by_finite_differences():
     """The vertical part of [D⁺v, D⁺w] where D has rank 3 of 4, with NumPy's pseudo-inverse and differences."""
     case = bottleneck()
@@ -165,6 +166,7 @@ def test_rank_deficient_is_not_holonomic():
     assert np.linalg.norm(behind - before @ (before.T @ behind), 2) > 1e-3
 
 
+@pytest.mark.slow
 def test_outputs_of_constant_rank_stay_on_a_surface():
     """Where D has the rank r on an open set, x lies on a surface of dimension r, and 𝒫 depends on x alone: that is the
     constant rank theorem. Behind the bottleneck x is a 2 × 2 matrix of determinant 0, also along the flow."""
@@ -230,6 +232,7 @@ def test_lift_of_a_chord():
     assert min(speeds) * 0.5 < float(lifted.length) < max(speeds) * 2
 
 
+@pytest.mark.slow
 def test_lift_of_a_path_by_a_known_model():
     """x = (a + b)/√2 · (1, …): the lift goes along (1, 1)/√2, as long as the path."""
     problem = jg.Problem(lambda a, x: jnp.sum(a) / jnp.sqrt(2.0) * x, jnp.array([1.0]), jg.L2(jnp.zeros(1)))
@@ -240,6 +243,7 @@ def test_lift_of_a_path_by_a_known_model():
     np.testing.assert_allclose([lifted.length, lifted.chord, lifted.output_length], 2.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_dtype_and_structure_are_kept():
     single = cases()["dict"]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), single.params)

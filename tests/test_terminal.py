@@ -17,7 +17,9 @@ def test_what_is_shown_moves_no_cursor():
     assert visible("a\x1b[2Jb\u202ec\nd\x07") == "a\\u001b[2Jb\\u202ec d\\u0007"
 
 
-@pytest.mark.parametrize("columns", ["1", "20", "0", "-3", "x"])
+@pytest.mark.parametrize(
+    "columns", ["1", *(pytest.param(columns, marks=pytest.mark.slow) for columns in ("20", "0", "-3", "x"))]
+)
 def test_a_narrow_terminal_gets_all_digits(trained, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     assert run(["resume", "one"]) == 0
@@ -46,7 +48,11 @@ class Full:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(BrokenPipeError(32, "Broken pipe"), 0), (OSError(28, "No space left"), 1)]
+    ("error", "code"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), 0),
+        pytest.param(OSError(28, "No space left"), 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_goes_on_without_a_reader(table, capsys, monkeypatch, error, code):
     monkeypatch.setattr(sys, "stdout", Full(error))

@@ -35,6 +35,7 @@ class Scalar(NamedTuple):
         return (np.log(a**2 / (4 - a**2)) - np.log(self.start**2 / (4 - self.start**2))) / 16
 
 
+@pytest.mark.slow
 def test_interval_in_closed_form():
     case = Scalar(jg.Problem(lambda a, x: a**2 * x, jnp.array([1.0]), jg.L2(jnp.array([4.0]))), 1e-2)
     end, epsilon = 0.25, 0.5
@@ -62,6 +63,7 @@ def test_several_intervals():
     assert (whole.start, whole.end, whole.length, whole.bound) == (0.0, 2.0, 1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_bound_holds_on_fifty_trapped_orbits():
     """Prop. 3.1, also with lengths summed from the points of the orbits instead of their recorded speeds."""
     for trapped, chords, gradient in fifty_orbits():

@@ -14,7 +14,9 @@ def matrix(size: int) -> np.ndarray:
 
 
 # One block, the first size with several, and one that they do not divide.
-@pytest.mark.parametrize("size", [1, 65, LEAST_SIZE + 1, LEAST_SIZE + NUM_BLOCKS + 3])
+@pytest.mark.parametrize(
+    "size", [1, 65, pytest.param(LEAST_SIZE + 1, marks=pytest.mark.slow), LEAST_SIZE + NUM_BLOCKS + 3]
+)
 def test_factor_and_solution(size):
     gram = matrix(size)
     rhs = np.random.default_rng(0).standard_normal((2, size))

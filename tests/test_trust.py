@@ -210,6 +210,7 @@ def test_settings_that_cannot_be_kept_are_refused_before_training(table, capsys,
     assert sorted(path.name for path in table.parent.iterdir()) == ["plain.csv"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_never_kept_along_the_way_is_read_back(table, capsys):
     text = table.read_text()
     table.write_text(text.replace("a,b,y", "a\x7f,b,y", 1), encoding="utf-8")
@@ -326,7 +327,10 @@ def test_a_prediction_is_finite_or_refused(trained, capsys):
     assert "'b'" in error_of(capsys, ["predict", "one", "inf.csv"])
 
 
-@pytest.mark.parametrize("cells", ["1e308 -1e308 1.5e308 1.7e308", "1e-320 2e-320 3e-320 5e-320"])
+@pytest.mark.parametrize(
+    "cells",
+    ["1e308 -1e308 1.5e308 1.7e308", pytest.param("1e-320 2e-320 3e-320 5e-320", marks=pytest.mark.slow)],
+)
 def test_a_column_that_cannot_be_scaled_is_named(table, capsys, cells):
     values = cells.split() * 3
     table.write_text("a,b,y\n" + "".join(f"{i},{value},{i % 5}.5\n" for i, value in enumerate(values)))

@@ -36,6 +36,7 @@ def alone():
     return [fitted(seed) for seed in range(4)]
 
 
+@pytest.mark.slow
 def test_threads(alone):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert_same(list(pool.map(fitted, range(4))), alone)

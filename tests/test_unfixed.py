@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxgeo as jg
 
@@ -26,6 +27,7 @@ def test_a_combination_of_coefficients_that_a_single_mode_leaves_open():
     assert "not fixed by the data: 1 direction among ['a'], ['c']" in str(found)
 
 
+@pytest.mark.slow
 def test_leaves_and_entries_without_influence_are_named():
     x = np.linspace(0.0, 2.0, 12)
 
@@ -40,6 +42,7 @@ def test_leaves_and_entries_without_influence_are_named():
     np.testing.assert_array_equal(found.model["idle"], 1.0)
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_all_is_fixed_or_on_minibatches():
     x = np.linspace(0.0, 2.0, 12)
     y = 2 * np.exp(-1.5 * x) + 0.1 * np.cos(17 * x)
@@ -53,6 +56,7 @@ def test_nothing_is_said_where_all_is_fixed_or_on_minibatches():
     assert batches.unfixed == ()
 
 
+@pytest.mark.slow
 def test_what_has_run_off_is_not_fixed():
     """A step between two points: its place and slope go on for ever, at the same cost."""
     x = np.arange(12.0)
@@ -70,6 +74,7 @@ def test_what_has_run_off_is_not_fixed():
     np.testing.assert_allclose(found.model["height"], y[6:].mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_a_bound_holds_is_fixed_by_it():
     x = np.linspace(0.0, 2.0, 12)
     found = jg.fit(
