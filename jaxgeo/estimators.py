@@ -1,37 +1,25 @@
-"""Estimators for scikit-learn: a dense network trained by `jaxgeo.optim.adapted_levenberg_marquardt`.
+"""Estimators for scikit-learn: networks of one hidden layer beside a linear path, trained and weighted by the evidence.
 
 Needs scikit-learn, which `import jaxgeo` does not load: `from jaxgeo.estimators import JaxgeoRegressor`.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from numbers import Real
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import softmax
 
-from jaxgeo._checks import check_count, check_finite, check_positive
+from jaxgeo._checks import check_count, check_number, check_positive, is_count
 from jaxgeo._names import show_public_names
-from jaxgeo.costs import L2, AbstractCost, SoftmaxCrossEntropy
-from jaxgeo.equations import Network
 from jaxgeo.equations.network import check_sizes
-from jaxgeo.fitting import Scaling
-from jaxgeo.fitting.methods import smooth_to_exact
-from jaxgeo.optim import adapted_levenberg_marquardt
-from jaxgeo.optim.levenberg_marquardt import LevenbergMarquardtState
-from jaxgeo.problem import Problem, supervised
+from jaxgeo.tabular import TableModel
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_random_state, column_or_1d
-    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.class_weight import compute_class_weight
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target
     from sklearn.utils.validation import check_is_fitted
 except ImportError as error:
     raise ImportError('jaxgeo.estimators needs scikit-learn; install it with `pip install "jaxgeo[cli]"`.') from error
@@ -46,134 +34,125 @@ except ImportError:
 
 Rows = Float[np.ndarray, "rows _"]
 
-# Fewer held-out rows than these say too little about when to stop.
-LEAST_VALIDATION_ROWS = 10
-# By this part the cost must have fallen since the best update so far for the training to go on.
-LEAST_DECREASE = 1e-4
+# Updates of each network on one part of the rows.
+PARTIAL_UPDATES = 20
 
 
 class AbstractEstimator(BaseEstimator):
-    """What the estimators have in common: training, and the outputs of what was trained.
+    """What the estimators have in common: training, and what is known after it.
 
     Their constructors keep whatever they are given, as scikit-learn asks; `fit` checks it.
     """
 
-    hidden_layer_sizes: Sequence[int]
-    damping: float
+    hidden_layer_sizes: Sequence[int] | int | None
+    n_starts: int
     max_iter: int
     tol: float
-    early_stopping: bool
-    validation_fraction: float
-    n_iter_no_change: int
-    precision: str
+    max_time: float | None
+    warm_start: bool
     random_state: Any
+    model_: TableModel
 
-    def _check_parameters(self) -> None:
-        check_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
-        for name in ("max_iter", "n_iter_no_change"):
+    def _check_parameters(self) -> Sequence[int] | None:
+        """The widths of the hidden layers if they are given; `ValueError` on parameters that cannot be meant."""
+        for name in ("n_starts", "max_iter"):
             check_count(name, self.get_params()[name])
-        check_positive("damping", self.damping)
         check_positive("tol", self.tol)
-        if not isinstance(self.early_stopping, bool | np.bool_):
-            raise ValueError(f"`early_stopping` must be True or False; got {self.early_stopping!r}.")
-        if not isinstance(self.validation_fraction, Real) or not 0 < self.validation_fraction < 1:
-            raise ValueError(f"`validation_fraction` must lie between 0 and 1; got {self.validation_fraction!r}.")
-        if not isinstance(self.precision, str) or self.precision not in ("float32", "float64"):
-            raise ValueError(f"`precision` must be 'float64' or 'float32'; got {self.precision!r}.")
+        if self.max_time is not None:
+            check_positive("max_time", self.max_time)
+        if not isinstance(self.warm_start, bool | np.bool_):
+            raise ValueError(f"`warm_start` must be True or False; got {self.warm_start!r}.")
+        hidden = self.hidden_layer_sizes
+        if hidden is None:
+            return None
+        if is_count(hidden):
+            return (int(hidden),)  # pyright: ignore[reportArgumentType]
+        check_sizes("hidden_layer_sizes", hidden)
+        return tuple(int(width) for width in hidden)  # pyright: ignore[reportGeneralTypeIssues]
 
-    def _train(
-        self, rows: Rows, targets: Rows, cost: Callable[[Rows], AbstractCost], groups: NDArray[np.integer]
-    ) -> None:
-        """Train on `targets` in the form that `cost` takes; of each group the same part of the rows is held out."""
+    def _train(self, rows: Rows, targets: Rows, weights: NDArray[np.float64], *, goes_on: bool, partial: bool) -> None:
+        """Train on rows that count as often as `weights` say: from the start, or on; on all, or a part of them."""
+        hidden = self._check_parameters()
+        kept = weights > 0
+        rows, targets, weights = rows[kept], targets[kept], weights[kept]
         random = check_random_state(self.random_state)
-        seed = random.randint(np.iinfo(np.int32).max)
-        held_out = np.zeros(len(rows), bool)
-        if self.early_stopping:
-            held_out = _hold_out(groups, self.validation_fraction, random)
-        self.scaling_ = Scaling.fit(tuple(f"column {i}" for i in range(rows.shape[1])), rows[~held_out])
-        inputs = self.scaling_.apply(rows)
-        check_finite("X", inputs)
-        sizes = (rows.shape[1], *(int(size) for size in self.hidden_layer_sizes), targets.shape[1])
-        # The user's x64 setting stays as it is, also for other threads.
-        with jax.enable_x64(True):
-            network = Network(sizes, np.dtype(self.precision).type, key=jax.random.key(seed))
-            problem, params = supervised(network, inputs[~held_out], cost(targets[~held_out]))
-            validation = None
-            if held_out.any():
-                validation, _ = supervised(network, inputs[held_out], cost(targets[held_out]))
-            trained = self._descend(problem, validation, params)
-            # As NumPy's arrays they can be pickled, and read back where x64 is off, in full precision.
-            self.network_ = jax.tree.map(np.asarray, eqx.combine(trained, network))
+        if not goes_on:
+            self.model_ = TableModel.start(
+                rows,
+                targets,
+                weights,
+                are_classes=isinstance(self, ClassifierMixin),
+                hidden=hidden,
+                starts=self.n_starts,
+                random=random,
+            )
+        self.model_.train(
+            rows,
+            targets,
+            weights,
+            rounds=min(self.max_iter, PARTIAL_UPDATES) if partial else self.max_iter,
+            tol=self.tol,
+            seconds=self.max_time,
+            keep=partial,
+        )
+        ensemble = self.model_.ensemble
+        self.loss_curve_, self.loss_ = list(ensemble.losses), ensemble.losses[-1]
+        self.n_iter_, self.stopped_ = len(ensemble.losses), ensemble.stopped
+        self.log_evidence_, self.num_effective_ = self.model_.log_evidence, self.model_.num_effective
 
-    def _descend(self, problem: Problem, validation: Problem | None, params: Any) -> Any:
-        """The parameters with the lowest cost on the held-out rows, or on those trained on if none are."""
-        optimizer = adapted_levenberg_marquardt()
-        if validation is not None:
-            optimizer = smooth_to_exact(float(self.damping))
-        state = optimizer.init(params)
-        cost0 = float(problem.cost(params))
-        best, chosen, waited = math.inf, params, 0
-        if validation is not None:
-            best = float(validation.cost(params))
-        self.loss_curve_, self.validation_curve_, self.stopped_ = [cost0], [best], "max_iter"
-        for _ in range(self.max_iter):
-            updates, state = optimizer.update(params, state, params, problem=problem)
-            params = optax.apply_updates(params, updates)
-            cost = float(cast(LevenbergMarquardtState, state).info.new_cost)
-            value = cost if validation is None else float(validation.cost(params))
-            self.loss_curve_.append(cost)
-            self.validation_curve_.append(value)
-            waited = 0 if value < (1 - LEAST_DECREASE) * best else waited + 1
-            if value < best:
-                best, chosen = value, params
-            if cost <= self.tol * cost0:
-                self.stopped_ = "tol"
-                break
-            if waited == self.n_iter_no_change:
-                self.stopped_ = "no_change"
-                break
-        self.n_iter_ = len(self.loss_curve_) - 1
-        return chosen
+    def _weights(self, sample_weight: Any, count: int) -> NDArray[np.float64]:
+        if sample_weight is None:
+            return np.ones(count)
+        weights = np.asarray(sample_weight, np.float64)
+        if weights.ndim == 0:
+            weights = np.full(count, float(weights))
+        if weights.shape != (count,):
+            raise ValueError(f"`sample_weight` must have shape ({count},), one for each row; got {weights.shape}.")
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            bad = int(np.argmax(~np.isfinite(weights) | (weights < 0)))
+            raise ValueError(f"`sample_weight` must be finite and not negative; got {weights[bad]:g} for row {bad}.")
+        if not weights.any():
+            raise ValueError("each weight in `sample_weight` is zero; at least one row must count.")
+        return weights
 
-    def _outputs(self, X: Any) -> Rows:
-        """The network's outputs for raw rows."""
+    def _rows(self, X: Any) -> Rows:
+        """Rows to predict."""
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=np.float64, reset=False)
-        inputs = self.scaling_.apply(rows)
-        check_finite("X", inputs)
-        with jax.enable_x64(True):
-            outputs = _apply(self.network_, jnp.asarray(inputs, self.network_.layers[0].weight.dtype))
-            return np.asarray(outputs, np.float64)
+        return validate_data(self, X, dtype=np.float64, reset=False)
 
 
 class JaxgeoRegressor(RegressorMixin, AbstractEstimator):
-    """Regression by a dense tanh network with the L2 cost, trained by damped adapted steps on all rows at once.
+    """Regression by networks of a linear path and one hidden tanh layer, with error bars.
 
-    Inputs and targets are standardised. The first updates fit smooth functions of the inputs and later ones everything
-    else, noise included, so with `early_stopping` the parameters that did best on held-out rows are kept.
+    Several networks are trained on all rows by Levenberg–Marquardt's method: of 0, 4 and 12 hidden units, with one
+    prior precision for each layer or for each input, from several starts. Each maximises its evidence, so that no rows
+    are held out; the predictions are weighted by powers of it. Inputs and targets are standardised; of a positive
+    target the logarithm is learnt where that is much more probable.
 
-    Each update factors a matrix of min(K, QN)² numbers, K parameters and QN targets: meant for some thousands of rows.
+    An update sums DᵀD over the rows in chunks, so that the time grows with their number and memory does not. Above 8192
+    rows the networks are wider, and begin on as many.
+
+    Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4
 
     **Arguments:**
 
-    - `hidden_layer_sizes`: widths of the hidden layers.
-    - `damping`: where rows are held out, the damping of the first update, relative to trace(DDᵀ)/QN; an update at
-        most halves it. A smaller one trains in fewer updates, with fewer to choose from.
-    - `max_iter`: updates at most.
-    - `tol`: stop where the cost is this part of the one before training.
-    - `early_stopping`: hold rows out, stop when the cost on them ceases to fall, and keep the parameters for which it
-        was lowest. Left out where fewer than 10 rows would be held out.
-    - `validation_fraction`: the part of the rows that is held out.
-    - `n_iter_no_change`: stop after so many updates without a lower cost, on the held-out rows if there are any.
-    - `precision`: "float64" or "float32"; float64 needs no `jax_enable_x64`.
-    - `random_state`: seed or `numpy.random.RandomState` of the first weights and of the held-out rows.
+    - `hidden_layer_sizes`: widths of the hidden layers, or one width, in place of those above.
+    - `n_starts`: random starts of each network.
+    - `max_iter`: updates of each network at most.
+    - `tol`: a network is done where three updates in a row change the logarithm of its evidence by less.
+    - `max_time`: seconds after which `fit` stops.
+    - `warm_start`: go on from the last `fit`: five times `max_iter=1` is once `max_iter=5`.
+    - `random_state`: seed or `numpy.random.RandomState` of the first weights.
 
     **Attributes:**
 
-    - `network_`: the trained `jaxgeo.equations.Network`, from standardised inputs to standardised targets.
-    - `scaling_`, `target_scaling_`: `jaxgeo.fitting.Scaling` of inputs and targets.
-    - `n_iter_`, `loss_curve_`, `validation_curve_`: updates, and the costs before the first and after each.
-    - `stopped_`: why it ended, "tol", "no_change" or "max_iter".
+    - `log_evidence_`: of the best network, of standardised targets; `num_effective_`: γ, how many parameters the data
+        determine, as the weighted mean of the networks.
+    - `noise_`: the standard deviation of the targets' noise, one for each; of their logarithms if `takes_logs_`.
+    - `n_iter_`, `loss_curve_`, `loss_`: updates, and half the mean squared error of standardised targets after each, of
+        the network with the largest evidence.
+    - `stopped_`: why it ended, "converged", "max_iter" or "max_time".
+    - `model_`: the networks, a `jaxgeo.tabular.TableModel`.
     - `n_features_in_`, `feature_names_in_`: columns of the inputs, and their names if they had any.
 
     **Raises:** `ValueError` from `fit` on parameters or data that are unusable.
@@ -181,53 +160,85 @@ class JaxgeoRegressor(RegressorMixin, AbstractEstimator):
     ```python
     >>> import numpy as np
     >>> from jaxgeo.estimators import JaxgeoRegressor
-    >>> x = np.linspace(-1, 1, 20)[:, None]
-    >>> model = JaxgeoRegressor((16,), early_stopping=False, tol=1e-10, random_state=0).fit(x, np.sin(3 * x[:, 0]))
-    >>> bool(abs(model.predict([[0.5]])[0] - np.sin(1.5)) < 1e-3)
-    True
+    >>> x = np.linspace(-1, 1, 30)[:, None]
+    >>> y = np.sin(3 * x[:, 0]) + 0.1 * np.random.default_rng(0).normal(size=30)
+    >>> mean, deviation = JaxgeoRegressor(random_state=0).fit(x, y).predict([[0.5]], return_std=True)
+    >>> bool(abs(mean[0] - np.sin(1.5)) < 0.1), bool(0.07 < deviation[0] < 0.15)
+    (True, True)
 
     ```
     """
 
     def __init__(
         self,
-        hidden_layer_sizes=(32, 32),
+        hidden_layer_sizes=None,
         *,
-        damping=10.0,
-        max_iter=100,
-        tol=1e-8,
-        early_stopping=True,
-        validation_fraction=0.2,
-        n_iter_no_change=10,
-        precision="float64",
+        n_starts=2,
+        max_iter=60,
+        tol=0.1,
+        max_time=None,
+        warm_start=False,
         random_state=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
-        self.damping = damping
+        self.n_starts = n_starts
         self.max_iter = max_iter
         self.tol = tol
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.precision = precision
+        self.max_time = max_time
+        self.warm_start = warm_start
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> "JaxgeoRegressor":
-        """Train on rows `X`, (N, features), and targets `y`, (N,) or (N, Q)."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "JaxgeoRegressor":
+        """Train on rows `X`, (N, features), and targets `y`, (N,) or (N, Q).
+
+        **Arguments:**
+
+        - `sample_weight`: how often each row counts; a row of weight 2 is two rows, one of weight 0 none.
+        """
+        return self._fit(X, y, sample_weight, goes_on=bool(self.warm_start) and hasattr(self, "model_"), partial=False)
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "JaxgeoRegressor":
+        """Train on some more rows. What earlier ones have said is kept as a quadratic function of the parameters.
+
+        Scales and networks are chosen by the first rows, which should be typical of all.
+        """
+        return self._fit(X, y, sample_weight, goes_on=hasattr(self, "model_"), partial=True)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, goes_on: bool, partial: bool) -> "JaxgeoRegressor":
         self._check_parameters()
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        self._one_target = y.ndim == 1
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, reset=not goes_on)
         raw = np.asarray(y, np.float64).reshape(len(y), -1)
-        self.target_scaling_ = Scaling.fit(tuple(f"target {i}" for i in range(raw.shape[1])), raw)
-        targets = self.target_scaling_.apply(raw)
-        check_finite("y", targets)
-        self._train(X, targets, L2, np.zeros(len(raw), int))
+        known = len(self.model_.outputs.names) if goes_on and self.model_.outputs else raw.shape[1]
+        if raw.shape[1] != known:
+            raise ValueError(f"`y` has {raw.shape[1]} targets, and had {known} before.")
+        self._one_target = y.ndim == 1
+        self._train(X, raw, self._weights(sample_weight, len(X)), goes_on=goes_on, partial=partial)
+        self.noise_, self.takes_logs_ = self.model_.noise, self.model_.takes_logs
         return self
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
-        """Targets of rows `X`, in the shape that `fit` was given."""
-        outputs = self._outputs(X)
-        targets = self.target_scaling_.invert(outputs)
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Targets of rows `X`, in the shape that `fit` was given.
+
+        **Arguments:**
+
+        - `return_std`: return the standard deviations of new targets as well, with their noise.
+        """
+        rows = self._rows(X)
+        mean = self._shaped(self.model_.predict(rows))
+        return (mean, self._shaped(self.model_.deviation(rows))) if return_std else mean
+
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """From where to where a new target of each row is with this probability, as much being below as above.
+
+        **Raises:** `ValueError` unless `coverage` lies between 0 and 1.
+        """
+        check_number("coverage", coverage, above=0, most=1)
+        if coverage == 1:
+            raise ValueError("`coverage` must be below 1: only an infinite interval holds all.")
+        low, high = self.model_.interval(self._rows(X), float(coverage))
+        return self._shaped(low), self._shaped(high)
+
+    def _shaped(self, targets: Rows) -> NDArray[np.float64]:
         return targets[:, 0] if self._one_target else targets
 
     def __sklearn_tags__(self) -> Any:
@@ -241,28 +252,32 @@ class JaxgeoRegressor(RegressorMixin, AbstractEstimator):
 
 
 class JaxgeoClassifier(ClassifierMixin, AbstractEstimator):
-    """Classification by a dense tanh network, trained by damped adapted steps on all rows at once.
+    """Classification by networks of a linear path and one hidden tanh layer, whose outputs are logits.
 
-    Inputs are standardised, and of each class the same part of the rows is held out.
+    They are trained and weighted as those of `JaxgeoRegressor`, by Laplace's evidence of the labels. Probabilities are
+    those of the logits with what the data leave open.
+
+    Reference: D. J. C. MacKay, The evidence framework applied to classification networks, 1992, Neural Computation 4
 
     **Arguments:** those of `JaxgeoRegressor`, and
 
-    - `loss`: "cross_entropy" of the softmax, or "l2", the squared distance to one-hot targets. The outputs of the
-        latter are brought to the nearest probabilities.
+    - `class_weight`: a dictionary of how often a row of each class counts, or "balanced".
 
-    **Attributes:** those of `JaxgeoRegressor` but `target_scaling_`, and
+    **Attributes:** those of `JaxgeoRegressor` but `noise_` and `takes_logs_`, and
 
     - `classes_`: the labels, in the order of the columns of `predict_proba`.
+
+    `loss_curve_` has the mean negative logarithm of the probability of the label.
 
     **Raises:** `ValueError` from `fit` on parameters or data that are unusable.
 
     ```python
     >>> import numpy as np
     >>> from jaxgeo.estimators import JaxgeoClassifier
-    >>> x = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    >>> model = JaxgeoClassifier((8,), random_state=0).fit(x, ["even", "odd", "odd", "even"])
-    >>> model.predict(x).tolist()
-    ['even', 'odd', 'odd', 'even']
+    >>> x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    >>> model = JaxgeoClassifier(random_state=0).fit(x, np.where(x[:, 0] * x[:, 1] > 0, "same", "other"))
+    >>> model.predict([[0.5, 0.5], [-0.5, 0.5]]).tolist()
+    ['same', 'other']
 
     ```
     """
@@ -271,74 +286,99 @@ class JaxgeoClassifier(ClassifierMixin, AbstractEstimator):
 
     def __init__(
         self,
-        hidden_layer_sizes=(32, 32),
+        hidden_layer_sizes=None,
         *,
-        loss="cross_entropy",
-        damping=10.0,
-        max_iter=100,
-        tol=1e-8,
-        early_stopping=True,
-        validation_fraction=0.2,
-        n_iter_no_change=10,
-        precision="float64",
+        class_weight=None,
+        n_starts=2,
+        max_iter=60,
+        tol=0.1,
+        max_time=None,
+        warm_start=False,
         random_state=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
-        self.loss = loss
-        self.damping = damping
+        self.class_weight = class_weight
+        self.n_starts = n_starts
         self.max_iter = max_iter
         self.tol = tol
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.precision = precision
+        self.max_time = max_time
+        self.warm_start = warm_start
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> "JaxgeoClassifier":
-        """Train on rows `X`, (N, features), and labels `y`, (N,), of any type."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "JaxgeoClassifier":
+        """Train on rows `X`, (N, features), and labels `y`, (N,), of any type.
+
+        **Arguments:**
+
+        - `sample_weight`: how often each row counts; a row of weight 2 is two rows, one of weight 0 none.
+        """
+        goes_on = bool(self.warm_start) and hasattr(self, "model_")
+        return self._fit(X, y, sample_weight, self.classes_ if goes_on else None, goes_on=goes_on, partial=False)
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> "JaxgeoClassifier":
+        """Train on some more rows. What earlier ones have said is kept as a quadratic function of the parameters.
+
+        Scales and networks are chosen by the first rows, which should be typical of all.
+
+        **Arguments:**
+
+        - `classes`: all that there are; needed in the first call.
+        """
+        goes_on = hasattr(self, "model_")
+        if not goes_on and classes is None:
+            raise ValueError("`classes` must be passed on the first call to partial_fit: all labels that there are.")
+        if goes_on and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"`classes` are {np.unique(classes)!r}, and were {self.classes_!r} before.")
+        return self._fit(
+            X,
+            y,
+            sample_weight,
+            self.classes_ if goes_on else np.unique(np.asarray(classes)),
+            goes_on=goes_on,
+            partial=True,
+        )
+
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, classes: NDArray[Any] | None, *, goes_on: bool, partial: bool
+    ) -> "JaxgeoClassifier":
         self._check_parameters()
-        costs = {"cross_entropy": SoftmaxCrossEntropy, "l2": L2}
-        if not isinstance(self.loss, str) or self.loss not in costs:
-            raise ValueError(f"`loss` must be 'cross_entropy' or 'l2'; got {self.loss!r}.")
-        X, y = validate_data(self, X, y, dtype=np.float64)
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, reset=not goes_on)
+        if y.ndim > 1 and y.shape[1] > 1:
+            raise ValueError(
+                f"`y` must be one label for each row; got {type_of_target(y)} of shape {y.shape}. For several labels "
+                "use sklearn.multioutput.MultiOutputClassifier(JaxgeoClassifier())."
+            )
         check_classification_targets(y)
-        self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"`y` must have at least 2 classes; got one class, {self.classes_[0]!r}.")
-        self._train(X, np.eye(len(self.classes_))[labels], costs[self.loss], labels)
+        y = column_or_1d(y, warn=True)
+        weights = self._weights(sample_weight, len(X))
+        found = np.unique(y[weights > 0]) if classes is None else classes
+        if len(found) < 2:
+            raise ValueError(f"`y` must have at least 2 classes; got one class, {found[0]!r}.")
+        known = np.isin(y, found)
+        if not known[weights > 0].all():
+            raise ValueError(f"`y` has the label {y[~known & (weights > 0)][0]!r}, which is not among {found!r}.")
+        self.classes_ = found
+        labels = np.searchsorted(found, np.where(known, y, found[0]))
+        if self.class_weight is not None:
+            counts = weights * known
+            if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+                sums = np.bincount(labels, counts, len(found))
+                of_class = counts.sum() / (len(found) * np.where(sums > 0, sums, 1))
+            else:
+                of_class = compute_class_weight(self.class_weight, classes=found, y=y[known])
+            weights = self._weights(weights * of_class[labels], len(X))
+        self._train(X, np.eye(len(found))[labels], weights, goes_on=goes_on, partial=partial)
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """The probability of each class, (rows, classes)."""
-        outputs = self._outputs(X)
-        return softmax(outputs, axis=1) if self.loss == "cross_entropy" else _nearest_probabilities(outputs)
+        rows = self._rows(X)
+        return self.model_.probabilities(rows)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The likeliest class of each row."""
-        likeliest = self._outputs(X).argmax(axis=1)
-        return self.classes_[likeliest]
-
-
-@jax.jit
-def _apply(network: Network, inputs: jax.Array) -> jax.Array:
-    return jax.vmap(network)(inputs)
-
-
-def _nearest_probabilities(rows: Rows) -> Rows:
-    """The Euclidean projection of each row on {p ≥ 0, Σp = 1}: max(row − c, 0), with the c for which it sums to 1."""
-    descending = -np.sort(-rows, axis=1)
-    shifts = (np.cumsum(descending, axis=1) - 1) / np.arange(1, rows.shape[1] + 1)
-    last = np.sum(descending > shifts, axis=1, keepdims=True) - 1
-    return np.maximum(rows - np.take_along_axis(shifts, last, axis=1), 0)
-
-
-def _hold_out(groups: NDArray[np.integer], fraction: float, random: np.random.RandomState) -> NDArray[np.bool_]:
-    """Which rows are held out: of each group the part `fraction`, but never all; none if that is too few."""
-    held_out = np.zeros(len(groups), bool)
-    for group in np.unique(groups):
-        rows = random.permutation(np.flatnonzero(groups == group))
-        held_out[rows[: min(round(fraction * len(rows)), len(rows) - 1)]] = True
-    return held_out & (held_out.sum() >= LEAST_VALIDATION_ROWS)
+        check_is_fitted(self)
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
 show_public_names(globals())

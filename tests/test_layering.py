@@ -34,6 +34,7 @@ ARROWS = """
     geometry uncertainty
     _public equations
     fitting
+    tabular
     estimators app.data
     app.runs
     app.report

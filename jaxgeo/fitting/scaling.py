@@ -33,14 +33,25 @@ class Scaling:
     constant: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, names: tuple[str, ...], values: Float[ArrayLike, "rows columns"]) -> "Scaling":
-        """Mean and standard deviation of each column; a constant column keeps the scale 1."""
+    def fit(
+        cls,
+        names: tuple[str, ...],
+        values: Float[ArrayLike, "rows columns"],
+        weights: Float[np.ndarray, " rows"] | None = None,
+    ) -> "Scaling":
+        """Mean and standard deviation of each column; a constant column keeps the scale 1.
+
+        **Arguments:**
+
+        - `weights`: how often each row counts; by default once.
+        """
         values = as_table("values", values, len(names))
         leading_size("values", values)
         # Divide by the largest value first, so that no square overflows or underflows.
         largest = np.abs(values).max(axis=0)
         unit = np.where(largest > 0, largest, 1.0)
-        mean, scale = (values / unit).mean(axis=0), (values / unit).std(axis=0)
+        mean = np.average(values / unit, axis=0, weights=weights)
+        scale = np.sqrt(np.average((values / unit - mean) ** 2, axis=0, weights=weights))
         # The computed standard deviation of equal numbers is round-off relative to their size, not 0.
         flat = scale <= 1e-12
         constant = tuple(name for name, is_flat in zip(names, flat, strict=True) if is_flat)

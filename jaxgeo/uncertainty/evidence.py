@@ -41,6 +41,10 @@ def maximise_evidence(
     precisions: Float[np.ndarray, " groups"] | None,
     beta: float | None,
     sizes: Float[np.ndarray, " groups"],
+    *,
+    start: tuple[Float[np.ndarray, " groups"], float] | None = None,
+    rounds: int = MOST_ROUNDS,
+    most_ratio: float = MOST_RATIO,
 ) -> Evidence:
     """α_g = γ_g/|θ_g|² and β = (n − Σγ_g)/misfit, MacKay's fixed point, by Newton's method.
 
@@ -55,6 +59,9 @@ def maximise_evidence(
 
     - `squares`: |θ_g|² of each group; `sizes`: its number of parameters.
     - `precisions`, `beta`: given values; None if they are to be found.
+    - `start`: precisions and β to start from; by default those that hold if the data determine everything.
+    - `rounds`: the most rounds of Newton's method.
+    - `most_ratio`: the most that a precision may be, relative to what the data say.
 
     **Raises:** `ValueError` if the noise is to be found but the outputs match the data exactly.
     """
@@ -66,16 +73,18 @@ def maximise_evidence(
         )
     tiny = 1e-250  # whose inverse is finite
     start_beta = likelihood.count / likelihood.misfit if beta is None else beta
-    start = sizes / np.maximum(squares, tiny) if precisions is None else precisions
-    most = np.log(MOST_RATIO * start_beta * max(information.size, tiny))
+    first = sizes / np.maximum(squares, tiny) if precisions is None else precisions
+    most = np.log(most_ratio * start_beta * max(information.size, tiny))
     if precisions is None:
         # A group of zeros would have infinite precision; use an equivalent finite one.
-        start = np.minimum(start, np.exp(most))
-    logs = np.log(np.append(start, start_beta))
+        first = np.minimum(first, np.exp(most))
+    if start is not None:
+        first, start_beta = np.minimum(start[0], np.exp(most)), start[1]
+    logs = np.log(np.append(first, start_beta))
     objective = _Objective(information, likelihood, squares)
     value, known = objective(logs)
     converged = not free.any()
-    for _ in range(0 if converged else MOST_ROUNDS):
+    for _ in range(0 if converged else rounds):
         gradient, hessian = objective.derivatives(logs, known)
         step = _newton(gradient, hessian, free & ~((logs >= most) & (gradient > 0)))
         for _ in range(40):
@@ -142,4 +151,8 @@ def _newton(
         # Along flat directions, such as a precision far beyond that of the data, step along the gradient alone.
         part = part + 1e-12 * max(float(np.trace(part)), np.finfo(float).tiny) * np.eye(len(part))
         step[free] = np.linalg.solve(part, gradient[free])
+    # Each by itself, so that a flat direction, whose step is long, does not hold up the others.
+    bounded = np.clip(step, -LONGEST, LONGEST)
+    if bounded @ gradient >= 0:
+        return bounded
     return step * min(1.0, LONGEST / max(float(np.max(np.abs(step))), 1e-300))

@@ -69,10 +69,10 @@ def _quantile(
     """A quantile of the mixture, by bisection between the quantiles of the networks."""
     each = means + statistics.NormalDist().inv_cdf(share) * deviations
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
-        below = jnp.tensordot(weights.astype(means.dtype), jax.scipy.stats.norm.cdf(middle, means, deviations), 1)
+        below = jnp.tensordot(weights.astype(means.dtype), jax.scipy.stats.norm.cdf(middle[None], means, deviations), 1)
         return jnp.where(below < share, middle, low), jnp.where(below < share, high, middle)
 
     low, high = jax.lax.fori_loop(0, 60, halve, (jnp.min(each, axis=0), jnp.max(each, axis=0)))
