@@ -54,7 +54,8 @@ class Sketch:
         if known is not None:
             drawn = np.concatenate([np.linalg.qr(known.rows.T)[0].T, drawn])
         self.basis = np.linalg.qr(self._push(drawn))[0]
-        self.rows = np.asarray(_pull(self._at, self._like(root.transposed(self.basis.T))), np.float64)
+        found = _pull(self._at, self._like(root.transposed(self.basis.T)))
+        self.rows = np.asarray(found, np.float64)
 
     def missed(self, precisions: Float[np.ndarray, " K"], beta: float) -> float:
         """An estimate of β tr (LD − QB)A⁻¹(LD − QB)ᵀ: by at most so much γ is larger than QB says.
@@ -69,7 +70,8 @@ class Sketch:
 
     def _push(self, directions: Float[np.ndarray, "m K"]) -> Float[np.ndarray, "rows m"]:
         """LD times some directions."""
-        return self._root(np.asarray(_push(self._at, self._like(directions)), np.float64).T)
+        found = _push(self._at, self._like(directions))
+        return self._root(np.asarray(found, np.float64).T)
 
     def _like(self, vectors: np.ndarray) -> Array:
         problem, params = self._at
