@@ -17,6 +17,7 @@ import matplotlib
 from benchmarks.figures import deep_poisson, equation_errors, front, lift_sweep, minibatches, races
 from benchmarks.harness import RESULTS
 from benchmarks.markdown import environment, number, reason, table
+from benchmarks.table_pages import compared, coverage, tables
 
 ROOT = RESULTS.parent.parent
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -203,27 +204,6 @@ def _statements(results: dict[str, Any]) -> str:
     return table(["Statement", "What it says", "Test", "Measured", "Value", "Must be"], lines)
 
 
-def _tables(result: dict[str, Any]) -> str:
-    seeds = result["seeds"].values()
-    lines = []
-    for name in next(iter(seeds)):
-        rows = [seed[name] for seed in seeds]
-        seconds = statistics.median(row["seconds"] for row in rows)
-        lines.append([f"`{name}`", *(f"{row['error']:.0f}" for row in rows), f"{seconds:.2g}"])
-    header = ["", *(f"error, table {seed}" for seed in result["seeds"]), "seconds"]
-    return table(header, lines) + "\n" + environment(result) + "\n"
-
-
-def _coverage(result: dict[str, Any]) -> str:
-    header = ["", "", f"coverage of {result['level']:.0%}", "width", "R²", "seconds"]
-    lines = []
-    for name, methods in result["tables"].items():
-        for method, row in methods.items():
-            numbers = f"{row['coverage']:.3f}", f"{row['width']:.2f}", f"{row['r2']:.3f}", f"{row['seconds']:.2g}"
-            lines.append([name, method, *numbers])
-    return table(header, lines) + "\n" + environment(result) + "\n"
-
-
 def _gpu_steps(results: dict[str, Any]) -> str:
     names = ("gradient", "Adam step", "jaxgeo", "jaxgeo, default solver", "dense Jacobian, no TF32", "dense Jacobian")
     lines = []
@@ -335,8 +315,10 @@ TABLES = {
     "fits": Table("fits", None, _fits),
     "orbits": Table("orbits", "digits", _orbits),
     "scaling": Table("scaling", None, _scaling),
-    "tables": Table("tables", "prices", _tables),
-    "coverage": Table("error_bars", "coverage", _coverage),
+    "tables": Table("tables", "prices", tables),
+    "coverage": Table("error_bars", "coverage", coverage),
+    "estimators_numbers": Table("estimators", "numbers", compared),
+    "estimators_classes": Table("estimators", "classes", compared),
     "statements": Table("statements", None, _statements),
 }
 
