@@ -22,6 +22,8 @@ ALL = (
     "two_steps",
     "orbits",
     "compile",
+    "profile",
+    "beside",
     "ensembles",
     "tables",
     "error_bars",
