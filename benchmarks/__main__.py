@@ -24,6 +24,8 @@ ALL = (
     "compile",
     "models",
     "neural_ode",
+    "profile",
+    "beside",
     "ensembles",
     "tables",
     "error_bars",

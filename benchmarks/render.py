@@ -17,6 +17,7 @@ import matplotlib
 from benchmarks.figures import deep_poisson, equation_errors, front, lift_sweep, minibatches, races
 from benchmarks.harness import RESULTS
 from benchmarks.markdown import environment, number, reason, table
+from benchmarks.speeds import beside, profile, scaling, speed
 from benchmarks.table_pages import compared, coverage, tables
 
 ROOT = RESULTS.parent.parent
@@ -54,47 +55,6 @@ def _conjugate_gradients(result: dict[str, Any]) -> str:
         f"QN = {result['QN']}, K = {result['K']}, {result['dtype']}, tolerance {result['rtol']:.0e}, peak memory "
         f"{result['peak_memory_mib'] / 1024:.1f} GiB. {environment(result)}\n\n" + table(header, lines)
     )
-
-
-def _speed(result: dict[str, Any]) -> str:
-    rows, lines = result["rows"], []
-    ours = rows["jaxgeo"]["median_ms"]
-    for name, row in rows.items():
-        if "failed" in row:
-            lines.append([name, reason(row), "", ""])
-            continue
-        lines.append([name, *map(number, (row["median_ms"], row["median_ms"] / ours)), f"{row['first_call_s']:.2g}"])
-    peak = result.get("peak_memory_mib")
-    memory = "" if peak is None else f" Peak memory of the process: {peak / 1024:.2g} GiB."
-    summary = (
-        f"QN = {result['QN']}, K = {result['K']}, {result['predicted_gflop']:.3g} GFlop predicted for G.{memory} "
-        f"{environment(result)}\n"
-    )
-    return table(["", "ms", "relative to jaxgeo", "first call, s"], lines) + "\n" + summary
-
-
-def _scaling(results: dict[str, Any]) -> str:
-    names = {
-        "large_products": ("`CG`", "CG"),
-        "large_held": ("`CG(hold_gram=True)`", "CG, DDᵀ held"),
-        "wide": ("`GramCholesky`", "GramCholesky, float32"),
-    }
-    lines = []
-    for case, (name, label) in names.items():
-        result = results[case]
-        lift = result["lift"]
-        sizes = [str(result["QN"]), str(result["K"]), str(lift["steps"] or "")]
-        times = [number(lift["seconds"]), number(result["model_s"])]
-        memory = (result["planned_mib"][label], lift["allocated_mib"], result["peak_memory_mib"])
-        lines.append([name, *sizes, f"{result['damping']:g}", *times, *(number(size / 1024) for size in memory)])
-    machines = " ".join(f"{name}: {environment(results[case])}" for case, (name, _) in names.items())
-    header = ["", "QN", "K", "steps", "λ", "seconds", "by the model", "planned, GiB", "allocated", "whole process"]
-    rates = ", ".join(
-        f"{results[case]['rates']['gflops']:.0f} GFlop/s and {results[case]['rates']['gbytes']:.0f} GB/s"
-        for case in names
-    )
-    summary = f"float32, λ in mean eigenvalues of DDᵀ; rates measured in the same processes: {rates}. {machines}\n"
-    return table(header, lines) + "\n" + summary
 
 
 def _equations(results: dict[str, Any]) -> str:
@@ -300,7 +260,7 @@ class Table(NamedTuple):
 
 TABLES = {
     **{f"lift_accuracy_{dtype}": Table("lift_accuracy", dtype, _accuracy) for dtype in ("float64", "float32")},
-    **{f"lift_speed_{case}": Table("lift_speed", case, _speed) for case in ("a", "b", "c", "pde", "pde_wide")},
+    **{f"lift_speed_{case}": Table("lift_speed", case, speed) for case in ("a", "b", "c", "pde", "pde_wide")},
     "conjugate_gradients": Table("lift_iterative", "conjugate_gradients", _conjugate_gradients),
     "optimizers_digits": Table("optimizers", "digits", _digits),
     "optimizers_diabetes": Table("optimizers", "diabetes", _diabetes),
@@ -314,8 +274,10 @@ TABLES = {
     "gpu_update": Table("gpu", "update", _gpu_update),
     "fits": Table("fits", None, _fits),
     "orbits": Table("orbits", "digits", _orbits),
-    "scaling": Table("scaling", None, _scaling),
+    "scaling": Table("scaling", None, scaling),
     "tables": Table("tables", "prices", tables),
+    "profile": Table("profile", "updates", profile),
+    "beside": Table("beside", None, beside),
     "coverage": Table("error_bars", "coverage", coverage),
     "estimators_numbers": Table("estimators", "numbers", compared),
     "estimators_classes": Table("estimators", "classes", compared),

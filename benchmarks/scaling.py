@@ -68,12 +68,12 @@ def describe(problem: jg.Problem, params: Any, damping: float) -> dict[str, Any]
     }
 
 
-def rates() -> dict[str, Any]:
-    """Rates of this machine: flop/s of a product of float32 matrices, bytes/s of a matrix times a vector."""
+def rates(dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Rates of this machine: flop/s of a product of two matrices, bytes/s of a matrix times a vector."""
     side = 2048
-    matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
-    long = jax.random.normal(jax.random.key(0), (8 * side, 2 * side), jnp.float32)
-    calls = (jax.jit(lambda a: a @ a), matrix, 2.0 * side**3), (jax.jit(lambda a: a @ a[0]), long, 4.0 * long.size)
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    long = jax.random.normal(jax.random.key(0), (8 * side, 2 * side), dtype)
+    calls = (jax.jit(lambda a: a @ a), matrix, 2.0 * side**3), (jax.jit(lambda a: a @ a[0]), long, 1.0 * long.nbytes)
     found = []
     for call, argument, amount in calls:
         jax.block_until_ready(call(argument))

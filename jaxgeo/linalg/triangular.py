@@ -1,5 +1,7 @@
 """The Cholesky factorisation UᵀU, solves with U, and the extreme eigenvalues of UᵀU."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +12,117 @@ from jaxgeo.linalg.precision import without_tf32
 # Up to this size XLA's own solve is as fast, and its program is shorter.
 LEAST_SIZE = 1024
 NUM_BLOCKS = 8
+# JAX's LAPACK on a CPU is SciPy's OpenBLAS, whose threads spin while they wait, so that beside another busy process a
+# call takes up to hundreds of times as long. It uses one thread to factorise a matrix whose rows have less than 1 KiB,
+# and for triangular solves below 1024 entries of the right-hand side.
+LEAST_BYTES = 1024
+BLOCK = 64
+MOST_ENTRIES = 1023
+# So many blocks of a column of blocks are updated by one product.
+BLOCKS_A_PRODUCT = 4
 
 
+@jax.custom_jvp
 def upper_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """U with `matrix` = UᵀU; entries below the diagonal of `matrix` are not read.
+    """U with `matrix` = UᵀU; entries below the diagonal of `matrix` are not read, and NaN unless it is positive.
 
-    The upper triangle by rows is the lower one by columns, the order of LAPACK, so nothing is transposed in memory.
+    A CPU computes a large U in blocks, by XLA's own products. LAPACK only factorises blocks on the diagonal, which are
+    so small that it stays on one thread.
     """
+    if len(matrix) * matrix.dtype.itemsize < LEAST_BYTES:
+        return _whole(matrix)
+    return jax.lax.platform_dependent(matrix, cpu=_blocked, default=_whole)
+
+
+@upper_cholesky.defjvp
+@without_tf32
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """dU = Φ(U⁻ᵀ dA U⁻¹) U, where Φ takes the upper triangle and half the diagonal.
+
+    Reference: S. F. Walter, Structured higher-order algorithmic differentiation in the forward and reverse mode, 2011,
+        section 3.6
+    """
+    (matrix,), (tangent,) = primals, tangents
+    upper = upper_cholesky(matrix)
+    above = jnp.triu(tangent, 1)
+    moved = above + above.T + jnp.diag(jnp.diagonal(tangent))
+    solve = functools.partial(jax.lax.linalg.triangular_solve, upper)
+    inner = solve(solve(moved), left_side=True, transpose_a=True)
+    halved = jnp.triu(inner) - jnp.diag(jnp.diagonal(inner)) / 2
+    return upper, halved @ upper
+
+
+def _whole(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """By LAPACK. Its order is the lower triangle by columns, the upper one by rows: nothing is transposed in memory."""
     return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False).T
+
+
+@without_tf32
+def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The same by columns of blocks of L = Uᵀ, each from those before it.
+
+    Loops over blocks of one size keep the program short. In L, unlike in U, the product with a transposed matrix has
+    the order that XLA's products are fastest in.
+    """
+    n, dtype = len(matrix), matrix.dtype
+    count = -(-n // BLOCK)
+    size = -(-n // count)
+    rows, chunk = count * size, min(BLOCKS_A_PRODUCT, count) * size
+    # More pivots, of 1, fill the last block; rows of zeros, the last chunk.
+    padding = jnp.arange(rows) >= n
+    whole = jnp.pad(matrix, (0, rows - n)) + jnp.diag(padding.astype(dtype))
+    columns = jnp.pad(whole.reshape(count, size, rows).transpose(0, 2, 1), ((0, 0), (0, chunk - size), (0, 0)))
+
+    def part(columns: Array, block: Array, start: Array, length: int) -> Array:
+        where = (block, start, jnp.zeros_like(block))
+        return jax.lax.dynamic_slice(columns, where, (1, length, size), allow_negative_indices=False)[0]
+
+    def put(columns: Array, block: Array, start: Array, found: Array) -> Array:
+        where = (block, start, jnp.zeros_like(block))
+        return jax.lax.dynamic_update_slice(columns, found[None], where, allow_negative_indices=False)
+
+    def pivot(found: tuple[Array, Array], rest: Array) -> tuple[Array, Array]:
+        corner = rest[:size]
+        upper = _whole(jnp.where(jnp.tri(size, dtype=bool), corner, corner.T))
+        return upper.T, _inverse(upper)
+
+    def column(block: Array, columns: Array) -> Array:
+        at = block * size
+
+        def below(index: Array, carry: tuple[Array, tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
+            columns, found = carry
+            start = at + index * chunk
+
+            def without(before: Array, rest: Array) -> Array:
+                return rest - part(columns, before, start, chunk) @ part(columns, before, at, size).T
+
+            rest = jax.lax.fori_loop(0, block, without, part(columns, block, start, chunk))
+            lower, inverse = found = jax.lax.cond(index == 0, pivot, lambda found, _: found, found, rest)
+            # Corrected once, this is as accurate as a triangular solve.
+            solved = rest @ inverse.T
+            solved = solved + (rest - solved @ lower.T) @ inverse.T
+            return put(columns, block, start, solved), found
+
+        blank = jnp.zeros((size, size), dtype)
+        num_chunks = jax.lax.div(rows - at + chunk - 1, jnp.full_like(at, chunk))
+        columns, (lower, _) = jax.lax.fori_loop(0, num_chunks, below, (columns, (blank, blank)))
+        return put(columns, block, at, lower)
+
+    columns = jax.lax.fori_loop(0, count, column, columns)
+    upper = columns[:, :rows].transpose(0, 2, 1).reshape(rows, rows)[:n, :n]
+    # As from LAPACK: a pivot that is not positive leaves NaN everywhere.
+    return jnp.triu(jnp.where(jnp.isfinite(upper[-1, -1]), upper, jnp.nan))
+
+
+def _inverse(upper: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """U⁻ᵀ, by solves for a few columns at a time."""
+    size = len(upper)
+    width = MOST_ENTRIES // size
+    count = -(-size // width)
+    identity = jnp.eye(size, count * width, dtype=upper.dtype).reshape(size, count, width).transpose(1, 0, 2)
+    lower = jnp.broadcast_to(upper.T, (count, size, size))
+    solved = jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
+    return solved.transpose(1, 0, 2).reshape(size, count * width)[:, :size]
 
 
 @without_tf32
