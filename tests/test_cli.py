@@ -162,7 +162,7 @@ def test_with_patience_the_scores_are_those_of_the_network_that_is_kept(table, c
     kept = load(table.parent / "runs" / "plain")
     row = kept_row(kept.metrics)
     assert row["step"] < kept.metrics[-1]["step"]
-    assert f"that is kept, and scored, is that at update {row['step']}," in output
+    assert f"saved and scored is the one at update {row['step']}," in output
     assert "fit noise" not in output
     data = np.loadtxt(table, delimiter=",", skiprows=1)
     judged = 2 * 2 * row["validation_cost"] * kept.outputs.scale[0] ** 2

@@ -86,11 +86,13 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
     found = []
     eps = float(np.finfo(setup.config.precision).eps)
     if outcome is Outcome.INTERRUPTED:
-        found.append("The run was interrupted; what is kept is its state after the last finished part.")
+        found.append("The run was interrupted. Its state after the last finished part is saved.")
     if outcome is Outcome.MAX_STEPS:
         found.append(f"Stopped after {setup.config.max_steps} steps, before the tolerance; --max-steps allows more.")
     if outcome is Outcome.STALLED and not message:
-        found.append("The cost ceased to fall above the tolerance: a critical point. A larger network may go further.")
+        found.append(
+            "The cost stopped falling before it reached the tolerance, near a critical point. A larger network may help."
+        )
     if outcome is Outcome.FAILED:
         found.append(f"The training failed: {message}")
     elif message:
@@ -99,13 +101,13 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         found.append(f"Stopped after {setup.config.patience} parts without a new minimum of the validation cost.")
     if rows and kept_row(rows) is not rows[-1]:
         found.append(
-            f"The network that is kept, and scored, is that at {moment(kept_row(rows))}, where the validation cost was "
-            "smallest."
+            f"The network that is saved and scored is the one at {moment(kept_row(rows))}, where the validation cost "
+            "was smallest."
         )
     if setup.num_params < setup.num_rows and setup.validation is None:
         found.append(
-            f"Underparametrized: K={setup.num_params} < QN={setup.num_rows}. The cost ends at a positive value and the "
-            "stopping time is not known beforehand; a larger --hidden or fewer --samples changes that."
+            f"Underparametrized: K={setup.num_params} < QN={setup.num_rows}. The cost ends at a positive value, and "
+            "the stopping time is not known in advance. A larger --hidden or fewer --samples changes that."
         )
     if setup.report is None and isinstance(setup.method, AbstractFlow):
         found.append("D is too large here for its rank and spectrum to be computed.")
