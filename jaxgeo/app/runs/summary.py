@@ -90,9 +90,7 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
     if outcome is Outcome.MAX_STEPS:
         found.append(f"Stopped after {setup.config.max_steps} steps, before the tolerance; --max-steps allows more.")
     if outcome is Outcome.STALLED and not message:
-        found.append(
-            "The cost stopped falling before it reached the tolerance, near a critical point. A larger network may help."
-        )
+        found.append("The cost stopped falling above the tolerance, near a critical point. A larger network may help.")
     if outcome is Outcome.FAILED:
         found.append(f"The training failed: {message}")
     elif message:
