@@ -96,8 +96,8 @@ def fit(
 
     - `model`: an Equinox model, `model(x_j)` for one sample; with `apply`, a problem or conditions any pytree of
         parameters, such as `{"network": network, "viscosity": viscosity}` with an unknown coefficient.
-    - `inputs`: samples with leading axis N, cast to the parameters' dtype where floating point; PRNG keys among them, as
-        for dropout, change from update to update of an optimizer; or a `jaxgeo.Problem`;
+    - `inputs`: samples with leading axis N, cast to the parameters' dtype where floating point; PRNG keys among them,
+        as for dropout, change from update to update of an optimizer; or a `jaxgeo.Problem`;
         or a differential equation: one `jaxgeo.equations.Condition` or a list of them, or a ready one.
     - `targets`: y with leading axis N, cast like the inputs; of shape (N, Q) for `jaxgeo.L2`. None for the others.
     - `method`: "adapted" (the default for arrays), "overparametrized", "underparametrized", "rank-adaptive" or
