@@ -26,6 +26,7 @@ def synthetic(ratio, num_samples=3):
         num_samples=3,
         initial_s=zero,
         initial_cost=zero,
+        cost_tol=None,
         final_s=zero,
         final_cost=zero,
         stopping_time=None,

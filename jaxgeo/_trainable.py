@@ -60,11 +60,21 @@ def selected(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
     return eqx.partition(params, chosen)
 
 
-def tell_of_statistics(params: PyTree, is_trainable: PyTree) -> None:
-    """Warn if `params` hold running statistics and the user has not chosen what to train."""
+def tell_of_frozen(params: PyTree, is_trainable: PyTree) -> None:
+    """Warn if `params` hold running statistics or Python numbers, and the user has not chosen what to train."""
     if is_trainable is not is_trainable_leaf:
         return
     leaves = jax.tree_util.tree_leaves_with_path(params)
+    # Modules have numbers as options, dictionaries and sequences have not.
+    plain = (jax.tree_util.DictKey, jax.tree_util.SequenceKey)
+    numbers = [path for path, leaf in leaves if isinstance(leaf, float) and all(isinstance(key, plain) for key in path)]
+    if numbers:
+        name = jax.tree_util.keystr(numbers[0])
+        warnings.warn(
+            f"`{name}` of the parameters is a Python number, which is not trained. Write `jnp.asarray(…)` to train it. "
+            "To avoid this warning, pass it apart from the parameters, or pass `trainable=`.",
+            stacklevel=3,
+        )
     marks = jax.tree.leaves(statistics_in(params))
     frozen = [(path, leaf) for (path, leaf), found in zip(leaves, marks, strict=True) if found and eqx.is_array(leaf)]
     floating = [(path, leaf) for path, leaf in frozen if is_trainable_leaf(leaf)]

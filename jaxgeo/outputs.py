@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import as_samples, check_finite, leading_size
 from jaxgeo._compiled import compiled
-from jaxgeo._trainable import APART, partition, tell_of_statistics
+from jaxgeo._trainable import APART, partition, tell_of_frozen
 from jaxgeo._training_mode import cannot_evaluate, check_networks
 from jaxgeo.costs import AbstractCost
 
@@ -164,7 +164,7 @@ class AbstractProblem(eqx.Module):
         """
         trainable, _ = self.partition(params)
         check_finite("params", trainable, "start from finite parameters")
-        tell_of_statistics(params, self.trainable)
+        tell_of_frozen(params, self.trainable)
         try:
             self.check_samples(params)
             outputs = eqx.filter_eval_shape(self.outputs, eqx.combine(trainable, params))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import MOST, as_samples, check_number, check_positive, is_trainable_leaf, leading_size
-from jaxgeo._trainable import Restricted, partition, tell_of_statistics
+from jaxgeo._trainable import Restricted, partition, tell_of_frozen
 from jaxgeo.costs import L2, AbstractCost, SumOfSquares
 from jaxgeo.costs.base import check_cost
 from jaxgeo.costs.samples import without_ignored
@@ -233,7 +233,7 @@ def supervised(
     ```
     """
     params, static = partition(model, trainable)
-    tell_of_statistics(model, trainable)
+    tell_of_frozen(model, trainable)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     inputs = as_samples("inputs", inputs)
     leading_size("inputs", inputs)

@@ -272,3 +272,13 @@ def test_classical_fits_are_solved_where_minpack_or_trf_solves_them(fit):
             assert ours.costs[-1] <= least * (1 + 1e-8) + 1e-20
             assert ours.ending.outcome is Outcome.CONVERGED
             assert ours.late <= 5
+
+
+def test_derivatives_beyond_the_digits_of_the_parameters_are_no_minimum():
+    x = jnp.linspace(0.1, 1.0, 8)
+    found = jg.fit(
+        {"a": jnp.array(0.3)}, x[:, None], jnp.sin(2 * x)[:, None], apply=lambda p, x: jnp.sin(1e18 * p["a"] * x),
+        method="levenberg-marquardt", max_steps=50,
+    )  # fmt: skip
+    assert found.outcome is jg.optim.Outcome.FAILED
+    assert "the last digit of the parameters decides the outputs" in found.message

@@ -220,7 +220,7 @@ def test_float32_parameters_with_x64_off():
 def test_too_little_memory_is_said_beforehand():
     with pytest.raises(MemoryError, match="30 parameters from 12 rows.*by columns.*`prior_precision`"):
         jg.posterior(problem(), parameters(6), noise=0.1, memory=1000)
-    with pytest.raises(MemoryError, match="by columns and .* by rows"):
+    with pytest.raises(MemoryError, match="by columns, .* by rows, and .* leading directions"):
         jg.posterior(problem(), parameters(6), noise=0.1, prior_precision=1.0, memory=1000)
 
 

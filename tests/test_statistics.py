@@ -379,3 +379,19 @@ def test_supervised_and_fit_take_samples_at_once():
         grads = jax.grad(lambda params, x, y: jnp.sum((at_once(params, x) - y) ** 2) / 6)(params, x, y)
         params = jax.tree.map(lambda leaf, grad: leaf - 0.1 * grad, params, grads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.model, params)
+
+
+def test_a_python_number_among_the_parameters_is_told():
+    problem = jg.Problem(lambda p, x: p["a"] * x + p["b"], jnp.ones((2, 1)), jg.L2(jnp.ones((2, 1))))
+    with pytest.warns(UserWarning, match=r"`\['b'\]` of the parameters is a Python number, which is not trained"):
+        problem.check({"a": jnp.ones(1), "b": 0.2})
+
+
+def test_options_of_a_module_and_a_choice_are_no_python_numbers(recwarn):
+    problem = jg.Problem(lambda p, x: p["net"](x), jnp.ones((2, 1)), jg.L2(jnp.ones((2, 1))))
+    problem.check({"net": eqx.nn.Sequential([eqx.nn.Linear(1, 1, key=jax.random.key(0)), eqx.nn.Dropout(0.5, True)])})
+    chosen = jg.Problem(
+        lambda p, x: p["a"] * x + p["b"], jnp.ones((2, 1)), jg.L2(jnp.ones((2, 1))), trainable={"a": True, "b": False}
+    )
+    chosen.check({"a": jnp.ones(1), "b": 0.2})
+    assert not recwarn.list

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxgeo._checks import as_array, as_real, as_samples, is_key, is_trainable_leaf
-from jaxgeo._trainable import partition, tell_of_statistics
+from jaxgeo._trainable import partition, tell_of_frozen
 from jaxgeo.costs import SampleWeighted
 from jaxgeo.equations.condition import Condition
 from jaxgeo.equations.equation import Equation
@@ -112,7 +112,7 @@ def conditions_task(model: PyTree, conditions: Sequence[Condition], trainable: P
 
     **Raises:** `ValueError` if a residual is not finite somewhere, or does not depend on the model.
     """
-    tell_of_statistics(model, trainable)
+    tell_of_frozen(model, trainable)
     params, static = partition(model, trainable)
     trained, held = collocate(conditions, params, static, seed)
     first, second = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from jaxgeo._trainable import tell_of_statistics
+from jaxgeo._trainable import tell_of_frozen
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.measured import check_metric
 from jaxgeo.linalg.widths import cast_like, cast_up, widened, widest
@@ -101,7 +101,7 @@ class AbstractTransformation(eqx.Module):
 
     def first(self, params: PyTree) -> Any:
         """optax's `init`: the state before the first step. It warns of running statistics that stay frozen."""
-        tell_of_statistics(params, self.problems.trainable)
+        tell_of_frozen(params, self.problems.trainable)
         # Give each leaf its own buffer, so that the state can be donated.
         return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, self.init(params))
 

@@ -62,6 +62,7 @@ class Ending(enum.IntEnum):
     PRECISION = 4
     STALLED = 5
     FAILED = 6
+    UNRESOLVED = 7
 
     @property
     def words(self) -> str:
@@ -71,9 +72,15 @@ class Ending(enum.IntEnum):
     @property
     def outcome(self) -> Outcome | None:
         """The outcome of a run that ends for this reason; None while the run continues."""
-        if self in (Ending.STALLED, Ending.FAILED):
-            return Outcome[self.name]
-        return None if self is Ending.NONE else Outcome.CONVERGED
+        match self:
+            case Ending.NONE:
+                return None
+            case Ending.STALLED:
+                return Outcome.STALLED
+            case Ending.FAILED | Ending.UNRESOLVED:
+                return Outcome.FAILED
+            case _:
+                return Outcome.CONVERGED
 
 
 _WORDS = {
@@ -84,6 +91,10 @@ _WORDS = {
     Ending.PRECISION: "the cost is exact up to round-off of the outputs",
     Ending.STALLED: "no step lowers the cost any more, although the gradient is not zero",
     Ending.FAILED: "the cost or its derivatives are not finite",
+    Ending.UNRESOLVED: (
+        "the derivatives are so large that the last digit of the parameters decides the outputs, so no step can lower "
+        "the cost. This is no minimum: start elsewhere, or with more damping"
+    ),
 }
 
 
@@ -161,8 +172,9 @@ class Ends(Checked):
         cosine = jnp.asarray(jnp.inf) if matrix is None else _largest_cosine(matrix, residual)
         # The cost that round-off of the outputs and of the parameters alone would cause.
         outputs = linear.measure(linear.outputs)
-        sizes = [norm(rows) ** 2 for rows in (outputs, outputs - residual, jacobian.mv(params))]
-        noise = 0.5 * eps**2 * sum(sizes) / linear.total_weight
+        sizes = [norm(rows) for rows in (outputs, outputs - residual, jacobian.mv(params))]
+        noise = 0.5 * eps**2 * sum(size**2 for size in sizes) / linear.total_weight
+        unresolved = eps * sizes[2] > NEAR * (sizes[0] + sizes[1])
         # Far from the solution the outputs are larger, and `noise` would be too large a bound.
         exact = (info.new_cost <= noise) & (info.cost <= (NEAR / eps) ** 2 * noise)
         least = jnp.asarray(max(self.ftol, 4 * eps), info.cost.dtype) * info.cost
@@ -174,6 +186,7 @@ class Ends(Checked):
         fraction = info.norm / jnp.where(norm(params) > 0, norm(params), 1)
         ends = (
             (~jnp.isfinite(info.new_cost) | (info.outcome == FAILED), Ending.FAILED),
+            (unresolved, Ending.UNRESOLVED),
             (cosine <= max(self.gtol, 4 * eps), Ending.GRADIENT),
             ((jnp.abs(info.predicted) <= noise) | exact, Ending.PRECISION),
             (info.accepted & (fraction <= max(self.xtol, 2 * eps)), Ending.STEP),

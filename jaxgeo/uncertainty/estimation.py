@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from jaxgeo._checks import check_number, check_positive, plain
+from jaxgeo._checks import check_kind, check_number, check_positive, plain
 from jaxgeo.linalg.covariance.base import AbstractCovariance
 from jaxgeo.linalg.covariance.columns import ColumnCovariance, ColumnInformation, column_covariance, triangle
 from jaxgeo.linalg.covariance.low_rank import Sketch, low_rank_covariance
@@ -99,12 +99,20 @@ def posterior(
 
     ```
     """
+    check_kind("problem", problem, Problem, "a `jaxgeo.Problem`; for conditions make one by `jaxgeo.residual_problem`")
     problem.check(params)
     if any(block.sharding is not None for block in problem.blocks):
         raise ValueError("the samples of `problem` are on a mesh; pass the problem before `shard_samples`.")
     trainable, _ = problem.partition(params)
     prior = _read_prior(prior_precision, groups, params, trainable)
     noise = _read_noise(noise)
+    if noise is None and len(problem.blocks) > 1:
+        warnings.warn(
+            f"the noise is estimated from all {len(problem.blocks)} blocks together, as if the residuals of an equation "
+            "were measurements. Unless they are, the error bars are wrong: pass `noise=(…, …)`, a standard deviation "
+            "for each block.",
+            stacklevel=2,
+        )
     likelihood = read_likelihood(problem, params, noise)
     plan = plan_posterior(problem, params, has_prior=prior.is_proper, groups=max(prior.groups) + 1, memory=memory)
     fixed = 1.0 if isinstance(noise, tuple) or not likelihood.is_gaussian else None if noise is None else 1 / noise**2
