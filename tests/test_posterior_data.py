@@ -217,6 +217,14 @@ def test_float32_parameters_with_x64_off():
         assert np.isfinite(np.asarray(slope)).all()
 
 
+def test_one_noise_for_several_blocks_is_told():
+    inside, data = jnp.linspace(0, 1, 5)[:, None], jnp.linspace(0, 1, 4)[:, None]
+    model = jg.residual_problem([(lambda p, x: p["a"] - x[0], inside, 1.0), (lambda p, x: p["b"] * x[0], data, 1.0)])
+    params = {"a": jnp.array(0.5), "b": jnp.array(0.1)}
+    with pytest.warns(UserWarning, match="estimated from all 2 blocks together"):
+        jg.posterior(model, params)
+
+
 def test_too_little_memory_is_said_beforehand():
     with pytest.raises(MemoryError, match="30 parameters from 12 rows.*by columns.*`prior_precision`"):
         jg.posterior(problem(), parameters(6), noise=0.1, memory=1000)

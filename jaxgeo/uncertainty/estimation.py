@@ -108,7 +108,7 @@ def posterior(
     noise = _read_noise(noise)
     if noise is None and len(problem.blocks) > 1:
         warnings.warn(
-            f"the noise is estimated from all {len(problem.blocks)} blocks together, as if the residuals of an equation "
+            f"the noise is estimated from all {len(problem.blocks)} blocks together, as if residuals of an equation "
             "were measurements. Unless they are, the error bars are wrong: pass `noise=(…, …)`, a standard deviation "
             "for each block.",
             stacklevel=2,

@@ -100,17 +100,19 @@ Hidden = Annotated[
     typer.Option(
         "--hidden",
         "--model",
-        help="Widths of the hidden layers, such as 64-64; by default wide enough for K ≥ 4 QN.",
+        help="Widths of the hidden layers, such as 64-64; by default 32-32 for a table, and wide enough for K ≥ 4 QN "
+        "along a flow.",
         rich_help_panel=NETWORK,
     ),
 ]
 Flow = Annotated[
-    str | None, typer.Option(help=f"One of {', '.join(FLOWS)}; adapted by default.", rich_help_panel=NETWORK)
+    str | None, typer.Option(help=f"One of {', '.join(FLOWS)}; by default adapted for digits.", rich_help_panel=NETWORK)
 ]
 Tol = Annotated[
     float | None,
     typer.Option(
-        help="Stop when the cost reaches this fraction of C(0); by default 1e-6 for digits and 1e-4 for a table.",
+        help="Stop when the cost reaches this fraction of C(0); by default 1e-6 for digits. "
+        "A table stops by --patience.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -142,7 +144,9 @@ def train(
     optimizer: Annotated[
         str | None,
         typer.Option(
-            help=f"Use an optimizer instead of a flow; one of {', '.join(OPTIMIZERS)}.", rich_help_panel=NETWORK
+            help=f"Use an optimizer instead of a flow; one of {', '.join(OPTIMIZERS)}. The default for a table is "
+            "levenberg-marquardt.",
+            rich_help_panel=NETWORK,
         ),
     ] = None,
     learning_rate: Annotated[
