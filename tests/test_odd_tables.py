@@ -142,4 +142,5 @@ def test_the_unit_of_a_target_changes_nothing(tmp_path, power):
         tasks.append(table_task(read_table(path), "y", most_outputs=None))
     np.testing.assert_allclose(tasks[1].train_targets, tasks[0].train_targets, rtol=1e-9)
     for score in (lambda task: task.baseline, lambda task: task.linear_score):
-        np.testing.assert_allclose(score(tasks[1]) / 10.0**power, score(tasks[0]), rtol=1e-6)
+        # What a linear model leaves of a nearly linear target is small, and keeps fewer digits.
+        np.testing.assert_allclose(score(tasks[1]) / 10.0**power, score(tasks[0]), rtol=1e-4)

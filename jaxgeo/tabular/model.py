@@ -1,4 +1,4 @@
-"""Rows of numbers in, predictions with their distribution out: what the estimators and `jaxgeo train` share."""
+"""Rows of numbers in, predictions with their distribution out: the model behind the estimators."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
