@@ -68,7 +68,8 @@ def tell_of_frozen(params: PyTree, is_trainable: PyTree) -> None:
     # Modules have numbers as options, dictionaries and sequences have not.
     plain = (jax.tree_util.DictKey, jax.tree_util.SequenceKey)
     numbers = [path for path, leaf in leaves if isinstance(leaf, float) and all(isinstance(key, plain) for key in path)]
-    if numbers:
+    # Without any array, an error says more.
+    if numbers and any(is_trainable_leaf(leaf) for _, leaf in leaves):
         name = jax.tree_util.keystr(numbers[0])
         warnings.warn(
             f"`{name}` of the parameters is a Python number, which is not trained. Write `jnp.asarray(…)` to train it. "

@@ -124,13 +124,13 @@ class AbstractEstimator(BaseEstimator):
 class JaxgeoRegressor(RegressorMixin, AbstractEstimator):
     """Regression by networks of a linear path and one hidden tanh layer, with error bars.
 
-    Several networks are trained on all rows by Levenberg–Marquardt's method: of 0, 4 and 12 hidden units, with one
-    prior precision for each layer or for each input, from several starts. Each maximises its evidence, so that no rows
-    are held out; the predictions are weighted by powers of it. Inputs and targets are standardised; of a positive
-    target the logarithm is learnt where that is much more probable.
+    Levenberg–Marquardt trains several networks on all rows: with 0, 4 and 12 hidden units, with one prior precision for
+    each layer or for each input, and from several starts. Each maximises its evidence, so no rows are held out, and
+    powers of the evidence weight the predictions. Inputs and targets are standardised. The networks learn the logarithm
+    of a positive target if that is much more probable.
 
-    An update sums DᵀD over the rows in chunks, so that the time grows with their number and memory does not. Above 8192
-    rows the networks are wider, and begin on as many.
+    An update sums DᵀD over chunks of rows, so its time grows with the number of rows and its memory does not. With more
+    than 8192 rows the networks are wider, and start on 8192 of them.
 
     Reference: D. J. C. MacKay, Bayesian interpolation, 1992, Neural Computation 4
 
