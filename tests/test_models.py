@@ -152,6 +152,8 @@ FAST = [("while_loop", "fit by adam")]
 CELLS = [(model, method) for model in MODELS for method in METHODS]
 
 
+# The model with dropout has one mask for all samples on purpose.
+@pytest.mark.filterwarnings("ignore:the network draws the mask of its dropout")
 @pytest.mark.parametrize(
     ("model", "method"),
     [cell if cell in FAST else pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS],
