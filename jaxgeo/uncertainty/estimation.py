@@ -181,11 +181,11 @@ def _by_low_rank(
 ) -> tuple[AbstractCovariance, Evidence, float]:
     """By more and more directions, until those left out say next to nothing."""
     sketch, deviations = None, None
+    sizes = np.bincount(of_column).astype(float)
     for rank in plan.ranks:
         sketch = Sketch(problem, params, likelihood.root, rank, sketch, deviations)
         parts = [sketch.rows[:, of_column == group] for group in range(len(squares))]
         information = RowInformation([part @ part.T for part in parts])
-        sizes = np.bincount(of_column).astype(float)
         evidence = maximise_evidence(information, likelihood, squares, prior.precisions, beta, sizes)
         of_each, effective = evidence.precisions[of_column], float(np.sum(evidence.determined))
         missed, deviations = sketch.missed(of_each, evidence.beta), of_each**-0.5

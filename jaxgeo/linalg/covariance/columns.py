@@ -40,7 +40,7 @@ def triangle(problem: AbstractProblem, params: Params, root: RowRoot) -> Float[n
             # All chunks have one shape, so that one program is compiled: the last starts within the one before it.
             begin = max(min(first, count - size), 0)
             part = _cut(host, begin, size)
-            rows = np.asarray(dense_rows(part, trainable, frozen), np.float64)[(first - begin) * height :]
+            rows = np.asarray(_rows(part, trainable, frozen), np.float64)[(first - begin) * height :]
             found = np.concatenate([found, root(rows, start)])
             start += len(rows)
             found = np.asarray(np.linalg.qr(found, mode="r")) if len(found) > columns else found
@@ -54,7 +54,7 @@ def _cut(block: Block, start: int, size: int) -> Block:
 
 
 @eqx.filter_jit
-def dense_rows(block: Block, trainable: PyTree, frozen: PyTree) -> Float[Array, "rows K"]:
+def _rows(block: Block, trainable: PyTree, frozen: PyTree) -> Float[Array, "rows K"]:
     with jax.default_matmul_precision("highest"):
         return sample_rows(block, trainable, frozen)
 
@@ -160,22 +160,13 @@ class ColumnCovariance(AbstractCovariance):
     def of_outputs(
         self, apply: Callable[[PyTree, PyTree], Array], inputs: PyTree, contrasts: bool
     ) -> Float[Array, "M Q Q"]:
-        trainable, frozen = self.problem.partition(self.params)
         block = Block(apply, inputs)
-        height = jax.eval_shape(block.rows, self.params, block.sample()).size
-        size = chunk_of(block.num_samples, height * len(self.units))
-
-        def blocks(inputs: PyTree) -> Array:
-            part = eqx.tree_at(lambda block: block.inputs, block, inputs)
-            rows = dense_rows(part, trainable, frozen).reshape(size, height, -1)
-            return self._squares(rows, contrasts)
-
-        return in_chunks(blocks, block.inputs, size)
+        return of_dense_rows(self.problem, self.params, block, lambda rows: self._squares(rows, contrasts))
 
     def of_whole(self, block: Block, count: int, contrasts: bool) -> Float[Array, "M Q Q"]:
         """jΣjᵀ for each of `count` samples that form a single sample of the block, because a network couples them."""
         trainable, frozen = self.problem.partition(self.params)
-        rows = dense_rows(block, trainable, frozen)
+        rows = _rows(block, trainable, frozen)
         return self._squares(rows.reshape(count, -1, rows.shape[1]), contrasts)
 
     def _squares(self, rows: Float[Array, "m Q K"], contrasts: bool) -> Float[Array, "m Q Q"]:
@@ -235,6 +226,21 @@ def column_covariance(
     factor = right[:rank].T / values[:rank]
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
     return ColumnCovariance(problem, params, as_double(factor), as_double(right[rank:].T), as_double(units), tolerance)
+
+
+def of_dense_rows(
+    problem: AbstractProblem, params: Params, block: Block, function: Callable[[Float[Array, "m Q K"]], Array]
+) -> Array:
+    """`function` of the rows of D for the samples of a block, some samples at a time."""
+    trainable, frozen = problem.partition(params)
+    height = jax.eval_shape(block.rows, params, block.sample()).size
+    size = chunk_of(block.num_samples, height * problem.num_params(params))
+
+    def rows(inputs: PyTree) -> Array:
+        part = eqx.tree_at(lambda block: block.inputs, block, inputs)
+        return function(_rows(part, trainable, frozen).reshape(size, height, -1))
+
+    return in_chunks(rows, block.inputs, size)
 
 
 def in_chunks(function: Callable[[PyTree], Any], inputs: PyTree, size: int) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo.linalg.covariance.base import AbstractCovariance, as_double, in_double
-from jaxgeo.linalg.covariance.columns import chunk_of, dense_rows, in_chunks
+from jaxgeo.linalg.covariance.columns import of_dense_rows
 from jaxgeo.linalg.covariance.rows import GRADIENTS, Pull
 from jaxgeo.linalg.covariance.weighting import RowRoot
 from jaxgeo.linalg.jacobian import Jacobian
@@ -100,17 +100,10 @@ class LowRankCovariance(AbstractCovariance):
     def of_outputs(
         self, apply: Callable[[PyTree, PyTree], Array], inputs: PyTree, contrasts: bool
     ) -> Float[Array, "M Q Q"]:
-        trainable, frozen = self.problem.partition(self.params)
-        block = Block(apply, inputs)
-        height = jax.eval_shape(block.rows, self.params, block.sample()).size
-        size = chunk_of(block.num_samples, height * len(self.prior))
-
-        def blocks(inputs: PyTree) -> Array:
-            part = eqx.tree_at(lambda block: block.inputs, block, inputs)
-            rows = dense_rows(part, trainable, frozen).reshape(size, height, -1)
+        def remaining(rows: Array) -> Array:
             return in_double(_Remaining(contrasts), rows.dtype, rows, self.prior, self.seen)
 
-        return in_chunks(blocks, block.inputs, size)
+        return of_dense_rows(self.problem, self.params, Block(apply, inputs), remaining)
 
 
 class _Remaining(eqx.Module):
