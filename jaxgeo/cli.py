@@ -15,6 +15,9 @@ def main() -> None:
     # JAX's Cholesky uses SciPy's OpenBLAS, whose threads wait for each other in a busy loop. If another program uses a
     # core, a factorisation then takes a second instead of milliseconds. One thread is as fast, and avoids this.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # JAX 0.10 writes pages of false alarms each time it reads a program that this same processor compiled earlier.
+    # Errors that matter come as exceptions too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         from jaxgeo.app.cli.app import run
     except ModuleNotFoundError as error:

@@ -327,15 +327,19 @@ def test_help_and_version(home, capsys):
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_usable_folder(home):
     command = [sys.executable, "-m", "jaxgeo", "train", "digits", "--samples", "30", "--rtol", "1e-9"]
-    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    printed = home / "printed"
+    # A pipe that nobody reads meanwhile would stop the process once it is full.
+    with printed.open("w") as stream:
+        process = subprocess.Popen(command, cwd=home, stdout=stream, stderr=subprocess.STDOUT)
     metrics = home / "runs" / "digits" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.read_text()):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
+        assert process.poll() is None, printed.read_text()
+        assert time.monotonic() < deadline, printed.read_text()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=300)
+    process.wait(timeout=300)
+    output = printed.read_text()
     assert process.returncode == 130, output
     assert "Traceback" not in output
     kept = load(home / "runs" / "digits")

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxgeo as jg
+from jaxgeo.linalg.solvers.base import SOLVED
 
 INPUTS = jnp.linspace(-1.0, 1.0, 8)
 TARGETS = 2 * jnp.tanh(3 * INPUTS)
@@ -152,3 +153,21 @@ def test_a_random_key_among_the_parameters_has_no_update():
     assert jnp.array_equal(
         jax.random.key_data(eqx.apply_updates(params, updates)["key"]), jax.random.key_data(params["key"])
     )
+
+
+@pytest.mark.parametrize("damping", [None, 1e-3])
+def test_a_network_that_computes_in_a_narrower_dtype_is_not_mistaken_for_a_fault(damping):
+    """Mixed precision: DDᵀ and products with D round differently, by far more than the parameters' dtype explains."""
+
+    def mixed(params, x):
+        narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+        return (narrow["a"] @ jnp.tanh(narrow["b"] @ x.astype(jnp.bfloat16))).astype(jnp.float32)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {"a": (2, 16), "b": (16, 3)}
+    params = {name: jax.random.normal(key, shapes[name], jnp.float32) for name, key in zip(shapes, keys, strict=False)}
+    ones = jnp.ones((10, 2), jnp.float32)
+    problem = jg.Problem(mixed, jax.random.normal(keys[2], (10, 3), jnp.float32), jg.L2(ones))
+    _, info = jg.linalg.GramCholesky().solve(problem.jacobian(params), ones, damping)
+    assert int(info.outcome) == SOLVED
+    assert float(info.residual) < 0.1

@@ -17,7 +17,7 @@ from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.controller import default_rtol
 from jaxgeo.integrate.solution import RESULTS, FlowSolution
 from jaxgeo.integrate.solve import solve_flow
-from jaxgeo.linalg.gram.certificate import FAULT, half_the_digits
+from jaxgeo.linalg.gram.certificate import FAULT, half_the_digits, product_dtypes
 from jaxgeo.linalg.gram.gram import Gram
 from jaxgeo.linalg.spectra import left_singular, numerical_rank
 from jaxgeo.outputs import Params
@@ -162,6 +162,7 @@ def explain_defect(
     for index in range(len(found.s)):
         point = jax.tree.map(lambda leaf, index=index: leaf[index], found.records)
         solve[index], rank[index], gram[index] = _leaks(problem, flow, point, float(found.s[index]))
+    dtypes = product_dtypes(eqx.filter_eval_shape(problem.jacobian, params))
     outputs = np.asarray(problem.outputs(found.params), np.float64)
     round_off = eps * (np.linalg.norm(outputs) + np.linalg.norm(outputs.reshape(-1) - end))
     report = DefectReport(
@@ -171,7 +172,7 @@ def explain_defect(
         rank=_integral(rank, times),
         precision=float(round_off / scale),
         rank_lost_at=float(found.rank_lost_at),
-        gram=float(np.max(gram)) if np.max(gram) > half_the_digits(found.costs.dtype) else 0.0,
+        gram=float(np.max(gram)) if np.max(gram) > half_the_digits(*dtypes) else 0.0,
     )
     if report.total > tolerance or found.result == RESULTS.rank_lost or report.gram > 0:
         warnings.warn(f"{report}. {report.dominant}: {_ADVICE[report.dominant]}", stacklevel=2)

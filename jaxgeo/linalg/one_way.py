@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.outputs import AbstractProblem, AnyProblem, Block, Params
@@ -89,7 +89,7 @@ def both_ways_of(block: Block, trainable: PyTree, frozen: PyTree) -> Block:
     """The same block with derivatives in both modes."""
     if one_ways(block):
         return block
-    if not SUSPICIOUS & operations_of(block, trainable, frozen):
+    if not SUSPICIOUS & contents_of(block, trainable, frozen).operations:
         return block
     found = eqx.filter_eval_shape(_modes, _without_samples(block), trainable, frozen, block.sample())
     if found.forward is None and found.reverse is None:
@@ -99,9 +99,16 @@ def both_ways_of(block: Block, trainable: PyTree, frozen: PyTree) -> Block:
     return eqx.tree_at(lambda block: block.apply, block, OneWay(block.apply, found.reverse is None))
 
 
-def operations_of(block: Block, trainable: PyTree, frozen: PyTree) -> frozenset[str]:
-    """The names of all operations in a network, read from its jaxpr once for each shape."""
-    return eqx.filter_eval_shape(_operations_in, _without_samples(block), trainable, frozen, block.sample())
+class Contents(NamedTuple):
+    """The names of all operations in a network, and the floating-point dtypes that it computes in."""
+
+    operations: frozenset[str]
+    dtypes: frozenset[jnp.dtype]
+
+
+def contents_of(block: Block, trainable: PyTree, frozen: PyTree) -> Contents:
+    """Read from the network's jaxpr, once for each shape."""
+    return eqx.filter_eval_shape(_contents, _without_samples(block), trainable, frozen, block.sample())
 
 
 def one_ways(tree: PyTree) -> list[OneWay]:
@@ -201,9 +208,14 @@ def _without_samples(block: Block) -> Block:
 
 
 @eqx.filter_jit
-def _operations_in(block: Block, trainable: PyTree, frozen: PyTree, sample: PyTree) -> frozenset[str]:
+def _contents(block: Block, trainable: PyTree, frozen: PyTree, sample: PyTree) -> Contents:
     rows = jax.make_jaxpr(lambda trainable: block.rows(eqx.combine(trainable, frozen), sample))
-    return frozenset(_operations(rows(trainable).jaxpr))
+    found = list(_equations(rows(trainable).jaxpr))
+    dtypes = {getattr(out.aval, "dtype", jnp.dtype(bool)) for equation in found for out in equation.outvars}
+    return Contents(
+        frozenset(equation.primitive.name for equation in found),
+        frozenset(dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)),
+    )
 
 
 @eqx.filter_jit
@@ -235,7 +247,9 @@ def _lacks_forward(function: Callable[[PyTree], Array], point: PyTree) -> str | 
         jaxpr = jax.make_jaxpr(lambda point: jax.jvp(function, (point,), (point,)))(point).jaxpr
     except (TypeError, ValueError, NotImplementedError) as error:
         return _first_line(error)
-    return "a `jax.custom_vjp`" if REVERSE_ONLY in set(_operations(jaxpr)) else None
+    return (
+        "a `jax.custom_vjp`" if any(equation.primitive.name == REVERSE_ONLY for equation in _equations(jaxpr)) else None
+    )
 
 
 def _lacks_reverse(function: Callable[[PyTree], Array], point: PyTree) -> str | None:
@@ -264,13 +278,13 @@ def _neither(found: _Modes) -> str:
     )
 
 
-def _operations(jaxpr: Jaxpr) -> Iterator[str]:
-    """The names of all operations, including those inside others."""
+def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """All equations, including those inside others."""
     for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
+        yield eqn
         for value in eqn.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(inner, ClosedJaxpr):
-                    yield from _operations(inner.jaxpr)
+                    yield from _equations(inner.jaxpr)
                 elif isinstance(inner, Jaxpr):
-                    yield from _operations(inner)
+                    yield from _equations(inner)

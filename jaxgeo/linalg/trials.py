@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from jaxgeo.linalg.one_way import operations_of
+from jaxgeo.linalg.one_way import contents_of
 from jaxgeo.outputs import AnyProblem, Params
 
 # How `equinox.error_if` raises from within a compiled program, and with it diffrax, lineax and optimistix.
@@ -42,7 +42,7 @@ def for_trials(problem: AnyProblem, params: Params) -> AnyProblem:
     parts = problem.partition(params)
     blocks = tuple(
         eqx.tree_at(lambda block: block.apply, block, NanForErrors(block.apply))
-        if CALLBACK in operations_of(block, *parts)
+        if CALLBACK in contents_of(block, *parts).operations
         else block
         for block in problem.blocks
     )

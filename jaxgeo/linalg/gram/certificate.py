@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.one_way import contents_of
 from jaxgeo.linalg.precision import in_dtype, without_tf32
 from jaxgeo.linalg.tangents import norm
 
@@ -18,6 +19,15 @@ FAULT = (
 def half_the_digits(*dtypes: jnp.dtype) -> float:
     """The square root of the largest round-off: how much an assembled DDᵀ and products with D may differ."""
     return max(float(jnp.finfo(dtype).eps) for dtype in dtypes) ** 0.5
+
+
+def product_dtypes(jacobian: Jacobian) -> set[jnp.dtype]:
+    """The dtypes that products with D go through: those of the outputs and the leaves, and of all between them."""
+    leaves = {leaf.dtype for leaf in jax.tree.leaves(jacobian.trainable)}
+    parts = jacobian.trainable, jacobian.frozen
+    return leaves.union(
+        {jacobian.outputs.dtype}, *(contents_of(block, *parts).dtypes for block in jacobian.problem.blocks)
+    )
 
 
 def is_noise(row: Float[Array, ""]) -> Bool[Array, ""]:
@@ -43,9 +53,7 @@ def certified(jacobian: Jacobian, matrix: Float[Array, "QN QN"]) -> Float[Array,
     squares = norm(pulled) ** 2
     quadratic = in_dtype(_quadratic, matrix.dtype)(jax.lax.stop_gradient(matrix), vector.reshape(-1))
     squares = jax.lax.stop_gradient(squares)
-    # Products with D go through the dtype of each leaf, which may differ from that of the outputs.
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(jacobian.trainable)}
-    wrong = _differ(quadratic, squares, half_the_digits(outputs.dtype, matrix.dtype, *dtypes))
+    wrong = _differ(quadratic, squares, half_the_digits(matrix.dtype, *product_dtypes(jacobian)))
     wrong = wrong & ~is_noise(jnp.sqrt(jnp.maximum(quadratic, squares) / outputs.size))
     # The error goes with `wrong`, not the matrix: without x64 a callback cannot return a float64 matrix.
     wrong = eqx.error_if(

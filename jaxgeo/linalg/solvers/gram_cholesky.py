@@ -149,7 +149,7 @@ class FactorisedGram(AbstractFactorised):
         lifted = refined_lift(still, found, damped, aim, solver.refinements)
         dtype, contradicted = found.matrix.dtype, jnp.zeros((), bool)
         if solver.certify:
-            contradicted = contradicts(lifted.mismatch, aim.size, dtype) & ~is_noise(found.sqrt_mean)
+            contradicted = contradicts(lifted.mismatch, jacobian, dtype) & ~is_noise(found.sqrt_mean)
             if damped is not None:
                 # If G is not positive semidefinite, more damping does not help.
                 contradicted |= jnp.isnan(lifted.mismatch)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxgeo.linalg.gram.certificate import half_the_digits
+from jaxgeo.linalg.gram.certificate import half_the_digits, product_dtypes
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import relative_norm
@@ -80,10 +80,10 @@ def _mismatch(left: Float[Array, "N Q"], psi: Float[Array, "N Q"], defect: Float
     return relative_norm(left - defect, psi) / psi.size**0.5
 
 
-def contradicts(mismatch: Float[Array, ""], size: int, dtype: jnp.dtype) -> Bool[Array, ""]:
-    """Whether a mismatch is more than round-off of G of this size, formed in `dtype`, and of products with D.
+def contradicts(mismatch: Float[Array, ""], jacobian: Jacobian, dtype: jnp.dtype) -> Bool[Array, ""]:
+    """Whether a mismatch is more than round-off of G, formed in `dtype`, and of products with D.
 
     The limit is 100·eps·√n, because products may cancel within the network; at least 1e-9, at most half the digits.
     """
-    half = half_the_digits(dtype, mismatch.dtype)
-    return mismatch > min(half, max(1e-9, 100 * half**2 * size**0.5))
+    half = half_the_digits(dtype, *product_dtypes(jacobian))
+    return mismatch > min(half, max(1e-9, 100 * half**2 * jacobian.out_size() ** 0.5))
