@@ -125,8 +125,8 @@ def fit(
         reach the tolerance too.
     - `rtol`: tolerance of the steps of a flow, as for `jaxgeo.solve_flow`.
     - `max_steps`: give up after this number of attempted steps of a flow, or updates of an optimizer.
-    - `max_seconds`: stop after the part in which this time is exceeded. It includes compilation, which often takes 5 to
-        30 seconds; with less than that, the run ends after its first part.
+    - `max_seconds`: stop after the part in which this time is exceeded. It includes compilation, which takes most of
+        the time of a short run; if it takes longer than allowed, the run ends after its first part.
     - `batch_size`: number of samples for each update of an optimizer; by default all.
     - `record_every`: number of updates from one row to the next, which make a part; by default an epoch, and for
         conditions `renew_every` or 20.
@@ -149,7 +149,8 @@ def fit(
     - `record`: a function `(s, params, problem)` that returns a dictionary of further numbers for each row, as for
         `jaxgeo.solve_flow`; it is compiled.
     - `progress`: True for a line on the terminal, which says "compiling …" until the first row; or a function that is
-        called with a `jaxgeo.fitting.Progress` at each row. Along a flow it is called from within the compiled integration, and must not call JAX.
+        called with a `jaxgeo.fitting.Progress` at each row. Along a flow it is called from within the compiled
+        integration, and must not call JAX.
     - `callbacks`: functions of the progress and the model, called after each part; if one returns True, the run ends.
     - `folder`: where to save `metrics.jsonl` and `checkpoints/`, and `tensorboard/` if tensorboardX is installed. Needs
         orbax: `pip install "jaxgeo[cli]"`.

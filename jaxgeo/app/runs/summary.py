@@ -66,7 +66,7 @@ def summary_of(
         "spectrum_start": None if start is None else start.eigenvalues.tolist(),
         "spectrum_end": None if end is None else end.eigenvalues.tolist(),
         "cost0": setup.cost0,
-        "cost": rows[-1]["cost"] if rows else setup.cost0,
+        "cost": kept_row(rows)["cost"] if rows else setup.cost0,
         "predicted_stopping_time": setup.stopping_time,
         "stopping_time": 0.0 if found is None else found.s,
         "largest_deviation": max((abs(row["deviation"]) for row in rows if "deviation" in row), default=0.0),
