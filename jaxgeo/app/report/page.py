@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -42,11 +43,11 @@ def render(run: Run, figures: list[str]) -> str:
     """The page as text."""
     summary = run.summary
     template = Template(resources.files("jaxgeo.app.report").joinpath("template.html").read_text(encoding="utf-8"))
-    warnings = "".join(f"<li>{html.escape(text)}</li>" for text in summary["warnings"])
+    warnings = "".join(f"<li>{_text(text)}</li>" for text in summary["warnings"])
     return template.substitute(
         title=html.escape(f"jaxgeo: {summary['name']}"),
         name=html.escape(summary["name"]),
-        lead=html.escape(lead(run)),
+        lead=_text(lead(run)),
         tiles="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
         warnings=f'<section class="card notes"><h2>Please note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
@@ -56,6 +57,15 @@ def render(run: Run, figures: list[str]) -> str:
         environment=_pairs(summary["environment"]),
         folder=html.escape(json.dumps(run.path.as_posix(), ensure_ascii=False)),
     )
+
+
+# Options and powers of ten, which a browser would break at their signs.
+WORD = re.compile(r"--[\w-]+|\d[\d.]*e[+-]\d+")
+
+
+def _text(text: str) -> str:
+    """Text as HTML, whose options and numbers stay on one line."""
+    return WORD.sub(r'<span class="word">\g<0></span>', html.escape(text))
 
 
 def lead(run: Run) -> str:
