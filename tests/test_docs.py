@@ -70,7 +70,10 @@ def test_names_in_tables_may_be_broken_between_their_parts_and_numbers_nowhere(f
     wbr = '<code>jg.<wbr>optim.<wbr>adam(<wbr>rate=<wbr>0.<wbr>5, <span class="word">--tol</span>)</code>'
     assert formulas.breakable(f"<td>a {name}</td> -- <pre>--tol</pre>") == f"<td>a {wbr}</td> -- <pre>--tol</pre>"
     given = '<p title="1 000">10 000 or 1 281 of 12 3456</p><pre>1 000</pre><code>2 000</code> 148 481 to 1e-06'
-    told = '<p title="1 000">10~000 or 1~281 of 12 3456</p><pre>1 000</pre><code>2 000</code> 148~481 to <span class="word">1e-06</span>'
+    told = (
+        '<p title="1 000">10~000 or 1~281 of 12 3456</p><pre>1 000</pre><code>2 000</code> 148~481 to '
+        '<span class="word">1e-06</span>'
+    )
     assert formulas.unbroken(given) == told.replace("~", "\N{NO-BREAK SPACE}")
 
 
