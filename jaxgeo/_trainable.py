@@ -1,7 +1,8 @@
 """Which leaves of a pytree are trained: those the user chose, and by default no running statistics."""
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,21 @@ APART = (
     "`apply` a function `apply(params, x_j)`: `module.apply` of Linen, of NNX `lambda weights, x: nnx.merge(graph, "
     "weights, rest, copy=True)(x)`, or of Haiku `lambda params, x: network.apply(params, None, x)`."
 )
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """The name of a leaf as one writes it, such as network.layers[0].weight; empty for a pytree that is one leaf.
+
+    ```python
+    >>> import jax
+    >>> from jaxgeo._trainable import path_name
+    >>> leaves = jax.tree_util.tree_leaves_with_path({"rate": 1.0, "layers": [2.0], "a b": 3.0})
+    >>> [path_name(path) for path, _ in leaves]
+    ["['a b']", 'layers[0]', 'rate']
+
+    ```
+    """
+    return re.sub(r"\['([^\W\d]\w*)'\]", r".\1", jax.tree_util.keystr(tuple(path))).removeprefix(".")
 
 
 def statistics_in(tree: PyTree) -> PyTree:
@@ -70,7 +86,7 @@ def tell_of_frozen(params: PyTree, is_trainable: PyTree) -> None:
     numbers = [path for path, leaf in leaves if isinstance(leaf, float) and all(isinstance(key, plain) for key in path)]
     # Without any array, an error says more.
     if numbers and any(is_trainable_leaf(leaf) for _, leaf in leaves):
-        name = jax.tree_util.keystr(numbers[0])
+        name = path_name(numbers[0])
         warnings.warn(
             f"`{name}` of the parameters is a Python number, which is not trained. Write `jnp.asarray(…)` to train it. "
             "To avoid this warning, pass it apart from the parameters, or pass `trainable=`.",
@@ -81,7 +97,7 @@ def tell_of_frozen(params: PyTree, is_trainable: PyTree) -> None:
     floating = [(path, leaf) for path, leaf in frozen if is_trainable_leaf(leaf)]
     if not floating:
         return
-    first, more = jax.tree_util.keystr(floating[0][0]), len(floating) - 1
+    first, more = path_name(floating[0][0]), len(floating) - 1
     warnings.warn(
         f"the parameters hold running statistics, `{first}`{f' and {more} more' * bool(more)}, "
         f"{sum(leaf.size for _, leaf in floating)} numbers in all. They are frozen, since statistics are not "

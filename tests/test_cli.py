@@ -78,6 +78,8 @@ def one_line_error(capsys, arguments):
         (["train", "plain.csv", "--target", "z"], ["no column 'z'"]),
         (["train", "plain.csv", "--target", "y", "--task", "regresion"], ["did you mean 'regression'"]),
         (["train", "plain.csv", "--target", "y", "--drop", "y"], ["--drop names the target"]),
+        (["train", "plain.csv", "--target", "y", "--drop", "aa"], ["no column 'aa'; did you mean 'a'?"]),
+        (["train", "plain.csv", "--target", "y", "--tol", "0,01"], ["--tol", "with a decimal point, such as 0.001"]),
         (["train", "plain.csv", "--target", "y", "--flow", "overparametrized", "--hidden", "1"], ["K ≥ QN"]),
     ],
 )
@@ -133,8 +135,9 @@ def test_a_table_is_trained_and_loaded_back(table, capsys):
     arguments = ["train", "plain.csv", "--target", "y", "--hidden", "8-8", "--tol", "1e-2", "--flow", "adapted"]
     assert run(arguments) == 0
     output = capsys.readouterr().out
-    for part in ("QN = 12", "K = 113", "rank 12 of 12", "predicted at", "deviation", "test error", "runs/plain"):
+    for part in ("QN = 12", "K = 113", "rank 12 of 12", "predicted at", "deviation", "held-out error", "runs/plain"):
         assert part in output, part
+    assert output.count("compiling …") == 1
     folder = table.parent / "runs" / "plain"
     kept = load(folder)
     assert kept.summary["outcome"] == "reached"
@@ -169,7 +172,7 @@ def test_with_patience_the_scores_are_those_of_the_network_that_is_kept(table, c
     total = 7 * row["train_rmse"] ** 2 + 6 * row["test_rmse"] ** 2 + judged
     assert np.sum((kept.predict(data[:, :3]) - data[:, 3]) ** 2) == pytest.approx(total, rel=1e-9)
     scores = f"{row['train_rmse']:.4g}", f"{row['test_rmse']:.4g}"
-    assert f"train error {scores[0]}, test error {scores[1]} " in output
+    assert f"training error {scores[0]}, held-out error {scores[1]} " in output
     page = (kept.path / "report.html").read_text()
     assert all(f"<dd>{score}</dd>" in page for score in scores)
 
@@ -195,7 +198,21 @@ def test_a_table_is_trained_for_rows_that_are_not_trained_on(home, capsys):
     assert kept.summary["linear"] == pytest.approx(error, rel=0.1)
     worse = row["test_rmse"] > kept.summary["linear"]
     assert worse == ("worse than" in kept.summary["warnings"][0])
-    capsys.readouterr()
+    # The headline is about the network that is saved, which is marked in the table.
+    assert row is not kept.metrics[-1]
+    assert kept.summary["cost"] == row["cost"]
+    page = (kept.path / "report.html").read_text()
+    assert f"the one at update {row['step']}. Its cost on the training rows is {row['cost']:.4g}, from " in page
+    assert f"on the validation rows it is {row['validation_cost']:.4g}." in page
+    saved = [
+        str(row["step"]),
+        f"{row['cost']:.4e}",
+        f"{row['validation_cost']:.4e}",
+        f"{row['test_rmse']:.4g}",
+        "saved",
+    ]
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith(" saved")] == [saved]
+    assert "".join(f"<td>{cell}</td>" for cell in saved) in page
 
 
 @pytest.fixture
@@ -234,11 +251,22 @@ def test_what_is_done_with_a_run(trained, capsys):
     assert run(["predict", "one", "new.csv"]) == 0
     name, *values = capsys.readouterr().out.split()
     expected = load(trained).predict(np.array([[2, 3, 1], [0.25, -1, 0.5]]))
-    assert name == "y"
-    assert [float(value) for value in values] == expected.tolist()
+    assert name == "row,y"
+    assert values == [f"{number},{value!r}" for number, value in enumerate(expected.tolist(), 1)]
     assert run(["predict", "one", "new.csv", "--out", "predicted.csv"]) == 0
     assert (trained.parent / "predicted.csv").read_text().split() == [name, *values]
     assert "predicted.csv exists" in one_line_error(capsys, ["predict", "one", "new.csv", "--out", "predicted.csv"])
+    # An index, or columns that are asked for, take the place of the number of the row.
+    (trained.parent / "named.csv").write_text("shop_id,c,a,note,b\n7,1,2,=x,3\n9,0.5,0.25,,-1\n")
+    assert run(["predict", "one", "named.csv"]) == 0
+    assert capsys.readouterr().out == "shop_id,y\n7,{!r}\n9,{!r}\n".format(*expected.tolist())
+    assert run(["predict", "one", "named.csv", "--keep", "note", "--keep", "shop_id"]) == 0
+    assert capsys.readouterr().out.split()[:2] == ["note,shop_id,y", f"'=x,7,{float(expected[0])!r}"]
+    assert "did you mean 'note'" in one_line_error(capsys, ["predict", "one", "named.csv", "--keep", "notes"])
+    (trained.parent / "far.csv").write_text("c,a,b\n1,2,3\n0.5,-1e4,-1\n0.5,1e4,-1\n")
+    assert run(["predict", "one", "far.csv"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "note: 2 of 3 rows of column 'a' are far from the training rows, such as -10000 where those are " in told
     (trained.parent / "few.csv").write_text("c,b\n1,2\n")
     assert "no column 'a'" in one_line_error(capsys, ["predict", "one", "few.csv"])
     assert run(["rank", "one"]) == 0

@@ -53,14 +53,32 @@ def test_code_blocks_are_python():
             ast.parse(source)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("latex2mathml") is None, reason="latex2mathml is not installed")
-def test_every_formula_is_typeset():
-    """Each $…$ of the pages and notebooks, through the hook of the documentation."""
+@pytest.fixture
+def formulas():
+    """The hook of the documentation."""
+    pytest.importorskip("latex2mathml")
     spec = importlib.util.spec_from_file_location("formulas", ROOT / "docs" / "hooks" / "formulas.py")
     assert spec is not None
     assert spec.loader is not None
-    formulas = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(formulas)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_names_in_tables_may_be_broken_between_their_parts_and_numbers_nowhere(formulas):
+    name = "<code>jg.optim.adam(rate=0.5, --tol)</code>"
+    wbr = '<code>jg.<wbr>optim.<wbr>adam(<wbr>rate=<wbr>0.<wbr>5, <span class="word">--tol</span>)</code>'
+    assert formulas.breakable(f"<td>a {name}</td> -- <pre>--tol</pre>") == f"<td>a {wbr}</td> -- <pre>--tol</pre>"
+    given = '<p title="1 000">10 000 or 1 281 of 12 3456</p><pre>1 000</pre><code>2 000</code> 148 481 to 1e-06'
+    told = (
+        '<p title="1 000">10~000 or 1~281 of 12 3456</p><pre>1 000</pre><code>2 000</code> 148~481 to '
+        '<span class="word">1e-06</span>'
+    )
+    assert formulas.unbroken(given) == told.replace("~", "\N{NO-BREAK SPACE}")
+
+
+def test_every_formula_is_typeset(formulas):
+    """Each $…$ of the pages and notebooks."""
     page = formulas.typeset(r'<p><span class="arithmatex">\(a &lt; \theta\)</span></p>')
     assert re.search("<mi>a</mi>.*<mo>(<|&lt;|&#x0003C;)</mo>.*<mi>(θ|&#x003B8;)</mi>", page)
     texts = [path.read_text() for path in PAGES]

@@ -116,6 +116,10 @@ def test_patience_gives_the_network_with_the_least_validation_cost():
     assert len(costs) == int(np.argmin(costs)) + 1 + 4
     problem, params = jg.supervised(found.model, X, -Y)
     assert float(problem.cost(params)) == pytest.approx(min(costs))
+    # The headline is about this network, not about the last one.
+    problem, params = jg.supervised(found.model, X, Y)
+    assert found.cost == pytest.approx(float(problem.cost(params)))
+    assert found.cost > 2 * found.rows[-1]["cost"]
 
 
 @pytest.mark.parametrize("method", ["adapted", "adam"])

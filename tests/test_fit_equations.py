@@ -344,14 +344,21 @@ def test_conditions_and_boxes_that_cannot_be_meant(make, part):
         make()
 
 
-def test_the_bar_is_one_line(capsys):
+def test_the_bar_is_one_line_that_first_says_that_it_compiles(capsys):
     jg.fit(network(), Condition(decay, TIME, count=60), progress=True, **SHORT)
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "step 20, cost " in line.rsplit("\r", 1)[1]
+    said = [part.strip() for part in line.split("\r") if part.strip()]
+    assert said[0] == "compiling …"
+    assert sum("compiling" in part for part in said) == 1
+    assert "step 20, cost " in said[-1]
     with Bar() as bar:
         assert bar.length == 0
     assert capsys.readouterr().err == ""
+    # An error message that comes next begins where the line began.
+    with pytest.raises(ValueError, match="pass one for each sample"):
+        jg.fit(network(), jnp.ones((3, 1)), progress=True)
+    assert capsys.readouterr().err == "\rcompiling …\r"
 
 
 @pytest.mark.slow

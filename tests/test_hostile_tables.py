@@ -114,7 +114,7 @@ def test_a_terminal_does_not_do_what_a_prediction_says():
 
 
 def test_predictions_are_cells_in_any_country():
-    assert tools._as_csv(["y", "low", "-1.5"]) == "y\nlow\n-1.5\n"
-    assert tools._as_csv(["y", "a;=1+1"]) == '"y"\n"a;=1+1"\n'
+    assert tools._as_csv([["y"], ["low"], ["-1.5"]]) == "y\nlow\n-1.5\n"
+    assert tools._as_csv([["y"], ["a;=1+1"]]) == '"y"\n"a;=1+1"\n'
     for cell in ("=1", " =1", "\n=1", "＝1", "\r@x", "+a", "\tx", "\ufeff=1", "\u200b=1", "\0=1", "Sep=z", "\ufeff"):
         assert tools._cell(cell) == f"'{cell}"

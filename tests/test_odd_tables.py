@@ -115,7 +115,10 @@ def test_a_table_in_an_odd_form_is_read_to_the_same_numbers(tmp_path, name):
 
 
 REFUSED = {
-    "a decimal comma among commas": (written(",", comma, comma), "line 2 has 9 cells, but the header names 6 columns"),
+    "a decimal comma among commas": (
+        written(",", comma, comma),
+        "is one number with a decimal comma, separate the cells by semicolons",
+    ),
     "no header": (written().split("\n", 1)[1], "no column 'y'. Its columns: -7.25, 1234567.50,"),
     "one line": ("x,y\n", "has no rows of data"),
     "a name twice": (written(head=["x", "x", "when", "flag", "city", "y"]), "more than one column 'x'"),

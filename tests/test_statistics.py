@@ -383,7 +383,7 @@ def test_supervised_and_fit_take_samples_at_once():
 
 def test_a_python_number_among_the_parameters_is_told():
     problem = jg.Problem(lambda p, x: p["a"] * x + p["b"], jnp.ones((2, 1)), jg.L2(jnp.ones((2, 1))))
-    with pytest.warns(UserWarning, match=r"`\['b'\]` of the parameters is a Python number, which is not trained"):
+    with pytest.warns(UserWarning, match=r"`b` of the parameters is a Python number, which is not trained"):
         problem.check({"a": jnp.ones(1), "b": 0.2})
 
 

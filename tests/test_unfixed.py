@@ -1,10 +1,12 @@
 """The parameters that the data do not fix, as `fit` reports them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxgeo as jg
+from jaxgeo.equations import Condition, Network
 
 
 def test_a_combination_of_coefficients_that_a_single_mode_leaves_open():
@@ -21,10 +23,27 @@ def test_a_combination_of_coefficients_that_a_single_mode_leaves_open():
     start = {name: jnp.zeros(()) for name in "abc"}
     found = jg.fit(start, rows, rows[:, 3], apply=rates, method="levenberg-marquardt", tol=0.0)
     assert found.cost < 1e-28
-    assert found.unfixed == ("['a']", "['c']")
+    assert found.unfixed == ("a", "c")
     assert found.open_directions == 1
     np.testing.assert_allclose([found.model["b"], found.model["c"] - found.model["a"]], [b, c - a], rtol=1e-12)
-    assert "not fixed by the data: 1 direction among ['a'], ['c']" in str(found)
+    assert "not fixed by the data: 1 combination of a, c" in str(found)
+
+
+def test_those_of_a_network_under_conditions_are_counted_for_each_array():
+    """The rate and the last bias are only known by their sum, and nothing depends on `idle`."""
+    model = {"network": Network((1, 4, 1), float, key=jax.random.key(0)), "rate": jnp.ones(()), "idle": jnp.ones(3)}
+
+    def residual(model, point):
+        return model["network"](point)[0] + model["rate"] - point[0] + 0 * model["idle"][2]
+
+    equation = Condition(residual, None, points=np.linspace(0, 1, 30)[:, None])
+    found = jg.fit(model, equation, warmup=0, max_steps=2, points="fixed")
+    assert {"rate", "idle", "network.layers[1].bias"} <= set(found.unfixed)
+    line = next(line for line in str(found).splitlines() if "not fixed" in line)
+    weights = sum(name.startswith("network.layers[0].weight[") for name in found.unfixed)
+    assert f"network.layers[0].weight ({weights} of 4)" in line or "network.layers[0].weight" in found.unfixed
+    assert line.startswith(f"not fixed by the data: {found.open_directions} combinations of idle, network.layers")
+    assert line.endswith(", rate (normal for the weights of a network)")
 
 
 @pytest.mark.slow
@@ -37,7 +56,7 @@ def test_leaves_and_entries_without_influence_are_named():
     start = {"size": jnp.ones(2), "rate": jnp.ones(()), "idle": jnp.ones(3)}
     y = 2 * np.exp(-1.5 * x) + 0.1 * np.cos(17 * x)
     found = jg.fit(start, x, y, apply=curve, method="levenberg-marquardt")
-    assert found.unfixed == ("['idle']", "['size'][1]")
+    assert found.unfixed == ("idle", "size[1]")
     assert found.open_directions == 4
     np.testing.assert_array_equal(found.model["idle"], 1.0)
 
@@ -70,7 +89,7 @@ def test_what_has_run_off_is_not_fixed():
         method="levenberg-marquardt",
         tol=0.0,
     )
-    assert found.unfixed == ("['place']", "['slope']")
+    assert found.unfixed == ("place", "slope")
     np.testing.assert_allclose(found.model["height"], y[6:].mean(), rtol=1e-6)
 
 

@@ -11,7 +11,10 @@ WIDTH = 20
 
 
 class Bar:
-    """Writes one line, updates it at each progress, and ends it."""
+    """Writes one line, updates it at each progress, and ends it.
+
+    Until the first progress the line says that the run is being compiled.
+    """
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = sys.stderr if stream is None else stream
@@ -22,7 +25,16 @@ class Bar:
         elsewhere = progress.row.get("validation_cost")
         text = f"[{'█' * done}{'·' * (WIDTH - done)}] step {progress.step}, cost {progress.cost:.2e}"
         text += "" if elsewhere is None else f", held out {elsewhere:.2e}"
-        text = f"{text}, {progress.seconds:.0f} s"[: shutil.get_terminal_size().columns - 1]
+        self._write(f"{text}, {progress.seconds:.0f} s")
+
+    def compiling(self) -> None:
+        """Say why nothing moves yet. An error message that comes next starts at the beginning of the line."""
+        self._write("compiling …")
+        self.stream.write("\r")
+        self.stream.flush()
+
+    def _write(self, text: str) -> None:
+        text = text[: shutil.get_terminal_size().columns - 1]
         self.stream.write(f"\r{text.ljust(self.length)}")
         self.stream.flush()
         self.length = len(text)

@@ -125,7 +125,8 @@ def fit(
         reach the tolerance too.
     - `rtol`: tolerance of the steps of a flow, as for `jaxgeo.solve_flow`.
     - `max_steps`: give up after this number of attempted steps of a flow, or updates of an optimizer.
-    - `max_seconds`: stop after the part in which this time is exceeded.
+    - `max_seconds`: stop after the part in which this time is exceeded. It includes compilation, which takes most of
+        the time of a short run; if it takes longer than allowed, the run ends after its first part.
     - `batch_size`: number of samples for each update of an optimizer; by default all.
     - `record_every`: number of updates from one row to the next, which make a part; by default an epoch, and for
         conditions `renew_every` or 20.
@@ -147,8 +148,9 @@ def fit(
         The model with the lowest cost is returned, and `starts` of the result describes the end of each.
     - `record`: a function `(s, params, problem)` that returns a dictionary of further numbers for each row, as for
         `jaxgeo.solve_flow`; it is compiled.
-    - `progress`: True for a line on the terminal; or a function that is called with a `jaxgeo.fitting.Progress` at each
-        row. Along a flow it is called from within the compiled integration, and must not call JAX.
+    - `progress`: True for a line on the terminal, which says "compiling …" until the first row; or a function that is
+        called with a `jaxgeo.fitting.Progress` at each row. Along a flow it is called from within the compiled
+        integration, and must not call JAX.
     - `callbacks`: functions of the progress and the model, called after each part; if one returns True, the run ends.
     - `folder`: where to save `metrics.jsonl` and `checkpoints/`, and `tensorboard/` if tensorboardX is installed. Needs
         orbax: `pip install "jaxgeo[cli]"`.
@@ -230,6 +232,8 @@ def fit(
         raise ValueError('`starts` need an optimizer on all samples, such as method="levenberg-marquardt".')
     if prior is not None:
         chosen = method_with(prior, chosen, method, apply)
+    if bar is not None:
+        bar.compiling()
     if not simple:
         refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size,
                     weights=weights, per_sample=None if per_sample else per_sample)  # fmt: skip

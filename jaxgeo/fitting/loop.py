@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgeo._checks import plain
+from jaxgeo._trainable import path_name
 from jaxgeo.fitting.course import CourseDriver
 from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Part, Row, State, unfixed_shares
 from jaxgeo.fitting.interrupt import Interruptible
@@ -40,7 +42,8 @@ class Progress:
     - `cost`: C on all samples. `law`: the value of C by (2.6), None if the cost follows no law.
     - `fraction`: completed fraction of the run, by log C on its way to the tolerance or by updates, whichever is more.
     - `row`: the recorded row; within a part of a flow only its s and cost.
-    - `seconds`: duration of the run, not counting the time between an interruption and its resumption.
+    - `seconds`: duration of the run, including compilation, without the time between an interruption and its
+        resumption.
     """
 
     step: int
@@ -61,13 +64,14 @@ class Fit:
     - `outcome`: how the run ended; `message` says why it converged, stalled or failed, or where the orbit of a flow
         left its law.
     - `steps`: attempted steps of a flow, or updates. `s`: flow time at the end, None for an optimizer.
-    - `initial_cost`, `cost`: C before the run, and in the last row.
+    - `initial_cost`, `cost`: C before the run, and of `model`.
     - `validation_cost`: C of `model` on the held-out data; None without held-out data.
     - `stopping_time`: s_ε of (2.18), known before the run; None if the cost follows no law.
     - `rows`: the recorded rows: a dictionary for each accepted step of a flow, or each part of an optimizer.
-    - `seconds`: duration of the run.
-    - `unfixed`: the parameters that the data do not fix, alone or in combination; `open_directions` is the number of
-        such combinations. Only Levenberg–Marquardt on all samples finds them, if K ≤ QN and K ≤ 1024.
+    - `seconds`: duration of the run, including compilation.
+    - `unfixed`: the parameters that the data or conditions do not fix, alone or in combination, by name, such as
+        "rate" or "network.layers[0].bias[3]"; `open_directions` is the number of such combinations. For a network they
+        are normal. Only Levenberg–Marquardt on all samples finds them, if K ≤ QN and K ≤ 1024.
     - `starts`: a `jaxgeo.optim.Start` for each start, `model` first; empty unless there were several.
     """
 
@@ -94,17 +98,10 @@ class Fit:
         if self.starts:
             lines += [told_of(self.starts)]
         if self.unfixed:
-            count = self.open_directions
-            which = ", ".join(self.unfixed[:NAMED]) + f" and {len(self.unfixed) - NAMED} more" * (
-                len(self.unfixed) > NAMED
-            )
-            directions = f"{count} direction{'s' * (count > 1)}"
-            lines += [f"not fixed by the data: {directions} among {which}"]
+            lines += [self._open()]
         if self.validation_cost is None:
             return "\n".join(lines)
-        rows = [row for row in self.rows if row.get("validation_cost") == self.validation_cost]
-        # The row may be missing if rows of a resumed run were lost.
-        row = rows[-1] if rows else self.rows[-1]
+        row = row_of_model(self.rows, self.validation_cost)
         at = f"step {row['step']}" if "step" in row else f"s = {row['s']:.6g}"
         lines += [
             f"held-out cost {self.validation_cost:.2e}, a root mean square of "
@@ -118,6 +115,29 @@ class Fit:
                 "the network interpolates its training data; use more points or more data"
             ]
         return "\n".join(lines)
+
+    def _open(self) -> str:
+        """The parameters that are not fixed; many of them are counted for each array."""
+        leaves = {path_name(path): np.size(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self.model)}
+        arrays = Counter(name if name in leaves else name.rpartition("[")[0] for name in self.unfixed)
+        few = len(self.unfixed) <= NAMED
+        shown = list(self.unfixed) if few else [
+            name if name in self.unfixed else f"{name or 'the array'} ({count} of {leaves.get(name, '?')})"
+            for name, count in arrays.items()
+        ]  # fmt: skip
+        count, which = self.open_directions, ", ".join(shown[:NAMED])
+        more = f" and {len(shown) - NAMED} more arrays" if len(shown) > NAMED else ""
+        normal = "" if few else " (normal for the weights of a network)"
+        return f"not fixed by the data: {count} combination{'s' * (count > 1)} of {which}{more}{normal}"
+
+
+def row_of_model(rows: list[Row], validation_cost: float | None) -> Row:
+    """The row of the model that is returned: the first with its validation cost, or the last if there is none.
+
+    Rows may be missing if those of a resumed run were lost.
+    """
+    found = [row for row in rows if validation_cost is not None and row.get("validation_cost") == validation_cost]
+    return found[0] if found else rows[-1]
 
 
 Driver = FlowDriver | OptimizerDriver | StartsDriver | CourseDriver
@@ -241,6 +261,7 @@ class Loop:
             self.keeper.save(carry, rows, outcome, message, seconds)
         best = carry.state.params if self.patience is None else carry.best
         unfixed, directions = self._unfixed(carry.state)
+        validation_cost = self._validation_cost(carry, rows)
         return Fit(
             model=self.rebuild(best),
             outcome=outcome,
@@ -248,11 +269,11 @@ class Loop:
             steps=int(carry.state.steps),
             s=float(carry.state.s) if self.aim.is_flow else None,
             initial_cost=self.aim.initial_cost,
-            cost=float(rows[-1]["cost"]) if rows else self.aim.initial_cost,
+            cost=float(row_of_model(rows, validation_cost)["cost"]) if rows else self.aim.initial_cost,
             stopping_time=self.aim.stopping_time,
             rows=rows,
             seconds=seconds,
-            validation_cost=self._validation_cost(carry, rows),
+            validation_cost=validation_cost,
             unfixed=unfixed,
             open_directions=directions,
             starts=told(carry.state.method, self.aim.cost_tol),

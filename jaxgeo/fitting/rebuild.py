@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from jaxgeo._checks import as_array
+from jaxgeo._trainable import path_name
 from jaxgeo.outputs import Params
 
 
@@ -61,7 +62,7 @@ class Rebuild(eqx.Module):
         """Names for some of the trainable numbers, by their path in the user's structure: leaves or entries."""
         found, first = [], 0
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.own(params)):
-            name, chosen = jax.tree_util.keystr(path), which[first : first + leaf.size].reshape(leaf.shape)
+            name, chosen = path_name(path), which[first : first + leaf.size].reshape(leaf.shape)
             first += leaf.size
             if name and chosen.all():
                 found.append(name)

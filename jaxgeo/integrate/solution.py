@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo import theory
 from jaxgeo._checks import is_concrete
+from jaxgeo._trainable import path_name
 from jaxgeo.integrate.field import PathLengths
 from jaxgeo.outputs import Params
 
@@ -226,7 +227,7 @@ def _went_on(continuation: PyTree) -> str:
         sizes = np.abs(np.asarray(leaf, np.float64))
         for flat in np.argsort(sizes, axis=None)[-_SHOWN:]:
             place = [int(index) for index in np.unravel_index(flat, sizes.shape)]
-            name = f"{jax.tree_util.keystr(path)}{place if place else ''}"
+            name = f"{path_name(path)}{place if place else ''}"
             parts.append((sizes.flat[flat], f"{name} {np.asarray(leaf).flat[flat]:+.2f}"))
     largest = sorted(parts, reverse=True)[:_SHOWN]
     if not largest or largest[0][0] == 0:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from jaxgeo._trainable import path_name
 from jaxgeo.outputs import Params
 
 
@@ -16,18 +17,18 @@ def leaf_names(params: Params) -> PyTree:
     >>> import jax.numpy as jnp
     >>> from jaxgeo.uncertainty import leaf_names
     >>> leaf_names({"rate": jnp.array(1.0), "size": jnp.ones(3)})
-    {'rate': "['rate']", 'size': "['size']"}
+    {'rate': 'rate', 'size': 'size'}
 
     ```
     """
-    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), params)
 
 
 def entry_names(trainable: PyTree) -> list[str]:
     """The name of each trainable number, in the order of the columns of D."""
     names = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
-        name = jax.tree_util.keystr(path)
+        name = path_name(path)
         names += [name + (f"[{', '.join(map(str, index))}]" if index else "") for index in np.ndindex(*leaf.shape)]
     return names
 

@@ -1,6 +1,7 @@
 """The commands of `jaxgeo`, and their error messages."""
 
 import contextlib
+import re
 import shlex
 import tempfile
 import traceback
@@ -26,6 +27,8 @@ from jaxgeo.fitting.methods import FLOWS, OPTIMIZERS
 
 # The error for a mistyped option. Use a common ancestor: typer brings its own click or uses the installed one.
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+
+DECIMAL_COMMA = re.compile(r"\d+,\d+")
 
 COMMANDS = ("train", "resume", "compare", "rank", "predict", "bench", "info")
 
@@ -272,9 +275,16 @@ def predict(
         Path, typer.Argument(help="A table with the same columns that the run was trained on.", metavar="ROWS")
     ],
     out: Annotated[Path | None, typer.Option(help="CSV file to write; by default standard output.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of ROWS to repeat beside the predictions; can be repeated. By default an id or index, or else "
+            "the number of the row."
+        ),
+    ] = None,
 ) -> None:
-    """Predict the target for new rows."""
-    predict_command(run, rows, out, make_console())
+    """Predict the target for new rows, in their order."""
+    predict_command(run, rows, out, make_console(), keep or ())
 
 
 @app.command()
@@ -342,7 +352,11 @@ def _answer(error: BaseException, arguments: list[str]) -> int:
         return error.exit_code
     if isinstance(error, USAGE_ERROR):
         command = f"jaxgeo {arguments[0]}" if arguments and arguments[0] in COMMANDS else "jaxgeo"
-        return _fail(f"{error.format_message().rstrip('.')}. See {command} --help.")  # pyright: ignore
+        said = error.format_message().rstrip(".")  # pyright: ignore
+        about_numbers = any(word in said for word in ("number", "float", "integer"))
+        if about_numbers and any(DECIMAL_COMMA.fullmatch(each.partition("=")[2] or each) for each in arguments):
+            said = f"{said}; write numbers with a decimal point, such as 0.001"
+        return _fail(f"{said}. See {command} --help.")
     if isinstance(error, OSError):
         return _fail(
             f"{error.filename or 'a file'}: {error.strerror or error}; choose another path, or free space there."

@@ -117,6 +117,8 @@ class LiveBar:
         self.progress.update(self.bar, description="training", completed=progress.fraction, facts="  ".join(facts))
 
     def __enter__(self) -> "LiveBar":
+        if self.progress.disable:
+            self.progress.console.print("compiling …")
         self.progress.start()
         return self
 
@@ -145,15 +147,16 @@ def show_end(
         print_table(console, table)
         last = kept_row(rows)
         if summary["kind"] == "classification":
-            scores = f"train accuracy {last['train_accuracy']:.1%}, test accuracy {last['test_accuracy']:.1%}"
-            scores = f"{scores} ({BASELINES['classification']}: {summary['baseline']:.1%}, "
-            scores = f"{scores}a linear model: {summary['linear']:.1%})"
+            scores = (
+                f"training accuracy {last['train_accuracy']:.1%}, held-out accuracy {last['test_accuracy']:.1%} "
+                f"({BASELINES['classification']}: {summary['baseline']:.1%}, a linear model: {summary['linear']:.1%})"
+            )
         else:
             scores = (
-                f"train error {plain(last['train_rmse'])}, test error {plain(last['test_rmse'])} (root mean square)"
+                f"training error {plain(last['train_rmse'])}, held-out error {plain(last['test_rmse'])} (root mean "
+                f"square); {BASELINES['regression']}: {plain(summary['baseline'])}, a linear model: "
+                f"{plain(summary['linear'])}"
             )
-            scores = f"{scores}; {BASELINES['regression']}: {plain(summary['baseline'])}, a linear model: "
-            scores = f"{scores}{plain(summary['linear'])}"
         console.print(scores, highlight=False)
     where = "" if summary["stopping_time"] is None else f", at s = {summary['stopping_time']:.6g}"
     console.print(

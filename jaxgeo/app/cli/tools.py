@@ -21,7 +21,9 @@ from jaxgeo.app.cli.display import make_console, print_table, say
 from jaxgeo.app.cli.options import read_task, refuse_endless
 from jaxgeo.app.cli.streams import visible
 from jaxgeo.app.cli.work import use_precision
-from jaxgeo.app.data import Kind, read_table
+from jaxgeo.app.data import Kind, Table as Rows, read_table
+from jaxgeo.app.data.cells import Meaning, Reading
+from jaxgeo.app.data.encoder import names_rows
 from jaxgeo.app.data.table import is_number
 from jaxgeo.app.runs import load
 from jaxgeo.app.runs.folder import RunFolder
@@ -63,19 +65,26 @@ def rank_command(path: Path, console: Console) -> None:
     console.print(f"QN = {setup.num_rows}, K = {setup.num_params}: {reports['end'].regime}", highlight=False)
 
 
-def predict_command(path: Path, rows: Path, out: Path | None, console: Console) -> None:
+def predict_command(path: Path, rows: Path, out: Path | None, console: Console, keep: Sequence[str] = ()) -> None:
     """Write the prediction for each row of a table as CSV, into `out` or to standard output.
+
+    **Arguments:**
+
+    - `keep`: columns of the table to repeat beside the predictions; by default one that tells rows apart.
 
     **Raises:** `ValueError` if the run or the table cannot be read, or a column is missing or not numeric.
     """
     use_precision(RunFolder(path).read_config())
     run = load(path)
-    cells = run.encoder.read(read_table(rows))
-    for note in run.encoder.substituted(cells):
+    table = read_table(rows)
+    labels = _labels(table, keep, run.config.target)
+    cells = run.encoder.read(table)
+    for note in run.encoder.substituted(cells, run.inputs):
         say(make_console(stderr=True), "note:", note, "yellow")
     predicted = run.predict(run.encoder.encode(cells))
     cells = [str(value) if run.kind is Kind.CLASSIFICATION else repr(float(value)) for value in predicted]
-    content = _as_csv([run.config.target or "prediction", *cells])
+    columns = {**labels, run.config.target or "prediction": cells}
+    content = _as_csv([[*columns], *zip(*columns.values(), strict=True)])
     if out is None:
         if sys.stdout.isatty():
             content = _shown(content)
@@ -90,13 +99,31 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
         say(console, "", f"{len(predicted)} predictions in {out}")
 
 
-def _as_csv(cells: Sequence[str]) -> str:
-    """A column whose cells a spreadsheet reads as single cells, in any country."""
+def _labels(table: Rows, keep: Sequence[str], target: str) -> dict[str, list[str]]:
+    """Columns that say to which row a prediction belongs.
+
+    These are the columns `keep`; or else the first that by its name tells rows apart, such as `id` or the index that
+    pandas writes; or else the number of the row, from 1.
+    """
+    if target in keep:
+        raise ValueError(f"--keep names the target {target!r}, which is the name of the predictions; leave it out.")
+    chosen = keep or [name for name in table.names if names_rows(name) and name != target][:1]
+    if not chosen:
+        return {"row": [str(number + 1) for number in range(len(table.frame))]}
+    found = {name: Reading(Meaning.TEXT).read(table, name) for name in chosen}
+    return {
+        "row" if name == "(row)" else name: ["" if cell is None else cell for cell in cells]
+        for name, cells in found.items()
+    }
+
+
+def _as_csv(rows: Sequence[Sequence[str]]) -> str:
+    """Rows whose cells a spreadsheet reads as they are, in any country."""
     text = io.StringIO()
     # Where a comma is the decimal separator, other characters separate cells.
-    parted = any(character in cell for cell in cells for character in ";\t|\r")
+    parted = any(character in cell for row in rows for cell in row for character in ";\t|\r")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if parted else csv.QUOTE_MINIMAL)
-    writer.writerows([_cell(cell)] for cell in cells)
+    writer.writerows([_cell(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 

@@ -81,9 +81,13 @@ class Reading:
         odd = np.isnan(values) & present.to_numpy()
         if odd.any() and not self.strays:
             first = int(np.argmax(odd))
+            cell = column.iloc[first : first + 1]
+            todo = "correct the cell or leave it empty"
+            if self.meaning is Meaning.NUMBER and self.style in ("", ",.") and _fits(_as_text(cell), ".,"):
+                todo = "if its comma is decimal, write a point, as in the rows that were trained on"
             raise ValueError(
-                f"column {name!r} of {table.name} holds {shorten(str(column.iloc[first]))!r} on line "
-                f"{table.lines[first]}, which is no {KINDS[self.meaning]}; mend the cell or leave it empty."
+                f"column {name!r} of {table.name} holds {shorten(str(cell.iloc[0]))!r} on line "
+                f"{table.lines[first]}, which is no {KINDS[self.meaning]}; {todo}."
             )
         if np.isinf(values).any():
             first = int(np.argmax(np.isinf(values)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxgeo._names import did_you_mean
 from jaxgeo.app.data.cells import Meaning, Reading, find_readings, shorten
 from jaxgeo.app.data.table import Table
 from jaxgeo.fitting.scaling import Scaling
@@ -17,6 +18,8 @@ MOST_LEVELS = 40
 YEAR = 365.2425
 # Of columns by name, as `Reading.read` gives them.
 Cells = dict[str, np.ndarray]
+# Standard deviations from the mean beyond which a number is unlike those of the training rows.
+FAR = 6.0
 # Names of columns that may just number the rows.
 ROW_NUMBERS = ("(row)", "index", "id", "no", "nr", "row", "unnamed: 0")
 
@@ -118,7 +121,8 @@ class Encoder:
         absent = [column.name for column in self.columns if column.name not in table.names]
         if len(absent) > 1:
             raise ValueError(
-                f"{table.name} has no columns {', '.join(map(repr, absent))}; it has: {', '.join(table.names[:12])}."
+                f"{table.name} has no columns {', '.join(map(repr, absent))}"
+                f"{did_you_mean(absent[0], table.names)} It has: {', '.join(table.names[:12])}."
             )
         return {column.name: column.reading.read(table, column.name) for column in self.columns}
 
@@ -134,22 +138,34 @@ class Encoder:
                          if name in found.constant and not switch)  # fmt: skip
         return dataclasses.replace(found, scale=np.where(switches, 1.0, found.scale), constant=constant)
 
-    def substituted(self, cells: Cells) -> list[str]:
-        """What is not in these cells as it was in those trained on, and what stands for it."""
+    def substituted(self, cells: Cells, inputs: Scaling) -> list[str]:
+        """What these cells hold that the training rows did not, and what was done with it, one sentence a column.
+
+        **Arguments:**
+
+        - `inputs`: mean and scale of the training rows.
+        """
         notes = []
         for column in self.columns:
             values = cells[column.name]
+            rows = f"rows of column {column.name!r}"
             if column.levels:
                 known = {*column.levels, None}
                 new = [value for value in values if value not in known]
                 if new:
-                    notes.append(f"{len(new)} cells of {column.name!r} hold other text, such as {shorten(new[0])!r}.")
+                    notes.append(
+                        f"{len(new)} of {len(values)} {rows} have text that was absent or rare in training, such as "
+                        f"{shorten(new[0])!r}; it counts as none of the known values."
+                    )
                 missing = sum(value is None for value in values)
             else:
+                notes += _far_notes(column, values, rows, inputs)
                 missing = int(np.isnan(values).sum())
             if missing and not column.gaps:
-                stand = "no known text" if column.levels else f"the mean, {column.fill:.6g}"
-                notes.append(f"{missing} cells of {column.name!r} are missing; {stand} stands for them.")
+                stand = "they count as none of the known values" if column.levels else (
+                    f"the mean of the training rows, {column.fill:.6g}, was used"
+                )  # fmt: skip
+                notes.append(f"{missing} of {len(values)} {rows} are missing, and none was in training; {stand}.")
         return notes
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -171,6 +187,25 @@ class Encoder:
         return cls(tuple(found))
 
 
+def names_rows(name: str) -> bool:
+    """Whether a column of this name usually tells rows apart."""
+    return name.lower() in ROW_NUMBERS or name.lower().endswith(("_id", " id", "-id"))
+
+
+def _far_notes(column: Column, values: np.ndarray, rows: str, inputs: Scaling) -> list[str]:
+    """A sentence if some numbers are far from all on which the network was trained."""
+    at = inputs.names.index(column.name)
+    mean, scale = inputs.mean[at], inputs.scale[at]
+    with np.errstate(over="ignore", invalid="ignore"):
+        far = np.abs((values - mean) / scale) > FAR
+    if not far.any():
+        return []
+    return [
+        f"{int(far.sum())} of {len(values)} {rows} are far from the training rows, such as {values[far][0]:.6g} "
+        f"where those are {mean:.4g} ± {scale:.4g}; predictions for them are guesses."
+    ]
+
+
 def _useless(name: str, reading: Reading, values: np.ndarray) -> str | None:
     """Why nothing can be learned from a column, if so."""
     if reading.meaning is Meaning.TEXT:
@@ -182,7 +217,7 @@ def _useless(name: str, reading: Reading, values: np.ndarray) -> str | None:
             return "names each row"
     elif np.isnan(values).all():
         return "is empty"
-    elif name.lower() in ROW_NUMBERS and any(np.array_equal(values, np.arange(len(values)) + k) for k in (0, 1)):
+    elif names_rows(name) and len(values) > 1 and (np.diff(values) == 1).all():
         return "numbers the rows"
     return "names the rows" if name == "(row)" else None
 

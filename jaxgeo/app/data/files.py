@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import zipfile
@@ -117,12 +118,24 @@ def _read_csv(path: Path, text: str) -> Columns:
         names = ("", *names)
     for line, row in found[1:]:
         if len(row) != len(names):
+            split = _split_number(row) if separator == "," and len(row) > len(names) else None
+            todo = "quote text that contains the separator" if split is None else (
+                f"if {split!r} is one number with a decimal comma, separate the cells by semicolons"
+            )  # fmt: skip
             raise ValueError(
                 f"{path}, line {line} has {len(row)} cells, but the header names {len(names)} columns; every row "
-                "must have the same number (quote text that contains the separator)."
+                f"must have the same number ({todo})."
             )
     columns = [np.array(column, object) for column in zip(*(row for _, row in found[1:]), strict=True)]
     return Columns(names, columns, [line for line, _ in found[1:]], separator)
+
+
+def _split_number(row: list[str]) -> str | None:
+    """The first two neighbouring cells that may be the halves of a number with a decimal comma."""
+    for whole, part in itertools.pairwise(row):
+        if whole.strip().lstrip("+-").isdecimal() and part.strip().isdecimal():
+            return f"{whole.strip()},{part.strip()}"
+    return None
 
 
 def _separator(text: str) -> str:

@@ -40,8 +40,15 @@ def cost_figure(summary: Summary, rows: Rows) -> str | None:
 
     def draw(figure: Figure) -> None:
         axes: Any = figure.subplots()
-        axes.semilogy(_column(rows, name), _column(rows, "cost"), "-", color=FIRST, lw=1.2)
+        judged = [row for row in rows if "validation_cost" in row]
+        axes.semilogy(_column(rows, name), _column(rows, "cost"), "-", color=SECOND, lw=1.2, label="training rows")
+        if judged:
+            costs = _column(judged, "validation_cost")
+            axes.semilogy(_column(judged, name), costs, "-", color=FIRST, lw=1.2, label="validation rows")
+        _mark_saved(axes, rows, name)
         axes.set(xlabel=label, ylabel="cost C")
+        if judged:
+            axes.legend()
 
     def draw_law(figure: Figure) -> None:
         axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
@@ -98,8 +105,7 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
         axes.plot(tau, _column(rows, f"train_{score}"), "o-", color=SECOND, ms=3, label="training rows")
         axes.plot(tau, _column(rows, f"test_{score}"), "o-", color=FIRST, ms=3, label="held-out rows")
         axes.axhline(summary["baseline"], color=FAINT, ls="--", label=BASELINES[summary["kind"]])
-        if kept_row(rows) is not rows[-1]:
-            axes.axvline(kept_row(rows)[name], color=FAINT, ls=":", label="kept")
+        _mark_saved(axes, rows, name)
         axes.set(xlabel=label, ylabel="accuracy" if score == "accuracy" else "root mean square error")
         axes.set_ylim(0, 1.03 if score == "accuracy" else None)
         axes.legend()
@@ -150,6 +156,12 @@ FIGURES: dict[str, tuple[str, Callable[[Summary, Rows], str | None]]] = {
     "held_out": ("Held-out rows", held_out_figure),
     "spectrum": ("The spectrum of DDᵀ", spectrum_figure),
 }
+
+
+def _mark_saved(axes: Any, rows: Rows, name: str) -> None:
+    """A line at the network that is saved, unless it is the last."""
+    if kept_row(rows) is not rows[-1]:
+        axes.axvline(kept_row(rows)[name], color=FAINT, ls=":", label="saved")
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:

@@ -3,16 +3,17 @@
 import html
 import json
 import math
+import re
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from jaxgeo.app.report.figures import FAINT, FIGURES, FIRST, INK, MOST_POINTS, SECOND, alone
-from jaxgeo.app.report.words import BASELINES, ENDINGS, axis, pick, step_table
+from jaxgeo.app.report.words import BASELINES, ENDINGS, pick_rows, step_table
 from jaxgeo.app.runs import Run, load
 from jaxgeo.app.runs.folder import RunFolder
-from jaxgeo.app.runs.monitor import kept_row, plain
+from jaxgeo.app.runs.monitor import kept_row, moment, plain
 
 
 def write_report(path: Path | str) -> Path:
@@ -22,7 +23,7 @@ def write_report(path: Path | str) -> Path:
     """
     run = load(path)
     folder = RunFolder(run.path)
-    sections, rows = [], drawn(run.metrics)
+    sections, rows = [], pick_rows(run.metrics, MOST_POINTS)
     for name, (title, figure) in FIGURES.items():
         try:
             svg = figure(run.summary, rows)
@@ -38,27 +39,15 @@ def write_report(path: Path | str) -> Path:
     return run.path / "report.html"
 
 
-def drawn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that a figure shows, including the row of the returned network."""
-    if len(rows) <= MOST_POINTS:
-        return rows
-    chosen = pick(rows, MOST_POINTS)
-    kept = kept_row(rows)
-    if any(row is kept for row in chosen):
-        return chosen
-    along = axis(rows)[0]
-    return sorted([*chosen, kept], key=lambda row: row[along])
-
-
 def render(run: Run, figures: list[str]) -> str:
     """The page as text."""
     summary = run.summary
     template = Template(resources.files("jaxgeo.app.report").joinpath("template.html").read_text(encoding="utf-8"))
-    warnings = "".join(f"<li>{html.escape(text)}</li>" for text in summary["warnings"])
+    warnings = "".join(f"<li>{_text(text)}</li>" for text in summary["warnings"])
     return template.substitute(
         title=html.escape(f"jaxgeo: {summary['name']}"),
         name=html.escape(summary["name"]),
-        lead=html.escape(lead(summary)),
+        lead=_text(lead(run)),
         tiles="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
         warnings=f'<section class="card notes"><h2>Please note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
@@ -70,12 +59,31 @@ def render(run: Run, figures: list[str]) -> str:
     )
 
 
-def lead(summary: dict[str, Any]) -> str:
-    """The outcome of the run, in one or two sentences."""
-    text = (
-        f"{ENDINGS[summary['outcome']].capitalize()}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in "
-        f"{summary['steps']} steps and {summary['seconds']:.0f} seconds."
+# Options and powers of ten, which a browser would break at their signs.
+WORD = re.compile(r"--[\w-]+|\d[\d.]*e[+-]\d+")
+
+
+def _text(text: str) -> str:
+    """Text as HTML, whose options and numbers stay on one line."""
+    return WORD.sub(r'<span class="word">\g<0></span>', html.escape(text))
+
+
+def lead(run: Run) -> str:
+    """The outcome of the run, and the costs of the network that is saved."""
+    summary, rows = run.summary, run.metrics
+    ending, took = (
+        ENDINGS[summary["outcome"]].capitalize(),
+        f"{summary['steps']} steps and {summary['seconds']:.0f} seconds",
     )
+    kept = kept_row(rows) if rows else {}
+    judged = f"; on the validation rows it is {kept['validation_cost']:.4g}" if "validation_cost" in kept else ""
+    if rows and kept is not rows[-1]:
+        text = (
+            f"{ending}, after {took}. The network that is saved is the one at {moment(kept)}. Its cost on the training "
+            f"rows is {summary['cost']:.4g}, from {summary['cost0']:.4g}{judged}."
+        )
+    else:
+        text = f"{ending}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in {took}{judged}."
     if summary["predicted_stopping_time"] and summary["stopping_time"] and summary["outcome"] == "reached":
         off = abs(summary["stopping_time"] / summary["predicted_stopping_time"] - 1)
         text += (

@@ -1,9 +1,11 @@
 """Phrases and choices that the page and the terminal share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+
+from jaxgeo.app.runs.monitor import kept_row, plain
 
 Item = TypeVar("Item")
 
@@ -29,15 +31,33 @@ def axis(rows: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def step_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The header and the cells of a table of at most 16 rows."""
+    """The header and the cells of a table of about 16 rows; it includes the row of the network that is saved."""
     name, label = axis(rows)
-    if name == "step":
-        return [label, "cost"], [[str(row["step"]), f"{row['cost']:.4e}"] for row in pick(rows)]
-    cells = [
-        [f"{row['s_over_N']:.3f}", f"{row['cost']:.4e}", f"{row['law']:.4e}", f"{row['deviation']:+.1e}"]
-        for row in pick(rows)
-    ]
-    return [label, "cost", "law", "deviation"], cells
+    kept = kept_row(rows) if rows else {}
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        label: (lambda row: str(row[name])) if name == "step" else (lambda row: f"{row[name]:.3f}"),
+        "cost": lambda row: f"{row['cost']:.4e}",
+    }
+    if any("validation_cost" in row for row in rows):
+        columns["validation cost"] = lambda row: f"{row['validation_cost']:.4e}" if "validation_cost" in row else ""
+    if name != "step":
+        columns |= {"law": lambda row: f"{row['law']:.4e}", "deviation": lambda row: f"{row['deviation']:+.1e}"}
+    if "test_accuracy" in kept:
+        columns["held-out accuracy"] = lambda row: f"{row['test_accuracy']:.1%}"
+    if "test_rmse" in kept:
+        columns["held-out error"] = lambda row: plain(row["test_rmse"])
+    if rows and kept is not rows[-1]:
+        columns[""] = lambda row: "saved" if row is kept else ""
+    return [*columns], [[cell(row) for cell in columns.values()] for row in pick_rows(rows)]
+
+
+def pick_rows(rows: list[dict[str, Any]], most: int = 16) -> list[dict[str, Any]]:
+    """At most `most` rows, evenly spread, and the row of the network that is saved."""
+    chosen = pick(rows, most)
+    if not rows or any(row is kept_row(rows) for row in chosen):
+        return chosen
+    along = axis(rows)[0]
+    return sorted([*chosen, kept_row(rows)], key=lambda row: row[along])
 
 
 def pick(rows: Sequence[Item], most: int = 16) -> list[Item]:

@@ -66,7 +66,7 @@ def summary_of(
         "spectrum_start": None if start is None else start.eigenvalues.tolist(),
         "spectrum_end": None if end is None else end.eigenvalues.tolist(),
         "cost0": setup.cost0,
-        "cost": rows[-1]["cost"] if rows else setup.cost0,
+        "cost": kept_row(rows)["cost"] if rows else setup.cost0,
         "predicted_stopping_time": setup.stopping_time,
         "stopping_time": 0.0 if found is None else found.s,
         "largest_deviation": max((abs(row["deviation"]) for row in rows if "deviation" in row), default=0.0),
@@ -84,7 +84,7 @@ def summary_of(
 def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str, Any]]) -> list[str]:
     """What the reader of the report should know, in words."""
     found = []
-    eps = float(np.finfo(setup.config.precision).eps)
+    eps, flows = float(np.finfo(setup.config.precision).eps), isinstance(setup.method, AbstractFlow)
     if outcome is Outcome.INTERRUPTED:
         found.append("The run was interrupted. Its state after the last finished part is saved.")
     if outcome is Outcome.MAX_STEPS:
@@ -107,13 +107,14 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
             f"Underparametrized: K={setup.num_params} < QN={setup.num_rows}. The cost ends at a positive value, and "
             "the stopping time is not known in advance. A larger --hidden or fewer --samples changes that."
         )
-    if setup.report is None and isinstance(setup.method, AbstractFlow):
+    if setup.report is None and flows:
         found.append("D is too large here for its rank and spectrum to be computed.")
     elif setup.report is not None and setup.report.condition > 1e-2 / eps and not setup.has_slow_steps:
-        found.append(
-            f"cond(DDᵀ) = {setup.report.condition:.1e} is close to what {setup.config.precision} can resolve; "
-            "fewer samples or --flow rank-adaptive help if steps become tiny."
-        )
+        close = f"cond(DDᵀ) = {setup.report.condition:.1e} is close to what {setup.config.precision} can resolve; "
+        if flows:
+            found.append(f"{close}fewer samples or --flow rank-adaptive help if steps become tiny.")
+        elif setup.validation is None:
+            found.append(f"{close}the cost may fall slowly at the end.")
     if setup.stopping_time is not None and rows:
         worst = max(abs(row["deviation"]) for row in rows)
         if worst > 0.01:
