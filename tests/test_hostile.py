@@ -14,7 +14,7 @@ from limits import MIB, check_line
 
 import jaxgeo as jg
 from jaxgeo.app.cli.cache import _is_ours
-from jaxgeo.app.cli.options import refuse_endless
+from jaxgeo.app.cli.options import _read, refuse_endless, resolve
 from jaxgeo.app.report.page import render, write_report
 from jaxgeo.app.runs import Config, load
 from jaxgeo.app.runs.folder import RunFolder
@@ -224,6 +224,16 @@ def row(**changes):
 DOTS = b"# " + (b"." + b" " * 60) * 8 + b"!\n"
 
 
+# As deep as JSON is read, and deeper than Python calls itself.
+DEEP = 980
+
+
+def nested(folder, file, name):
+    """A file one of whose values is nested deeply."""
+    text = json.dumps(json.loads((folder.path / file).read_text()) | {name: "DEEP"})
+    written(folder, file, text.replace('"DEEP"', '{"a": ' * DEEP + "1" + "}" * DEEP).encode())
+
+
 def large(folder, name):
     with (folder.path / name).open("wb") as file:
         file.truncate(2**40)
@@ -253,6 +263,19 @@ FOLDERS = {
     "names of settings in quotes": lambda f: written(f, "config.toml", b'"a" . ' * 9_000 + b"a = 1"),
     "settings in tables": lambda f: written(f, "config.toml", b"[a]\n" * 15_000),
     "settings in braces": lambda f: written(f, "config.toml", b"a = " + b"{a=" * 30_000),
+    "settings nested deeply": lambda f: written(f, "config.toml", b"seed = " + b"{a=" * 200 + b"1" + b"}" * 200),
+    "settings in many brackets": lambda f: written(f, "config.toml", b"seed = " + b"[" * 400 + b"]" * 400),
+    "settings hidden by quotes": lambda f: written(
+        f, "config.toml", b'seed = ["""\n""", {' + b"a." * 30_000 + b"a = 1}]"
+    ),
+    "quotes in a comment": lambda f: written(f, "config.toml", b"# " + b'\\"' * 32_000),
+    "quotes in threes": lambda f: written(f, "config.toml", b'"""\\"\n' * 10_000),
+    "a long table twice": lambda f: written(f, "config.toml", (b"[" + b"a" * 30_000 + b"]\n") * 2),
+    "a summary nested deeply": lambda f: nested(f, "summary.json", "environment"),
+    "a number nested deeply": lambda f: nested(f, "summary.json", "N"),
+    "a network nested deeply": lambda f: nested(f, "network.json", "inputs"),
+    "columns nested deeply": lambda f: nested(f, "network.json", "columns"),
+    "a kind of 4 MiB": lambda f: changed(f, "network.json", kind="a" * 4 * MIB),
     "another network in the settings": lambda f: f.save_config(Config(**{**vars(runs.CONFIG), "hidden": (10**9,)})),
     "half a character": lambda f: changed(f, "summary.json", name="\ud800"),
     "half a character in a level": lambda f: changed(f, "network.json", columns=column(levels=["\udfff"])),
@@ -353,6 +376,42 @@ def test_a_strangers_folder_is_shown_or_refused(folder, name):
             return
     assert page.led == ["data:,"]
     assert np.isfinite(predicted).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b'# \\"' * 10_000 + b"\n" + b"a." * 10_000, "many parts with dots"),
+        (b'\\"' * 200_000, "400000 bytes, and at most 65536"),
+        (b"." * 3 * MIB, "at most 65536"),
+        (b"seed = " + b"[" * 400 + b"]" * 400, "seed must be an integer; got"),
+        (b"\xff", "can't decode"),
+        ("pipe", "not a plain file"),
+        ("/dev/zero", "not a plain file"),
+        ("folder", "directory"),
+    ],
+)
+def test_settings_from_elsewhere_are_read_within_bounds(tmp_path, content, part):
+    path = tmp_path / "settings.toml"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content == "folder":
+        path.mkdir()
+    elif isinstance(content, str):
+        path.symlink_to(content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=part) as error:
+        resolve({}, path)
+    check_line(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_settings_may_be_behind_a_link_and_hold_any_text(tmp_path):
+    (tmp_path / "settings.toml").write_text('# a.b.c.d.e.f.g.h.i.j.k\nproblem = """a.b.c.d.e.f.g.h.i.j\n"'
+                                            + '"""\nseed = 3 # "\nhidden = [\n4, # "\n]\n')  # fmt: skip
+    (tmp_path / "link.toml").symlink_to("settings.toml")
+    assert _read(tmp_path / "link.toml") == {"problem": 'a.b.c.d.e.f.g.h.i.j\n"', "seed": 3, "hidden": (4,)}
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from typing import Any
 MOST_TEXT, MOST_DIGESTS, MOST_ROWS = 16 * 2**20, 64 * 2**20, 256 * 2**20
 MOST_LINES, MOST_LINE, MOST_NUMBERS = 2**20, 2**16, 2**23
 # Do not follow a link, nor wait for a pipe, in place of a file; Windows has no such flags.
-READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -55,13 +56,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def read_bytes(path: Path, most: int) -> bytes:
+def read_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
     """The content of a plain file of at most `most` bytes; its size is checked before memory is allocated.
+
+    **Arguments:**
+
+    - `follow`: whether it may be behind a link.
 
     **Raises:** `FileNotFoundError`; `ValueError` if it is a link, a pipe or a folder, or larger.
     """
     try:
-        with open(os.open(path, READ), "rb") as file:
+        with open(os.open(path, READ if follow else READ | NO_LINK), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"{path.name} is not a plain file")

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxgeo.app.data import Task
-from jaxgeo.app.runs.config import MOST_BYTES, Config
+from jaxgeo.app.runs.config import Config
+from jaxgeo.app.runs.fields import MOST_BYTES
 from jaxgeo.app.runs.summary import read_summary
 from jaxgeo.equations import Network
 from jaxgeo.fitting.digests import Digests

@@ -153,7 +153,7 @@ def load(path: Path | str) -> Run:
         name = Path(error.filename).name
         raise ValueError(f"{path} is not the folder of a run: there is no {name} in it.") from None
     except (ValueError, OSError, OverflowError, TypeError, EOFError) as error:
-        told = str(error)
+        told = " ".join(str(error)[:500].split())
         complete = told.startswith(("the run in", f"{path} is not the folder"))
         raise ValueError(told if complete else f"the run in {path} is damaged ({told}); train it again.") from error
     if lost:
