@@ -1,6 +1,7 @@
 """A stranger's folder: no script in a page, no file outside the folder, no hang, no huge allocation."""
 
 import contextlib
+import hashlib
 import json
 import os
 import warnings
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import runs
 from damages import forge, header, npz
-from limits import MIB, check_line
+from limits import GIB, MIB, check_line
 
 import jaxgeo as jg
 from jaxgeo.app.cli.cache import _is_ours
@@ -174,13 +175,45 @@ def test_no_link_leads_a_checkpoint_out_of_a_folder(tmp_path, outside, name):
         jg.fit(runs.network(), np.hstack([x, x]), x, folder=tmp_path / "run", max_steps=8, **OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["../outside/file", "checkpoints/../../outside", "/etc/passwd", "checkpoints/-1"])
+NAMES = ["../outside/file", "checkpoints/../../outside", "/etc/passwd", "./config.toml", "a//b", "c:\\\\a", "a\0"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_name_among_the_digests_leads_out_of_a_folder(folder, outside, name):
     listed = json.loads((folder.path / "digests.json").read_text()) | {name: ["0" * 64, "1" * 64]}
     (folder.path / "digests.json").write_text(json.dumps(listed))
     x = np.linspace(-1, 1, 4)[:, None]
-    with contextlib.suppress(ValueError):
-        jg.fit(runs.network(), np.hstack([x, x]), x, folder=folder.path, max_steps=4, **OPTIONS)
+    for action in (
+        lambda: jg.fit(runs.network(), np.hstack([x, x]), x, folder=folder.path, max_steps=4, **OPTIONS),
+        lambda: load(folder.path),
+    ):
+        with pytest.raises(ValueError, match="which is no file of its folder"):
+            action()
+
+
+def test_no_digest_is_taken_of_a_file_outside(folder, outside):
+    (folder.path / "deep").symlink_to(outside / "deep")
+    (folder.path / "inside").mkdir()
+    found = {}
+    for name in ("deep/file", "inside/file"):
+        (folder.path / "inside" / "file").write_text("mine too")
+        found[name] = [hashlib.sha256(b"mine too").hexdigest(), "1" * 64]
+    listed = json.loads((folder.path / "digests.json").read_text())
+    (folder.path / "digests.json").write_text(json.dumps(listed | found))
+    folder.files.settle()
+    assert json.loads((folder.path / "digests.json").read_text()) == {
+        **listed, "deep/file": found["deep/file"], "inside/file": found["inside/file"][:1]
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_digest_of_a_large_file_takes_no_memory(folder):
+    with (folder.path / "large").open("wb") as file:
+        file.truncate(3 * GIB)
+    names = json.loads((folder.path / "digests.json").read_text()) | {"large": ["0" * 64, "1" * 64]}
+    (folder.path / "digests.json").write_text(json.dumps(names))
+    folder.files.settle()
+    assert json.loads((folder.path / "digests.json").read_text()) == names
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
@@ -248,6 +281,13 @@ FOLDERS = {
     "rows of many numbers": lambda f: written(
         f, "metrics.jsonl", (json.dumps({f"a{i}": 1 for i in range(100)}) + "\n").encode() * 90_000
     ),
+    "rows of many names": lambda f: written(
+        f, "metrics.jsonl", row().replace(b"{", ("{" + "".join(f'"{i}": 1, ' for i in range(5000))).encode())
+    ),
+    "rows of millions of names": lambda f: written(
+        f, "metrics.jsonl", "".join("{" + ",".join(f'"{k + i:08x}":1' for i in range(4500)) + "}\n"
+                                    for k in range(0, 4500 * 1800, 4500)).encode()
+    ),
     "integers without end": lambda f: written(f, "metrics.jsonl", row().replace(b"0.5", b"9" * 4000)),
     "integers beyond a float": lambda f: written(f, "metrics.jsonl", row().replace(b"0.5", b"9" * 400)),
     "costs at the edge": lambda f: written(f, "metrics.jsonl", row(cost=5e-324, law=1.7e308)),
@@ -255,6 +295,12 @@ FOLDERS = {
     "scores at the edge": lambda f: written(f, "metrics.jsonl", row(test_rmse=-1.7e308, train_rmse=1.7e308)),
     "times backwards": lambda f: written(f, "metrics.jsonl", row(s_over_N=-1e300, cost=-1.0)),
     "digests of 60 MiB": lambda f: (f.path / "digests.json").write_bytes(b"[" + b"[]," * 20 * MIB + b"[]]"),
+    "digests of a million files": lambda f: (f.path / "digests.json").write_text(
+        json.dumps({f"a{i}": ["b"] for i in range(10**6)})
+    ),
+    "a million digests of a file": lambda f: (f.path / "digests.json").write_text(
+        json.dumps({"metrics.jsonl": [f"{i:x}" for i in range(4 * 10**6)]})
+    ),
     "digests without end": lambda f: large(f, "digests.json"),
     "digests of a number": lambda f: (f.path / "digests.json").write_text("1"),
     "a link for digests": lambda f: link(f.path / "digests.json", "/dev/zero"),
@@ -351,6 +397,9 @@ LONG = (
     "twenty million empty rows",
     "rows of many numbers",
     "digests of 60 MiB",
+    "digests of a million files",
+    "a million digests of a file",
+    "rows of millions of names",
     "settings in tables",
     "a million singular values",
     "a hundred million lines",

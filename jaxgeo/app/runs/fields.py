@@ -111,18 +111,20 @@ def convert(name: str, value: Any, kind: Any) -> Any:
 
 
 def _with_tuples(value: Any, kind: Any) -> Any:
-    if (origin := typing.get_origin(kind)) is tuple:
-        return tuple(_with_tuples(each, typing.get_args(kind)[0]) for each in value)
+    origin, inner = typing.get_origin(kind), (*typing.get_args(kind), None)
     if origin is dict:
-        return {name: _with_tuples(each, typing.get_args(kind)[1]) for name, each in value.items()}
-    return value
+        return {name: _with_tuples(each, inner[1]) for name, each in value.items()}
+    if origin is tuple and typing.get_origin(inner[0]) is not None:
+        return tuple(_with_tuples(each, inner[0]) for each in value)
+    return tuple(value) if origin is tuple else value
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(each, typing.get_args(kind)[0]) for each in value)
-    if typing.get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(each, typing.get_args(kind)[1]) for each in value.values())
+    origin, inner = typing.get_origin(kind), (*typing.get_args(kind), None)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
     if kind is bool:
         return isinstance(value, bool)
     # An integer is a number with a fraction too, but for one too large; a boolean is neither.
