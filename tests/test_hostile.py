@@ -1,8 +1,10 @@
 """A stranger's folder: no script in a page, no file outside the folder, no hang, no huge allocation."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import warnings
 from html.parser import HTMLParser
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import runs
 from damages import forge, header, npz
-from limits import GIB, MIB, check_line
+from limits import GIB, MIB, check_line, limited
 
 import jaxgeo as jg
 from jaxgeo.app.cli.cache import _is_ours
@@ -461,6 +463,19 @@ def test_settings_may_be_behind_a_link_and_hold_any_text(tmp_path):
                                             + '"""\nseed = 3 # "\nhidden = [\n4, # "\n]\n')  # fmt: skip
     (tmp_path / "link.toml").symlink_to("settings.toml")
     assert _read(tmp_path / "link.toml") == {"problem": 'a.b.c.d.e.f.g.h.i.j\n"', "seed": 3, "hidden": (4,)}
+
+
+@pytest.mark.parametrize("width", [4096, pytest.param(8192, marks=pytest.mark.slow)])
+def test_weights_take_twice_their_file_in_memory(tmp_path, width):
+    config = dataclasses.replace(runs.CONFIG, hidden=(width, width))
+    folder, shapes = runs.write(tmp_path / "run"), [(width, 2), (width,), (width, width), (width,), (1, width), (1,)]
+    with RunFolder.open(folder.path):
+        folder.save_settings(config, runs.task(), (2, width, width, 1))
+        folder.files.write("parameters.eqx", b"".join(header(shape) + bytes(8 * math.prod(shape)) for shape in shapes))
+    size = (folder.path / "parameters.eqx").stat().st_size
+    with limited(memory=3 * size + 64 * MIB):
+        run = load(folder.path)
+    assert run.model.layers[1].weight.shape == (width, width)
 
 
 @pytest.mark.slow

@@ -81,15 +81,21 @@ class Digests:
             self._put(settled)
 
     def read(self, name: str, most: int = MOST_TEXT) -> bytes:
-        """The content of a file.
+        """The content of a file; raises as `open` does."""
+        with self.open(name, most) as (file, size):
+            return file.read(size)
+
+    @contextlib.contextmanager
+    def open(self, name: str, most: int) -> Iterator[tuple[io.BufferedIOBase, int]]:
+        """A file, opened for reading after its digest was compared, and its size.
 
         **Raises:** `FileNotFoundError`; `ValueError` if its digest differs or is missing, or it has more than `most`
         bytes.
         """
-        content, known = self._read(name, most)
-        if _digest(name, io.BytesIO(content)) not in known:
-            raise ValueError(f"{name}: {DIFFERS}")
-        return content
+        with self._opened(name, most) as (file, size, found, known):
+            if found not in known:
+                raise ValueError(f"{name}: {DIFFERS}")
+            yield file, size
 
     def read_lines(self, name: str) -> tuple[Iterator[bytes], int]:
         """The lines of a `.jsonl` file up to the first damaged one, and the number of lines lost from there on.
@@ -98,8 +104,9 @@ class Digests:
 
         **Raises:** `FileNotFoundError`; `ValueError` if the file has no digest, or is too large.
         """
-        content, known = self._read(name, MOST_ROWS)
-        found, there = _digest(name, io.BytesIO(content)), content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
+        with self._opened(name, MOST_ROWS) as (file, size, found, known):
+            content = file.read(size)
+        there = content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
         whole = max((len(os.path.commonprefix([found, each])) // LINE, -len(each)) for each in known)
         return _lines(io.BytesIO(content), whole[0]), max(-whole[1] // LINE, there) - whole[0]
 
@@ -108,16 +115,20 @@ class Digests:
         if self._of_folder(name, most) not in self._listed().get(name, []):
             raise ValueError(DIFFERS)
 
-    def _read(self, name: str, most: int) -> tuple[bytes, list[str]]:
-        for _ in range(3):
+    @contextlib.contextmanager
+    def _opened(self, name: str, most: int) -> Iterator[tuple[io.BufferedIOBase, int, str, list[str]]]:
+        """A file with its size, its digest, and those that it may have."""
+        for last in (False, False, True):
             listed = self._listed()
-            content = read_bytes(self.folder / name, most)
-            if not listed.get(name):
-                raise ValueError(f"there is no digest of {name} in {NAME}")
-            if _digest(name, io.BytesIO(content)) in listed[name] or listed == self._listed():
-                break
-            # An active run has written it in the meantime.
-        return content, listed[name]  # pyright: ignore[reportPossiblyUnbound]
+            with open_plain(self.folder / name, most) as (file, size):
+                if not listed.get(name):
+                    raise ValueError(f"there is no digest of {name} in {NAME}")
+                found = _digest(name, file)
+                # Unless an active run has written it in the meantime.
+                if last or found in listed[name] or listed == self._listed():
+                    file.seek(0)
+                    yield file, size, found, listed[name]
+                    return
 
     def _listed(self) -> dict[str, list[str]]:
         try:

@@ -1,6 +1,5 @@
 """A finished run, loaded back from its folder."""
 
-import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,9 +213,6 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
     """
     # An array more than there may be, so that its message can name it.
     most = count_params(sizes) * dtype.itemsize + (2 * len(sizes) + 8) * MOST_HEADER
-    content = files.read("parameters.eqx", min(most, total_memory() // 2))
-    if count_params(sizes) * dtype.itemsize > len(content):
-        raise ValueError(f"parameters.eqx is of another network: {'-'.join(map(str, sizes))} does not fit into it")
     # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
     skeleton = eqx.filter_eval_shape(Network, sizes, jnp.float32, key=jax.eval_shape(lambda: jax.random.key(0)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), skeleton)
@@ -224,17 +220,24 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
         jax.tree_util.keystr(path): f"{leaf.dtype} {leaf.shape}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(like)
     }
-    names = [*wanted]
-    file, kept, arrays = io.BytesIO(content), {}, []
-    while file.tell() < len(content) and len(kept) <= len(wanted):
-        try:
-            array = read_array(file, len(content) - file.tell())
-        except ValueError as error:
-            raise ValueError(f"parameters.eqx: {error}") from None
-        kept[names[len(kept)] if len(kept) < len(names) else "and an array"] = f"{array.dtype} {array.shape}"
-        arrays.append(array)
+    names = [*wanted, "and an array"]
+    kept, arrays, finite = {}, [], True
+    # Each array is in memory twice, one after the other.
+    with files.open("parameters.eqx", min(most, total_memory() // 4)) as (file, size):
+        if count_params(sizes) * dtype.itemsize > size:
+            raise ValueError(f"parameters.eqx is of another network: {'-'.join(map(str, sizes))} does not fit into it")
+        while file.tell() < size and len(kept) < len(names):
+            try:
+                array = read_array(file, size - file.tell())
+            except ValueError as error:
+                raise ValueError(f"parameters.eqx: {error}") from None
+            name = names[len(kept)]
+            kept[name] = f"{array.dtype} {array.shape}"
+            if kept[name] == wanted.get(name):
+                finite = finite and bool(np.isfinite(array).all())
+                arrays.append(jnp.asarray(array))
     if differences := compare(kept, wanted):
         raise ValueError(f"parameters.eqx is of another network than network.json: {'; '.join(differences)}")
-    if not all(np.isfinite(array).all() for array in arrays):
+    if not finite:
         raise ValueError("parameters.eqx holds weights that are not finite")
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(array) for array in arrays])
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
