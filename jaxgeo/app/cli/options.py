@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data import Task, digits, read_table, table_task
+from jaxgeo.app.data.table import list_some
 from jaxgeo.app.data.tabular import MOST_OUTPUTS, parse_kind
 from jaxgeo.app.runs import Config
 from jaxgeo.app.runs.config import DEFAULTS as OPTIONAL, KINDS, check_settings
@@ -117,7 +118,7 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
         raise ValueError(f"no problem {problem!r}{hint} Pass digits or the path of a table.")
     table = read_table(path)
     if not settings["target"]:
-        raise ValueError(f"say which column to predict with --target; {path.name} has: {', '.join(table.names[:12])}.")
+        raise ValueError(f"say which column to predict with --target; {path.name} has: {list_some(table.names)}.")
     return table_task(
         table,
         settings["target"],

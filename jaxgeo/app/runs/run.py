@@ -24,7 +24,6 @@ from jaxgeo.equations.network import count_params
 from jaxgeo.fitting import Scaling
 from jaxgeo.fitting.checkpoints import compare
 from jaxgeo.fitting.digests import Digests
-from jaxgeo.fitting.files import read_json
 from jaxgeo.fitting.keeper import read_rows
 from jaxgeo.linalg.memory import total_memory
 
@@ -137,7 +136,7 @@ def load(path: Path | str) -> Run:
     folder = RunFolder(Path(path))
     try:
         config = folder.read_config()
-        network = read_fields(read_json(folder.files.read("network.json")), NETWORK)
+        network = read_fields(folder.read_network(), NETWORK)
         sizes, kind = network["sizes"], Kind(network["kind"])
         inputs, outputs = (_read_scaling(end, network[end]) for end in ("inputs", "outputs"))
         _check_sizes(network, config, inputs, outputs)
@@ -182,6 +181,8 @@ def _read_encoder(columns: Any, inputs: Scaling) -> Encoder:
     found = [read_fields(column, COLUMN) for column in columns]
     encoder = Encoder.from_list([column | {"reading": read_fields(column["reading"], READING)} for column in found])
     names = [column.name for column in encoder.columns]
+    if max(map(len, names), default=0) > MOST_NAME:
+        raise ValueError(f"network.json has a column whose name has {max(map(len, names))} characters")
     if len(set(names)) < len(names) or any(len(column.levels) > MOST_LEVELS for column in encoder.columns):
         raise ValueError("network.json has a column twice, or one of too many levels")
     if any(column.levels and column.reading.meaning is not Meaning.TEXT for column in encoder.columns):
