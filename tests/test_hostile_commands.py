@@ -1,18 +1,25 @@
 """Commands on what a stranger gave: settings, wide networks, names of megabytes, files in the current folder."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import pytest
 import runs
 from commands import error_of
 from limits import MIB
 
+import jaxgeo as jg
 from jaxgeo.app.cli.display import _show, make_console, say
 from jaxgeo.app.data import Kind, read_table, table_task
 from jaxgeo.app.data.table import as_table
+from jaxgeo.app.report.figures import cost_figure
 from jaxgeo.app.runs import load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.setup import has_spectrum
@@ -145,3 +152,29 @@ def test_a_terminal_shows_the_beginning_of_a_long_text(capsys):
         told = capsys.readouterr().out
         assert told.count("a") == 10_001  # with that of the label
         assert told.rstrip().endswith("a…")
+
+
+# --- settings of matplotlib, the user's and a stranger's
+
+ODD = {"text.usetex": True, "font.size": 40, "axes.facecolor": "red", "svg.fonttype": "none", "lines.linestyle": ":"}
+
+
+def test_a_figure_has_no_settings_but_its_own(monkeypatch):
+    figure = cost_figure(runs.summary(), runs.rows())
+    for name, value in ODD.items():
+        monkeypatch.setitem(mpl.rcParams, name, value)
+    assert cost_figure(runs.summary(), runs.rows()) == figure
+    assert {name: mpl.rcParams[name] for name in ODD} == ODD
+
+
+def test_settings_of_matplotlib_in_the_current_folder_are_not_read(tmp_path, monkeypatch):
+    # To open it would wait for a writer for ever.
+    os.mkfifo(tmp_path / "matplotlibrc")
+    code = "import os, runs; from jaxgeo.app.report.figures import cost_figure\n"
+    code += "print(cost_figure(runs.summary(), runs.rows())); print(os.getcwd())"
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(jg.__file__).parents[1])])
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True,
+        text=True, timeout=50, check=True,
+    )  # fmt: skip
+    assert found.stdout.split() == [*cost_figure(runs.summary(), runs.rows()).split(), str(tmp_path)]
