@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import runs
 from commands import error_of
-from limits import MIB
+from limits import MIB, check_line
 
 import jaxgeo as jg
 from jaxgeo.app.cli.display import _show, make_console, say
+from jaxgeo.app.cli.options import _read, resolve
 from jaxgeo.app.data import Kind, read_table, table_task
 from jaxgeo.app.data.table import as_table
 from jaxgeo.app.report.figures import cost_figure
@@ -111,8 +112,8 @@ def test_the_longest_names_are_read_back(tmp_path):
 
 
 @pytest.mark.slow
-def test_as_many_columns_as_a_table_may_have_are_read_back(tmp_path):
-    count = 99_999
+def test_tens_of_thousands_of_columns_are_read_back(tmp_path):
+    count = 60_000
     rng, names = np.random.default_rng(0), [f"column {i}" for i in range(count)]
     table = as_table({**dict(zip(names, rng.normal(size=(count, 4)), strict=True)), "y": [1.5, 2.5, 0.5, 1.25]})
     task = table_task(table, "y", kind=Kind.REGRESSION)
@@ -152,6 +153,42 @@ def test_a_terminal_shows_the_beginning_of_a_long_text(capsys):
         told = capsys.readouterr().out
         assert told.count("a") == 10_001  # with that of the label
         assert told.rstrip().endswith("a…")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b'# \\"' * 10_000 + b"\n" + b"a." * 10_000, "many parts with dots"),
+        (b'\\"' * 200_000, "400000 bytes, and at most 65536"),
+        (b"." * 3 * MIB, "at most 65536"),
+        (b"seed = " + b"[" * 400 + b"]" * 400, "seed must be an integer; got"),
+        (b"\xff", "can't decode"),
+        ("pipe", "not a plain file"),
+        ("/dev/zero", "not a plain file"),
+        ("folder", "directory"),
+    ],
+)
+def test_settings_from_elsewhere_are_read_within_bounds(tmp_path, content, part):
+    path = tmp_path / "settings.toml"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content == "folder":
+        path.mkdir()
+    elif isinstance(content, str):
+        path.symlink_to(content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=part) as error:
+        resolve({}, path)
+    check_line(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_settings_may_be_behind_a_link_and_hold_any_text(tmp_path):
+    (tmp_path / "settings.toml").write_text('# a.b.c.d.e.f.g.h.i.j.k\nproblem = """a.b.c.d.e.f.g.h.i.j\n"'
+                                            + '"""\nseed = 3 # "\nhidden = [\n4, # "\n]\n')  # fmt: skip
+    (tmp_path / "link.toml").symlink_to("settings.toml")
+    assert _read(tmp_path / "link.toml") == {"problem": 'a.b.c.d.e.f.g.h.i.j\n"', "seed": 3, "hidden": (4,)}
 
 
 # --- settings of matplotlib, the user's and a stranger's
