@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+# Characters of names that are compared, which takes the square of their number in time.
+MOST = 200
+
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """'; did you mean "…"?' if a known name resembles `name`, and '.' otherwise.
@@ -15,8 +18,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
     ```
     """
-    lowered = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    lowered = {each.lower(): each for each in known if len(each) <= MOST}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5) if len(name) <= MOST else []
     return f"; did you mean {lowered[close[0]]!r}?" if close else "."
 
 

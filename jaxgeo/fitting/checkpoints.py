@@ -49,8 +49,9 @@ class Checkpoints:
         there = [path for path in self.folder.iterdir()] if self.folder.is_dir() else []
         if there and not files.names:
             raise ValueError(f"{files.folder} holds checkpoints without their digests; choose another folder.")
+        kept = {*map(str, self.numbers)} if there else set()
         for path in there:
-            if path.is_symlink() or path.name not in map(str, self.numbers):
+            if path.is_symlink() or path.name not in kept:
                 _remove(path)
 
     @property

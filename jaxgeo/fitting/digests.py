@@ -1,5 +1,6 @@
 """The digests of a folder: what is read back from it is only trusted if it matches its digest."""
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -12,8 +13,10 @@ from typing import Any
 from jaxgeo.fitting.files import (
     MOST_DIGESTS,
     MOST_LINES,
+    MOST_NAMES,
     MOST_ROWS,
     MOST_TEXT,
+    open_plain,
     read_bytes,
     read_json,
     to_json,
@@ -25,6 +28,8 @@ NAME = "digests.json"
 DIFFERS = "its contents do not match its digest"
 # Hexadecimal digits in the digest of a line.
 LINE = 16
+# Bytes that are read at once.
+PART = 2**20
 
 
 class Digests:
@@ -52,65 +57,82 @@ class Digests:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file and its digest, all or nothing; raises `ValueError` if this fails."""
-        path, listed = self.place(name), self._settled()
-        self._put({**listed, name: list(dict.fromkeys([_digest(name, content), *listed.get(name, [])]))})
+        path, listed = self.place(name), self._settle(self._listed())
+        self._put({**listed, name: list(dict.fromkeys([_digest(name, io.BytesIO(content)), *listed.get(name, [])]))})
         write_bytes(path, content)
 
     def record(self, name: str, forget: Sequence[str] = ()) -> None:
         """Record the digest of a folder that exists by now, and forget the digests of others."""
-        self._put({**{k: v for k, v in self._settled().items() if k not in forget}, name: [self._of_folder(name)]})
+        self._put(
+            {
+                **{k: v for k, v in self._settle(self._listed()).items() if k not in forget},
+                name: [self._of_folder(name)],
+            }
+        )
 
     def forget(self, names: Sequence[str]) -> None:
         """Drop the digests of files or folders."""
-        self._put({name: found for name, found in self._settled().items() if name not in names})
+        self._put({name: found for name, found in self._settle(self._listed()).items() if name not in names})
 
     def settle(self) -> None:
         """Keep only the digests of files that exist."""
-        if (listed := self._settled()) != self._listed():
-            self._put(listed)
+        listed = self._listed()
+        if (settled := self._settle(listed)) != listed:
+            self._put(settled)
 
     def read(self, name: str, most: int = MOST_TEXT) -> bytes:
-        """The content of a file.
+        """The content of a file; raises as `open` does."""
+        with self.open(name, most) as (file, size):
+            return file.read(size)
+
+    @contextlib.contextmanager
+    def open(self, name: str, most: int) -> Iterator[tuple[io.BufferedIOBase, int]]:
+        """A file, opened for reading after its digest was compared, and its size.
 
         **Raises:** `FileNotFoundError`; `ValueError` if its digest differs or is missing, or it has more than `most`
         bytes.
         """
-        content, known = self._read(name, most)
-        if _digest(name, content) not in known:
-            raise ValueError(f"{name}: {DIFFERS}")
-        return content
+        with self._opened(name, most) as (file, size, found, known):
+            if found not in known:
+                raise ValueError(f"{name}: {DIFFERS}")
+            yield file, size
 
-    def read_lines(self, name: str) -> tuple[list[bytes], int]:
+    def read_lines(self, name: str) -> tuple[Iterator[bytes], int]:
         """The lines of a `.jsonl` file up to the first damaged one, and the number of lines lost from there on.
 
         Lines beyond `MOST_LINES` count as lost.
 
         **Raises:** `FileNotFoundError`; `ValueError` if the file has no digest, or is too large.
         """
-        content, known = self._read(name, MOST_ROWS)
-        found, there = _digest(name, content), content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
+        with self._opened(name, MOST_ROWS) as (file, size, found, known):
+            content = file.read(size)
+        there = content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
         whole = max((len(os.path.commonprefix([found, each])) // LINE, -len(each)) for each in known)
-        return list(_lines(content, whole[0])), max(-whole[1] // LINE, there) - whole[0]
+        return _lines(io.BytesIO(content), whole[0]), max(-whole[1] // LINE, there) - whole[0]
 
     def check_folder(self, name: str, most: int) -> None:
         """Raise `ValueError` unless the folder `name`, of limited size, matches its digest."""
         if self._of_folder(name, most) not in self._listed().get(name, []):
             raise ValueError(DIFFERS)
 
-    def _read(self, name: str, most: int) -> tuple[bytes, list[str]]:
-        for _ in range(3):
+    @contextlib.contextmanager
+    def _opened(self, name: str, most: int) -> Iterator[tuple[io.BufferedIOBase, int, str, list[str]]]:
+        """A file with its size, its digest, and those that it may have."""
+        for last in (False, False, True):
             listed = self._listed()
-            content = read_bytes(self.folder / name, most)
-            if not listed.get(name):
-                raise ValueError(f"there is no digest of {name} in {NAME}")
-            if _digest(name, content) in listed[name] or listed == self._listed():
-                break
-            # An active run has written it in the meantime.
-        return content, listed[name]  # pyright: ignore[reportPossiblyUnbound]
+            with open_plain(self.folder / name, most) as (file, size):
+                if not listed.get(name):
+                    raise ValueError(f"there is no digest of {name} in {NAME}")
+                found = _digest(name, file)
+                # Unless an active run has written it in the meantime.
+                if last or found in listed[name] or listed == self._listed():
+                    file.seek(0)
+                    yield file, size, found, listed[name]
+                    return
 
     def _listed(self) -> dict[str, list[str]]:
         try:
-            found: Any = read_json(read_bytes(self.folder / NAME, MOST_DIGESTS))
+            found: Any = read_json(read_bytes(self.folder / NAME, MOST_DIGESTS), MOST_NAMES)
         except FileNotFoundError:
             return {}
         except ValueError as error:
@@ -120,18 +142,22 @@ class Digests:
         )
         if not kinds:
             raise ValueError(f"{NAME} does not map names to digests")
+        if outside := [name for name in found if not _is_inside(name)]:
+            raise ValueError(f"{NAME} has a digest of {outside[0][:80]!r}, which is no file of its folder")
         return found
 
-    def _settled(self) -> dict[str, list[str]]:
-        return {name: self._choose(name, known) if len(known) > 1 else known for name, known in self._listed().items()}
-
-    def _choose(self, name: str, known: list[str]) -> list[str]:
-        try:
-            most = MOST_ROWS if name.endswith(".jsonl") else total_memory() // 2
-            found = _digest(name, read_bytes(self.folder / name, most))
-        except (OSError, ValueError):
-            return known
-        return [found] if found in known else known
+    def _settle(self, listed: dict[str, list[str]]) -> dict[str, list[str]]:
+        """For each file the digest that it has, of those it may have; for one that has none, or is too large, all."""
+        left, found = total_memory() // 2, dict(listed)
+        for name, known in listed.items():
+            if len(known) > 1:
+                with contextlib.suppress(OSError, ValueError):
+                    most = min(left, MOST_ROWS) if name.endswith(".jsonl") else left
+                    with open_plain(self.place(name), most) as (file, size):
+                        left -= size
+                        digest = _digest(name, file)
+                    found[name] = [digest] if digest in known else known
+        return found
 
     def _put(self, listed: dict[str, list[str]]) -> None:
         write_bytes(self.place(NAME), to_json(listed, indent=0).encode())
@@ -147,19 +173,26 @@ class Digests:
                 path = Path(parent, each)
                 if stat.S_ISDIR(path.lstat().st_mode):
                     continue
-                content = read_bytes(path, most)
-                most -= len(content)
-                total.update(f"{path.relative_to(top).as_posix()}\0{len(content)}\0".encode())
-                total.update(content)
+                with open_plain(path, most) as (file, size):
+                    most -= size
+                    total.update(f"{path.relative_to(top).as_posix()}\0{size}\0".encode())
+                    while part := file.read(PART):
+                        total.update(part)
         return total.hexdigest()
 
 
-def _digest(name: str, content: bytes) -> str:
+def _is_inside(name: str) -> bool:
+    """Whether it is that of a file in the folder, or in one of its folders."""
+    return not {"", ".", ".."} & {*name.split("/")} and not {"\\", ":", "\0"} & {*name}
+
+
+def _digest(name: str, file: io.BufferedIOBase) -> str:
+    """The digest of an open file, which is not held in memory."""
     if not name.endswith(".jsonl"):
-        return hashlib.sha256(content).hexdigest()
-    return "".join(hashlib.sha256(line).hexdigest()[:LINE] for line in _lines(content, MOST_LINES))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "".join(hashlib.sha256(line).hexdigest()[:LINE] for line in _lines(file, MOST_LINES))
 
 
-def _lines(content: bytes, most: int) -> Iterator[bytes]:
+def _lines(file: io.BufferedIOBase, most: int) -> Iterator[bytes]:
     """The first lines, one by one, since a file of nothing but line ends would have hundreds of millions."""
-    return itertools.islice(io.BytesIO(content), most)
+    return itertools.islice(file, most)

@@ -1,20 +1,23 @@
 """Write files all or nothing, whatever interrupts the writing; and JSON, which has no NaN."""
 
 import contextlib
+import io
 import json
 import math
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 # Limits on what is read back: bytes of a text, of the digests of a folder, and of the rows of a run; number of rows,
-# bytes of a row, and number of their numbers. Parsed JSON takes up to thirty times its bytes.
+# bytes of a row, number of their numbers, and of the names of these. Parsed JSON takes up to thirty times its bytes.
 MOST_TEXT, MOST_DIGESTS, MOST_ROWS = 16 * 2**20, 64 * 2**20, 256 * 2**20
-MOST_LINES, MOST_LINE, MOST_NUMBERS = 2**20, 2**16, 2**23
+MOST_LINES, MOST_LINE, MOST_NUMBERS, MOST_NAMES = 2**20, 2**16, 2**23, 2**12
 # Do not follow a link, nor wait for a pipe, in place of a file; Windows has no such flags.
-READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -55,19 +58,30 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a plain file of at most `most` bytes; its size is checked before memory is allocated.
+def read_bytes(path: Path, most: int, *, follow: bool = False) -> bytes:
+    """The content of a file that `open_plain` opens."""
+    with open_plain(path, most, follow=follow) as (file, size):
+        return file.read(size)
+
+
+@contextlib.contextmanager
+def open_plain(path: Path, most: int, *, follow: bool = False) -> Iterator[tuple[io.BufferedIOBase, int]]:
+    """A plain file of at most `most` bytes, opened for reading, and its size, checked before memory is allocated.
+
+    **Arguments:**
+
+    - `follow`: whether it may be behind a link.
 
     **Raises:** `FileNotFoundError`; `ValueError` if it is a link, a pipe or a folder, or larger.
     """
     try:
-        with open(os.open(path, READ), "rb") as file:
+        with open(os.open(path, READ if follow else READ | NO_LINK), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"{path.name} is not a plain file")
             if found.st_size > most:
                 raise ValueError(f"{path.name} has {found.st_size} bytes, and at most {most} are allowed")
-            return file.read(found.st_size)
+            yield file, found.st_size
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -80,13 +94,19 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def read_json(content: bytes | str) -> Any:
+def read_json(content: bytes | str, most: int | None = None) -> Any:
     """Parse JSON whose numbers are finite and whose text can be written again.
 
-    **Raises:** `ValueError` if it is not JSON, holds NaN or a number too large, or is nested too deeply.
+    **Arguments:**
+
+    - `most`: values that it may hold, counted before memory is allocated for them; by default what its size allows.
+
+    **Raises:** `ValueError` if it is not JSON, holds NaN, a number too large or more values, or is nested too deeply.
     """
     # `json.loads` on bytes would guess UTF-16, and accept halves of characters.
     text = content if isinstance(content, str) else content.decode("utf-8")
+    if most is not None and sum(map(text.count, "[{,")) > most:
+        raise ValueError(f"it holds more than {most} values")
     try:
         found = json.loads(text, parse_constant=_to_finite, parse_float=_to_finite)
         if _SURROGATES.search(text):

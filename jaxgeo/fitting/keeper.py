@@ -1,7 +1,6 @@
 """The folder of `fit`: checkpoints, `metrics.jsonl`, and TensorBoard files if tensorboardX is installed."""
 
 import math
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from jaxgeo.fitting.checkpoints import Checkpoints
 from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.drivers import Row, State
-from jaxgeo.fitting.files import MOST_LINE, MOST_NUMBERS, read_json, to_json
+from jaxgeo.fitting.files import MOST_LINE, MOST_NAMES, MOST_NUMBERS, read_json, to_json
 from jaxgeo.fitting.lock import FolderLock
 from jaxgeo.fitting.tensorboard import TensorBoard
 from jaxgeo.optim.endings import Outcome
@@ -152,6 +151,8 @@ def read_rows(files: Digests) -> tuple[list[Row], int]:
     """
     lines, lost = files.read_lines("metrics.jsonl")
     rows: list[Row] = []
+    # JSON creates a new string for each name in each row.
+    names: dict[str, str] = {}
     count = 0
     for number, line in enumerate(lines, 1):
         row: Any = read_json(line) if len(line) <= MOST_LINE else None
@@ -160,8 +161,9 @@ def read_rows(files: Digests) -> tuple[list[Row], int]:
         count += len(row)
         if count > MOST_NUMBERS:
             raise ValueError(f"metrics.jsonl holds more than {MOST_NUMBERS} numbers")
-        # JSON creates a new string for each name in each row.
-        rows.append({sys.intern(name): math.nan if value is None else value for name, value in row.items()})
+        rows.append({names.setdefault(k, k): math.nan if value is None else value for k, value in row.items()})
+        if len(names) > MOST_NAMES:
+            raise ValueError(f"metrics.jsonl holds numbers of more than {MOST_NAMES} names")
     return rows, lost
 
 

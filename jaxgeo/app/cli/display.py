@@ -13,14 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxgeo.app.cli.streams import visible
+from jaxgeo.app.data.table import shorten
 from jaxgeo.app.report.words import BASELINES, ENDINGS, step_table
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import kept_row, plain
 from jaxgeo.app.runs.setup import Setup
 from jaxgeo.fitting import Progress
 
-# Terminal columns that fit any table here.
-WIDE = 100
+# Terminal columns that fit any table here, and characters of a text. To wrap them takes the square of their number.
+WIDE, MOST_SHOWN = 100, 10_000
 
 
 def show_setup(console: Console, setup: Setup) -> None:
@@ -64,8 +65,13 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def say(console: Console, label: str, text: str, style: str = "bold") -> None:
     """Print a label and a literal text: no markup, no emoji, and control characters written out."""
-    parts = [(label, style), f" {visible(text)}"] if label else [visible(text)]
+    parts = [(label, style), f" {_literal(text)}"] if label else [_literal(text)]
     console.print(Text.assemble(*parts), highlight=False, soft_wrap=True)
+
+
+def _literal(text: str) -> str:
+    """What a terminal shows of a text, which may hold names of any length."""
+    return visible(shorten(text, MOST_SHOWN))
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -77,7 +83,7 @@ def print_table(console: Console, table: Table) -> None:
 
 def _show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:
     """Print a text next to its label, and align further lines below the first."""
-    first, *rest = textwrap.wrap(visible(text), max(40, console.width - indent - 2)) or [""]
+    first, *rest = textwrap.wrap(_literal(text), max(40, console.width - indent - 2)) or [""]
     lines = "\n".join([first, *(" " * (indent + 2) + line for line in rest)])
     console.print(Text.assemble((f"{label:>{indent}}", style), f"  {lines}"), highlight=False, soft_wrap=True)
 

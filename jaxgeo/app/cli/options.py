@@ -9,11 +9,13 @@ import numpy as np
 
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data import Task, digits, read_table, table_task
+from jaxgeo.app.data.table import list_some
 from jaxgeo.app.data.tabular import MOST_OUTPUTS, parse_kind
 from jaxgeo.app.runs import Config
 from jaxgeo.app.runs.config import DEFAULTS as OPTIONAL, KINDS, check_settings
-from jaxgeo.app.runs.fields import read_toml
+from jaxgeo.app.runs.fields import MOST_BYTES, read_toml
 from jaxgeo.equations import choose_hidden
+from jaxgeo.fitting.files import read_bytes
 
 PROBLEMS = ("digits",)
 # Defaults for tables, as for the estimators: patience on the validation rows, and the hidden widths.
@@ -116,7 +118,7 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
         raise ValueError(f"no problem {problem!r}{hint} Pass digits or the path of a table.")
     table = read_table(path)
     if not settings["target"]:
-        raise ValueError(f"say which column to predict with --target; {path.name} has: {', '.join(table.names[:12])}.")
+        raise ValueError(f"say which column to predict with --target; {path.name} has: {list_some(table.names)}.")
     return table_task(
         table,
         settings["target"],
@@ -139,9 +141,10 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """The settings in a short and plain file, or one behind a link."""
     try:
-        return read_toml(file.read_text(encoding="utf-8"), KINDS)
-    except OSError as error:
+        return read_toml(read_bytes(file, MOST_BYTES, follow=True).decode(), KINDS)
+    except FileNotFoundError as error:
         raise ValueError(f"{file} cannot be read ({error.strerror}); pass the path of a TOML file.") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None

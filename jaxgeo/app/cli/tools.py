@@ -27,7 +27,7 @@ from jaxgeo.app.data.encoder import names_rows
 from jaxgeo.app.data.table import is_number
 from jaxgeo.app.runs import load
 from jaxgeo.app.runs.folder import RunFolder
-from jaxgeo.app.runs.setup import prepare
+from jaxgeo.app.runs.setup import has_spectrum, prepare
 from jaxgeo.app.runs.summary import environment
 from jaxgeo.fitting.files import write_text
 from jaxgeo.geometry import rank_report
@@ -45,6 +45,11 @@ def rank_command(path: Path, console: Console) -> None:
         setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
         if setup.network.sizes != run.model.sizes:
             raise ValueError(f"the table is not that of the run in {path}: the sizes of the network differ.")
+        if not has_spectrum(setup.num_rows, setup.num_params):
+            raise ValueError(
+                f"D of the run in {path} has QN × K = {setup.num_rows} × {setup.num_params} entries, too many for all "
+                "its singular values; `jaxgeo.geometry.spectrum_estimate` finds the largest."
+            )
         params, _ = setup.problem.partition(run.model)
         reports = {
             "start": setup.report or rank_report(setup.problem, setup.params),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxgeo.app.data.files import import_pandas
-from jaxgeo.app.data.table import Table
+from jaxgeo.app.data.table import Table, shorten
 
 # Cells that say that there is no value, in small letters.
 MISSING = ("", "nan", "na", "n/a", "#n/a", "null", "none", "nil", "?", "-", "--", ".", "nat", "<na>")
@@ -148,7 +148,9 @@ def _of_text(name: str, cells: Any, separator: str | None, comma: bool) -> tuple
     different = cells.drop_duplicates()
     if not np.isnan(_dates(different, ISO)).any():
         return Reading(Meaning.DATE, ISO), ""
-    fitting = [style for style in DATES if not np.isnan(_dates(different, style)).any()]
+    # Most formats are excluded by one cell; to try one on a column takes pandas half a millisecond.
+    marks = _marks(cells.iloc[0])
+    fitting = [style for style in DATES if _marks(style) == marks and not np.isnan(_dates(different, style)).any()]
     if fitting:
         ambiguous = f"; {fitting[1]} would fit too" if len(fitting) > 1 else ""
         return Reading(Meaning.DATE, fitting[0]), f"Dates in {name!r} are read as {fitting[0]}{ambiguous}."
@@ -216,6 +218,11 @@ def _fits(cells: Any, style: str) -> bool:
     return len(cells) > 0 and not np.isnan(_numbers(cells, style, "")).any()
 
 
+def _marks(text: str) -> list[str]:
+    """What stands between the parts of a date, or of a format."""
+    return re.findall(r"[^\w%]", " ".join(text.split()))
+
+
 def _dates(cells: Any, style: str) -> np.ndarray:
     """Dates written in that format, in days since 1970, and NaN for all else."""
     pandas = import_pandas()
@@ -237,8 +244,3 @@ def _refuse_formulas(table: Table, name: str, cells: Any) -> None:
             f"column {name!r} of {table.name} holds formulas, the first ({shorten(formulas.iloc[0])!r}) on line "
             f"{line}; save the table from the spreadsheet with values in place of formulas."
         )
-
-
-def shorten(cell: str, most: int = 40) -> str:
-    """The beginning of a long cell."""
-    return cell if len(cell) <= most else f"{cell[:most]}…"

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxgeo._names import did_you_mean
-from jaxgeo.app.data.cells import Meaning, Reading, find_readings, shorten
-from jaxgeo.app.data.table import Table
+from jaxgeo.app.data.cells import Meaning, Reading, find_readings
+from jaxgeo.app.data.table import MOST_NAME, MOST_SHOWN, Table, list_some, shorten
 from jaxgeo.fitting.scaling import Scaling
 
 # Levels of a column of text that get an input of their own.
@@ -95,10 +95,12 @@ class Encoder:
             if found.levels and others:
                 notes.append(f"{name!r} has {others} rare values, which count as one; the others are told apart.")
         if left_out:
-            notes.append("Left out: " + "; ".join(f"{name!r}, which {why}" for name, why in left_out.items()) + ".")
+            some = [f"{shorten(name)!r}, which {why}" for name, why in [*left_out.items()][:MOST_SHOWN]]
+            more = f"; and {len(left_out) - MOST_SHOWN} more" if len(left_out) > MOST_SHOWN else ""
+            notes.append(f"Left out: {'; '.join(some)}{more}.")
         gaps = [column.name for column in columns if column.gaps]
         if gaps:
-            notes.append(f"Missing cells have an input of their own in: {', '.join(gaps)}.")
+            notes.append(f"Missing cells have an input of their own in: {list_some(gaps)}.")
         if not columns:
             raise ValueError(f"{table.name} has no column to predict from. {notes[-1]}")
         return cls(tuple(columns)), cells, notes
@@ -118,11 +120,11 @@ class Encoder:
 
         **Raises:** `ValueError` if a column is not there, or a cell cannot be read as those of the training rows.
         """
-        absent = [column.name for column in self.columns if column.name not in table.names]
+        absent = [column.name for column in self.columns if column.name not in table.frame.columns]
         if len(absent) > 1:
             raise ValueError(
-                f"{table.name} has no columns {', '.join(map(repr, absent))}"
-                f"{did_you_mean(absent[0], table.names)} It has: {', '.join(table.names[:12])}."
+                f"{table.name} has no columns {list_some([repr(name) for name in absent])}"
+                f"{did_you_mean(absent[0], table.names)} It has: {list_some(table.names)}."
             )
         return {column.name: column.reading.read(table, column.name) for column in self.columns}
 
@@ -213,6 +215,8 @@ def _useless(name: str, reading: Reading, values: np.ndarray) -> str | None:
         distinct = len(set(present))
         if not present:
             return "is empty"
+        if (longest := max(map(len, present))) > MOST_NAME:
+            return f"holds texts of up to {longest} characters"
         if distinct > max(MOST_LEVELS, len(present) // 2):
             return "names each row"
     elif np.isnan(values).all():

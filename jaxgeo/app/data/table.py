@@ -11,6 +11,9 @@ import numpy as np
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data.files import MOST_COLUMNS, import_pandas, read_columns
 
+# Characters of the name of a column or a class, and names that a message shows.
+MOST_NAME, MOST_SHOWN = 1000, 12
+
 
 @dataclass(frozen=True)
 class Table:
@@ -32,10 +35,11 @@ class Table:
 
     def column(self, name: str) -> Any:
         """The cells of a column, a pandas `Series`; `ValueError` with the nearest name if there is none."""
-        if name not in self.names:
+        # Not `self.names`, which takes the time of all columns for each.
+        if name not in self.frame.columns:
             raise ValueError(
-                f"{self.name} has no column {name!r}{did_you_mean(name, self.names)} "
-                f"Its columns: {_shorten(self.names)}."
+                f"{self.name} has no column {shorten(name)!r}{did_you_mean(name, self.names)} "
+                f"Its columns: {list_some(self.names)}."
             )
         return self.frame[name]
 
@@ -86,6 +90,12 @@ def read_table(path: Path | str) -> Table:
 
 
 def _check_header(path: Path, names: tuple[str, ...]) -> None:
+    longest = max(names, key=len)
+    if len(longest) > MOST_NAME:
+        raise ValueError(
+            f"the name of column {names.index(longest) + 1} of {path} has {len(longest)} characters, and may have "
+            f"{MOST_NAME}; shorten it, or add a first line that names the columns."
+        )
     if all(is_number(name) for name in names):
         raise ValueError(f"the first line of {path} holds only numbers; add a first line that names the columns.")
     if "" in names[1:]:
@@ -94,7 +104,7 @@ def _check_header(path: Path, names: tuple[str, ...]) -> None:
         raise ValueError(f"{path} has {len(names)} columns, and may have {MOST_COLUMNS}.")
     doubled = [name for name, count in collections.Counter(names).items() if count > 1]
     if doubled:
-        raise ValueError(f"{path} has more than one column {doubled[0]!r}; give each column its own name.")
+        raise ValueError(f"{path} has more than one column {shorten(doubled[0])!r}; give each column its own name.")
 
 
 def is_number(text: str) -> bool:
@@ -106,6 +116,12 @@ def is_number(text: str) -> bool:
     return True
 
 
-def _shorten(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:12])
-    return f"{shown}, … ({len(names)} in all)" if len(names) > 12 else shown
+def list_some(names: Sequence[str]) -> str:
+    """The first of many names, each shortened, and their number."""
+    shown = ", ".join(shorten(name, 100) for name in names[:MOST_SHOWN])
+    return f"{shown}, … ({len(names)} in all)" if len(names) > MOST_SHOWN else shown
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -9,12 +9,14 @@ from jaxgeo._checks import check_count, check_number
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data.cells import Meaning, Reading, find_readings
 from jaxgeo.app.data.encoder import Encoder
-from jaxgeo.app.data.table import Table
+from jaxgeo.app.data.table import MOST_NAME, Table, shorten
 from jaxgeo.app.data.task import Kind, Task
 from jaxgeo.fitting.scaling import Scaling
 
 # Integers with more values than this are taken for quantities, not for classes.
 MOST_INTEGER_CLASSES = 20
+# Of what is told.
+MOST_NOTES = 40
 # A flow takes seconds a step beyond this many outputs.
 MOST_OUTPUTS = 1000
 
@@ -68,8 +70,10 @@ def table_task(
         notes.append(f"Taken as {kind.value}, since the target {why}.")
     if kind is Kind.REGRESSION and values is None:
         cell = next(iter(labels))
-        raise ValueError(f"the target {target!r} of {file} holds text ({cell!r}), not quantities; mend it or leave "
-                         "--task out.")  # fmt: skip
+        raise ValueError(
+            f"the target {target!r} of {file} holds text ({shorten(cell)!r}), not quantities; mend it or leave --task "
+            "out."
+        )
     classes = _classes(file, target, labels, numeric=values is not None) if kind is Kind.CLASSIFICATION else None
     columns = 1 if classes is None else len(classes[1].names)
 
@@ -115,8 +119,14 @@ def table_task(
         inputs=scaling,
         outputs=outputs,
         encoder=encoder,
-        notes=(*notes, *told),
+        notes=_some_of([*notes, *told]),
     )
+
+
+def _some_of(notes: list[str]) -> tuple[str, ...]:
+    """The first notes, since each column may have one, and how many more there are."""
+    more = [f"Of other columns there is as much to tell: {len(notes) - MOST_NOTES} notes are left out."]
+    return (*notes[:MOST_NOTES], *(more if len(notes) > MOST_NOTES else []))
 
 
 def parse_kind(name: str) -> Kind:
@@ -164,8 +174,15 @@ def _classes(file: str, target: str, labels: list[str], numeric: bool) -> tuple[
         names = tuple(sorted(set(labels), key=(lambda name: (float(name), name)) if numeric else str))
     except ValueError:
         names = tuple(sorted(set(labels)))
+    if len(longest := max(names, key=len)) > MOST_NAME:
+        raise ValueError(
+            f"the target {target!r} of {file} has a class of {len(longest)} characters, and names of classes may have "
+            f"{MOST_NAME}; choose another --target."
+        )
     if len(names) < 2:
-        raise ValueError(f"the target {target!r} of {file} has one class, {labels[0]!r}; at least two are needed.")
+        raise ValueError(
+            f"the target {target!r} of {file} has one class, {shorten(labels[0])!r}; at least two are needed."
+        )
     if len(names) > max(2, len(labels) // 2):
         raise ValueError(
             f"the target {target!r} of {file} has {len(names)} classes in {len(labels)} rows, too few rows of each; "

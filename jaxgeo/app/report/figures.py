@@ -1,15 +1,20 @@
 """The figures of a report, as SVG text."""
 
+import contextlib
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxgeo.app.report.words import BASELINES, axis, pick
 from jaxgeo.app.runs.monitor import kept_row
+
+# matplotlib obeys a file `matplotlibrc` in the current folder, which may be a stranger's, or a pipe without an end.
+with contextlib.chdir(Path(__file__).parent):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
 
@@ -175,7 +180,10 @@ def alone(svg: str) -> str:
 
 def _svg(salt: str, draw: Callable[[Figure], None], height: float = 3.4) -> str:
     # A separate salt keeps the ids of different figures on the same page apart.
-    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
+    with mpl.rc_context():
+        # A report looks the same whatever the user's own settings are.
+        mpl.rcdefaults()
+        mpl.rcParams.update({**STYLE, "svg.hashsalt": salt})
         figure = Figure(figsize=(5.0, height), layout="constrained")
         draw(figure)
         file = io.StringIO()

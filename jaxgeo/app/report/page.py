@@ -28,7 +28,7 @@ def write_report(path: Path | str) -> Path:
         try:
             svg = figure(run.summary, rows)
         # An axis cannot show numbers at the limits of a float; matplotlib then raises various errors.
-        except (ArithmeticError, ValueError, IndexError) as error:
+        except (ArithmeticError, ValueError, IndexError, RuntimeError) as error:
             reason = html.escape(" ".join(str(error).split())[:200])
             sections.append(f'<section class="card"><h2>{title}</h2>This figure cannot be drawn: {reason}.</section>')
             continue

@@ -12,8 +12,8 @@ from jaxgeo.app.runs.fields import read_toml, to_toml
 from jaxgeo.fitting.methods import flow_named, optimizer_named
 
 PRECISIONS = ("float64", "float32")
-# Of whatever is counted, of layers, and of the settings as text.
-MOST, MOST_LAYERS, MOST_BYTES = 2**31 - 1, 100, 2**16
+# Of whatever is counted, and of layers.
+MOST, MOST_LAYERS = 2**31 - 1, 100
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,6 @@ class Config:
     @classmethod
     def from_toml(cls, text: str) -> "Config":
         """The settings in `text`; `ValueError` if it is not TOML or its names or values are not those of a run."""
-        if len(text.encode()) > MOST_BYTES:
-            raise ValueError(f"the settings take {len(text.encode())} bytes, and may take {MOST_BYTES}.")
         fields = read_toml(text, KINDS)
         missing = [
             each.name

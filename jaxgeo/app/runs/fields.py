@@ -2,6 +2,7 @@
 
 import math
 import re
+import reprlib
 import tomllib
 import types
 import typing
@@ -13,9 +14,20 @@ from jaxgeo._names import did_you_mean
 # Of control characters TOML's text may hold none, not even DEL.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), 127, *map(ord, '"\\'))}
 
-# Text in quotes, and a name of ten parts. `tomllib` takes the square of their number in time and memory.
-_TEXT = re.compile(r"""\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'""")
-# Each part takes all that it can and gives nothing back: dots with blanks between them are searched once.
+# How a value is shown that may be long or nested deeply.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+# Settings as text, in bytes: `tomllib` takes the square of some of them in time and memory.
+MOST_BYTES = 2**16
+# Comments and text, each to its end or to that of the line or the file, so that no character is looked at twice.
+_TEXT = re.compile(
+    r"""\#[^\n]*+
+    |\"\"\"(?:[^\"\\]|\\.|\"(?!\"\"))*+(?:\"\"\")? | \'\'\'(?:[^\']|\'(?!\'\'))*+(?:\'\'\')?
+    |\"(?:[^\"\\\n]|\\[^\n])*+\"? | \'[^\'\n]*+\'?""",
+    re.DOTALL | re.VERBOSE,
+)
+# A name of ten parts. Each part takes all that it can and gives nothing back.
 _DOTTED = re.compile(r"(?:\.\s*+[\w-]*+\s*+){9}")
 
 
@@ -52,8 +64,10 @@ def _value(name: str, value: Any) -> str:
 def read_toml(text: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """Some or all of the fields `kinds`, by name; lists are made tuples.
 
-    **Raises:** `ValueError` if `text` is not TOML, or a name or the type of a value is another.
+    **Raises:** `ValueError` if `text` is not TOML or too long, or a name or the type of a value is another.
     """
+    if len(text.encode()) > MOST_BYTES:
+        raise ValueError(f"the settings take {len(text.encode())} bytes, and may take {MOST_BYTES}.")
     if _DOTTED.search(_TEXT.sub("x", text)):
         raise ValueError("not TOML that can be meant: a name has many parts with dots between them.")
     try:
@@ -61,10 +75,10 @@ def read_toml(text: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("not TOML that can be meant: its brackets are nested too deeply.") from None
     except ValueError as error:
-        raise ValueError(f"not TOML: {error}; each line is NAME = VALUE, with text in quotes.") from None
+        raise ValueError(f"not TOML: {str(error)[:200]}; each line is NAME = VALUE, with text in quotes.") from None
     for name in fields:
         if name not in kinds:
-            raise ValueError(f"there is no setting {name!r}{did_you_mean(name, list(kinds))}")
+            raise ValueError(f"there is no setting {_SHORT.repr(name)}{did_you_mean(name, list(kinds))}")
     return {name: convert(name, value, kinds[name]) for name, value in fields.items()}
 
 
@@ -84,27 +98,33 @@ def read_fields(found: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """`value` with lists as tuples; `ValueError` unless it is of this kind."""
+    """`value` with lists as tuples; `ValueError` unless it is of this kind.
+
+    Goes as deep as the kind, however deep the value is nested.
+    """
     allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    value = _with_tuples(value)
-    if not any(_fits(value, each) for each in allowed):
-        wanted = " or ".join(_describe(each) for each in allowed if each is not type(None))
-        shown = repr(value)
-        raise ValueError(f"{name} must be {wanted}; got {shown if len(shown) < 80 else shown[:80] + '…'}.")
-    return value
+    for each in allowed:
+        if _fits(value, each):
+            return _with_tuples(value, each)
+    wanted = " or ".join(_describe(each) for each in allowed if each is not type(None))
+    raise ValueError(f"{name} must be {wanted}; got {_SHORT.repr(value)}.")
 
 
-def _with_tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _with_tuples(each) for name, each in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+def _with_tuples(value: Any, kind: Any) -> Any:
+    origin, inner = typing.get_origin(kind), (*typing.get_args(kind), None)
+    if origin is dict:
+        return {name: _with_tuples(each, inner[1]) for name, each in value.items()}
+    if origin is tuple and typing.get_origin(inner[0]) is not None:
+        return tuple(_with_tuples(each, inner[0]) for each in value)
+    return tuple(value) if origin is tuple else value
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(each, typing.get_args(kind)[0]) for each in value)
-    if typing.get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(each, typing.get_args(kind)[1]) for each in value.values())
+    origin, inner = typing.get_origin(kind), (*typing.get_args(kind), None)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
     if kind is bool:
         return isinstance(value, bool)
     # An integer is a number with a fraction too, but for one too large; a boolean is neither.

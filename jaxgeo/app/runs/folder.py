@@ -12,13 +12,17 @@ import jax
 import numpy as np
 
 from jaxgeo.app.data import Task
-from jaxgeo.app.runs.config import MOST_BYTES, Config
+from jaxgeo.app.runs.config import Config
+from jaxgeo.app.runs.fields import MOST_BYTES
 from jaxgeo.app.runs.summary import read_summary
 from jaxgeo.equations import Network
 from jaxgeo.fitting.digests import Digests
-from jaxgeo.fitting.files import to_json, write_bytes
+from jaxgeo.fitting.files import read_json, to_json, write_bytes
 from jaxgeo.fitting.keeper import save_rows
 from jaxgeo.fitting.lock import NAME as LOCK, FolderLock, InUse
+
+# Bytes of what is written about a network, and values in it, for as many columns as a table may have.
+MOST_NETWORK, MOST_VALUES = 2**26, 2**21
 
 
 class RunFolder:
@@ -133,7 +137,17 @@ class RunFolder:
             "columns": task.encoder.to_list(),
             **scalings,
         }
-        self.files.write("network.json", to_json(network, indent=1).encode())
+        content = to_json(network, indent=1).encode()
+        if len(content) > MOST_NETWORK:
+            raise ValueError(
+                f"the names and scales of {len(task.inputs.names)} inputs take {len(content)} bytes, and may take "
+                f"{MOST_NETWORK}; leave columns out with --drop, or shorten their names."
+            )
+        self.files.write("network.json", content)
+
+    def read_network(self) -> Any:
+        """What is written about the network, as JSON."""
+        return read_json(self.files.read("network.json", MOST_NETWORK), MOST_VALUES)
 
     def save_parameters(self, network: Network) -> None:
         """Write the network's weights in NumPy's format, through `eqx.tree_serialise_leaves`."""

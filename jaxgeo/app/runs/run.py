@@ -1,6 +1,5 @@
 """A finished run, loaded back from its folder."""
 
-import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from jaxgeo.equations.network import count_params
 from jaxgeo.fitting import Scaling
 from jaxgeo.fitting.checkpoints import compare
 from jaxgeo.fitting.digests import Digests
-from jaxgeo.fitting.files import read_json
 from jaxgeo.fitting.keeper import read_rows
 from jaxgeo.linalg.memory import total_memory
 
@@ -138,7 +136,7 @@ def load(path: Path | str) -> Run:
     folder = RunFolder(Path(path))
     try:
         config = folder.read_config()
-        network = read_fields(read_json(folder.files.read("network.json")), NETWORK)
+        network = read_fields(folder.read_network(), NETWORK)
         sizes, kind = network["sizes"], Kind(network["kind"])
         inputs, outputs = (_read_scaling(end, network[end]) for end in ("inputs", "outputs"))
         _check_sizes(network, config, inputs, outputs)
@@ -153,7 +151,7 @@ def load(path: Path | str) -> Run:
         name = Path(error.filename).name
         raise ValueError(f"{path} is not the folder of a run: there is no {name} in it.") from None
     except (ValueError, OSError, OverflowError, TypeError, EOFError) as error:
-        told = str(error)
+        told = " ".join(str(error)[:500].split())
         complete = told.startswith(("the run in", f"{path} is not the folder"))
         raise ValueError(told if complete else f"the run in {path} is damaged ({told}); train it again.") from error
     if lost:
@@ -183,6 +181,8 @@ def _read_encoder(columns: Any, inputs: Scaling) -> Encoder:
     found = [read_fields(column, COLUMN) for column in columns]
     encoder = Encoder.from_list([column | {"reading": read_fields(column["reading"], READING)} for column in found])
     names = [column.name for column in encoder.columns]
+    if max(map(len, names), default=0) > MOST_NAME:
+        raise ValueError(f"network.json has a column whose name has {max(map(len, names))} characters")
     if len(set(names)) < len(names) or any(len(column.levels) > MOST_LEVELS for column in encoder.columns):
         raise ValueError("network.json has a column twice, or one of too many levels")
     if any(column.levels and column.reading.meaning is not Meaning.TEXT for column in encoder.columns):
@@ -214,9 +214,6 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
     """
     # An array more than there may be, so that its message can name it.
     most = count_params(sizes) * dtype.itemsize + (2 * len(sizes) + 8) * MOST_HEADER
-    content = files.read("parameters.eqx", min(most, total_memory() // 2))
-    if count_params(sizes) * dtype.itemsize > len(content):
-        raise ValueError(f"parameters.eqx is of another network: {'-'.join(map(str, sizes))} does not fit into it")
     # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
     skeleton = eqx.filter_eval_shape(Network, sizes, jnp.float32, key=jax.eval_shape(lambda: jax.random.key(0)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), skeleton)
@@ -224,17 +221,24 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
         jax.tree_util.keystr(path): f"{leaf.dtype} {leaf.shape}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(like)
     }
-    names = [*wanted]
-    file, kept, arrays = io.BytesIO(content), {}, []
-    while file.tell() < len(content) and len(kept) <= len(wanted):
-        try:
-            array = read_array(file, len(content) - file.tell())
-        except ValueError as error:
-            raise ValueError(f"parameters.eqx: {error}") from None
-        kept[names[len(kept)] if len(kept) < len(names) else "and an array"] = f"{array.dtype} {array.shape}"
-        arrays.append(array)
+    names = [*wanted, "and an array"]
+    kept, arrays, finite = {}, [], True
+    # Each array is in memory twice, one after the other.
+    with files.open("parameters.eqx", min(most, total_memory() // 4)) as (file, size):
+        if count_params(sizes) * dtype.itemsize > size:
+            raise ValueError(f"parameters.eqx is of another network: {'-'.join(map(str, sizes))} does not fit into it")
+        while file.tell() < size and len(kept) < len(names):
+            try:
+                array = read_array(file, size - file.tell())
+            except ValueError as error:
+                raise ValueError(f"parameters.eqx: {error}") from None
+            name = names[len(kept)]
+            kept[name] = f"{array.dtype} {array.shape}"
+            if kept[name] == wanted.get(name):
+                finite = finite and bool(np.isfinite(array).all())
+                arrays.append(jnp.asarray(array))
     if differences := compare(kept, wanted):
         raise ValueError(f"parameters.eqx is of another network than network.json: {'; '.join(differences)}")
-    if not all(np.isfinite(array).all() for array in arrays):
+    if not finite:
         raise ValueError("parameters.eqx holds weights that are not finite")
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(array) for array in arrays])
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)

@@ -15,12 +15,15 @@ from jaxgeo.equations.network import count_params
 from jaxgeo.fitting.methods import Method, flow_named, optimizer_named, smooth_to_exact
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.geometry import RankReport, rank_report
+from jaxgeo.geometry.rank import MOST_ENTRIES as DENSE
 from jaxgeo.linalg.memory import total_memory
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem, supervised
 
 # Entries of D beyond which its singular values are not worth the wait: for a flow, which depends on its rank, and else.
 MOST_ENTRIES, MOST_ENTRIES_TO_KNOW = 30_000_000, 1_000_000
+# Outputs beyond which DDᵀ is not decomposed in place of D.
+MOST_ROWS = 4096
 # The part of the rows by which early stopping decides.
 VALIDATION = 0.2
 # cond(DDᵀ) from which on, along the way, a Cholesky factor may not do.
@@ -86,7 +89,7 @@ def prepare(task: Task, config: Config) -> Setup:
     if flow is not None and config.tol * cost0 < np.finfo(config.precision).tiny:
         raise ValueError(f"--tol {config.tol:g} of C(0) = {cost0:.3g} is 0 in {config.precision}; choose a larger one.")
     most = MOST_ENTRIES_TO_KNOW if flow is None else MOST_ENTRIES
-    report = rank_report(problem, params) if rows * size <= most else None
+    report = rank_report(problem, params) if has_spectrum(rows, size, most) else None
     if report is not None and required is not None and report.rank < required:
         doubled = len(task.train_inputs) - len(np.unique(task.train_inputs, axis=0))
         cause = f"; {doubled} of the training rows repeat the inputs of another" if doubled else ""
@@ -104,6 +107,11 @@ def prepare(task: Task, config: Config) -> Setup:
         "values of D instead are many times slower. Fewer --samples help, or --optimizer levenberg-marquardt."
     )
     return dataclasses.replace(setup, task=dataclasses.replace(task, notes=(*task.notes, note)))
+
+
+def has_spectrum(rows: int, size: int, most: int = MOST_ENTRIES) -> bool:
+    """Whether the spectrum of a D of `rows` × `size` entries, `most` in all, is worth its time and memory."""
+    return rows * size <= min(most, DENSE if rows > MOST_ROWS else most)
 
 
 def _check_finite(task: Task, dtype: np.dtype) -> None:
