@@ -11,6 +11,7 @@ from one_way import forward_tanh, reverse_tanh
 
 import jaxgeo as jg
 from jaxgeo.linalg import CG, LSMR, SVD, DenseCholesky, GramCholesky, NormalCholesky
+from jaxgeo.linalg.linearisation import Linearisation
 
 INPUTS = jnp.linspace(-1.0, 1.0, 8)
 TRUTH = {"a": jnp.asarray(2.0), "b": jnp.asarray(3.0)}
@@ -146,6 +147,31 @@ def test_a_gradient_alone_does_not_make_the_matrix():
     compiled = jax.jit(velocity).lower(jnp.ones(100_000)).compile()
     memory = compiled.memory_analysis()
     assert memory is None or memory.temp_size_in_bytes < 1.6e9
+
+
+def test_an_update_evaluates_the_network_in_three_places():
+    """With D, at a trial and for a slope: each place is a copy of the network to compile, perhaps a solver."""
+    problem, tx = problem_of(reverse_tanh), jg.optim.adapted_levenberg_marquardt(solver=GramCholesky())
+
+    def update(params, state):
+        return tx.update(None, state, params, problem=problem)
+
+    assert jax.jit(update).lower(START, tx.init(START)).as_text().count("stablehlo.tanh") <= 3
+
+
+@pytest.mark.parametrize("tanh", [reverse_tanh, pytest.param(forward_tanh, marks=pytest.mark.slow)])
+def test_d_in_the_metric_of_the_cost_is_made_from_d(tanh):
+    """With a prior, whose rows no metric scales, and with a metric that couples the outputs of a sample."""
+    inputs, labels = jnp.stack([INPUTS, INPUTS**2], axis=1), jnp.arange(8) % 3
+
+    def linearised(tanh):
+        model = eqx.nn.MLP(2, 3, 4, 1, activation=tanh, key=jax.random.key(1))
+        problem, params = jg.supervised(model, inputs, jg.SoftmaxCrossEntropy.from_labels(labels, num_classes=3))
+        linear = Linearisation(problem.with_prior(params, 0.3), params, jg.metrics.CostHessian())
+        return linear.jacobian.as_matrix(), linear.jacobian.outputs, linear.outputs, linear.residual
+
+    for ours, theirs in zip(*(jax.jit(linearised, static_argnums=0)(f) for f in (tanh, jnp.tanh)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
 def test_a_network_without_either_mode_is_refused_with_the_leaves():

@@ -164,3 +164,13 @@ def test_a_line_search_of_optax():
     after, infos = run(tx, problem, params, 12)
     assert infos[0].accepted
     assert problem.cost(after) < 1e-20
+
+
+def test_a_step_that_is_halved_often_raises_the_damping():
+    """Newton's step for arctan from 10 has length 148, of which an eighth lowers the cost."""
+    problem = jg.Problem(lambda params, x: jnp.arctan(jnp.sum(params)) * x, jnp.ones(1), jg.L2(jnp.zeros(1)))
+    tx = jg.optim.adapted_levenberg_marquardt(damping=jg.optim.GainRatioDamping(corrections=0))
+    start = jnp.array([5.0, 5.0])
+    _, state = tx.update(None, tx.init(start), start, problem=problem)
+    assert state.info.fraction == 0.125
+    np.testing.assert_allclose(state.damping / state.info.damping, 2.0, rtol=1e-12)

@@ -88,7 +88,7 @@ class StandardFlow(AbstractFlow):
     """
 
     def velocity(self, s: Time, jacobian: Jacobian) -> PyTree:
-        return jacobian.T.mv(-jacobian.problem.loss.gradient(jacobian.outputs))
+        return jacobian.pull(-jacobian.problem.loss.gradient(jacobian.outputs))
 
     def required_rank(self, num_rows: int, num_params: int) -> None:
         return None

@@ -49,7 +49,7 @@ def trapping_record(s: float | Float[Array, ""], params: Params, problem: Proble
     del s
     jacobian = problem.jacobian(params)
     rows = problem.loss.gradient(jacobian.outputs)
-    gradient, speed = jnp.linalg.norm(rows), optx.two_norm(jacobian.T.mv(rows))
+    gradient, speed = jnp.linalg.norm(rows), optx.two_norm(jacobian.pull(rows))
     ratio = jnp.where(gradient > 0, speed / jnp.where(gradient > 0, gradient, 1), 0)
     return TrappingRecord(ratio, gradient, speed)
 

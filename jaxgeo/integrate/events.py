@@ -40,7 +40,7 @@ class GradientBelow(Checked):
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Float[Array, ""]:
         del s
         jacobian = problem.jacobian(params)
-        gradient = jacobian.T.mv(problem.loss.gradient(jacobian.outputs))
+        gradient = jacobian.pull(problem.loss.gradient(jacobian.outputs))
         return _log_ratio(optx.two_norm(gradient), self.tol)
 
 
@@ -59,7 +59,7 @@ class TrappingBelow(Checked):
         size = optx.two_norm(aim)
         # In units of |∇ₓC|, because its square may underflow.
         unit = jnp.where(size > 0, size, 1)
-        return _log_ratio(optx.two_norm(jacobian.T.mv(aim / unit)), self.ratio)
+        return _log_ratio(optx.two_norm(jacobian.pull(aim / unit)), self.ratio)
 
 
 class RankBelow(Checked):

@@ -23,8 +23,8 @@ class Jacobian(lx.AbstractLinearOperator):
 
     `mv` is a JVP and `T.mv` a VJP of one linearisation, which is computed here. `outputs` is x[θ], a by-product.
 
-    If a network has derivatives in one mode only, D is computed in this mode, sample by sample, and held for the
-    products that the mode cannot give: `held` is then D, and otherwise None. Under `jax.jit` D is computed only if it
+    If a network has derivatives in one mode only, D is computed in this mode, sample by sample, together with the
+    outputs, and held for all products: `held` is then D, and otherwise None. Under `jax.jit` D is computed only if it
     is used.
 
     ```python
@@ -41,25 +41,29 @@ class Jacobian(lx.AbstractLinearOperator):
     frozen: PyTree
     outputs: Float[Array, "N Q"]
     linear: lx.FunctionLinearOperator
-    adjoint: lx.FunctionLinearOperator | None
     held: Float[Array, "QN K"] | None
 
-    def __init__(self, problem: AbstractProblem, params: Params):
+    def __init__(
+        self,
+        problem: AbstractProblem,
+        params: Params,
+        known: tuple[Float[Array, "QN K"], Float[Array, "N Q"]] | None = None,
+    ):
+        """**Arguments:**
+
+        - `known`: D and the outputs if they are known and a network has derivatives in one mode only.
+        """
         self.problem = both_ways(problem, params)
         self.trainable, self.frozen = problem.partition(params)
-        self.adjoint = self.held = None
         # TF32 matrix products inside the user's network would limit the accuracy of D to about 5e-4.
         with jax.default_matmul_precision("highest"):
-            own = one_ways(self.problem.blocks)
-            if not own:
+            if not one_ways(self.problem.blocks):
+                self.held = None
                 self.outputs, tangents = jax.linearize(_outputs(self.problem, self.frozen), self.trainable)
                 self.linear = lx.FunctionLinearOperator(tangents, self.in_structure())
                 return
-            self.held = _held_rows(self.problem, self.trainable, self.frozen)
-            self.outputs = self.problem.outputs(params)
-            if all(network.reverse for network in own):
-                pull = functools.partial(pulled, self.problem, self.trainable, self.frozen)
-                self.adjoint = lx.FunctionLinearOperator(pull, self.out_structure())
+            # Each evaluation of such a network, often a solver of a differential equation, is expensive to compile.
+            self.held, self.outputs = _held(self.problem, self.trainable, self.frozen) if known is None else known
             product = functools.partial(_product, self.held, self.outputs.shape)
             self.linear = lx.FunctionLinearOperator(product, self.in_structure())
 
@@ -67,7 +71,15 @@ class Jacobian(lx.AbstractLinearOperator):
         return self.linear.mv(vector)
 
     def transpose(self) -> lx.FunctionLinearOperator:
-        return self.linear.transpose() if self.adjoint is None else self.adjoint
+        return self.linear.transpose()
+
+    def pull(self, velocity: Float[Array, "N Q"]) -> PyTree:
+        """Dᵀ times an output velocity, for a caller that needs no other product: D itself is never computed."""
+        own = one_ways(self.problem.blocks)
+        if own and all(network.reverse for network in own):
+            with jax.default_matmul_precision("highest"):
+                return pulled(self.problem, self.trainable, self.frozen, velocity)
+        return self.transpose().mv(velocity)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         return jax.eval_shape(lambda: self.trainable)
@@ -107,11 +119,17 @@ class Jacobian(lx.AbstractLinearOperator):
         )
 
 
-@without_tf32
 def sample_rows(
     block: Block, trainable: PyTree, frozen: PyTree, mode: str = "auto", chunk_size: int | None = None
 ) -> Float[Array, "rows K"]:
     """The rows of D for the samples of a block, as in `Jacobian.as_matrix`."""
+    return _rows_and_outputs(block, trainable, frozen, mode, chunk_size)[0]
+
+
+@without_tf32
+def _rows_and_outputs(
+    block: Block, trainable: PyTree, frozen: PyTree, mode: str, chunk_size: int | None
+) -> tuple[Float[Array, "rows K"], Float[Array, " rows"]]:
     flat, unravel = ravel_pytree(trainable)
     block = both_ways_of(block, trainable, frozen)
     if (own := one_ways(block)) and mode == "auto":
@@ -119,35 +137,40 @@ def sample_rows(
     if mode == "reverse":
         block = in_reverse(block)
 
-    def outputs(theta: Float[Array, " K"], sample: PyTree) -> Float[Array, " Q"]:
-        return block.rows(eqx.combine(unravel(theta), frozen), sample)
+    def outputs(theta: Float[Array, " K"], sample: PyTree) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
+        rows = block.rows(eqx.combine(unravel(theta), frozen), sample)
+        return rows, rows
 
     if mode == "auto":
-        num_outputs = jax.eval_shape(outputs, flat, block.sample()).size
+        num_outputs = jax.eval_shape(outputs, flat, block.sample())[0].size
         # A VJP costs about two JVPs: it also forms the gradient of every leaf.
         mode = "forward" if flat.size <= 2 * num_outputs else "reverse"
-    derivative = {"forward": jax.jacfwd, "reverse": jax.jacrev}[mode](outputs)
+    derivative = {"forward": jax.jacfwd, "reverse": jax.jacrev}[mode](outputs, has_aux=True)
     if chunk_size is None:
-        rows = jax.vmap(derivative, in_axes=(None, 0))(flat, block.inputs)
+        found = jax.vmap(derivative, in_axes=(None, 0))(flat, block.inputs)
     else:
-        rows = jax.lax.map(lambda sample: derivative(flat, sample), block.inputs, batch_size=chunk_size)
-    return rows[: block.num_samples].reshape(-1, flat.size)
+        found = jax.lax.map(lambda sample: derivative(flat, sample), block.inputs, batch_size=chunk_size)
+    rows, values = jax.tree.map(lambda leaf: leaf[: block.num_samples], found)
+    return rows.reshape(-1, flat.size), values.reshape(-1)
 
 
 def _outputs(problem: AbstractProblem, frozen: PyTree) -> Callable[[PyTree], Float[Array, "N Q"]]:
     return lambda trainable: problem.outputs(eqx.combine(trainable, frozen))
 
 
-def _held_rows(problem: AbstractProblem, trainable: PyTree, frozen: PyTree) -> Float[Array, "QN K"]:
-    """D, computed for some samples at a time, so that little else is held."""
+def _held(
+    problem: AbstractProblem, trainable: PyTree, frozen: PyTree
+) -> tuple[Float[Array, "QN K"], Float[Array, "N Q"]]:
+    """D and the outputs, computed for some samples at a time, so that little else is held."""
     found, params = [], eqx.combine(trainable, frozen)
     size = sum(leaf.size for leaf in jax.tree.leaves(trainable))
     for block in problem.blocks:
         height = eqx.filter_eval_shape(block.rows, params, block.sample()).size
         chunk = max(1, CHUNK_ENTRIES // (height * size))
         whole = block.sharding is not None or chunk >= block.num_samples
-        found.append(sample_rows(block, trainable, frozen, chunk_size=None if whole else chunk))
-    return jnp.concatenate(found)
+        found.append(_rows_and_outputs(block, trainable, frozen, "auto", None if whole else chunk))
+    rows, values = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
+    return rows, problem.loss.arrange(values)
 
 
 def _product(rows: Float[Array, "QN K"], shape: tuple[int, ...], vector: PyTree) -> Float[Array, "N Q"]:

@@ -49,8 +49,11 @@ class Linearisation(eqx.Module):
         """
         self.problem = problem = both_ways(problem, params)
         if known is None:
-            self.trainable, self.frozen = problem.partition(params)
             problem.check_samples(params)
+            if one_ways(problem.blocks):
+                known = Jacobian(problem, params)
+        if known is None:
+            self.trainable, self.frozen = problem.partition(params)
             with jax.default_matmul_precision("highest"):
                 self.outputs = problem.outputs(params)
         else:
@@ -62,8 +65,16 @@ class Linearisation(eqx.Module):
         if self.root is None:
             self.jacobian = Jacobian(problem, params) if known is None else known
         else:
-            self.jacobian = Jacobian(measured(problem, self.root), params)
+            rows = None if known is None or known.held is None else self._measured(known.held, known.outputs)
+            self.jacobian = Jacobian(measured(problem, self.root), params, rows)
         self.residual = self._dual(problem.loss.gradient(self.outputs) * problem.loss.total_weight)
+
+    def _measured(
+        self, rows: Float[Array, "QN K"], outputs: Float[Array, "N Q"]
+    ) -> tuple[Float[Array, "rows K"], Float[Array, "rows 1"]]:
+        """LD and Lx, from D and x."""
+        columns = rows.T.reshape(-1, *outputs.shape)
+        return jax.vmap(self.measure, out_axes=1)(columns)[..., 0], self.measure(outputs)
 
     @property
     def descent(self) -> Float[Array, "rows R"]:
@@ -83,10 +94,10 @@ class Linearisation(eqx.Module):
         return self._of_data(lambda rows: jax.vmap(lambda root, row: root.dual(row))(self.root, rows), gradient)
 
     def _of_data(self, function: Callable[[Array], Array], rows: Array) -> Float[Array, "rows R"]:
-        """Apply a function to the rows of the data; those of a prior stay as they are."""
+        """Apply a function to the rows of the data; those of a prior stay as they are. The result is one column."""
         loss = self.problem.loss
         if not isinstance(loss, Regularised):
-            return function(rows).reshape(self.jacobian.outputs.shape)
+            return function(rows).reshape(-1, 1)
         return loss.join(function(loss.data(rows)), rows[-loss.size :])
 
     @property
@@ -189,7 +200,7 @@ class Linearisation(eqx.Module):
         noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
         finite = jnp.isfinite(decrease)
         judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs)) | ~finite
-        decrease = rescue_if(~judged, _by_slopes, decrease, self, step)
+        decrease = rescue_if(~judged, _by_slopes, decrease, self, step, outputs)
         for leaf in jax.tree.leaves(step):
             finite &= jnp.all(jnp.isfinite(leaf))
         predicted = self.predicted_decrease(self.jacobian.mv(step) if aim is None else aim)
@@ -206,23 +217,27 @@ class Linearisation(eqx.Module):
         return self.jacobian.embed(step)
 
 
-def _by_slopes(decrease: Float[Array, ""], linear: Linearisation, step: PyTree) -> Float[Array, ""]:
-    """−(∇C(x)·Dδ + ∇C(x′)·D′δ)/2, instead of a decrease that is round-off."""
+# Compiled by itself so that it is traced only once: the loop over fractions of a step traces each trial twice.
+@eqx.filter_jit
+@without_tf32
+def _by_slopes(
+    decrease: Float[Array, ""], linear: Linearisation, step: PyTree, outputs: Float[Array, "N Q"]
+) -> Float[Array, ""]:
+    """−(∇C(x)·Dδ + ∇C(x′)·D′δ)/2, instead of a decrease that is round-off; x′ = `outputs`."""
     problem, one_way = linear.problem, bool(one_ways(linear.problem.blocks))
 
-    @without_tf32
-    def slope(start: PyTree) -> Float[Array, ""]:
+    def slope(end: tuple[PyTree, Array]) -> Float[Array, ""]:
+        start, outputs = end
+        rows = problem.loss.gradient(outputs)
         if one_way:
-            end = jax.tree.map(jnp.add, linear.trainable, start)
-            rows = problem.loss.gradient(linear.outputs_at(start))
-            gradient = pulled(problem, end, linear.frozen, rows)
-            return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), gradient, step)))
-        outputs, moving = jax.jvp(linear.outputs_at, (start,), (step,))
-        return jnp.sum(problem.loss.gradient(outputs) * moving)
+            point = jax.tree.map(jnp.add, linear.trainable, start)
+            products = jax.tree.map(lambda a, b: jnp.sum(a * b), pulled(problem, point, linear.frozen, rows), step)
+            return functools.reduce(jnp.add, jax.tree.leaves(products))
+        return jnp.sum(rows * jax.jvp(linear.outputs_at, (start,), (step,))[1])
 
     still = jax.tree.map(jnp.zeros_like, step)
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), still, step)
-    return -0.5 * jnp.sum(jax.lax.map(slope, both))
+    ends = jax.tree.map(lambda *leaves: jnp.stack(leaves), (still, linear.outputs), (step, outputs))
+    return -0.5 * jnp.sum(jax.lax.map(slope, ends))
 
 
 class Trial(eqx.Module):

@@ -14,6 +14,8 @@ from jaxgeo.optim.way import AbstractWay, Proposal
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""] | float]
 Value = float | Float[Array, ""] | Schedule
+# Raise the damping after a step of which less than this fraction was taken.
+SHORT = 0.25
 
 
 def value_at(value: Value, count: Int[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
@@ -32,8 +34,9 @@ class GainRatioDamping(AbstractWay):
 
     The damping is relative: λ = damping · trace(DDᵀ)/QN. The error of the prediction, |1 − gain ratio|, is roughly
     proportional to the length of the step, and this length to 1/λ where λ matters. So the damping is multiplied by
-    |1 − gain ratio| / `error`, just as an ODE solver adapts its step size. Far from round-off only the curvature of the
-    network limits a step. The last steps are undamped Newton steps, which converge quadratically.
+    |1 − gain ratio| / `error`, just as an ODE solver adapts its step size. After a step that was halved more than twice
+    it is raised instead, as the whole step was far too long. Far from round-off only the curvature of the network
+    limits a step. The last steps are undamped Newton steps, which converge quadratically.
 
     **Arguments:**
 
@@ -76,6 +79,9 @@ class GainRatioDamping(AbstractWay):
             factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
             # A step that gained a quarter of the predicted decrease was not too long: do not raise the damping.
             taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
+            # So is a step that was halved once or twice. The more a step is halved, the better is a shorter lift.
+            fraction = jnp.where(tried.accepted, tried.fraction, 1).astype(state.dtype)
+            taken = jnp.where(fraction < SHORT, jnp.minimum(SHORT / fraction, self.increase), taken)
             factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
             return tried, report, jnp.clip(state * factor, self.minimum, self.maximum)
 

@@ -64,7 +64,7 @@ class PriorLift(AbstractLiftSolver):
         factors = [jax.lax.rsqrt(whole)[group] for group in groups]
         inner = Jacobian(*scaled_problem(data, params, factors))
         weighted = in_dtype(_total, DOUBLE)(grams, freeze(whole))
-        mean = jnp.mean(jnp.diagonal(weighted)).astype(inner.outputs.dtype)
+        mean = (jnp.trace(weighted) / rows).astype(inner.outputs.dtype)
         unit = jnp.where(mean > 0, mean, 1)
         solver = GramCholesky(dtype=DOUBLE, cutoff=self.cutoff, max_decomposition=0)
         # The damping is 1 for any trace that it is relative to, so the trace must not enter the derivative.
