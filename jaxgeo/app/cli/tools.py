@@ -27,6 +27,7 @@ from jaxgeo.app.runs import load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.setup import prepare
 from jaxgeo.app.runs.summary import environment
+from jaxgeo.equations import Network
 from jaxgeo.fitting.files import write_text
 from jaxgeo.geometry import rank_report
 
@@ -38,6 +39,11 @@ def rank_command(path: Path, console: Console) -> None:
     """Print the rank and the spectrum of D at the start and at the end of the run in `path`."""
     use_precision(RunFolder(path).read_config())
     run = load(path)
+    if not isinstance(run.model, Network):
+        raise ValueError(
+            f"the run in {path} has several networks, weighted by their evidence, and no single D; train one with "
+            "--flow or --optimizer."
+        )
     refuse_endless(run.config)
     with console.status("computing the rank of D"):
         setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
@@ -63,19 +69,32 @@ def rank_command(path: Path, console: Console) -> None:
     console.print(f"QN = {setup.num_rows}, K = {setup.num_params}: {reports['end'].regime}", highlight=False)
 
 
-def predict_command(path: Path, rows: Path, out: Path | None, console: Console) -> None:
+def predict_command(path: Path, rows: Path, out: Path | None, console: Console, interval: float | None = None) -> None:
     """Write the prediction for each row of a table as CSV, into `out` or to standard output.
+
+    **Arguments:**
+
+    - `interval`: write standard deviations and the ends of intervals of this probability as well.
 
     **Raises:** `ValueError` if the run or the table cannot be read, or a column is missing or not numeric.
     """
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"--interval must be a probability between 0 and 1, such as 0.9; got {interval}.")
     use_precision(RunFolder(path).read_config())
     run = load(path)
     cells = run.encoder.read(read_table(rows))
     for note in run.encoder.substituted(cells):
         say(make_console(stderr=True), "note:", note, "yellow")
-    predicted = run.predict(run.encoder.encode(cells))
-    cells = [str(value) if run.kind is Kind.CLASSIFICATION else repr(float(value)) for value in predicted]
-    content = _as_csv([run.config.target or "prediction", *cells])
+    inputs, name = run.encoder.encode(cells), run.config.target or "prediction"
+    if interval is None:
+        predicted = run.predict(inputs)
+        cells = [str(value) if run.kind is Kind.CLASSIFICATION else repr(float(value)) for value in predicted]
+        content = _as_csv([name, *cells])
+    else:
+        predicted, deviations = run.predict(inputs, return_std=True)
+        low, high = run.predict_interval(inputs, interval)
+        columns = {"": predicted, "_std": deviations, "_low": low, "_high": high}
+        content = _as_csv(*([f"{name}{end}", *map(repr, values.tolist())] for end, values in columns.items()))
     if out is None:
         if sys.stdout.isatty():
             content = _shown(content)
@@ -90,13 +109,13 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console) 
         say(console, "", f"{len(predicted)} predictions in {out}")
 
 
-def _as_csv(cells: Sequence[str]) -> str:
-    """A column whose cells a spreadsheet reads as single cells, in any country."""
+def _as_csv(*columns: Sequence[str]) -> str:
+    """Columns whose cells a spreadsheet reads as single cells, in any country."""
     text = io.StringIO()
     # Where a comma is the decimal separator, other characters separate cells.
-    parted = any(character in cell for cell in cells for character in ";\t|\r")
+    parted = any(character in cell for cells in columns for cell in cells for character in ";\t|\r")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if parted else csv.QUOTE_MINIMAL)
-    writer.writerows([_cell(cell)] for cell in cells)
+    writer.writerows(map(_cell, row) for row in zip(*columns, strict=True))
     return text.getvalue()
 
 

@@ -9,10 +9,12 @@ from string import Template
 from typing import Any
 
 from jaxgeo.app.report.figures import FAINT, FIGURES, FIRST, INK, MOST_POINTS, SECOND, alone
-from jaxgeo.app.report.words import BASELINES, ENDINGS, axis, pick, step_table
+from jaxgeo.app.report.tables import found_words, networks_card, settings_of_table
+from jaxgeo.app.report.words import BASELINES, axis, ending, pick, step_table
 from jaxgeo.app.runs import Run, load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import kept_row, plain
+from jaxgeo.tabular import TableModel
 
 
 def write_report(path: Path | str) -> Path:
@@ -62,9 +64,9 @@ def render(run: Run, figures: list[str]) -> str:
         tiles="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
         warnings=f'<section class="card notes"><h2>Please note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
-        classes=_classes(summary),
+        classes=_classes(summary) + (networks_card(run.model) if isinstance(run.model, TableModel) else ""),
         **dict(zip(("header", "steps"), _table(*step_table(run.metrics)), strict=True)),
-        trained=_pairs({"data": summary["source"], "network": "-".join(map(str, run.model.sizes)), **_settings(run)}),
+        trained=_pairs({"data": summary["source"], **_settings(run)}),
         environment=_pairs(summary["environment"]),
         folder=html.escape(json.dumps(run.path.as_posix(), ensure_ascii=False)),
     )
@@ -73,7 +75,7 @@ def render(run: Run, figures: list[str]) -> str:
 def lead(summary: dict[str, Any]) -> str:
     """The outcome of the run, in one or two sentences."""
     text = (
-        f"{ENDINGS[summary['outcome']].capitalize()}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in "
+        f"{ending(summary).capitalize()}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in "
         f"{summary['steps']} steps and {summary['seconds']:.0f} seconds."
     )
     if summary["predicted_stopping_time"] and summary["stopping_time"] and summary["outcome"] == "reached":
@@ -98,6 +100,7 @@ def tiles(run: Run) -> dict[str, str]:
         if name == "test":
             for simple, score in (("a linear model", "linear"), (BASELINES[summary["kind"]], "baseline")):
                 shown[simple] = f"{summary[score]:.1%}" if classify else plain(summary[score])
+            shown |= found_words(summary)
     if summary["predicted_stopping_time"] is not None:
         shown["largest |C/law − 1|"] = f"{summary['largest_deviation']:.1e}"
     shown |= {"N": str(summary["N"]), "QN": str(summary["QN"]), "K": str(summary["K"])}
@@ -109,6 +112,8 @@ def tiles(run: Run) -> dict[str, str]:
 
 def _settings(run: Run) -> dict[str, str]:
     config = run.config
+    if isinstance(run.model, TableModel):
+        return settings_of_table(run)
     optional = {
         "learning rate": config.learning_rate,
         "batch size": config.batch_size,
@@ -116,6 +121,7 @@ def _settings(run: Run) -> dict[str, str]:
         "step tolerance": config.rtol,
     }
     return {
+        "network": "-".join(map(str, run.model.sizes)),
         **({"optimizer": config.optimizer} if config.optimizer else {"flow": config.flow}),
         "tolerance": f"{config.tol:g} times C(0)",
         **{name: f"{value:g}" for name, value in optional.items() if value is not None},

@@ -24,9 +24,9 @@ from jaxgeo.fitting.lock import NAME as LOCK, FolderLock, InUse
 class RunFolder:
     """Where a run is kept: `config.toml`, `network.json`, `parameters.eqx`, `metrics.jsonl`, `summary.json`.
 
-    Beside them lies what `jaxgeo.fit` keeps to go on from. All that is read back has its digest in `digests.json`.
-    Nothing is pickled, so that opening a folder from elsewhere runs no code. Within `with` the folder is this
-    process's alone.
+    Networks that the evidence weighs are in `networks.npy`, in place of `parameters.eqx`. Beside them lies what
+    `jaxgeo.fit` keeps to go on from. All that is read back has its digest in `digests.json`. Nothing is pickled, so
+    that opening a folder from elsewhere runs no code. Within `with` the folder is this process's alone.
     """
 
     def __init__(self, path: Path, lock: FolderLock | None = None):
@@ -121,19 +121,20 @@ class RunFolder:
     def save_settings(self, config: Config, task: Task, sizes: tuple[int, ...]) -> None:
         """Write what does not change during the run."""
         self.save_config(config)
-        scalings = {
-            name: {"names": list(s.names), "mean": s.mean.tolist(), "scale": s.scale.tolist()}
-            for name, s in (("inputs", task.inputs), ("outputs", task.outputs))
-        }
         network = {
             "sizes": list(sizes),
             "activation": "tanh",
             "dtype": config.precision,
             "kind": task.kind.value,
             "columns": task.encoder.to_list(),
-            **scalings,
+            **_scalings(task),
         }
         self.files.write("network.json", to_json(network, indent=1).encode())
+
+    def save_table(self, task: Task) -> None:
+        """Write how rows become inputs of networks that the evidence weighs, and what they predict."""
+        table = {"kind": task.kind.value, "columns": task.encoder.to_list(), **_scalings(task)}
+        self.files.write("network.json", to_json(table, indent=1).encode())
 
     def save_parameters(self, network: Network) -> None:
         """Write the network's weights in NumPy's format, through `eqx.tree_serialise_leaves`."""
@@ -156,3 +157,10 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a file that is not read back, all or nothing."""
         write_bytes(self.files.place(name), text.encode())
+
+
+def _scalings(task: Task) -> dict[str, Any]:
+    return {
+        name: {"names": list(s.names), "mean": s.mean.tolist(), "scale": s.scale.tolist()}
+        for name, s in (("inputs", task.inputs), ("outputs", task.outputs))
+    }
