@@ -12,9 +12,9 @@ def tables(result: dict[str, Any]) -> str:
     lines = []
     for name in next(iter(seeds)):
         rows = [seed[name] for seed in seeds]
-        seconds = statistics.median(row["seconds"] for row in rows)
+        seconds = statistics.median(row["cpu_s"] for row in rows)
         lines.append([f"`{name}`", *(f"{row['error']:.0f}" for row in rows), f"{seconds:.2g}"])
-    header = ["", *(f"error, table {seed}" for seed in result["seeds"]), "seconds"]
+    header = ["", *(f"error, table {seed}" for seed in result["seeds"]), "CPU s"]
     return table(header, lines) + "\n" + environment(result) + "\n"
 
 

@@ -3,6 +3,7 @@
 Needs scikit-learn, which `import jaxgeo` does not load: `from jaxgeo.estimators import JaxgeoRegressor`.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ from jaxgeo._checks import check_count, check_number, check_positive, is_count
 from jaxgeo._names import show_public_names
 from jaxgeo.equations.network import check_sizes
 from jaxgeo.tabular import TableModel
+from jaxgeo.tabular.ensemble import ROUNDS, TOL
+from jaxgeo.tabular.plan import STARTS
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_random_state, column_or_1d
     from sklearn.utils.class_weight import compute_class_weight
     from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -96,6 +100,12 @@ class AbstractEstimator(BaseEstimator):
             keep=partial,
         )
         ensemble = self.model_.ensemble
+        if not partial and ensemble.stopped == "max_iter" and not ensemble.has_settled(float(weights.sum())):
+            warnings.warn(
+                f"after `max_iter` = {self.max_iter} updates the evidence still grew; a larger `max_iter` allows more.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
         self.loss_curve_, self.loss_ = list(ensemble.losses), ensemble.losses[-1]
         self.n_iter_, self.stopped_ = len(ensemble.losses), ensemble.stopped
         self.log_evidence_, self.num_effective_ = self.model_.log_evidence, self.model_.num_effective
@@ -155,7 +165,8 @@ class JaxgeoRegressor(RegressorMixin, AbstractEstimator):
     - `model_`: the networks, a `jaxgeo.tabular.TableModel`.
     - `n_features_in_`, `feature_names_in_`: columns of the inputs, and their names if they had any.
 
-    **Raises:** `ValueError` from `fit` on parameters or data that are unusable.
+    **Raises:** `ValueError` from `fit` on parameters or data that are unusable. It warns (`ConvergenceWarning`) if the
+    evidence of the best network still grew after `max_iter` updates.
 
     ```python
     >>> import numpy as np
@@ -173,9 +184,9 @@ class JaxgeoRegressor(RegressorMixin, AbstractEstimator):
         self,
         hidden_layer_sizes=None,
         *,
-        n_starts=2,
-        max_iter=60,
-        tol=0.1,
+        n_starts=STARTS,
+        max_iter=ROUNDS,
+        tol=TOL,
         max_time=None,
         warm_start=False,
         random_state=None,
@@ -289,9 +300,9 @@ class JaxgeoClassifier(ClassifierMixin, AbstractEstimator):
         hidden_layer_sizes=None,
         *,
         class_weight=None,
-        n_starts=2,
-        max_iter=60,
-        tol=0.1,
+        n_starts=STARTS,
+        max_iter=ROUNDS,
+        tol=TOL,
         max_time=None,
         warm_start=False,
         random_state=None,

@@ -86,6 +86,7 @@ def summary(outcome="reached", **changes):
         "classes": (),
         "confusion": (),
         "held_out": {"row": (6, 7), "true": (1.0, 2.5), "predicted": (1.5, 2.0)},
+        "evidence": None,
     } | changes
 
 

@@ -177,13 +177,14 @@ def test_with_patience_the_scores_are_those_of_the_network_that_is_kept(table, c
     assert all(f"<dd>{score}</dd>" in page for score in scores)
 
 
-def test_a_table_is_trained_for_rows_that_are_not_trained_on(home, capsys):
-    """As the estimators do, on all rows; a linear model that predicts better is named first."""
+@pytest.mark.slow
+def test_a_single_network_on_a_table_is_stopped_by_rows_that_are_held_out(home, capsys):
+    """A linear model that predicts better is named first."""
     rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(60, 3)), rng.normal(size=60)
     rows = [f"{a:.4f},{b:.4f},{c:.4f},{a - b + e:.4f}" for (a, b, c), e in zip(x, noise, strict=True)]
     (home / "linear.csv").write_text("a,b,c,y\n" + "\n".join(rows) + "\n")
-    assert run(["train", "linear.csv", "--target", "y", "--max-steps", "30"]) == 0
+    assert run(["train", "linear.csv", "--target", "y", "--max-steps", "30", "--hidden", "32-32"]) == 0
     kept = load(home / "runs" / "linear")
     assert (kept.config.optimizer, kept.config.patience, kept.config.hidden) == ("levenberg-marquardt", 10, (32, 32))
     assert (kept.summary["N"], kept.summary["test_rows"], kept.config.samples) == (38, 12, 48)

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, load_linnerud, make_friedman1, make_moons
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
@@ -19,6 +21,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from jaxgeo.estimators import JaxgeoClassifier, JaxgeoRegressor
 
+# A few updates are enough for most of what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 SMALL = {"hidden_layer_sizes": 4, "n_starts": 1, "max_iter": 20, "random_state": 0}
 X = np.linspace(-1, 1, 40)[:, None]
 Y = np.sin(3 * X[:, 0]) + 0.1 * np.random.default_rng(0).normal(size=40)
@@ -129,6 +133,17 @@ def test_time_may_end_a_fit(rounds):
     assert model.stopped_ == "max_time"
     assert model.n_iter_ == 1
     assert np.isfinite(model.predict(X)).all()
+
+
+def test_a_fit_that_ends_while_the_evidence_grows_warns_and_others_do_not():
+    with pytest.warns(ConvergenceWarning, match="`max_iter` = 2 updates the evidence still grew"):
+        JaxgeoRegressor(max_iter=2, random_state=0).fit(X, Y)
+    with pytest.warns(ConvergenceWarning, match="a larger `max_iter`"):
+        JaxgeoClassifier(max_iter=2, random_state=0).fit(X, Y > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        JaxgeoRegressor(random_state=0).fit(X, Y)
+        JaxgeoClassifier(random_state=0).fit(X, Y > 0)
 
 
 def test_iris_about_as_well_as_the_linear_model():

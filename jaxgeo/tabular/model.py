@@ -10,11 +10,11 @@ from jaxtyping import Float
 
 from jaxgeo.fitting.scaling import Scaling
 from jaxgeo.tabular.calibration import Calibration, calibrate
-from jaxgeo.tabular.ensemble import Ensemble
+from jaxgeo.tabular.ensemble import TOL, Ensemble
 from jaxgeo.tabular.member import Member
 from jaxgeo.tabular.network import Shape
 from jaxgeo.tabular.plan import STARTS, plan_networks
-from jaxgeo.tabular.targets import Labels, Numbers
+from jaxgeo.tabular.targets import Labels, Numbers, log_probabilities
 from jaxgeo.uncertainty.mixtures import Mixture
 from jaxgeo.uncertainty.prediction import Prediction
 
@@ -98,7 +98,7 @@ class TableModel:
         weights: Float[np.ndarray, " rows"],
         *,
         rounds: int,
-        tol: float = 0.1,
+        tol: float = TOL,
         seconds: float | None = None,
         progress: Callable[[Ensemble], bool] = lambda _: True,
         keep: bool = False,
@@ -137,9 +137,15 @@ class TableModel:
             return self.probabilities(rows)
         found = np.zeros((len(x), len(self.outputs.names)))
         for weight, member in self._asked:
-            each = self.outputs.invert(member.shape(member.theta, x))
-            found += weight * (self._mean_of_logs(each, 1 / member.beta) if self.takes_logs else each)
+            found += weight * self._predict_by(member, x)
         return found
+
+    def predict_by_best(self, rows: Rows) -> Rows:
+        """What the network of the largest evidence says alone, also within training: numbers, or probabilities."""
+        best, x = max(self.ensemble.members, key=lambda member: member.log_evidence), self._inputs(rows)
+        if self.outputs is None:
+            return np.exp(log_probabilities(best.shape(best.theta, x)))
+        return self._predict_by(best, x)
 
     def distribution(self, rows: Rows) -> Mixture:
         """Of new targets in the unit in which they are learnt: standardised, and logarithms if `takes_logs`."""
@@ -196,6 +202,11 @@ class TableModel:
         if self.takes_logs and not (targets > 0).all():
             raise ValueError("`y` was positive in the rows trained on first, and now is not; fit all rows at once.")
         return Numbers(standardised(self.outputs, np.log(targets) if self.takes_logs else targets, "y"), weights)
+
+    def _predict_by(self, member: Member, x: Rows) -> Rows:
+        assert self.outputs is not None
+        found = self.outputs.invert(member.shape(member.theta, x))
+        return self._mean_of_logs(found, 1 / member.beta) if self.takes_logs else found
 
     def _mean_of_logs(self, logs: Rows, variance: float) -> Rows:
         """The mean of e^t, t normal with this variance in standardised units."""

@@ -22,6 +22,7 @@ from jaxgeo.app.cli.options import PROBLEMS, parse_hidden
 from jaxgeo.app.cli.streams import Streams
 from jaxgeo.app.cli.tools import bench_command, info_command, predict_command, rank_command
 from jaxgeo.app.cli.work import resume_command, train_command
+from jaxgeo.app.runs.config import EVIDENCE
 from jaxgeo.fitting import Interruptible
 from jaxgeo.fitting.methods import FLOWS, OPTIMIZERS
 
@@ -87,11 +88,14 @@ TaskKind = Annotated[
     ),
 ]
 Drop = Annotated[list[str] | None, typer.Option(help="Column to leave out; can be repeated.", rich_help_panel=DATA)]
+Weights = Annotated[
+    str | None, typer.Option(help="Column of the table that says how often each row counts.", rich_help_panel=DATA)
+]
 Samples = Annotated[
     int | None,
     typer.Option(
         help="N, the number of rows to train on; the others are held out. The default is 100 for digits; for a table, "
-        "all rows that are not held out, up to 1000 outputs.",
+        "all rows that are not held out, along a flow up to 1000 outputs.",
         rich_help_panel=DATA,
     ),
 ]
@@ -103,8 +107,8 @@ Hidden = Annotated[
     typer.Option(
         "--hidden",
         "--model",
-        help="Widths of the hidden layers, such as 64-64; by default 32-32 for a table, and wide enough for K ≥ 4 QN "
-        "along a flow.",
+        help="Train a single network with hidden layers of these widths, such as 64-64; with a method by default 32-32 "
+        "for a table, and wide enough for K ≥ 4 QN along a flow.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -114,8 +118,7 @@ Flow = Annotated[
 Tol = Annotated[
     float | None,
     typer.Option(
-        help="Stop when the cost reaches this fraction of C(0); by default 1e-6 for digits. "
-        "A table stops by --patience.",
+        help="Stop when the cost reaches this fraction of C(0); by default 1e-6 for digits.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -140,6 +143,7 @@ def train(
     target: Target = None,
     task: TaskKind = None,
     drop: Drop = None,
+    weights: Weights = None,
     samples: Samples = None,
     test_fraction: TestFraction = None,
     hidden: Hidden = None,
@@ -148,7 +152,7 @@ def train(
         str | None,
         typer.Option(
             help=f"Use an optimizer instead of a flow; one of {', '.join(OPTIMIZERS)}. The default for a table is "
-            "levenberg-marquardt.",
+            f"{EVIDENCE}: several small networks, weighted by their evidence.",
             rich_help_panel=NETWORK,
         ),
     ] = None,
@@ -162,13 +166,16 @@ def train(
     rtol: Rtol = None,
     max_steps: Annotated[
         int | None,
-        typer.Option(help="Give up after this number of steps or updates; 1000 by default.", rich_help_panel=NETWORK),
+        typer.Option(
+            help="Give up after this number of steps or updates; 1000 by default, and 60 with evidence.",
+            rich_help_panel=NETWORK,
+        ),
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
             help="Stop when the cost on a held-out fifth of the training rows has not improved for this number of "
-            "parts (6 steps of a flow, or an epoch); 10 by default for a table.",
+            "parts (6 steps of a flow, or an epoch); 10 by default for a single network on a table.",
             rich_help_panel=NETWORK,
         ),
     ] = None,
@@ -192,6 +199,7 @@ def train(
         target=target,
         task=task,
         drop=drop,
+        weights=weights,
         samples=samples,
         test_fraction=test_fraction,
         hidden=hidden,
@@ -274,6 +282,13 @@ def predict(
     rows: Annotated[
         Path, typer.Argument(help="A table with the same columns that the run was trained on.", metavar="ROWS")
     ],
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            help="Add columns for the standard deviation of a new value, and the ends of the interval that contains it "
+            "with this probability, such as 0.9.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="CSV file to write; by default standard output.")] = None,
     keep: Annotated[
         list[str] | None,
@@ -284,7 +299,7 @@ def predict(
     ] = None,
 ) -> None:
     """Predict the target for new rows, in their order."""
-    predict_command(run, rows, out, make_console(), keep or ())
+    predict_command(run, rows, out, make_console(), keep or (), interval)
 
 
 @app.command()

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from jaxgeo.app.cli.streams import visible
 from jaxgeo.app.data.table import shorten
-from jaxgeo.app.report.words import BASELINES, ENDINGS, step_table
+from jaxgeo.app.report.tables import found_words
+from jaxgeo.app.report.words import BASELINES, ending, step_table
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import kept_row, plain
 from jaxgeo.app.runs.setup import Setup
@@ -51,9 +52,9 @@ def show_setup(console: Console, setup: Setup) -> None:
         else:
             facts["stop"] = f"predicted at s = {setup.stopping_time:.6g}, s/N = {setup.stopping_time / count:.4g}"
     for name, value in facts.items():
-        _show(console, name, value, 9)
+        show(console, name, value, 9)
     for note in task.notes:
-        _show(console, "note", note, 9, "yellow")
+        show(console, "note", note, 9, "yellow")
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -81,7 +82,7 @@ def print_table(console: Console, table: Table) -> None:
     console.width = width
 
 
-def _show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:
+def show(console: Console, label: str, text: str, indent: int, style: str = "bold") -> None:
     """Print a text next to its label, and align further lines below the first."""
     first, *rest = textwrap.wrap(_literal(text), max(40, console.width - indent - 2)) or [""]
     lines = "\n".join([first, *(" " * (indent + 2) + line for line in rest)])
@@ -165,13 +166,15 @@ def show_end(
             )
         console.print(scores, highlight=False)
     where = "" if summary["stopping_time"] is None else f", at s = {summary['stopping_time']:.6g}"
+    if summary["evidence"] is not None:
+        console.print("; ".join(f"{name}: {value}" for name, value in found_words(summary).items()), highlight=False)
     console.print(
-        f"{ENDINGS[summary['outcome']]}, after {summary['steps']} steps and {summary['seconds']:.0f} s{where}",
+        f"{ending(summary)}, after {summary['steps']} steps and {summary['seconds']:.0f} s{where}",
         highlight=False,
     )
     for note in summary["warnings"]:
         if note not in told:
-            _show(console, "note", note, 4, "yellow")
+            show(console, "note", note, 4, "yellow")
     say(console, "report ", str(page))
     name = json.dumps(str(folder.path), ensure_ascii=False)
     say(console, "load   ", f"import jaxgeo as jg; model = jg.load({name}).model")

@@ -12,14 +12,19 @@ from jaxgeo.app.data import Task, digits, read_table, table_task
 from jaxgeo.app.data.table import list_some
 from jaxgeo.app.data.tabular import MOST_OUTPUTS, parse_kind
 from jaxgeo.app.runs import Config
-from jaxgeo.app.runs.config import DEFAULTS as OPTIONAL, KINDS, check_settings
+from jaxgeo.app.runs.config import DEFAULTS as OPTIONAL, EVIDENCE, KINDS, check_settings
 from jaxgeo.app.runs.fields import MOST_BYTES, read_toml
 from jaxgeo.equations import choose_hidden
 from jaxgeo.fitting.files import read_bytes
+from jaxgeo.tabular.ensemble import ROUNDS, TOL
 
 PROBLEMS = ("digits",)
-# Defaults for tables, as for the estimators: patience on the validation rows, and the hidden widths.
+# What only the training of a single network has.
+OF_ONE_NETWORK = ("hidden", "tol", "rtol", "patience", "learning_rate", "batch_size", "record_every")
+# Defaults for one network on a table that is to predict well: patience on the validation rows, and the hidden widths.
 PATIENCE, HIDDEN = 10, (32, 32)
+# Steps or updates of one network.
+MAX_STEPS = 1000
 # With fewer training rows, none are used for validation.
 LEAST_ROWS = 10
 # Defaults of settings that a run always has; `Config` has the defaults of the others.
@@ -27,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
     **OPTIONAL,
     "samples": None,
     "hidden": (),
-    "max_steps": 1000,
+    "max_steps": None,
     "precision": "float64",
     "seed": 0,
 }
@@ -39,6 +44,7 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
     **Raises:** `ValueError` if an option makes no sense, or if the data cannot be learned from.
     """
     from_file = {} if file is None else _read(file)
+    _forget_other_method(given, from_file)
     for one, other in (("flow", "optimizer"), ("optimizer", "flow")):
         # A choice on the command line overrides the choice of the file.
         if given.get(one):
@@ -54,10 +60,16 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
         raise ValueError("pass either --flow or --optimizer, not both.")
     double, ready = asked["precision"] == "float64", asked["problem"] in PROBLEMS
     unasked = False
+    if ready and asked["optimizer"] == EVIDENCE:
+        raise ValueError(f"--optimizer {EVIDENCE} only applies to tables; leave it out with {asked['problem']}.")
     if not ready and not asked.get("flow") and not asked["optimizer"]:
-        # Aim for a low error on new rows, as the estimators do.
-        asked["optimizer"], unasked = "levenberg-marquardt", asked["patience"] is None
-        asked["patience"] = PATIENCE if unasked else asked["patience"]
+        # Aim for a low error on new rows.
+        if double and not asked["hidden"] and all(asked.get(name) is None for name in OF_ONE_NETWORK[1:]):
+            asked["optimizer"] = EVIDENCE
+        else:
+            asked["optimizer"], unasked = "levenberg-marquardt", asked["patience"] is None
+            asked["patience"] = PATIENCE if unasked else asked["patience"]
+    weighed = asked["optimizer"] == EVIDENCE
     asked["flow"] = "" if asked["optimizer"] else asked.get("flow") or "adapted"
     check_settings(asked)
     task = read_task(asked)
@@ -66,26 +78,40 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
     if unasked and len(task.train_inputs) < LEAST_ROWS:
         asked["patience"] = None
     stops_early = asked["optimizer"] and asked["patience"] is not None
-    sizes = asked["hidden"] or (
-        HIDDEN if stops_early else choose_hidden(task.train_inputs.shape[1], task.train_targets.shape[1], task.num_rows)
-    )
+    if weighed:
+        sizes, tol, max_steps = (), TOL, ROUNDS
+    else:
+        sizes, max_steps = asked["hidden"] or (HIDDEN if stops_early else choose_hidden(*_sizes_of(task))), MAX_STEPS
+        tol = 1e-8 if stops_early else 1e-6 if ready else 1e-4
     settled = {
         # Use an absolute path, so that the run can be resumed from any folder.
         "problem": asked["problem"] if ready else os.path.abspath(asked["problem"]),
         "samples": len(task.train_inputs),
         "hidden": sizes,
-        "tol": asked.get("tol") or (1e-8 if stops_early else 1e-6 if ready else 1e-4),
+        "tol": asked.get("tol") or tol,
+        "max_steps": asked["max_steps"] or max_steps,
         "task": task.kind.value,
     }
     # Refuse settings that cannot be written and read back now, not after training.
     return Config.from_toml(Config(**{**asked, **settled}).to_toml()), task
 
 
+def _forget_other_method(given: dict[str, Any], from_file: dict[str, Any]) -> None:
+    """Drop from the settings of a file what belongs to a method that the command line has replaced."""
+    of_file, chosen = from_file.get("optimizer"), given.get("optimizer")
+    asks_for_one = given.get("flow") or any(name in given for name in OF_ONE_NETWORK if name != "tol")
+    if of_file == EVIDENCE and (chosen or EVIDENCE) == EVIDENCE and not asks_for_one:
+        return
+    if EVIDENCE in (of_file, chosen):
+        for name in ("flow", "optimizer", "max_steps", *OF_ONE_NETWORK):
+            from_file.pop(name, None)
+
+
 def read_task(settings: dict[str, Any]) -> Task:
     """The data of these settings, split into training and held-out rows."""
     problem = settings["problem"]
     if problem in PROBLEMS:
-        for name in ("target", "task", "drop"):
+        for name in ("target", "task", "drop", "weights"):
             if settings[name] and not (name == "task" and settings[name] == "classification"):
                 raise ValueError(f"--{name} only applies to tables; leave it out with {problem}.")
         return digits(100 if settings["samples"] is None else settings["samples"], settings["seed"])
@@ -119,17 +145,23 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
     table = read_table(path)
     if not settings["target"]:
         raise ValueError(f"say which column to predict with --target; {path.name} has: {list_some(table.names)}.")
+    stops_early = settings["optimizer"] and settings["patience"] is not None
     return table_task(
         table,
         settings["target"],
         kind=parse_kind(settings["task"]) if settings["task"] else None,
         drop=settings["drop"],
+        weights=settings["weights"],
         num_samples=settings["samples"],
-        # An optimizer that stops early has fewer parameters than rows, so it can use all rows.
-        most_outputs=None if settings["optimizer"] and settings["patience"] is not None else MOST_OUTPUTS,
+        # These have fewer parameters than rows, so they can use all rows.
+        most_outputs=None if settings["optimizer"] == EVIDENCE or stops_early else MOST_OUTPUTS,
         test_fraction=settings["test_fraction"],
         seed=settings["seed"],
     )
+
+
+def _sizes_of(task: Task) -> tuple[int, int, int]:
+    return task.train_inputs.shape[1], task.train_targets.shape[1], task.num_rows
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from jaxgeo.app.runs import load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.setup import has_spectrum, prepare
 from jaxgeo.app.runs.summary import environment
+from jaxgeo.equations import Network
 from jaxgeo.fitting.files import write_text
 from jaxgeo.geometry import rank_report
 
@@ -40,6 +41,11 @@ def rank_command(path: Path, console: Console) -> None:
     """Print the rank and the spectrum of D at the start and at the end of the run in `path`."""
     use_precision(RunFolder(path).read_config())
     run = load(path)
+    if not isinstance(run.model, Network):
+        raise ValueError(
+            f"the run in {path} has several networks, weighted by their evidence, and no single D; train one with "
+            "--flow or --optimizer."
+        )
     refuse_endless(run.config)
     with console.status("computing the rank of D"):
         setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
@@ -70,15 +76,25 @@ def rank_command(path: Path, console: Console) -> None:
     console.print(f"QN = {setup.num_rows}, K = {setup.num_params}: {reports['end'].regime}", highlight=False)
 
 
-def predict_command(path: Path, rows: Path, out: Path | None, console: Console, keep: Sequence[str] = ()) -> None:
+def predict_command(
+    path: Path,
+    rows: Path,
+    out: Path | None,
+    console: Console,
+    keep: Sequence[str] = (),
+    interval: float | None = None,
+) -> None:
     """Write the prediction for each row of a table as CSV, into `out` or to standard output.
 
     **Arguments:**
 
     - `keep`: columns of the table to repeat beside the predictions; by default one that tells rows apart.
+    - `interval`: write standard deviations and the ends of intervals of this probability as well.
 
     **Raises:** `ValueError` if the run or the table cannot be read, or a column is missing or not numeric.
     """
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"--interval must be a probability between 0 and 1, such as 0.9; got {interval}.")
     use_precision(RunFolder(path).read_config())
     run = load(path)
     table = read_table(rows)
@@ -86,9 +102,16 @@ def predict_command(path: Path, rows: Path, out: Path | None, console: Console, 
     cells = run.encoder.read(table)
     for note in run.encoder.substituted(cells, run.inputs):
         say(make_console(stderr=True), "note:", note, "yellow")
-    predicted = run.predict(run.encoder.encode(cells))
-    cells = [str(value) if run.kind is Kind.CLASSIFICATION else repr(float(value)) for value in predicted]
-    columns = {**labels, run.config.target or "prediction": cells}
+    inputs, name = run.encoder.encode(cells), run.config.target or "prediction"
+    classify = run.kind is Kind.CLASSIFICATION
+    if interval is None:
+        predicted, ends = run.predict(inputs), {}
+    else:
+        predicted, deviations = run.predict(inputs, return_std=True)
+        low, high = run.predict_interval(inputs, interval)
+        ends = {"_std": deviations, "_low": low, "_high": high}
+    columns = {**labels, name: [str(value) if classify else repr(float(value)) for value in predicted]}
+    columns |= {f"{name}{end}": [*map(repr, values.tolist())] for end, values in ends.items()}
     content = _as_csv([[*columns], *zip(*columns.values(), strict=True)])
     if out is None:
         if sys.stdout.isatty():

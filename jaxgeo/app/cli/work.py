@@ -11,11 +11,13 @@ from rich.console import Console
 from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.display import LiveBar, say, show_end, show_setup
 from jaxgeo.app.cli.options import read_task, refuse_endless, resolve
+from jaxgeo.app.cli.table_display import TableBar, show_table_setup
 from jaxgeo.app.data import Task
 from jaxgeo.app.runs import Config, load
-from jaxgeo.app.runs.config import check_settings
+from jaxgeo.app.runs.config import EVIDENCE, check_settings
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.setup import Setup, prepare
+from jaxgeo.app.runs.tables import TableSetup, prepare_table, train_table
 from jaxgeo.app.runs.training import train
 from jaxgeo.fitting import Interruptible
 
@@ -25,7 +27,7 @@ def train_command(
 ) -> int:
     """Train; returns the exit code. Raises `ValueError` on wrong input, before anything is written."""
     config, task = resolve(given, file)
-    setup = prepare_setup(config, task, console)
+    setup = _prepare(config, task, console)
     place = default_place(task) if out is None else out
     with RunFolder.create(place, fresh_name=out is None) as folder:
         return _run(setup, folder, console, interruptible)
@@ -38,10 +40,18 @@ def resume_command(path: Path, changes: dict[str, Any], console: Console, interr
         config = dataclasses.replace(folder.read_config(), **changes)
         check_settings(dataclasses.asdict(config))
         refuse_endless(config)
-        setup = prepare_setup(config, read_task(dataclasses.asdict(config)), console)
+        setup = _prepare(config, read_task(dataclasses.asdict(config)), console)
         if changes:
             folder.save_config(config)
         return _run(setup, folder, console, interruptible, resume=True)
+
+
+def _prepare(config: Config, task: Task, console: Console) -> Setup | TableSetup:
+    if config.optimizer != EVIDENCE:
+        return prepare_setup(config, task, console)
+    use_precision(config)
+    with console.status("standardising the rows"):
+        return prepare_table(task, config)
 
 
 def prepare_setup(config: Config, task: Task, console: Console) -> Setup:
@@ -63,14 +73,24 @@ def use_precision(config: Config) -> None:
 
 
 def _run(
-    setup: Setup, folder: RunFolder, console: Console, interruptible: Interruptible, *, resume: bool = False
+    setup: Setup | TableSetup,
+    folder: RunFolder,
+    console: Console,
+    interruptible: Interruptible,
+    *,
+    resume: bool = False,
 ) -> int:
     SIGNALS.folder = folder.path
     before = folder.read_summary() if resume and folder.has_begun else None
     ended = before is not None and before["outcome"] not in ("interrupted", "stopped")
-    show_setup(console, setup)
-    with LiveBar(console, setup) as bar, SIGNALS.training(interruptible):
-        summary = train(setup, folder, progress=bar.show, interruptible=interruptible, resume=resume)
+    if isinstance(setup, TableSetup):
+        show_table_setup(console, setup)
+        with TableBar(console, setup) as bar, SIGNALS.training(interruptible):
+            summary = train_table(setup, folder, progress=bar.show, interruptible=interruptible, resume=resume)
+    else:
+        show_setup(console, setup)
+        with LiveBar(console, setup) as bar, SIGNALS.training(interruptible):
+            summary = train(setup, folder, progress=bar.show, interruptible=interruptible, resume=resume)
     # matplotlib loads slowly, so import it only when needed.
     from jaxgeo.app.report.page import write_report
 

@@ -62,8 +62,10 @@ class Column:
         else:
             missing = np.isnan(values)
             filled = np.where(missing, self.fill, values)
-            angle = 2 * np.pi * filled / YEAR
-            inputs = [filled, *((np.sin(angle), np.cos(angle)) if self.season else ())]
+            inputs = [filled]
+            if self.season:
+                angle = 2 * np.pi / YEAR * filled
+                inputs += [np.sin(angle), np.cos(angle)]
         inputs += [missing] if self.gaps else []
         return np.stack([np.asarray(each, np.float64) for each in inputs], axis=1)
 

@@ -1,5 +1,6 @@
 """A user's own table as a task: one column to predict from all the others."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ def table_task(
     *,
     kind: Kind | None = None,
     drop: Sequence[str] = (),
+    weights: str = "",
     num_samples: int | None = None,
     most_outputs: int | None = MOST_OUTPUTS,
     test_fraction: float = 0.2,
@@ -43,6 +45,7 @@ def table_task(
     - `kind`: by default classification if the target is text, truth values or at most 20 different integers, and
         regression otherwise.
     - `drop`: columns to leave out.
+    - `weights`: a column of how often each row counts, in training and in scores. Rows of weight 0 are left out.
     - `num_samples`: N, rows to train on; by default all that are not held out, but no more than give `most_outputs`.
     - `test_fraction`: the part of the rows that is held out, drawn by `seed`, a seed of NumPy.
 
@@ -54,17 +57,27 @@ def table_task(
     check_number("test_fraction", test_fraction, above=0, most=1)
     file = table.name
     table.column(target)
-    for name in drop:
+    for name in (*drop, *((weights,) if weights else ())):
         table.column(name)
     if target in drop:
         raise ValueError(f"--drop names the target {target!r}; leave one of the two out.")
-    features = tuple(name for name in table.names if name != target and name not in drop)
+    if weights == target:
+        raise ValueError(f"--weights names the target {target!r}; choose another column.")
+    features = tuple(name for name in table.names if name not in (target, weights) and name not in drop)
     if not features:
         raise ValueError(
             f"{file} has no columns besides the target {target!r}; at least one is needed to predict from."
         )
     readings, notes = find_readings(table, [target])
     table, labels, values = _with_target(table, target, readings[target], notes)
+    counts = None
+    if weights:
+        counts = _read_weights(table, weights)
+        kept = np.flatnonzero(counts > 0)
+        if len(kept) < len(counts):
+            notes.append(f"Left out {len(counts) - len(kept)} rows of weight 0.")
+        table, labels, counts = table.rows(kept), [labels[row] for row in kept], counts[kept]
+        values = None if values is None else values[kept]
     if kind is None:
         kind, why = _guess_kind(readings[target], values, labels)
         notes.append(f"Taken as {kind.value}, since the target {why}.")
@@ -99,7 +112,7 @@ def table_task(
     scaling = encoder.scaling(inputs[train])
     if classes is None:
         assert values is not None
-        outputs = Scaling.fit((target,), values[train, None])
+        outputs = Scaling.fit((target,), values[train, None], None if counts is None else counts[train])
         if outputs.constant:
             raise ValueError(
                 f"the target {target!r} has one and the same value in all training rows: nothing to learn."
@@ -107,6 +120,8 @@ def table_task(
         targets = outputs.apply(values[:, None])
     else:
         targets, outputs = classes
+    if counts is not None:
+        notes.append(f"By {weights!r} the {len(train)} training rows count as {counts[train].sum():.6g}.")
     return Task(
         name=file.partition(".")[0],
         source=f"{file}: {total} rows, target {target!r}, {len(features)} features",
@@ -120,6 +135,9 @@ def table_task(
         outputs=outputs,
         encoder=encoder,
         notes=_some_of([*notes, *told]),
+        train_values=None if classes is not None or values is None else values[train],
+        train_weights=None if counts is None else counts[train],
+        test_weights=None if counts is None else counts[test],
     )
 
 
@@ -153,6 +171,28 @@ def _with_target(
         raise ValueError(f"the target {target!r} of {table.name} is missing in all rows; choose another --target.")
     kept = np.flatnonzero(present)
     return table.rows(kept), list(labels[kept]), None if values is None else values[kept]
+
+
+def _read_weights(table: Table, name: str) -> NDArray[np.float64]:
+    """How often each row counts; `ValueError` on what cannot be a count."""
+    reading = find_readings(table, [name])[0][name]
+    if reading.meaning is not Meaning.NUMBER:
+        raise ValueError(
+            f"the weights {name!r} of {table.name} are not numbers, such as {table.column(name).iloc[0]!r}; each says "
+            "how often its row counts."
+        )
+    found = dataclasses.replace(reading, strays=False).read(table, name)
+    bad = ~(found >= 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        what = "are missing" if np.isnan(found[row]) else f"are {found[row]:g}"
+        raise ValueError(
+            f"the weights {name!r} of {table.name} {what} on line {table.lines[row]}; each must be a number that is "
+            "not negative."
+        )
+    if not 0 < found.sum() < np.inf:
+        raise ValueError(f"the weights {name!r} of {table.name} sum to {found.sum():g}; at least one row must count.")
+    return found
 
 
 def _guess_kind(reading: Reading, values: NDArray[np.float64] | None, labels: list[str]) -> tuple[Kind, str]:

@@ -3,9 +3,10 @@
 import enum
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxgeo.app.data.encoder import Encoder
 from jaxgeo.fitting.scaling import Scaling
@@ -30,6 +31,8 @@ class Task:
     - `inputs`: the inputs of the network. `outputs`: the target column, or the classes by name.
     - `encoder`: how the columns of a table become inputs.
     - `notes`: decisions that were made on the way, one sentence each.
+    - `train_values`: the target of the training rows as it is in the table; None for classes.
+    - `train_weights`, `test_weights`: how often each row counts; None for once.
     """
 
     name: str
@@ -44,11 +47,34 @@ class Task:
     outputs: Scaling
     encoder: Encoder
     notes: tuple[str, ...] = ()
+    train_values: Float[np.ndarray, " N"] | None = None
+    train_weights: Float[np.ndarray, " N"] | None = None
+    test_weights: Float[np.ndarray, " M"] | None = None
 
     @property
     def num_rows(self) -> int:
         """QN."""
         return self.train_targets.size
+
+    @property
+    def raw_targets(self) -> Float[np.ndarray, "N Q"]:
+        """Of the training rows: the target as it is in the table, or one-hot classes."""
+        return self.train_targets if self.train_values is None else self.train_values[:, None]
+
+    @property
+    def counts(self) -> Float[np.ndarray, " N"]:
+        """How often each training row counts."""
+        return np.ones(len(self.train_inputs)) if self.train_weights is None else self.train_weights
+
+    def accuracy(self, taken: Int[np.ndarray, " rows"], *, held_out: bool = True) -> float:
+        """Of classes by number, for the held-out or the training rows."""
+        targets, weights = self._end(held_out)
+        return float(np.average(taken == targets.argmax(axis=1), weights=weights))
+
+    def error(self, predicted: Float[np.ndarray, "rows 1"], *, held_out: bool = True) -> float:
+        """The root mean square error of standardised predictions, in the unit of the target."""
+        targets, weights = self._end(held_out)
+        return float(np.sqrt(np.average((predicted - targets)[:, 0] ** 2, weights=weights)) * self.outputs.scale[0])
 
     @cached_property
     def linear_score(self) -> float:
@@ -58,11 +84,32 @@ class Task:
         """
         from sklearn.linear_model import RidgeCV
 
-        model = RidgeCV(np.logspace(-3, 4, 15)).fit(self.train_inputs, self.train_targets)
+        model = RidgeCV(np.logspace(-3, 4, 15)).fit(self.train_inputs, self.train_targets, self.train_weights)
         predicted = model.predict(self.test_inputs).reshape(self.test_targets.shape)
         if self.kind is Kind.CLASSIFICATION:
-            return float(np.mean(predicted.argmax(axis=1) == self.test_targets.argmax(axis=1)))
-        return float(np.sqrt(np.mean((predicted - self.test_targets) ** 2)) * self.outputs.scale[0])
+            return self.accuracy(predicted.argmax(axis=1))
+        return self.error(predicted)
+
+    @cached_property
+    def boosting_score(self) -> float:
+        """What gradient boosting with scikit-learn's defaults scores on the held-out rows, like `linear_score`."""
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits
+
+        # Several threads would wait for each other in a busy loop beside other programs.
+        with threadpool_limits(1):
+            if self.kind is Kind.CLASSIFICATION:
+                labels = self.train_targets.argmax(axis=1)
+                options: dict[str, Any] = {"random_state": 0}
+                if (np.bincount(labels) < 20).any():
+                    # Early stopping needs several rows of each class.
+                    options["early_stopping"] = False
+                classifier = HistGradientBoostingClassifier(**options)
+                classifier.fit(self.train_inputs, labels, self.train_weights)
+                return self.accuracy(classifier.predict(self.test_inputs))
+            model = HistGradientBoostingRegressor(random_state=0)
+            model.fit(self.train_inputs, self.train_targets[:, 0], self.train_weights)
+            return self.error(model.predict(self.test_inputs)[:, None])
 
     @property
     def baseline(self) -> float:
@@ -72,7 +119,11 @@ class Task:
         root mean square error of always answering the training mean, in the unit of the target.
         """
         if self.kind is Kind.CLASSIFICATION:
-            favourite = self.train_targets.sum(axis=0).argmax()
-            return float(np.mean(self.test_targets.argmax(axis=1) == favourite))
-        constant = self.train_targets.mean(axis=0)
-        return float(np.sqrt(np.mean((self.test_targets - constant) ** 2)) * self.outputs.scale[0])
+            return self.accuracy(np.full(len(self.test_targets), (self.counts @ self.train_targets).argmax()))
+        constant = np.average(self.train_targets, axis=0, weights=self.train_weights)
+        return self.error(np.broadcast_to(constant, self.test_targets.shape))
+
+    def _end(self, held_out: bool) -> tuple[Float[np.ndarray, "rows Q"], Float[np.ndarray, " rows"] | None]:
+        if held_out:
+            return self.test_targets, self.test_weights
+        return self.train_targets, self.train_weights

@@ -18,6 +18,8 @@ with contextlib.chdir(Path(__file__).parent):
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
 
+# Most error bars in a figure.
+MOST_BARS = 300
 # Most points of a curve. More could not be distinguished, and would take a minute for each million.
 MOST_POINTS = 2000
 
@@ -119,15 +121,23 @@ def score_figure(summary: Summary, rows: Rows) -> str | None:
 
 
 def held_out_figure(summary: Summary, rows: Rows) -> str | None:
-    """True and predicted values of the held-out rows, and a histogram of the errors; for regression."""
+    """True and predicted values of the held-out rows, with standard deviations if known, and a histogram of the errors.
+
+    For regression.
+    """
     if summary["classes"] or not summary["held_out"]:
         return None
     true, predicted = (np.array(summary["held_out"][name], np.float64) for name in ("true", "predicted"))
+    # Bars of all rows would cover each other.
+    barred = np.array(pick(range(len(true)), MOST_BARS), int) if "deviation" in summary["held_out"] else None
 
     def draw(figure: Figure) -> None:
         axes: Any = figure.subplots(1, 2, width_ratios=[3, 2])
         ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
         axes[0].plot(ends, ends, color=FAINT, lw=1)
+        if barred is not None:
+            bars = np.array(summary["held_out"]["deviation"], np.float64)[barred]
+            axes[0].errorbar(true[barred], predicted[barred], bars, fmt="none", ecolor=FAINT, elinewidth=0.8)
         axes[0].plot(true, predicted, ".", color=FIRST, ms=4, alpha=0.6)
         axes[0].set(xlabel="true", ylabel="predicted")
         axes[1].hist(predicted - true, bins="auto", color=FIRST, alpha=0.7)

@@ -10,10 +10,12 @@ from string import Template
 from typing import Any
 
 from jaxgeo.app.report.figures import FAINT, FIGURES, FIRST, INK, MOST_POINTS, SECOND, alone
-from jaxgeo.app.report.words import BASELINES, ENDINGS, pick_rows, step_table
+from jaxgeo.app.report.tables import found_words, networks_card, settings_of_table
+from jaxgeo.app.report.words import BASELINES, ending, pick_rows, step_table
 from jaxgeo.app.runs import Run, load
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import kept_row, moment, plain
+from jaxgeo.tabular import TableModel
 
 
 def write_report(path: Path | str) -> Path:
@@ -51,9 +53,9 @@ def render(run: Run, figures: list[str]) -> str:
         tiles="".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in tiles(run).items()),
         warnings=f'<section class="card notes"><h2>Please note</h2><ul>{warnings}</ul></section>' if warnings else "",
         figures="".join(figures),
-        classes=_classes(summary),
+        classes=_classes(summary) + (networks_card(run.model) if isinstance(run.model, TableModel) else ""),
         **dict(zip(("header", "steps"), _table(*step_table(run.metrics)), strict=True)),
-        trained=_pairs({"data": summary["source"], "network": "-".join(map(str, run.model.sizes)), **_settings(run)}),
+        trained=_pairs({"data": summary["source"], **_settings(run)}),
         environment=_pairs(summary["environment"]),
         folder=html.escape(json.dumps(run.path.as_posix(), ensure_ascii=False)),
     )
@@ -71,19 +73,19 @@ def _text(text: str) -> str:
 def lead(run: Run) -> str:
     """The outcome of the run, and the costs of the network that is saved."""
     summary, rows = run.summary, run.metrics
-    ending, took = (
-        ENDINGS[summary["outcome"]].capitalize(),
+    ended, took = (
+        ending(summary).capitalize(),
         f"{summary['steps']} steps and {summary['seconds']:.0f} seconds",
     )
     kept = kept_row(rows) if rows else {}
     judged = f"; on the validation rows it is {kept['validation_cost']:.4g}" if "validation_cost" in kept else ""
     if rows and kept is not rows[-1]:
         text = (
-            f"{ending}, after {took}. The network that is saved is the one at {moment(kept)}. Its cost on the training "
+            f"{ended}, after {took}. The network that is saved is the one at {moment(kept)}. Its cost on the training "
             f"rows is {summary['cost']:.4g}, from {summary['cost0']:.4g}{judged}."
         )
     else:
-        text = f"{ending}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in {took}{judged}."
+        text = f"{ended}: from {summary['cost0']:.4g} to {summary['cost']:.4g} in {took}{judged}."
     if summary["predicted_stopping_time"] and summary["stopping_time"] and summary["outcome"] == "reached":
         off = abs(summary["stopping_time"] / summary["predicted_stopping_time"] - 1)
         text += (
@@ -106,6 +108,7 @@ def tiles(run: Run) -> dict[str, str]:
         if name == "test":
             for simple, score in (("a linear model", "linear"), (BASELINES[summary["kind"]], "baseline")):
                 shown[simple] = f"{summary[score]:.1%}" if classify else plain(summary[score])
+            shown |= found_words(summary)
     if summary["predicted_stopping_time"] is not None:
         shown["largest |C/law − 1|"] = f"{summary['largest_deviation']:.1e}"
     shown |= {"N": str(summary["N"]), "QN": str(summary["QN"]), "K": str(summary["K"])}
@@ -117,6 +120,8 @@ def tiles(run: Run) -> dict[str, str]:
 
 def _settings(run: Run) -> dict[str, str]:
     config = run.config
+    if isinstance(run.model, TableModel):
+        return settings_of_table(run)
     optional = {
         "learning rate": config.learning_rate,
         "batch size": config.batch_size,
@@ -124,6 +129,7 @@ def _settings(run: Run) -> dict[str, str]:
         "step tolerance": config.rtol,
     }
     return {
+        "network": "-".join(map(str, run.model.sizes)),
         **({"optimizer": config.optimizer} if config.optimizer else {"flow": config.flow}),
         "tolerance": f"{config.tol:g} times C(0)",
         **{name: f"{value:g}" for name, value in optional.items() if value is not None},

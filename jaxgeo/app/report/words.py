@@ -1,5 +1,6 @@
 """Phrases and choices that the page and the terminal share."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,20 @@ ENDINGS = {
     "stopped": "the run was stopped",
 }
 
+# Of networks that the evidence weighs.
+EVIDENCE_ENDINGS = {
+    "converged": "the evidence stopped growing",
+    "max_steps": "all allowed updates were made",
+    "interrupted": "the run was interrupted",
+}
+
+
+def ending(summary: dict[str, Any]) -> str:
+    """How a run ended."""
+    found = ENDINGS[summary["outcome"]]
+    return found if summary["evidence"] is None else EVIDENCE_ENDINGS.get(summary["outcome"], found)
+
+
 # Predictions that ignore the inputs.
 BASELINES = {"classification": "always the most common class", "regression": "always the mean"}
 
@@ -33,6 +48,11 @@ def axis(rows: list[dict[str, Any]]) -> tuple[str, str]:
 def step_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The header and the cells of a table of about 16 rows; it includes the row of the network that is saved."""
     name, label = axis(rows)
+    if rows and "log_evidence" in rows[0]:
+        # It is not known before the precisions follow.
+        logs = [f"{row['log_evidence']:.1f}" if math.isfinite(row["log_evidence"]) else "" for row in pick(rows)]
+        cells = [[str(row["step"]), f"{row['cost']:.4e}", log] for row, log in zip(pick(rows), logs, strict=True)]
+        return [label, "cost", "log evidence"], cells
     kept = kept_row(rows) if rows else {}
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         label: (lambda row: str(row[name])) if name == "step" else (lambda row: f"{row[name]:.3f}"),

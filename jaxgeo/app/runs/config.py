@@ -11,9 +11,14 @@ from jaxgeo._names import did_you_mean
 from jaxgeo.app.runs.fields import read_toml, to_toml
 from jaxgeo.fitting.methods import flow_named, optimizer_named
 
+# The name of the method for tables by which networks are trained and weighted by their evidence.
+EVIDENCE = "evidence"
 PRECISIONS = ("float64", "float32")
+LEAST_TOL = 1e-30
 # Of whatever is counted, and of layers.
 MOST, MOST_LAYERS = 2**31 - 1, 100
+# Of updates of networks that the evidence weighs.
+MOST_ROUNDS = 2**20
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,14 @@ class Config:
     """What a run was asked to do; with the same versions and machine it repeats the run.
 
     - `problem`: "digits", or the absolute path of a table, whose `target` column is predicted as `task` without the
-      columns in `drop`. `samples`: N. `test_fraction`: the part of a table that is held out.
+      columns in `drop`. `samples`: N. `test_fraction`: the part of a table that is held out. `weights`: the column of
+      how often each row counts, or empty.
     - `hidden`: widths of the hidden layers. `seed`: of the split and of the initial weights.
     - `flow`: the name of the flow, empty with an `optimizer`, which may have a `learning_rate`, a `batch_size` and
-      `record_every`, as in `jaxgeo.fit`. `patience`: of early stopping, by a fifth of the training rows.
-    - `tol`: the cost to stop at, relative to C(0). `rtol`: tolerance of the ODE steps.
+      `record_every`, as in `jaxgeo.fit`. `patience`: of early stopping, by a fifth of the training rows. The optimizer
+      "evidence" stands for the networks of the estimators, which choose their widths: `hidden` is empty.
+    - `tol`: the cost to stop at, relative to C(0); for "evidence" a change of its logarithm that is hardly one.
+      `rtol`: tolerance of the ODE steps.
     - `max_steps`: attempted steps after which to give up. `precision`: "float64" or "float32".
     - `keep_every`: seconds from one checkpoint to the next, at least.
 
@@ -44,6 +52,7 @@ class Config:
     target: str = ""
     task: str = ""
     drop: tuple[str, ...] = ()
+    weights: str = ""
     test_fraction: float = 0.2
     optimizer: str = ""
     learning_rate: float | None = None
@@ -89,7 +98,11 @@ DEFAULTS: dict[str, Any] = {"rtol": None} | {
 
 def check_settings(asked: Mapping[str, Any]) -> None:
     """`ValueError` on a setting that cannot be meant."""
-    if asked["optimizer"]:
+    if asked["optimizer"] == EVIDENCE:
+        _check_evidence(asked)
+    elif asked["weights"]:
+        raise ValueError("--weights is for networks that the evidence weighs; leave --flow, --optimizer and so on out.")
+    elif asked["optimizer"]:
         if asked["learning_rate"] is not None and not math.isfinite(asked["learning_rate"]):
             raise ValueError(f"--learning-rate must be finite; got {asked['learning_rate']}.")
         optimizer_named(asked["optimizer"], asked["learning_rate"])
@@ -105,8 +118,8 @@ def check_settings(asked: Mapping[str, Any]) -> None:
         raise ValueError(f"no precision {asked['precision']!r}{hint} There are: {', '.join(PRECISIONS)}.")
     for name in ("tol", "rtol", "test_fraction"):
         value = asked.get(name)
-        if value is not None and not 1e-30 <= value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must lie between 1e-30 and 1; got {value}.")
+        if value is not None and not LEAST_TOL <= value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must lie between {LEAST_TOL:g} and 1; got {value}.")
     for name in ("samples", "max_steps", "batch_size", "record_every", "patience"):
         most = 10**6 if name == "record_every" else MOST
         if asked[name] is not None and not 1 <= asked[name] <= most:
@@ -119,3 +132,17 @@ def check_settings(asked: Mapping[str, Any]) -> None:
         raise ValueError(f"--hidden takes positive widths such as 64-64; got {asked['hidden']}.")
     if len(asked["hidden"]) > MOST_LAYERS:
         raise ValueError(f"--hidden takes at most {MOST_LAYERS} layers; got {len(asked['hidden'])}.")
+
+
+def _check_evidence(asked: Mapping[str, Any]) -> None:
+    """`ValueError` on a setting that such networks do not have."""
+    for name in ("hidden", "learning_rate", "batch_size", "record_every", "patience", "rtol"):
+        if asked[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for a single network; choose how to train it, such as by --optimizer "
+                "levenberg-marquardt."
+            )
+    if asked["precision"] != PRECISIONS[0]:
+        raise ValueError(f"networks that the evidence weighs are trained in float64; got {asked['precision']}.")
+    if asked["max_steps"] is not None and asked["max_steps"] > MOST_ROUNDS:
+        raise ValueError(f"--max-steps must be at most {MOST_ROUNDS}; got {asked['max_steps']}.")

@@ -28,9 +28,9 @@ MOST_NETWORK, MOST_VALUES = 2**26, 2**21
 class RunFolder:
     """Where a run is kept: `config.toml`, `network.json`, `parameters.eqx`, `metrics.jsonl`, `summary.json`.
 
-    Beside them lies what `jaxgeo.fit` keeps to go on from. All that is read back has its digest in `digests.json`.
-    Nothing is pickled, so that opening a folder from elsewhere runs no code. Within `with` the folder is this
-    process's alone.
+    Networks that the evidence weighs are in `networks.npy`, in place of `parameters.eqx`. Beside them lies what
+    `jaxgeo.fit` keeps to go on from. All that is read back has its digest in `digests.json`. Nothing is pickled, so
+    that opening a folder from elsewhere runs no code. Within `with` the folder is this process's alone.
     """
 
     def __init__(self, path: Path, lock: FolderLock | None = None):
@@ -125,17 +125,13 @@ class RunFolder:
     def save_settings(self, config: Config, task: Task, sizes: tuple[int, ...]) -> None:
         """Write what does not change during the run."""
         self.save_config(config)
-        scalings = {
-            name: {"names": list(s.names), "mean": s.mean.tolist(), "scale": s.scale.tolist()}
-            for name, s in (("inputs", task.inputs), ("outputs", task.outputs))
-        }
         network = {
             "sizes": list(sizes),
             "activation": "tanh",
             "dtype": config.precision,
             "kind": task.kind.value,
             "columns": task.encoder.to_list(),
-            **scalings,
+            **_scalings(task),
         }
         content = to_json(network, indent=1).encode()
         if len(content) > MOST_NETWORK:
@@ -148,6 +144,11 @@ class RunFolder:
     def read_network(self) -> Any:
         """What is written about the network, as JSON."""
         return read_json(self.files.read("network.json", MOST_NETWORK), MOST_VALUES)
+
+    def save_table(self, task: Task) -> None:
+        """Write how rows become inputs of networks that the evidence weighs, and what they predict."""
+        table = {"kind": task.kind.value, "columns": task.encoder.to_list(), **_scalings(task)}
+        self.files.write("network.json", to_json(table, indent=1).encode())
 
     def save_parameters(self, network: Network) -> None:
         """Write the network's weights in NumPy's format, through `eqx.tree_serialise_leaves`."""
@@ -170,3 +171,10 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a file that is not read back, all or nothing."""
         write_bytes(self.files.place(name), text.encode())
+
+
+def _scalings(task: Task) -> dict[str, Any]:
+    return {
+        name: {"names": list(s.names), "mean": s.mean.tolist(), "scale": s.scale.tolist()}
+        for name, s in (("inputs", task.inputs), ("outputs", task.outputs))
+    }

@@ -21,7 +21,8 @@ FIELDS: dict[str, Any] = {
     "classes": tuple[str, ...],
     # Rows of each true class, taken for each class: row-major.
     "confusion": tuple[int, ...],
-    # Columns of one length: `row`, `true`, `predicted` and, for classes, the `lead` of the answer over the truth.
+    # Columns of one length: `row`, `true`, `predicted` and, for classes, the `lead` of the answer over the truth, or
+    # for numbers, where it is known, the `deviation` of a new value.
     "held_out": dict[str, tuple[float, ...]],
 }
 
@@ -38,12 +39,19 @@ def held_out(task: Task, network: Network) -> dict[str, Any]:
     predicted values stand side by side, in the unit of the target.
     """
     outputs = np.asarray(_outputs(network, jnp.asarray(task.test_inputs, network.layers[0].weight.dtype)), np.float64)
+    return held_out_of(task, outputs if task.kind is Kind.CLASSIFICATION else task.outputs.invert(outputs))
+
+
+def held_out_of(
+    task: Task, outputs: Float[np.ndarray, "M Q"], deviation: Float[np.ndarray, "M 1"] | None = None
+) -> dict[str, Any]:
+    """`held_out` of outputs for classes, or of numbers in the unit of the target, with their standard deviations."""
     rows = np.asarray(task.test_rows)
     if task.kind is Kind.REGRESSION:
         shown = slice(MOST_POINTS)
-        true, predicted = (task.outputs.invert(each[shown])[:, 0] for each in (task.test_targets, outputs))
-        columns = {"row": rows[shown], "true": true, "predicted": predicted}
-        return nothing_held_out() | {"held_out": {name: column.tolist() for name, column in columns.items()}}
+        columns = {"row": rows, "true": task.outputs.invert(task.test_targets)[:, 0], "predicted": outputs[:, 0]}
+        columns |= {} if deviation is None else {"deviation": deviation[:, 0]}
+        return nothing_held_out() | {"held_out": {name: column[shown].tolist() for name, column in columns.items()}}
     true, predicted = task.test_targets.argmax(axis=1), outputs.argmax(axis=1)
     lead = outputs.max(axis=1) - outputs[np.arange(len(true)), true]
     surest = np.argsort(-lead, kind="stable")[: min(MOST_NAMED, int(np.sum(true != predicted)))]
@@ -69,7 +77,7 @@ def check_held_out(found: dict[str, Any]) -> None:
     if classes and found["kind"] != Kind.CLASSIFICATION.value:
         raise ValueError("`classes` are for a classification")
     wanted = {"row", "true", "predicted", "lead"} if classes else {"row", "true", "predicted"}
-    if columns and set(columns) != wanted:
+    if columns and set(columns) != wanted and (classes or set(columns) != wanted | {"deviation"}):
         raise ValueError(f"`held_out` must have the columns {', '.join(sorted(wanted))}; got {str(list(columns))[:80]}")
     lengths, most = {len(column) for column in columns.values()}, MOST_NAMED if classes else MOST_POINTS
     if len(lengths) > 1 or max(lengths, default=0) > most:

@@ -1,6 +1,7 @@
 """A finished run, loaded back from its folder."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgeo._checks import check_number
 from jaxgeo.app.data import Encoder, Kind, Table
 from jaxgeo.app.data.arrays import read_array
 from jaxgeo.app.data.cells import Meaning
 from jaxgeo.app.data.encoder import MOST_LEVELS
 from jaxgeo.app.data.table import as_table
-from jaxgeo.app.runs.config import MOST_LAYERS, PRECISIONS, Config
+from jaxgeo.app.runs import networks
+from jaxgeo.app.runs.config import EVIDENCE, MOST_LAYERS, PRECISIONS, Config
 from jaxgeo.app.runs.fields import read_fields
 from jaxgeo.app.runs.folder import RunFolder
 from jaxgeo.app.runs.monitor import check_rows
@@ -26,6 +29,7 @@ from jaxgeo.fitting.checkpoints import compare
 from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.keeper import read_rows
 from jaxgeo.linalg.memory import total_memory
+from jaxgeo.tabular import TableModel
 
 # Bytes before the numbers of an array.
 MOST_HEADER = 2**10
@@ -35,6 +39,8 @@ NETWORK: dict[str, Any] = {
     "sizes": tuple[int, ...],
     "columns": tuple[dict, ...],
 }
+# Of networks that the evidence weighs.
+TABLE: dict[str, Any] = {name: NETWORK[name] for name in ("kind", "inputs", "outputs", "columns")}
 READING: dict[str, Any] = {**dict.fromkeys(("meaning", "style", "sign"), str), "strays": bool}
 COLUMN: dict[str, Any] = {
     "name": str,
@@ -51,7 +57,8 @@ class Run:
 
     - `path`: its folder. `config`: its settings. `summary`: what it found.
     - `metrics`: one dictionary for each recorded step.
-    - `model`: the network, on standardised inputs; `predict` takes rows as they are in the user's data.
+    - `model`: the network, or the networks that the evidence weighs, on standardised inputs; `predict` takes rows as
+        they are in the user's data.
     - `kind`: classification or regression.
     - `inputs`, `outputs`: the standardisation of both ends.
     - `encoder`: how the columns of a table become inputs.
@@ -61,23 +68,71 @@ class Run:
     config: Config
     summary: dict[str, Any]
     metrics: list[dict[str, Any]]
-    model: Network
+    model: Network | TableModel
     kind: Kind
     inputs: Scaling
     outputs: Scaling
     encoder: Encoder
 
-    def predict(self, rows: Any) -> np.ndarray:
+    def predict(self, rows: Any, return_std: bool = False) -> Any:
         """The class names (classification) or values (regression) that the network predicts, one for each row.
 
         **Arguments:**
 
         - `rows`: a pandas `DataFrame` or a dictionary with the columns of the table, as they were written there; or
             numbers, of shape (rows, inputs), in the order of `inputs.names`.
+        - `return_std`: return the standard deviations of new values as well, with their noise. Only networks that the
+            evidence weighs have them.
 
-        **Raises:** `ValueError` if a column is not there or a cell cannot be read, the numbers are of another shape, or
-        they or their predictions are not finite.
+        **Raises:** `ValueError` if a column is not there or a cell cannot be read, the numbers are of another shape,
+        they or their predictions are not finite, or there are no standard deviations.
         """
+        weighed = self._with_errors() if return_std else None
+        z = self._standardised(rows)
+        if isinstance(self.model, TableModel):
+            # These give numbers in the unit of the target.
+            outputs = _in_parts(self.model.predict, z)
+        else:
+            network = self.model
+            # So many rows at once that a layer's outputs take 128 MiB.
+            part = max(1, 2**24 // max(network.sizes))
+            outputs = _in_parts(lambda few: np.asarray(jax.vmap(network)(jnp.asarray(few))), z, part)
+            if self.kind is Kind.REGRESSION:
+                with np.errstate(over="ignore"):
+                    outputs = self.outputs.invert(outputs)
+        _refuse_infinite(outputs)
+        if self.kind is Kind.CLASSIFICATION:
+            # Objects, since an array of text gives each entry the length of the longest name.
+            return np.asarray(self.outputs.names, object)[outputs.argmax(axis=1)]
+        if weighed is None:
+            return outputs[:, 0]
+        deviations = _in_parts(weighed.deviation, z)
+        _refuse_infinite(deviations)
+        return outputs[:, 0], deviations[:, 0]
+
+    def predict_interval(self, rows: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """From where to where a new value for each of `rows` is with this probability, as much being below as above.
+
+        **Raises:** `ValueError` as `predict` does, and unless `coverage` lies between 0 and 1 and the run has networks
+        of numbers that the evidence weighs.
+        """
+        check_number("coverage", coverage, above=0, most=1)
+        if coverage == 1:
+            raise ValueError("`coverage` must be below 1: only an infinite interval holds all.")
+        model = self._with_errors()
+        found = _in_parts(lambda z: np.hstack(model.interval(z, float(coverage))), self._standardised(rows))
+        _refuse_infinite(found)
+        return found[:, 0], found[:, 1]
+
+    def _with_errors(self) -> TableModel:
+        if not isinstance(self.model, TableModel) or self.kind is not Kind.REGRESSION:
+            raise ValueError(
+                f"the run in {self.path} has no error bars: these are for numbers, and for runs without --flow and "
+                "--optimizer."
+            )
+        return self.model
+
+    def _standardised(self, rows: Any) -> np.ndarray:
         values = self._inputs(rows)
         if values.ndim != 2 or values.shape[1] != len(self.inputs.names):
             raise ValueError(
@@ -86,29 +141,16 @@ class Run:
             )
         if not np.isfinite(values).all():
             raise ValueError("`rows` has NaN or infinite entries; fill them in first.")
-        dtype, names = self.model.layers[0].weight.dtype, self.inputs.names
+        dtype = np.float64 if isinstance(self.model, TableModel) else self.model.layers[0].weight.dtype
         with np.errstate(over="ignore"):
             z = self.inputs.apply(values).astype(dtype)
         if (bad := np.argwhere(~np.isfinite(z))).size:
             row, column = bad[0]
             raise ValueError(
-                f"{names[column]!r} is {values[row, column]:g} in row {row + 1}, which is too large for the network, "
-                f"trained around {self.inputs.mean[column]:.4g} ± {self.inputs.scale[column]:.4g}."
+                f"{self.inputs.names[column]!r} is {values[row, column]:g} in row {row + 1}, which is too large for "
+                f"the network, trained around {self.inputs.mean[column]:.4g} ± {self.inputs.scale[column]:.4g}."
             )
-        # So many rows at once that a layer's outputs take 128 MiB.
-        part = max(1, 2**24 // max(self.model.sizes))
-        outputs = np.concatenate(
-            [np.asarray(jax.vmap(self.model)(jnp.asarray(z[i : i + part]))) for i in range(0, max(len(z), 1), part)]
-        )
-        if self.kind is Kind.REGRESSION:
-            with np.errstate(over="ignore"):
-                outputs = self.outputs.invert(outputs)
-        if (bad := np.argwhere(~np.isfinite(outputs))).size:
-            raise ValueError(f"the prediction for row {bad[0, 0] + 1} is not finite; its values are too large.")
-        if self.kind is Kind.CLASSIFICATION:
-            # Objects, since an array of text gives each entry the length of the longest name.
-            return np.asarray(self.outputs.names, object)[outputs.argmax(axis=1)]
-        return outputs[:, 0]
+        return z
 
     def _inputs(self, rows: Any) -> np.ndarray:
         """The network's inputs before they are scaled."""
@@ -136,19 +178,26 @@ def load(path: Path | str) -> Run:
     folder = RunFolder(Path(path))
     try:
         config = folder.read_config()
-        network = read_fields(folder.read_network(), NETWORK)
-        sizes, kind = network["sizes"], Kind(network["kind"])
+        several = config.optimizer == EVIDENCE
+        network = read_fields(folder.read_network(), TABLE if several else NETWORK)
+        kind = Kind(network["kind"])
         inputs, outputs = (_read_scaling(end, network[end]) for end in ("inputs", "outputs"))
-        _check_sizes(network, config, inputs, outputs)
+        if not several:
+            _check_sizes(network, config, inputs, outputs)
         encoder = _read_encoder(network["columns"], inputs)
         summary = folder.read_summary()
         if summary["kind"] != kind.value or summary["classes"] not in ((), outputs.names):
             raise ValueError("summary.json is of another task than network.json")
         metrics, lost = read_rows(folder.files)
         check_rows(metrics, kind)
-        model = _read_network(folder.files, sizes, np.dtype(network["dtype"]))
+        if several:
+            model = _read_networks(folder.files, kind, inputs, outputs)
+        else:
+            model = _read_network(folder.files, network["sizes"], np.dtype(network["dtype"]))
     except FileNotFoundError as error:
         name = Path(error.filename).name
+        if name == networks.NAME:
+            raise ValueError(f"the run in {path} was ended before its first update; use jaxgeo resume.") from None
         raise ValueError(f"{path} is not the folder of a run: there is no {name} in it.") from None
     except (ValueError, OSError, OverflowError, TypeError, EOFError) as error:
         told = " ".join(str(error)[:500].split())
@@ -205,6 +254,26 @@ def _check_sizes(network: dict[str, Any], config: Config, inputs: Scaling, outpu
         raise ValueError("network.json is of another network than config.toml")
     if network["dtype"] not in PRECISIONS or network["activation"] != "tanh":
         raise ValueError(f"network.json is of {network['activation']} in {network['dtype']}")
+
+
+def _read_networks(files: Digests, kind: Kind, inputs: Scaling, outputs: Scaling) -> TableModel:
+    """The networks that the evidence weighs."""
+    classes = len(outputs.names) if kind is Kind.CLASSIFICATION else None
+    if len(outputs.names) < 2 if classes is not None else len(outputs.names) != 1:
+        raise ValueError(f"network.json has {len(outputs.names)} outputs for a {kind.value}")
+    content = files.read(networks.NAME, total_memory() // 2)
+    return networks.from_bytes(content, inputs.names, classes).model
+
+
+def _in_parts(function: Callable[[np.ndarray], np.ndarray], z: np.ndarray, size: int = 2**16) -> np.ndarray:
+    """`function` of all rows, a part at a time."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.concatenate([function(z[i : i + size]) for i in range(0, max(len(z), 1), size)])
+
+
+def _refuse_infinite(outputs: np.ndarray) -> None:
+    if (bad := np.argwhere(~np.isfinite(outputs))).size:
+        raise ValueError(f"the prediction for row {bad[0, 0] + 1} is not finite; its values are too large.")
 
 
 def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Network:

@@ -150,6 +150,7 @@ def _split(task: Task) -> tuple[Task, tuple[np.ndarray, np.ndarray]]:
         task,
         train_inputs=task.train_inputs[count:],
         train_targets=task.train_targets[count:],
+        train_values=None if task.train_values is None else task.train_values[count:],
         notes=(*task.notes, note),
     )
     return rest, (task.train_inputs[:count], task.train_targets[:count])

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgeo.app.data import Kind
+from jaxgeo.app.data import Kind, Task
+from jaxgeo.app.runs.config import LEAST_TOL
 from jaxgeo.app.runs.fields import read_fields
 from jaxgeo.app.runs.held_out import FIELDS as HELD_OUT, check_held_out, held_out, nothing_held_out
 from jaxgeo.app.runs.monitor import kept_row, moment, plain
@@ -28,6 +29,8 @@ FIELDS: dict[str, Any] = {
     **dict.fromkeys(("spectrum_start", "spectrum_end"), tuple[float, ...] | None),
     **dict.fromkeys(("notes", "warnings"), tuple[str, ...]),
     "rank": int | None,
+    # Of networks that the evidence weighs; see `table_summary`.
+    "evidence": dict[str, float] | None,
     "environment": dict[str, str],
     **HELD_OUT,
 }
@@ -75,9 +78,10 @@ def summary_of(
         "baseline": task.baseline,
         "linear": task.linear_score,
         "notes": list(notes),
-        "warnings": [*_worse_than_simple(setup, rows), *notes, *_warnings(setup, outcome, message, rows)],
+        "warnings": [*worse_than_simple(task, rows), *notes, *_warnings(setup, outcome, message, rows)],
         "environment": environment(),
         **(nothing_held_out() if found is None else held_out(task, found.model)),
+        "evidence": None,
     }
 
 
@@ -97,6 +101,7 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         found.append(message)
     if outcome is Outcome.EARLY:
         found.append(f"Stopped after {setup.config.patience} parts without a new minimum of the validation cost.")
+    found += (diverged := _diverged(setup, rows))
     if rows and kept_row(rows) is not rows[-1]:
         found.append(
             f"The network that is saved and scored is the one at {moment(kept_row(rows))}, where the validation cost "
@@ -120,24 +125,37 @@ def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str,
         if worst > 0.01:
             found.append(f"The cost left its law by up to {worst:.1%}; a smaller --rtol keeps it closer.")
     score = [row["test_rmse"] for row in rows if "test_rmse" in row]
-    if setup.validation is None and score and score[-1] > 1.05 * min(score):
+    if setup.validation is None and not diverged and score and score[-1] > 1.05 * min(score):
         best = rows[score.index(min(score))]
+        tol = f"{best['cost'] / setup.cost0:.1g}"
         found.append(
             f"The held-out error was smallest, {plain(min(score))}, at {moment(best)}, and is "
-            f"{plain(score[-1])} at the end: the network has begun to fit noise. "
-            f"--tol {best['cost'] / setup.cost0:.1g} stops there."
+            f"{plain(score[-1])} at the end: the network has begun to fit noise."
+            # What cannot be asked for is not advised.
+            + (f" --tol {tol} stops there." if LEAST_TOL <= float(tol) < 1 else "")
         )
     if len(setup.task.test_inputs) < 30:
         found.append(f"Only {len(setup.task.test_inputs)} rows are held out: their score is a rough estimate.")
     return found
 
 
-def _worse_than_simple(setup: Setup, rows: list[dict[str, Any]]) -> list[str]:
+def _diverged(setup: Setup, rows: list[dict[str, Any]]) -> list[str]:
+    """That the cost rose instead of falling, so that nothing can be said of overfitting."""
+    if not rows or not setup.config.optimizer or rows[-1]["cost"] <= setup.cost0:
+        return []
+    rate = setup.config.learning_rate
+    slower = "a smaller --learning-rate" if rate is None else f"a --learning-rate well below {rate:g}"
+    return [
+        f"The training diverged: the cost rose from {plain(setup.cost0)} to {plain(rows[-1]['cost'])}. Choose "
+        f"{slower}, or an optimizer that needs none, such as levenberg-marquardt."
+    ]
+
+
+def worse_than_simple(task: Task, rows: list[dict[str, Any]]) -> list[str]:
     """Said first: that a constant, or a linear model, predicts the held-out rows better."""
     if not rows:
         return []
-    task, row = setup.task, kept_row(rows)
-    better = []
+    row, better = kept_row(rows), []
     for name, score in (("a constant", task.baseline), ("a linear model", task.linear_score)):
         if task.kind is Kind.CLASSIFICATION:
             better += [f"{name} ({score:.1%})"] if score > row["test_accuracy"] else []
