@@ -70,7 +70,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The columns of a table that are used, and how each becomes inputs."""
+    """The `columns` of a table that are used, and how each becomes inputs."""
 
     columns: tuple[Column, ...]
 
