@@ -1,4 +1,4 @@
-"""Data split into training and held-out rows: digits, or a table of one's own."""
+"""Data split into training and held-out rows: digits, or your own table."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.app.data.digit_images import digits as digits

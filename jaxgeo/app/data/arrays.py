@@ -1,17 +1,20 @@
-"""Arrays in NumPy's format, whose headers are believed only as far as there are bytes behind them."""
+"""Read arrays in NumPy's format; memory is allocated only for bytes that the file has."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-OBJECTS = "it holds Python objects, which to open may run a stranger's program; save plain arrays of numbers or text"
+OBJECTS = (
+    "it holds Python objects, and reading those may run a stranger's program; save plain arrays of numbers or text"
+)
 
 
 def read_array(file: Any, left: int) -> np.ndarray:
-    """The next array of a file that is open for reading, with at most `left` bytes in it from here on.
+    """The next array of an open file in which at most `left` bytes remain.
 
-    **Raises:** `ValueError` if there is no header, it is that of Python objects, or fewer bytes follow than it says.
+    **Raises:** `ValueError` without a header, if the header announces Python objects, or if fewer bytes follow than it
+    announces.
     """
     before = file.tell()
     try:

@@ -1,4 +1,4 @@
-"""What the cells of a column mean: numbers, truth values, dates or text, however they are written."""
+"""Recognise and read the cells of a column: numbers, truth values, dates or text, in many notations."""
 
 import enum
 import re
@@ -11,18 +11,18 @@ import numpy as np
 from jaxgeo.app.data.files import import_pandas
 from jaxgeo.app.data.table import Table, shorten
 
-# Cells that say that there is no value, in small letters.
+# Cells that mean that there is no value, in lower case.
 MISSING = ("", "nan", "na", "n/a", "#n/a", "null", "none", "nil", "?", "-", "--", ".", "nat", "<na>")
-# Signs that may stand at either end of all numbers of a column.
+# Signs that may precede or follow all numbers of a column.
 SIGNS = "$€£¥%"
-# The separator of thousands, and the decimal one.
+# The separator of thousands, then the decimal separator.
 STYLES = (",.", ".,", " ,", " .", "'.", "',")
 SPACES = "[ '\u2019\u00a0\u202f]"
 WORDS = (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
 DAYS = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d %b %Y", "%b %d, %Y", "%Y%m%d")
 DATES = tuple(f"{day}{time}" for day in DAYS for time in ("", " %H:%M", " %H:%M:%S"))
 ISO = "ISO8601"
-# At least this part of the cells makes a column one of numbers, and the others gaps in it.
+# If at least this fraction of the cells are numbers, the column is numeric, and the others are gaps.
 ENOUGH = 0.95
 
 
@@ -42,8 +42,8 @@ KINDS = {Meaning.NUMBER: "number", Meaning.TRUTH: "truth value", Meaning.DATE: "
 class Reading:
     """How the cells of a column are read.
 
-    - `style`: of numbers, the separators of thousands and decimals, "" for those of Python; of dates, their format.
-    - `sign`: that all numbers bear.
+    - `style`: for numbers, the separators of thousands and decimals, "" for those of Python; for dates, their format.
+    - `sign`: a sign that all numbers have.
     - `strays`: whether text among numbers counts as a gap.
     """
 
@@ -53,15 +53,15 @@ class Reading:
     strays: bool = False
 
     def check(self) -> None:
-        """`ValueError` unless `find_readings` could have found this."""
+        """Raise `ValueError` unless `find_readings` could have returned this."""
         styles = {Meaning.NUMBER: ("", *STYLES), Meaning.DATE: (ISO, *DATES)}.get(self.meaning, ("",))
         if self.style not in styles or self.sign not in ("", *SIGNS):
             raise ValueError(f"no column is read as {self.meaning.value} in the style {self.style[:40]!r}")
 
     def read(self, table: Table, name: str) -> np.ndarray:
-        """A column as floats, NaN for a gap, of dates in days since 1970; of text as strings, and None for a gap.
+        """A column as floats, with NaN for gaps and dates in days since 1970; or text as strings, with None for gaps.
 
-        **Raises:** `ValueError` with the line if a cell cannot be read so.
+        **Raises:** `ValueError`, with the line, if a cell cannot be read in this way.
         """
         pandas = import_pandas()
         column = table.column(name)
@@ -108,9 +108,9 @@ class Reading:
 
 
 def find_readings(table: Table, names: Iterable[str]) -> tuple[dict[str, Reading], list[str]]:
-    """How to read each of these columns, and what is worth telling of it.
+    """How to read each of these columns, and notes for the user.
 
-    **Raises:** `ValueError` on a formula of a spreadsheet in place of its value.
+    **Raises:** `ValueError` if a cell holds the formula of a spreadsheet instead of its value.
     """
     pandas = import_pandas()
     found: dict[str, Reading] = {}
@@ -127,7 +127,7 @@ def find_readings(table: Table, names: Iterable[str]) -> tuple[dict[str, Reading
         else:
             texts[name] = _as_text(column).dropna()
             _refuse_formulas(table, name, texts[name])
-    # Where one column has a decimal comma for certain, a point separates thousands in all.
+    # If one column certainly has decimal commas, points separate thousands in all columns.
     comma = any(_fits(cells, ".,") and not _fits(cells, ",.") for cells in texts.values())
     notes = []
     for name, cells in texts.items():
@@ -159,7 +159,7 @@ def _of_text(name: str, cells: Any, separator: str | None, comma: bool) -> tuple
 
 def _as_numbers(name: str, cells: Any, separator: str | None, comma: bool) -> tuple[Reading, str] | None:
     sign = next((each for each in SIGNS if cells.str.contains(re.escape(each)).all()), "")
-    # Of "1,234" either may be meant. Commas between cells leave the point for decimals.
+    # "1,234" is ambiguous. If commas separate the cells, the point is decimal.
     styles = ("", *STYLES) if separator == "," and not comma else ("", ".,", *STYLES)
     if comma:
         styles = styles[1:]
@@ -181,18 +181,18 @@ def _as_numbers(name: str, cells: Any, separator: str | None, comma: bool) -> tu
     if part >= ENOUGH:
         strays = cells[np.isnan(_numbers(cells, best, sign))]
         note = (
-            f"{len(strays)} cells of {name!r} are text among numbers, such as {shorten(strays.iloc[0])!r}; they are "
-            "taken for gaps."
+            f"{len(strays)} cells of {name!r} are text among numbers, such as {shorten(strays.iloc[0])!r}; they "
+            "count as gaps."
         )
         return Reading(Meaning.NUMBER, best, sign, strays=True), note
     return None
 
 
 def _as_text(column: Any) -> Any:
-    """Stripped text, and NA where a cell says that there is no value."""
+    """Stripped text, with NA for cells that mean that there is no value."""
     pandas = import_pandas()
     if pandas.api.types.is_float_dtype(column.dtype):
-        # Classes that pandas made floats because some are missing.
+        # pandas turns integer classes into floats if some are missing.
         whole = column.dropna()
         column = column.astype("Int64") if (whole == whole.round()).all() else column
     cells = column.astype(object).where(column.notna(), None).map(lambda cell: cell if cell is None else str(cell))
@@ -201,7 +201,7 @@ def _as_text(column: Any) -> Any:
 
 
 def _numbers(cells: Any, style: str, sign: str) -> np.ndarray:
-    """Numbers written in that style, and NaN for all else."""
+    """Numbers written in this style, and NaN for everything else."""
     pandas = import_pandas()
     if sign:
         cells = cells.str.replace(sign, "", regex=False).str.strip()
@@ -224,7 +224,7 @@ def _marks(text: str) -> list[str]:
 
 
 def _dates(cells: Any, style: str) -> np.ndarray:
-    """Dates written in that format, in days since 1970, and NaN for all else."""
+    """Dates written in this format, in days since 1970, and NaN for everything else."""
     pandas = import_pandas()
     return _days(pandas.to_datetime(cells.astype(object), format=style, errors="coerce", utc=True))
 

@@ -11,14 +11,14 @@ from jaxgeo.fitting.scaling import Scaling
 
 
 def digits(num_samples: int = 100, seed: int = 0) -> Task:
-    """`num_samples` digits to train on, and all the others held out.
+    """Digits: `num_samples` to train on, and all others held out.
 
     **Arguments:**
 
     - `num_samples`: N, from 10 to 1787.
-    - `seed`: of the random split.
+    - `seed`: seed of the random split.
 
-    **Raises:** `ValueError` on a number of samples out of range; `ModuleNotFoundError` without scikit-learn.
+    **Raises:** `ValueError` if the number of samples is out of range; `ModuleNotFoundError` without scikit-learn.
 
     ```python
     >>> from jaxgeo.app.data import digits
@@ -39,7 +39,7 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
         )
     order = np.random.default_rng(seed).permutation(total)
     train, test = order[:num_samples], order[num_samples:]
-    # Pixels are 0 … 16 all over the image: one scale for all keeps them comparable.
+    # All pixels are 0 … 16, so one scale for all keeps them comparable.
     names = tuple(f"pixel {row},{column}" for row in range(8) for column in range(8))
     inputs = Scaling(names, np.zeros(64), np.full(64, 16.0))
     targets = np.eye(10)[data.target]

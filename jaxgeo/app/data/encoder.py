@@ -13,10 +13,10 @@ from jaxgeo.app.data.cells import Meaning, Reading, find_readings
 from jaxgeo.app.data.table import MOST_NAME, MOST_SHOWN, Table, list_some, shorten
 from jaxgeo.fitting.scaling import Scaling
 
-# Levels of a column of text that get an input of their own.
+# The most frequent values of a text column that get their own input.
 MOST_LEVELS = 40
 YEAR = 365.2425
-# Of columns by name, as `Reading.read` gives them.
+# Columns by name, as `Reading.read` returns them.
 Cells = dict[str, np.ndarray]
 # Standard deviations from the mean beyond which a number is unlike those of the training rows.
 FAR = 6.0
@@ -28,9 +28,9 @@ ROW_NUMBERS = ("(row)", "index", "id", "no", "nr", "row", "unnamed: 0")
 class Column:
     """How a column becomes inputs.
 
-    - `levels`: of text, each an input that is 1 where it stands; all are 0 at any other text.
-    - `gaps`: whether missing cells have an input of their own. `fill`: what stands for them among numbers.
-    - `season`: whether a date gives the sine and cosine of the time of year too.
+    - `levels`: values of a text column. Each is an input that is 1 at this value; other text makes all of them 0.
+    - `gaps`: whether missing cells have their own input. `fill`: the number that replaces them.
+    - `season`: whether a date also gives the sine and cosine of the time of year.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Column:
 
     @property
     def is_switch(self) -> tuple[bool, ...]:
-        """Of each input whether it is either 0 or 1 by its nature."""
+        """For each input, whether it can only be 0 or 1."""
         count = len(self.features) - self.gaps
         return (*[self.reading.meaning is Meaning.TEXT] * count, *[True] * self.gaps)
 
     def encode(self, values: np.ndarray) -> Float[np.ndarray, "rows features"]:
-        """The inputs for the cells of the column, as `Reading.read` gives them."""
+        """The inputs for the cells of the column, which are as `Reading.read` returns them."""
         if self.reading.meaning is Meaning.TEXT:
             missing = np.array([value is None for value in values], bool)
             inputs = [values == level for level in self.levels]
@@ -72,15 +72,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Which `columns` of a table are used, and how each becomes inputs."""
+    """The `columns` of a table that are used, and how each becomes inputs."""
 
     columns: tuple[Column, ...]
 
     @classmethod
     def fit(cls, table: Table, names: Sequence[str], rows: np.ndarray) -> "tuple[Encoder, Cells, list[str]]":
-        """The encoder of these columns, from the training `rows`; all their cells; and what is worth telling of it.
+        """Fit an encoder to the training `rows`; returns it, all cells of these columns, and notes for the user.
 
-        **Raises:** `ValueError` on a cell that cannot be meant, or if no column is of any use.
+        **Raises:** `ValueError` if a cell cannot be right, or if no column is useful.
         """
         readings, notes = find_readings(table, names)
         cells = {name: readings[name].read(table, name) for name in names}
@@ -118,9 +118,9 @@ class Encoder:
         return tuple(name for column in self.columns for name in column.features)
 
     def read(self, table: Table) -> Cells:
-        """The cells of the columns that are used.
+        """Read the cells of the columns that are used.
 
-        **Raises:** `ValueError` if a column is not there, or a cell cannot be read as those of the training rows.
+        **Raises:** `ValueError` if a column is missing, or a cell cannot be read like those of the training rows.
         """
         absent = [column.name for column in self.columns if column.name not in table.frame.columns]
         if len(absent) > 1:
@@ -131,11 +131,11 @@ class Encoder:
         return {column.name: column.reading.read(table, column.name) for column in self.columns}
 
     def encode(self, cells: Cells) -> Float[np.ndarray, "rows features"]:
-        """The inputs for cells, before they are scaled."""
+        """The inputs for these cells, not yet scaled."""
         return np.concatenate([column.encode(cells[column.name]) for column in self.columns], axis=1)
 
     def scaling(self, inputs: Float[np.ndarray, "rows features"]) -> Scaling:
-        """Brings numbers to mean 0 and standard deviation 1, and switches to mean 0."""
+        """A scaling of numbers to mean 0 and standard deviation 1, and of switches to mean 0."""
         switches = np.array([each for column in self.columns for each in column.is_switch])
         found = Scaling.fit(self.names, inputs)
         constant = tuple(name for name, switch in zip(self.names, switches, strict=True)
@@ -173,7 +173,7 @@ class Encoder:
         return notes
 
     def to_list(self) -> list[dict[str, Any]]:
-        """As JSON can hold it."""
+        """The encoder as values that JSON can represent."""
         return [
             dataclasses.asdict(column)
             | {"reading": dataclasses.asdict(column.reading) | {"meaning": column.reading.meaning.value}}
@@ -182,7 +182,7 @@ class Encoder:
 
     @classmethod
     def from_list(cls, columns: Sequence[dict[str, Any]]) -> "Encoder":
-        """What `to_list` gave; `KeyError`, `TypeError` or `ValueError` if it is not that."""
+        """The encoder that `to_list` described; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
         found = []
         for column in columns:
             reading = Reading(**column["reading"] | {"meaning": Meaning(column["reading"]["meaning"])})
@@ -211,7 +211,7 @@ def _far_notes(column: Column, values: np.ndarray, rows: str, inputs: Scaling) -
 
 
 def _useless(name: str, reading: Reading, values: np.ndarray) -> str | None:
-    """Why nothing can be learned from a column, if so."""
+    """The reason why nothing can be learned from a column; None if something can."""
     if reading.meaning is Meaning.TEXT:
         present = [value for value in values if value is not None]
         distinct = len(set(present))
@@ -229,7 +229,7 @@ def _useless(name: str, reading: Reading, values: np.ndarray) -> str | None:
 
 
 def _column(name: str, reading: Reading, values: np.ndarray) -> Column | str:
-    """The encoding by training rows; or why these say nothing."""
+    """The encoding of a column from its training rows; or the reason why they say nothing."""
     if reading.meaning is Meaning.TEXT:
         present = [value for value in values if value is not None]
         levels, counts = np.unique(np.array(present, object), return_counts=True)
@@ -246,7 +246,7 @@ def _column(name: str, reading: Reading, values: np.ndarray) -> Column | str:
 
 
 def _refuse_a_giant(table: Table, name: str, values: np.ndarray) -> None:
-    """Raise if beside the largest number of a column nearly all others are one and the same."""
+    """Raise `ValueError` if the largest number of a column makes nearly all others indistinguishable."""
     present = values[~np.isnan(values)]
     unit = np.abs(present).max() if len(present) else 0.0
     if unit == 0:

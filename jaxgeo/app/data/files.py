@@ -17,19 +17,19 @@ import numpy as np
 
 from jaxgeo.app.data.arrays import read_array
 
-# Bytes of a text; of what a compressed file may unpack to, in any case and in sizes of the file; of one reading.
+# Limits in bytes: of a text; of what any compressed file may unpack to, or as a multiple of its size; of one read.
 MOST_BYTES, LITTLE, RATIO, PART = 2**31, 2**26, 100, 2**24
-# Of a table, and files in an archive.
+# Limit of the columns of a table, and of the files in an archive.
 MOST_COLUMNS = 100_000
-# Lines by which the separator is found.
+# The separator is found from this many lines.
 FIRST_LINES = 50
 DECOMPRESSORS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 class Columns(NamedTuple):
-    """What a file holds: its names, a column of each, and the line on which each row ends, or its number.
+    """The contents of a file: names, a column for each, and for each row the line on which it ends, or its number.
 
-    `separator` is that of text, and None for a file whose cells have types.
+    `separator` is the separator of a text file, and None for a file whose cells have types.
     """
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class Columns(NamedTuple):
 
 
 def read_columns(path: Path) -> Columns:
-    """The columns of a file, by the ending of its name; what `read_table` says of them, and raises."""
+    """The columns of a file, read by the ending of its name. Formats and errors are those of `read_table`."""
     compressed = path.suffix.lower() in DECOMPRESSORS
     suffix = (path.with_suffix("") if compressed else path).suffix.lower()
     reader = {".npz": _read_npz, ".parquet": _read_parquet, ".xlsx": _read_excel}.get(suffix)
@@ -90,7 +90,7 @@ def _refuse_zeros(path: Path, first: bytes) -> None:
 
 
 def _most_of(path: Path) -> int:
-    """Bytes that a compressed file may unpack to: honest tables shrink tenfold, and a bomb a thousandfold."""
+    """The limit of bytes to unpack. Honest tables shrink about tenfold, compression bombs a thousandfold."""
     return max(LITTLE, RATIO * path.stat().st_size)
 
 
@@ -114,7 +114,7 @@ def _read_csv(path: Path, text: str) -> Columns:
         raise ValueError(f"{path} has no rows of data; the first line must name the columns, and rows must follow.")
     names = tuple(name.strip() for name in found[0][1])
     if len(found[1][1]) == len(names) + 1:
-        # As R writes a table: the names of the rows have none themselves.
+        # R writes the names of the rows in a column without a name.
         names = ("", *names)
     for line, row in found[1:]:
         if len(row) != len(names):
@@ -131,7 +131,7 @@ def _read_csv(path: Path, text: str) -> Columns:
 
 
 def _split_number(row: list[str]) -> str | None:
-    """The first two neighbouring cells that may be the halves of a number with a decimal comma."""
+    """The first two neighbouring cells that could be the halves of a number with a decimal comma."""
     for whole, part in itertools.pairwise(row):
         if whole.strip().lstrip("+-").isdecimal() and part.strip().isdecimal():
             return f"{whole.strip()},{part.strip()}"
@@ -139,7 +139,7 @@ def _split_number(row: list[str]) -> str | None:
 
 
 def _separator(text: str) -> str:
-    """That which splits the first lines into the same number of cells, and into most of them; else the header."""
+    """The separator that splits the first lines into equally many cells, and into the most; else by the header."""
     lines = []
     for line in io.StringIO(text, newline=""):
         lines += [line] if line.strip() else []
@@ -156,12 +156,12 @@ def _separator(text: str) -> str:
         return width > 1 and all(each in (width, width + 1) for each in widths[1:]), width
 
     best = max(",;\t|", key=fitness)
-    # Names and text have spaces too, so these separate only what nothing else does.
+    # Names and text contain spaces too, so use them only if nothing else separates.
     return " " if fitness(best)[1] == 1 and fitness(" ")[0] else best
 
 
 def _squeezed(text: str) -> list[str]:
-    """Lines with one space between cells."""
+    """The lines, with one space between cells."""
     return [" ".join(line.split()) + "\n" for line in text.splitlines()]
 
 
@@ -207,7 +207,7 @@ def _read_parquet(path: Path) -> dict[str, Any]:
 
 
 def _plain(path: Path, frame: Any) -> dict[str, Any]:
-    """The columns of a frame, if none is of lists or the like."""
+    """The columns of a frame; raises `ValueError` if one holds lists or other objects with parts."""
     for name in frame.columns:
         column = frame[name]
         first = column.dropna()
@@ -230,7 +230,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
                     raise ValueError(f"it holds two arrays {name[:80]!r}")
                 with members.open(member) as file:
                     found[name] = read_array(file, member.file_size)
-    # A member with a password or a strange compression is the last two.
+    # A password raises `RuntimeError`, and an unknown compression a subclass of it.
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise ValueError(f"{path} is not a readable NPZ file: {error}.") from None
     columns: dict[str, np.ndarray] = {}
@@ -247,7 +247,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def import_pandas() -> Any:
-    """Pandas, which only tables need; `ModuleNotFoundError` that says how to install it."""
+    """Import pandas, which only tables need; `ModuleNotFoundError` says how to install it."""
     try:
         import pandas
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A table: columns with names, as they are in a file or in memory."""
+"""Tables: named columns, read from a file or passed in memory."""
 
 import collections
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ MOST_NAME, MOST_SHOWN = 1000, 12
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of cells, which are text, or numbers, truth values or dates where a file has types.
+    """Named columns. Cells are text, unless the file has types: then also numbers, truth values and dates.
 
-    - `name`: of the file. `frame`: a pandas `DataFrame`.
-    - `lines`: the line of the file on which each row ends, or its number in a file without lines, for messages.
-    - `separator`: of the cells of a text file, else None.
+    - `name`: name of the file. `frame`: a pandas `DataFrame`.
+    - `lines`: for messages, the line on which each row ends, or its number in a file without lines.
+    - `separator`: separator of the cells of a text file, otherwise None.
     """
 
     name: str
@@ -49,24 +49,24 @@ class Table:
 
 
 def as_table(rows: Any) -> Table:
-    """A pandas `DataFrame`, or columns by name, as a table."""
+    """Make a table of a pandas `DataFrame` or a dictionary of columns."""
     frame = import_pandas().DataFrame(rows).reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
     return Table("`rows`", frame, range(1, len(frame) + 1))
 
 
 def read_table(path: Path | str) -> Table:
-    """Read a table, by the ending of its name.
+    """Read a table in the format that the ending of its name says.
 
     - `.parquet`, `.xlsx`: its columns, the latter of the first sheet; needs pyarrow or openpyxl.
-    - `.jsonl`, `.ndjson`: an object a line, whose keys name the columns.
-    - `.npz`: arrays of one length, a column each by name, or several, NAME0, NAME1, …, of a matrix.
+    - `.jsonl`, `.ndjson`: one object on each line, whose keys name the columns.
+    - `.npz`: arrays of equal length, each a column; a matrix becomes the columns NAME0, NAME1, …
     - anything else: text in UTF-8, whose first line names the columns, separated by commas, semicolons, tabs, bars or
         spaces. Text may be compressed (`.gz`, `.bz2`, `.xz`).
 
     **Arguments:**
 
-    - `path`: of the file.
+    - `path`: path of the file.
 
     **Raises:** `ValueError`, in one line that says what to do, if the file is missing, empty, not what it is called,
     has no header, a doubled column, or rows of different lengths; `ModuleNotFoundError` without the package that reads
@@ -84,7 +84,7 @@ def read_table(path: Path | str) -> Table:
         raise ValueError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
     _check_header(path, names)
     pandas = import_pandas()
-    # A column without a name is written where rows are numbered, and only the first can be that.
+    # Only the first column may have no name: it is the index that many programs write.
     names = tuple(name or "(row)" for name in names)
     return Table(path.name, pandas.DataFrame(dict(zip(names, columns, strict=True))), lines, separator)
 
@@ -108,7 +108,7 @@ def _check_header(path: Path, names: tuple[str, ...]) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether Python reads it as one."""
+    """Whether Python can read the text as a number."""
     try:
         float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A user's own table as a task: one column to predict from all the others."""
+"""Turn a user's table into a task: predict one column from the others."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxgeo.app.data.table import MOST_NAME, Table, shorten
 from jaxgeo.app.data.task import Kind, Task
 from jaxgeo.fitting.scaling import Scaling
 
-# Integers with more values than this are taken for quantities, not for classes.
+# Integers with more different values than this are quantities, not classes.
 MOST_INTEGER_CLASSES = 20
 # Of what is told.
 MOST_NOTES = 40
@@ -148,7 +148,7 @@ def _some_of(notes: list[str]) -> tuple[str, ...]:
 
 
 def parse_kind(name: str) -> Kind:
-    """The kind of this name; `ValueError` with the nearest one if there is none."""
+    """The kind with this name; `ValueError` suggests the nearest one if there is none."""
     names = [kind.value for kind in Kind]
     if name not in names:
         raise ValueError(f"no task {name!r}{did_you_mean(name, names)} There are: {', '.join(names)}.")
@@ -158,7 +158,7 @@ def parse_kind(name: str) -> Kind:
 def _with_target(
     table: Table, target: str, reading: Reading, notes: list[str]
 ) -> tuple[Table, list[str], NDArray[np.float64] | None]:
-    """The rows that have a target; that as text, and as numbers if it is."""
+    """The rows that have a target, the targets as text, and as numbers if they are numbers."""
     labels = Reading(Meaning.TEXT).read(table, target)
     values = None if reading.meaning in (Meaning.TEXT, Meaning.TRUTH) else reading.read(table, target)
     present = np.array([label is not None for label in labels])

@@ -1,4 +1,4 @@
-"""What there is to learn: training and held-out rows, and how they relate to the user's numbers."""
+"""Training and held-out rows, and how they relate to the user's numbers."""
 
 import enum
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from jaxgeo.fitting.scaling import Scaling
 
 
 class Kind(enum.Enum):
-    """What the target is."""
+    """Whether the target is a class or a quantity."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
@@ -27,7 +27,7 @@ class Task:
     - `kind`: classification or regression.
     - `train_inputs` (N, features), `train_targets` (N, Q): standardised; one-hot targets for classification.
     - `test_inputs`, `test_targets`: the held-out rows, standardised by the training rows.
-    - `test_rows`: of each held-out row its line in the file, or its number in the data set.
+    - `test_rows`: for each held-out row, its line in the file or its number in the data set.
     - `inputs`: the inputs of the network. `outputs`: the target column, or the classes by name.
     - `encoder`: how the columns of a table become inputs.
     - `notes`: decisions that were made on the way, one sentence each.
@@ -113,7 +113,7 @@ class Task:
 
     @property
     def baseline(self) -> float:
-        """What predicting without the inputs would score on the held-out rows.
+        """The score on the held-out rows of predictions that ignore the inputs.
 
         For classification the accuracy of always answering the most frequent training class; for regression the
         root mean square error of always answering the training mean, in the unit of the target.

@@ -1,4 +1,4 @@
-"""Runs of the command line: their settings, the folder in which one is kept, and how it is loaded back."""
+"""Runs of the command line: their settings, their folders, and how to load them."""
 
 from jaxgeo._names import show_public_names as _show_public_names
 from jaxgeo.app.runs.config import Config as Config

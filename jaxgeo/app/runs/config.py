@@ -1,4 +1,4 @@
-"""The settings of a run, kept as TOML."""
+"""The settings of a run, saved as TOML."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ MOST_ROUNDS = 2**20
 
 @dataclass(frozen=True)
 class Config:
-    """What a run was asked to do; with the same versions and machine it repeats the run.
+    """The settings of a run. With the same versions, on the same machine, they repeat it bit for bit.
 
     - `problem`: "digits", or the absolute path of a table, whose `target` column is predicted as `task` without the
       columns in `drop`. `samples`: N. `test_fraction`: the part of a table that is held out. `weights`: the column of
@@ -37,7 +37,7 @@ class Config:
     - `max_steps`: attempted steps after which to give up. `precision`: "float64" or "float32".
     - `keep_every`: seconds from one checkpoint to the next, at least.
 
-    What is None is left to its default, and left out of the file.
+    Settings that are None have their defaults, and are not written to the file.
     """
 
     problem: str
@@ -62,7 +62,7 @@ class Config:
     keep_every: float = 5.0
 
     def to_toml(self) -> str:
-        """The settings as TOML, one a line.
+        """The settings as TOML, one on each line.
 
         ```python
         >>> from jaxgeo.app.runs import Config
@@ -90,7 +90,7 @@ class Config:
 
 
 KINDS: dict[str, Any] = typing.get_type_hints(Config)
-# Of the settings that may be left out of a file.
+# Defaults of the settings that a file may omit.
 DEFAULTS: dict[str, Any] = {"rtol": None} | {
     each.name: each.default for each in dataclasses.fields(Config) if each.default is not dataclasses.MISSING
 }

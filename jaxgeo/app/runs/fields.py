@@ -1,4 +1,4 @@
-"""Fields with types, in both directions: settings in TOML, and what JSON of a run must look like to be believed."""
+"""Typed fields: write and read settings in TOML, and check the JSON of a run before it is used."""
 
 import math
 import re
@@ -32,7 +32,7 @@ _DOTTED = re.compile(r"(?:\.\s*+[\w-]*+\s*+){9}")
 
 
 def to_toml(fields: Mapping[str, Any]) -> str:
-    """Fields of text, numbers, booleans and sequences of them as TOML, one a line.
+    """Text, numbers, booleans and sequences of them as TOML, one field on each line.
 
     **Raises:** `ValueError` for text that is not Unicode, which is what a file name may be.
 
@@ -83,7 +83,7 @@ def read_toml(text: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_fields(found: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """All the fields `kinds` of what was read as JSON, in which null stands for a NaN too.
+    """All the fields `kinds` of an object that was read from JSON, where null may stand for NaN.
 
     **Raises:** `ValueError` if one is missing or of another type.
     """

@@ -1,4 +1,4 @@
-"""The folder of a run, written so that an interruption leaves each file whole, and read as a stranger's."""
+"""The folder of a run: an interruption leaves each file whole, and nothing in it is trusted when it is read."""
 
 import contextlib
 import io
@@ -38,11 +38,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, fresh_name: bool) -> "RunFolder":
-        """Make a new folder, and own it.
+        """Create a new folder and lock it.
 
         **Arguments:**
 
-        - `fresh_name`: take `path`-2, `path`-3, … if `path` is in use, rather than raise.
+        - `fresh_name`: if `path` is in use, take `path`-2, `path`-3, … instead of raising an error.
 
         **Raises:** `ValueError` if the folder is in use or cannot be written.
         """
@@ -123,7 +123,7 @@ class RunFolder:
         self.files.write("config.toml", config.to_toml().encode())
 
     def save_settings(self, config: Config, task: Task, sizes: tuple[int, ...]) -> None:
-        """Write what does not change during the run."""
+        """Write the settings and the encoding, which do not change during the run."""
         self.save_config(config)
         network = {
             "sizes": list(sizes),
@@ -157,11 +157,11 @@ class RunFolder:
         self.files.write("parameters.eqx", file.getvalue())
 
     def save_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the metrics, one JSON object a line."""
+        """Write the metrics, one JSON object on each line."""
         save_rows(self.files, rows)
 
     def save_summary(self, summary: dict[str, Any]) -> None:
-        """Write what the run found."""
+        """Write the results of the run."""
         self.files.write("summary.json", to_json(summary, indent=1).encode())
 
     def read_summary(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class RunFolder:
         return read_summary(self.files.read("summary.json"))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file that is not read back, all or nothing."""
+        """Write a file that jaxgeo never reads, completely or not at all."""
         write_bytes(self.files.place(name), text.encode())
 
 

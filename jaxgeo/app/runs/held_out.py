@@ -1,4 +1,4 @@
-"""What a network makes of the held-out rows, one by one."""
+"""The predictions for the held-out rows, one by one."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is measured at each step of a run of the command line."""
+"""The scores that a run of the command line records at each step."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ class Monitor(eqx.Module):
 
     **Arguments:**
 
-    - `task`, `network`: what is learned, by what.
+    - `task`, `network`: the data, and the network that learns them.
     """
 
     static: PyTree
@@ -53,7 +53,7 @@ class Monitor(eqx.Module):
 
 
 def check_rows(rows: list[dict[str, Any]], kind: Kind) -> None:
-    """`ValueError` unless each row has what `jaxgeo.fit` records, and the scores of `Monitor`."""
+    """Raise `ValueError` unless each row has the entries that `jaxgeo.fit` and `Monitor` record."""
     score = "accuracy" if kind is Kind.CLASSIFICATION else "rmse"
     along = ("s", "s_over_N", "law", "deviation") if rows and "s_over_N" in rows[0] else ("step",)
     for number, row in enumerate(rows, 1):
@@ -62,7 +62,7 @@ def check_rows(rows: list[dict[str, Any]], kind: Kind) -> None:
 
 
 def kept_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the network that a run keeps: with patience where the validation cost was smallest, else the last."""
+    """The row of the network that is saved: with patience that of the least validation cost, otherwise the last."""
     judged = [row for row in rows if "validation_cost" in row]
     if not judged:
         return rows[-1]
@@ -71,10 +71,10 @@ def kept_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def moment(row: dict[str, Any]) -> str:
-    """Where in a run a row was recorded, as a reader is told."""
+    """When a row was recorded, in words."""
     return f"s/N = {row['s_over_N']:.2f}" if "s_over_N" in row else f"update {row['step']}"
 
 
 def plain(value: float) -> str:
-    """A number in four digits, or in all those before its point where that is plainer than a power of ten."""
+    """A number with four digits, or with all digits before the point if this avoids a power of ten."""
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"

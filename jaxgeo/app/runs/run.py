@@ -1,4 +1,4 @@
-"""A finished run, loaded back from its folder."""
+"""Load a run from its folder."""
 
 import warnings
 from collections.abc import Callable
@@ -55,7 +55,7 @@ COLUMN: dict[str, Any] = {
 class Run:
     """A run and its trained network.
 
-    - `path`: its folder. `config`: its settings. `summary`: what it found.
+    - `path`: its folder. `config`: its settings. `summary`: its results.
     - `metrics`: one dictionary for each recorded step.
     - `model`: the network, or the networks that the evidence weighs, on standardised inputs; `predict` takes rows as
         they are in the user's data.
@@ -153,7 +153,7 @@ class Run:
         return z
 
     def _inputs(self, rows: Any) -> np.ndarray:
-        """The network's inputs before they are scaled."""
+        """The inputs of the network, not yet scaled."""
         if isinstance(rows, dict) or hasattr(rows, "columns"):
             rows = as_table(rows)
         if isinstance(rows, Table):

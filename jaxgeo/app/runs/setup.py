@@ -1,4 +1,4 @@
-"""All that is known before a run begins: network, problem, rank of D and stopping time."""
+"""Everything that is known before a run begins: network, problem, rank of D and stopping time."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ from jaxgeo.linalg.memory import total_memory
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem, supervised
 
-# Entries of D beyond which its singular values are not worth the wait: for a flow, which depends on its rank, and else.
+# Compute singular values of D up to this number of entries: for a flow, which depends on its rank, and otherwise.
 MOST_ENTRIES, MOST_ENTRIES_TO_KNOW = 30_000_000, 1_000_000
 # Outputs beyond which DDᵀ is not decomposed in place of D.
 MOST_ROWS = 4096
 # The part of the rows by which early stopping decides.
 VALIDATION = 0.2
-# cond(DDᵀ) from which on, along the way, a Cholesky factor may not do.
+# From this cond(DDᵀ) a Cholesky factor may fail along the way.
 SLOW_CONDITION = 1e-3 / float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """All that is known before a run begins.
+    """Everything that is known before a run begins.
 
     `stopping_time` is s_ε of (2.18), None where the cost does not follow the law; `report` is None where D is
     too large for its spectrum to be computed. `validation` is what patience judges by.

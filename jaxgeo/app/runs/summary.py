@@ -1,4 +1,4 @@
-"""What a run found, in numbers and in words."""
+"""The results of a run, in numbers and in words."""
 
 import importlib.metadata
 import os
@@ -51,7 +51,7 @@ def read_summary(content: bytes) -> dict[str, Any]:
 def summary_of(
     setup: Setup, notes: Sequence[str], found: Fit | None, rows: list[dict[str, Any]], end: RankReport | None
 ) -> dict[str, Any]:
-    """What a run found; before it has ended, what there is if it never does."""
+    """The results of a run; before its end, those in case that it never ends properly."""
     start, task = setup.report, setup.task
     outcome, message = (Outcome.INTERRUPTED, "") if found is None else (found.outcome, found.message)
     return {
@@ -86,7 +86,7 @@ def summary_of(
 
 
 def _warnings(setup: Setup, outcome: Outcome, message: str, rows: list[dict[str, Any]]) -> list[str]:
-    """What the reader of the report should know, in words."""
+    """Sentences that the reader of the report should know."""
     found = []
     eps, flows = float(np.finfo(setup.config.precision).eps), isinstance(setup.method, AbstractFlow)
     if outcome is Outcome.INTERRUPTED:

@@ -1,4 +1,4 @@
-"""A run from beginning to end, kept in its folder."""
+"""Train a run from beginning to end, and save it in its folder."""
 
 import contextlib
 import math
@@ -28,19 +28,19 @@ def train(
     interruptible: Interruptible,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Train by `jaxgeo.fit` and keep the run in `folder`, with all that `load` needs to read it back at any time.
+    """Train by `jaxgeo.fit` and save the run in `folder`, so that `load` can read it at any time.
 
-    Ctrl-C ends the run after the part at hand; a second one at once, with the state before that part.
+    Ctrl-C ends the run after the current part; a second one ends it at once, with the state before that part.
 
     **Arguments:**
 
     - `progress`: as for `jaxgeo.fit`.
     - `resume`: resume the run that is saved in `folder`.
 
-    **Returns:** the summary, which is in the folder as `summary.json` as well.
+    **Returns:** the summary, which is also saved as `summary.json`.
     """
     config, task = setup.config, setup.task
-    # The settings of a resumed run hold what was chosen for it; the reasons were noted when it began.
+    # A resumed run has the notes of its beginning, which explain the choices in its settings.
     goes_on = resume and folder.has_begun
     before: Sequence[str] = ()
     if goes_on:
@@ -92,7 +92,7 @@ def train(
 
 
 class _KeepParameters:
-    """Writes the network of a run that is going on, so that it can be loaded whatever happens."""
+    """Saves the network during the run, so that it can be loaded whatever happens."""
 
     def __init__(self, folder: RunFolder, every: float):
         self.folder, self.every, self.last = folder, every, -math.inf
