@@ -38,7 +38,7 @@ def rank_command(path: Path, console: Console) -> None:
     """Print the rank and the spectrum of D at the start and at the end of the run in `path`."""
     use_precision(RunFolder(path).read_config())
     run = load(path)
-    refuse_endless(run.config)
+    refuse_endless(run.config.problem)
     with console.status("computing the rank of D"):
         setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
         if setup.network.sizes != run.model.sizes:
