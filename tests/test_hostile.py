@@ -4,10 +4,12 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
 
 import numpy as np
 import pytest
 import runs
+from limits import check_line
 from pages import Page
 
 import jaxgeo as jg
@@ -150,6 +152,25 @@ def test_no_link_leads_a_checkpoint_out_of_a_folder(tmp_path, outside, name):
     link(tmp_path / "run" / name, outside / "deep")
     with contextlib.suppress(ValueError):
         jg.fit(runs.network(), np.hstack([x, x]), x, folder=tmp_path / "run", max_steps=8, **OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["odd", "2"])
+def test_folders_as_deep_as_can_be_in_a_checkpoint_are_left(tmp_path, name):
+    x = np.linspace(-1, 1, 4)[:, None]
+    jg.fit(runs.network(), np.hstack([x, x]), x, folder=tmp_path / "run", max_steps=4, **OPTIONS)
+    (tmp_path / "run" / "checkpoints" / name).mkdir(exist_ok=True)
+    here = os.open(tmp_path / "run" / "checkpoints" / name, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    try:
+        jg.fit(runs.network(), np.hstack([x, x]), x, folder=tmp_path / "run", max_steps=8, **OPTIONS)
+    except ValueError as error:
+        check_line(error)
+    subprocess.run(["rm", "-rf", tmp_path / "run"], check=True)
 
 
 NAMES = ["../outside/file", "checkpoints/../../outside", "/etc/passwd", "./config.toml", "a//b", "c:\\\\a", "a\0"]

@@ -184,6 +184,20 @@ def test_settings_from_elsewhere_are_read_within_bounds(tmp_path, content, part)
     assert str(path) in str(error.value)
 
 
+def test_a_pipe_that_settings_name_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "settings.toml").write_text(f'problem = "{tmp_path}/pipe.csv"\ntarget = "y"\n')
+    message = error_of(capsys, ["train", "--config", str(tmp_path / "settings.toml")])
+    assert "pipe.csv, which is empty or not a plain file" in message
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_point_is_read_from_a_plain_file(tmp_path, make):
+    make(tmp_path / "point.eqx")
+    with pytest.raises(ValueError, match="is not a plain file; pass what `save_point` wrote"):
+        jg.integrate.load_point(tmp_path / "point", jnp.zeros(3))
+
+
 def test_settings_may_be_behind_a_link_and_hold_any_text(tmp_path):
     (tmp_path / "settings.toml").write_text('# a.b.c.d.e.f.g.h.i.j.k\nproblem = """a.b.c.d.e.f.g.h.i.j\n"'
                                             + '"""\nseed = 3 # "\nhidden = [\n4, # "\n]\n')  # fmt: skip

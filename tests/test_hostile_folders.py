@@ -258,7 +258,7 @@ def test_a_run_of_a_device_is_not_read_again(tmp_path, monkeypatch, problem):
     if not os.path.exists(problem) or os.path.isfile(problem):
         pytest.skip(f"{problem} is a file here")
     with pytest.raises(ValueError, match="not a plain file"):
-        refuse_endless(Config(**{**vars(runs.CONFIG), "problem": problem}))
+        refuse_endless(problem)
 
 
 @pytest.mark.slow

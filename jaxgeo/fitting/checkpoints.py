@@ -153,7 +153,9 @@ def _remove(path: Path) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
     else:
-        shutil.rmtree(path, ignore_errors=True)
+        # Folders in folders that are deeper than Python calls itself stay there.
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def describe(state: PyTree) -> dict[str, str]:

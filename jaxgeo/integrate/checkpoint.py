@@ -55,6 +55,8 @@ def load_point(path: str | Path, like: Params) -> tuple[Float[Array, ""], Params
     numbers = [leaf for leaf in jax.tree.leaves(like) if eqx.is_inexact_array(leaf)]
     if not numbers:
         raise ValueError(f"`like` must be parameters such as those that were saved; got {like!r}.")
+    if _file(path).exists() and not _file(path).is_file():
+        raise ValueError(f"`path` {path} is not a plain file; pass what `save_point` wrote.")
     try:
         with _file(path).open("rb") as file:
             found = eqx.tree_deserialise_leaves(file, (jnp.zeros((), jnp.result_type(*numbers)), like))

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxgeo._names import did_you_mean
 from jaxgeo.app.data import Task, digits, read_table, table_task
-from jaxgeo.app.data.table import list_some
+from jaxgeo.app.data.table import list_some, shorten
 from jaxgeo.app.data.tabular import MOST_OUTPUTS, parse_kind
 from jaxgeo.app.runs import Config
 from jaxgeo.app.runs.config import DEFAULTS as OPTIONAL, EVIDENCE, KINDS, check_settings
@@ -72,6 +72,8 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
     weighed = asked["optimizer"] == EVIDENCE
     asked["flow"] = "" if asked["optimizer"] else asked.get("flow") or "adapted"
     check_settings(asked)
+    if "problem" in from_file and not given.get("problem"):
+        refuse_endless(asked["problem"])
     task = read_task(asked)
     if asked["flow"] and asked["rtol"] is None:
         asked["rtol"] = 1e-5 if double else 1e-3
@@ -121,19 +123,19 @@ def read_task(settings: dict[str, Any]) -> Task:
         return _read_table_task(path, settings)
 
 
-def refuse_endless(config: Config) -> None:
-    """Raise `ValueError` if the table of an existing run is a device or a pipe, which may never end.
+def refuse_endless(problem: str) -> None:
+    """Raise `ValueError` if the table that a file of settings names is a device or a pipe, which may never end.
 
     A system file that claims to be empty may not end either. Standard input is the user's choice, unless it is the
     terminal.
     """
-    path = Path(config.problem)
-    piped = config.problem == "/dev/stdin" and not sys.stdin.isatty()
-    if config.problem in PROBLEMS or not path.exists() or piped:
+    path = Path(problem)
+    piped = problem == "/dev/stdin" and not sys.stdin.isatty()
+    if problem in PROBLEMS or not path.exists() or piped:
         return
     if not path.is_file() or path.stat().st_size == 0:
         raise ValueError(
-            f"the run was trained on {config.problem}, which is empty or not a plain file; train again on a table."
+            f"the settings name {shorten(problem, 200)}, which is empty or not a plain file; train on a table."
         )
 
 

@@ -46,7 +46,7 @@ def rank_command(path: Path, console: Console) -> None:
             f"the run in {path} has several networks, weighted by their evidence, and no single D; train one with "
             "--flow or --optimizer."
         )
-    refuse_endless(run.config)
+    refuse_endless(run.config.problem)
     with console.status("computing the rank of D"):
         setup = prepare(read_task(dataclasses.asdict(run.config)), run.config)
         if setup.network.sizes != run.model.sizes:

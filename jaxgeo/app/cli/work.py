@@ -39,7 +39,7 @@ def resume_command(path: Path, changes: dict[str, Any], console: Console, interr
         SIGNALS.folder = path
         config = dataclasses.replace(folder.read_config(), **changes)
         check_settings(dataclasses.asdict(config))
-        refuse_endless(config)
+        refuse_endless(config.problem)
         setup = _prepare(config, read_task(dataclasses.asdict(config)), console)
         if changes:
             folder.save_config(config)

@@ -1,7 +1,9 @@
 """The columns of a file: CSV text, Parquet, Excel, JSON lines or NPZ."""
 
 import bz2
+import contextlib
 import csv
+import functools
 import gzip
 import io
 import itertools
@@ -12,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.parsers import expat
 
 import numpy as np
 
@@ -189,11 +192,41 @@ def _read_excel(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as members:
             _check_members(path, members)
+            for member in members.infolist():
+                with members.open(member) as file:
+                    _check_sheet(path, file)
         return _plain(path, pandas.read_excel(path))
     except ImportError as error:
         raise ModuleNotFoundError("Excel is read by openpyxl; run: pip install openpyxl", name=error.name) from error
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable Excel file ({str(error)[:120]}).") from None
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise ValueError(f"{path} is not a readable Excel file ({str(error)[:200]}).") from None
+
+
+def _check_sheet(path: Path, file: Any) -> None:
+    """`ValueError` for a sheet nearly all of whose cells are empty, since each takes memory when it is read."""
+    found = {"row": 0.0, "column": 0.0, "given": 0.0}
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        kind, place = name.rpartition(":")[2], attributes.get("r", "")
+        letters = place.rstrip("0123456789")
+        if kind == "row":
+            with contextlib.suppress(ValueError):
+                found["row"] = max(found["row"], float(place))
+        elif kind == "c" and letters.isascii() and letters.isalpha():
+            column = functools.reduce(lambda total, letter: 26 * total + ord(letter) - 64, letters[:4].upper(), 0)
+            found["column"] = max(found["column"], column)
+            found["given"] += 1
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    # Other members are no XML; what breaks off is told by openpyxl.
+    with contextlib.suppress(expat.ExpatError):
+        parser.ParseFile(file)
+    if found["row"] * max(found["column"], 1) > max(LITTLE // 8, RATIO * found["given"]):
+        raise ValueError(
+            f"a sheet has {found['row']:.0f} rows and {found['column']:.0f} columns, and nearly all its cells are "
+            "empty; remove what stands far from the others"
+        )
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
