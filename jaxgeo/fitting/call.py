@@ -13,7 +13,14 @@ from jaxgeo import theory
 from jaxgeo._checks import check_count, is_trainable_leaf
 from jaxgeo.costs import L2, AbstractCost
 from jaxgeo.costs.squares import AbstractSquares
-from jaxgeo.fitting.arguments import check_functions, check_numbers, read_folder, read_method, read_renewal
+from jaxgeo.fitting.arguments import (
+    check_function,
+    check_functions,
+    check_numbers,
+    read_folder,
+    read_method,
+    read_renewal,
+)
 from jaxgeo.fitting.bar import Bar
 from jaxgeo.fitting.batches import Batches
 from jaxgeo.fitting.course import CourseDriver
@@ -23,6 +30,7 @@ from jaxgeo.fitting.keeper import Keeper
 from jaxgeo.fitting.loop import Aim, Callback, Fit, Loop, Progress
 from jaxgeo.fitting.methods import Method
 from jaxgeo.fitting.priors import method_with, regularised, settings_of
+from jaxgeo.fitting.renewal import Statistics
 from jaxgeo.fitting.starts import StartsDriver
 from jaxgeo.fitting.tasks import (
     arrays_task,
@@ -54,6 +62,7 @@ def fit(
     trainable: PyTree = is_trainable_leaf,
     per_sample: bool = True,
     weights: ArrayLike | None = None,
+    statistics: Statistics | None = None,
     prior: Prior | float | PyTree | None = None,
     tol: float | None = None,
     rtol: float | None = None,
@@ -114,6 +123,9 @@ def fit(
     - `per_sample`: as for `jaxgeo.Problem`; if False, `model` or `apply` takes all samples, or a batch, at once.
     - `weights`: weights of the samples, for arrays: weight 2 counts a sample twice, weight 0 leaves it out. Held-out
         samples have no weights.
+    - `statistics`: a function `(model, inputs)` that returns the model with new running statistics, for arrays. It is
+        called at each update of an optimizer, with the model before the update and the inputs of the batch, and may
+        change any arrays that are not trained. By default they stay as they are.
     - `prior`: a Gaussian prior on the parameters as part of the cost: a number or a pytree prefix of `model`, as for
         `jaxgeo.Problem.with_prior`; or "evidence" to let the data choose its strength, with "levenberg-marquardt",
         which is then the default. The cost in the rows is then that of the data alone, and the rows also hold the
@@ -230,13 +242,20 @@ def fit(
         raise ValueError("`bounds` and `prior` cannot be combined yet; leave one out.")
     if starts is not None and (is_flow or conditions is not None or batch_size is not None):
         raise ValueError('`starts` need an optimizer on all samples, such as method="levenberg-marquardt".')
+    if statistics is not None:
+        check_function("statistics", statistics)
+        if is_flow or not (prior is bounds is starts is None):
+            raise ValueError(
+                'running `statistics` need an optimizer, such as method="levenberg-marquardt", without `prior`, '
+                "`bounds` and `starts`."
+            )
     if prior is not None:
         chosen = method_with(prior, chosen, method, apply)
     if bar is not None:
         bar.compiling()
     if not simple:
         refuse_data(targets=targets, cost=None if cost is L2 else cost, apply=apply, batch_size=batch_size,
-                    weights=weights, per_sample=None if per_sample else per_sample)  # fmt: skip
+                    weights=weights, statistics=statistics, per_sample=None if per_sample else per_sample)  # fmt: skip
     if conditions is not None:
         if validation is not None:
             raise ValueError("for conditions, `fit` creates the held-out points itself; leave `validation` out.")
@@ -245,7 +264,7 @@ def fit(
     elif isinstance(inputs, Problem):
         task = problem_task(model, inputs, validation)
     else:
-        task = arrays_task(model, inputs, targets, cost, apply, trainable, per_sample, validation, weights)
+        task = arrays_task(model, inputs, targets, cost, apply, trainable, per_sample, validation, weights, statistics)
     if prior is not None:
         task = regularised(task, prior, apply)
     if patience is not None and task.held_out is None:
@@ -329,7 +348,9 @@ def fit(
         elif task.collocated is None:
             batches = Batches(problem, task.targets, cost, batch_size, seed, task.weights)
             every = batches.per_epoch if record_every is None else record_every
-            driver = OptimizerDriver(batches, optimizer, cost_tol=least, record=record, every=every)
+            driver = OptimizerDriver(
+                batches, optimizer, cost_tol=least, record=record, every=every, renewal=task.renewal
+            )
         else:
             renewal = read_renewal(points, renew_every, record_every)
             driver = CourseDriver(

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo.fitting.batches import AbstractBatches, Batches
+from jaxgeo.fitting.renewal import Renewal
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate import RESULTS, solve_flow
 from jaxgeo.linalg.faults import find_fault
@@ -192,7 +193,12 @@ def _scores(record: Record | None, s: Float[Array, ""], params: Params, problem:
 
 
 class OptimizerDriver:
-    """Makes updates of an optax transformation until the cost of all samples is `cost_tol`, `every` in each part."""
+    """Makes updates of an optax transformation until the cost of all samples is `cost_tol`, `every` in each part.
+
+    **Arguments:**
+
+    - `renewal`: how running statistics among the parameters follow the training; None if there are none.
+    """
 
     def __init__(
         self,
@@ -202,13 +208,16 @@ class OptimizerDriver:
         cost_tol: float,
         record: Record | None,
         every: int,
+        renewal: Renewal | None = None,
     ):
         self.batches, self.cost_tol, self.record, self.every = batches, cost_tol, record, every
+        self.renewal = renewal
         self.optimizer = optax.with_extra_args_support(optimizer)
 
     def start(self, params: Params) -> State:
         """The state before the first part."""
-        return State(params, np.zeros((), np.int64), np.zeros(()), strong(self.optimizer.init(params)))
+        trained = params if self.renewal is None else self.batches.problem.partition(params)[0]
+        return State(params, np.zeros((), np.int64), np.zeros(()), strong(self.optimizer.init(trained)))
 
     def advance(self, state: State, most: int) -> Part:
         """Make `every` updates, or fewer up to the next multiple of `every` or up to `most`."""
@@ -222,7 +231,13 @@ class OptimizerDriver:
                 lambda rows: jnp.asarray(np.pad(rows, [(0, self.every - count)] + [(0, 0)] * (rows.ndim - 1))), order
             )
         params, inner = run_updates(
-            self.optimizer, self.batches, state.params, state.method, order, jnp.asarray(count, jnp.int32)
+            self.optimizer,
+            self.batches,
+            state.params,
+            state.method,
+            order,
+            jnp.asarray(count, jnp.int32),
+            self.renewal,
         )
         after = State(params, np.asarray(first + count), state.s, inner)
         row = self._row(after)
@@ -312,12 +327,18 @@ def run_updates(
     state: PyTree,
     order: PyTree[Int[Array, "every ..."]] | None,
     count: Int[Array, ""],
+    renewal: Renewal | None = None,
 ) -> tuple[Params, PyTree]:
     """Make `count` updates, each on the problem that `batches` provides for its entry of `order`, or for None."""
 
     def update(i: Array, carry: tuple[Params, PyTree]) -> tuple[Params, PyTree]:
         batch = batches.take(jax.tree.map(lambda rows: rows[i], order), carry[0])
-        return update_on(optimizer, batch, *carry, same=order is None)
+        if renewal is None:
+            return update_on(optimizer, batch, *carry, same=order is None)
+        # As in a loop with optax, the outputs before the update give the new statistics.
+        alone, trained = batch.restrict(carry[0])
+        trained, method = update_on(optimizer, alone, trained, carry[1], same=False)
+        return eqx.combine(trained, renewal(batch, carry[0])), method
 
     return jax.lax.fori_loop(0, count, update, (params, state))
 

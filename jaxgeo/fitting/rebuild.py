@@ -24,10 +24,14 @@ class Applied(eqx.Module):
 
 
 class Rebuild(eqx.Module):
-    """Converts trainable parameters to the structure that the user passed, and back."""
+    """Converts trainable parameters to the structure that the user passed, and back.
+
+    - `trained`: which of the parameters are trained; None for all of them.
+    """
 
     network: PyTree
     unwrap: bool
+    trained: PyTree = None
 
     def __call__(self, params: Params) -> PyTree:
         trained = eqx.combine(params, self.network)
@@ -60,6 +64,7 @@ class Rebuild(eqx.Module):
 
     def named(self, params: Params, which: Bool[np.ndarray, " K"]) -> tuple[str, ...]:
         """Names for some of the trainable numbers, by their path in the user's structure: leaves or entries."""
+        params = params if self.trained is None else eqx.filter(params, self.trained)
         found, first = [], 0
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.own(params)):
             name, chosen = path_name(path), which[first : first + leaf.size].reshape(leaf.shape)

@@ -21,6 +21,7 @@ from jaxgeo.equations.equation import Equation
 from jaxgeo.fitting.arguments import make_cost, read_pair
 from jaxgeo.fitting.collocation import Collocation, Samples, check_residuals, collocate
 from jaxgeo.fitting.rebuild import Applied, Rebuild
+from jaxgeo.fitting.renewal import Renewal, Statistics, with_statistics
 from jaxgeo.optim import TrustRegion, adapted_levenberg_marquardt
 from jaxgeo.optim.bounds import read_bounds as read_box
 from jaxgeo.optim.problem_maker import CostOfTargets
@@ -37,6 +38,7 @@ class Task:
     - `held_out`: the held-out problem, or None. `fingerprint`: of the data.
     - `targets`, `weights`: of the samples, if batches are to be made; weights are None if they are equal.
     - `collocated`: training conditions, held-out conditions, and the first points.
+    - `renewal`: how running statistics, which `params` then hold too, follow the training; or None.
     """
 
     problem: Problem
@@ -47,6 +49,7 @@ class Task:
     targets: Array | None = None
     weights: Array | None = None
     collocated: tuple[Collocation, Problem, Samples] | None = None
+    renewal: Renewal | None = None
 
 
 def arrays_task(
@@ -59,6 +62,7 @@ def arrays_task(
     per_sample: bool,
     validation: Any,
     weights: ArrayLike | None = None,
+    statistics: Statistics | None = None,
 ) -> Task:
     """A task from samples and targets; samples of weight 0 are left out."""
     if targets is None:
@@ -66,7 +70,11 @@ def arrays_task(
     inputs = as_samples("inputs", inputs)
     network = model if apply is None else Applied(model, apply)
     mask = trainable if apply is None or trainable is is_trainable_leaf else Applied(trainable, apply)
-    dtype = jnp.result_type(*jax.tree.leaves(partition(network, mask)[0]))
+    trained, _ = partition(network, mask)
+    if statistics is not None:
+        # Chosen one by one, so that no warning says that the statistics are frozen.
+        mask = jax.tree.map(lambda _, own: own is not None, network, trained, is_leaf=lambda leaf: leaf is None)
+    dtype = jnp.result_type(*jax.tree.leaves(trained))
     aims = _cast("targets", targets, dtype)
     made = make_cost(cost, aims)
     if weights is not None:
@@ -86,8 +94,16 @@ def arrays_task(
             held_out, _ = supervised(network, held_inputs, held_cost, trainable=mask, per_sample=per_sample)
         except (TypeError, ValueError) as error:
             raise ValueError(f"`validation` cannot be used: {error}") from error
-    rebuild = Rebuild(network, unwrap=apply is not None)
-    return Task(problem, params, rebuild, held_out, fingerprint_of(inputs, targets, weights), aims, weights)
+    rebuild, renewal = Rebuild(network, unwrap=apply is not None), None
+    if statistics is not None:
+        renewal = Renewal(statistics, rebuild)
+        problem, params = with_statistics(problem, params)
+        rebuild = Rebuild(rebuild.network, rebuild.unwrap, problem.trainable)
+        held_out = None if held_out is None else with_statistics(held_out, params)[0]
+        renewal.check(problem, params)
+    return Task(
+        problem, params, rebuild, held_out, fingerprint_of(inputs, targets, weights), aims, weights, renewal=renewal
+    )
 
 
 def problem_task(model: PyTree, problem: Problem, validation: Any) -> Task:
