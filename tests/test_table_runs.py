@@ -203,15 +203,18 @@ def test_what_new_rows_hold_is_read_as_in_training(table, capsys):
     (table.parent / "new.csv").write_text("city,b,a\nBern,1,2\nAtlantis,,0.5\n")
     assert run(["predict", "one", "new.csv", "--interval", "0.8"]) == 0
     output, told = capsys.readouterr()
-    assert "hold other text, such as 'Atlantis'" in told
+    assert "such as 'Atlantis'" in told
     header, *lines = output.split()
-    assert header == "y,y_std,y_low,y_high"
+    assert header == "row,y,y_std,y_low,y_high"
     kept = load("one")
     rows = {"city": ["Bern", "Atlantis"], "b": [1.0, None], "a": [2.0, 0.5]}
     expected = np.column_stack([*kept.predict(rows, return_std=True), *kept.predict_interval(rows, 0.8)])
-    np.testing.assert_array_equal([[float(cell) for cell in line.split(",")] for line in lines], expected)
+    np.testing.assert_array_equal([[float(cell) for cell in line.split(",")[1:]] for line in lines], expected)
     assert run(["predict", "one", "new.csv"]) == 0
-    assert capsys.readouterr().out.split() == ["y", *map(repr, expected[:, 0].tolist())]
+    assert capsys.readouterr().out.split() == [
+        "row,y",
+        *(f"{i},{y!r}" for i, y in enumerate(expected[:, 0].tolist(), 1)),
+    ]
     for bad in ("0", "1", "nan"):
         assert "--interval must be" in error_of(capsys, ["predict", "one", "new.csv", "--interval", bad])
 

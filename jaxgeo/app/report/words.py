@@ -48,16 +48,14 @@ def axis(rows: list[dict[str, Any]]) -> tuple[str, str]:
 def step_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The header and the cells of a table of about 16 rows; it includes the row of the network that is saved."""
     name, label = axis(rows)
-    if rows and "log_evidence" in rows[0]:
-        # It is not known before the precisions follow.
-        logs = [f"{row['log_evidence']:.1f}" if math.isfinite(row["log_evidence"]) else "" for row in pick(rows)]
-        cells = [[str(row["step"]), f"{row['cost']:.4e}", log] for row, log in zip(pick(rows), logs, strict=True)]
-        return [label, "cost", "log evidence"], cells
     kept = kept_row(rows) if rows else {}
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         label: (lambda row: str(row[name])) if name == "step" else (lambda row: f"{row[name]:.3f}"),
         "cost": lambda row: f"{row['cost']:.4e}",
     }
+    if rows and "log_evidence" in rows[0]:
+        # It is not known before the precisions follow.
+        columns["log evidence"] = lambda row: f"{row['log_evidence']:.1f}" if math.isfinite(row["log_evidence"]) else ""
     if any("validation_cost" in row for row in rows):
         columns["validation cost"] = lambda row: f"{row['validation_cost']:.4e}" if "validation_cost" in row else ""
     if name != "step":
