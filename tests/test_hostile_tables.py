@@ -101,6 +101,24 @@ def test_what_unpacks_to_much_more_is_refused(tmp_path, name):
         read_table(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("cells", "shape"),
+    [
+        ([("A", 1), ("XFD", 1_048_576)], "1048576 rows and 16384 columns"),
+        ([("A", 1), ("A", 10**9)], "1000000000 rows and 1 columns"),
+        ([("XFD", i) for i in range(1, 3000)], "2999 rows and 16384 columns"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "x:"])
+def test_a_sheet_of_empty_cells_is_refused(tmp_path, cells, shape, prefix):
+    rows = "".join(f'<{prefix}row r="{i}"><{prefix}c r="{a}{i}"/></{prefix}row>' for a, i in cells)
+    sheet = f'<{prefix}worksheet xmlns{":x" * bool(prefix)}="a"><{prefix}sheetData>{rows}</{prefix}sheetData>'
+    (tmp_path / "t.xlsx").write_bytes(zipped(("xl/odd", sheet.encode())))
+    with pytest.raises(ValueError, match=f"{shape}, and nearly all its cells are empty") as error:
+        read_table(tmp_path / "t.xlsx")
+    check_line(error.value)
+
+
 def test_a_device_is_no_table():
     with pytest.raises(ValueError, match="zero bytes"):
         read_table("/dev/zero")
@@ -114,7 +132,7 @@ def test_a_terminal_does_not_do_what_a_prediction_says():
 
 
 def test_predictions_are_cells_in_any_country():
-    assert tools._as_csv(["y", "low", "-1.5"]) == "y\nlow\n-1.5\n"
-    assert tools._as_csv(["y", "a;=1+1"]) == '"y"\n"a;=1+1"\n'
+    assert tools._as_csv([["y"], ["low"], ["-1.5"]]) == "y\nlow\n-1.5\n"
+    assert tools._as_csv([["y"], ["a;=1+1"]]) == '"y"\n"a;=1+1"\n'
     for cell in ("=1", " =1", "\n=1", "＝1", "\r@x", "+a", "\tx", "\ufeff=1", "\u200b=1", "\0=1", "Sep=z", "\ufeff"):
         assert tools._cell(cell) == f"'{cell}"
