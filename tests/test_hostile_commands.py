@@ -16,7 +16,7 @@ from commands import error_of
 from limits import MIB, check_line
 
 import jaxgeo as jg
-from jaxgeo.app.cli.display import _show, make_console, say
+from jaxgeo.app.cli.display import show, make_console, say
 from jaxgeo.app.cli.options import _read, resolve
 from jaxgeo.app.data import Kind, read_table, table_task
 from jaxgeo.app.data.table import as_table
@@ -148,8 +148,8 @@ def test_notes_on_columns_come_to_an_end(tmp_path):
 
 
 def test_a_terminal_shows_the_beginning_of_a_long_text(capsys):
-    for show in (lambda text: say(make_console(), "label", text), lambda text: _show(make_console(), "label", text, 9)):
-        show("a" * 20 * MIB)
+    for tell in (lambda text: say(make_console(), "label", text), lambda text: show(make_console(), "label", text, 9)):
+        tell("a" * 20 * MIB)
         told = capsys.readouterr().out
         assert told.count("a") == 10_001  # with that of the label
         assert told.rstrip().endswith("a…")

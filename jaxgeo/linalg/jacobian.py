@@ -25,7 +25,7 @@ class Jacobian(lx.AbstractLinearOperator):
 
     If a network has derivatives in one mode only, D is computed in this mode, sample by sample, together with the
     outputs, and held for all products: `held` is then D, and otherwise None. Under `jax.jit` D is computed only if it
-    is used.
+    is used. Pass it together with the outputs as `known` where a caller has both.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
@@ -49,10 +49,6 @@ class Jacobian(lx.AbstractLinearOperator):
         params: Params,
         known: tuple[Float[Array, "QN K"], Float[Array, "N Q"]] | None = None,
     ):
-        """**Arguments:**
-
-        - `known`: D and the outputs if they are known and a network has derivatives in one mode only.
-        """
         self.problem = both_ways(problem, params)
         self.trainable, self.frozen = problem.partition(params)
         # TF32 matrix products inside the user's network would limit the accuracy of D to about 5e-4.

@@ -10,8 +10,10 @@ import numpy as np
 from jaxgeo.app.data.arrays import read_array
 from jaxgeo.app.runs.config import MOST_LAYERS, MOST_ROUNDS
 from jaxgeo.app.runs.fields import read_fields
+from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.files import MOST_TEXT, read_json, to_json
 from jaxgeo.fitting.scaling import Scaling
+from jaxgeo.linalg.memory import total_memory
 from jaxgeo.tabular import Ensemble, TableModel
 from jaxgeo.tabular.calibration import DOUBT, SHARPNESS, Calibration
 from jaxgeo.tabular.local import Local
@@ -102,12 +104,17 @@ def to_bytes(progress: Progress) -> bytes:
     return file.getvalue()
 
 
-def from_bytes(content: bytes, names: Sequence[str], classes: int | None) -> Progress:
+def read_progress(files: Digests, names: Sequence[str], classes: int | None) -> Progress:
     """What `to_bytes` made, for inputs of these names and so many classes, or None for a number.
 
-    **Raises:** `ValueError` unless it is that, and can be predicted from.
+    **Raises:** `FileNotFoundError`; `ValueError` unless it is that, and can be predicted from.
     """
-    arrays = _Arrays(content)
+    # Each array is in memory twice, one after the other.
+    with files.open(NAME, total_memory() // 4) as (file, size):
+        return _read_progress(_Arrays(file, size), names, classes)
+
+
+def _read_progress(arrays: "_Arrays", names: Sequence[str], classes: int | None) -> Progress:
     facts = read_fields(read_json(arrays.next(None, np.uint8).tobytes()), FACTS)
     networks = [read_fields(each, NETWORK) for each in facts["networks"]]
     _check_facts(facts, networks)
@@ -150,13 +157,13 @@ def from_bytes(content: bytes, names: Sequence[str], classes: int | None) -> Pro
 class _Arrays:
     """The arrays of a file one by one, each of the shape that is expected."""
 
-    def __init__(self, content: bytes):
-        self.content, self.file = content, io.BytesIO(content)
+    def __init__(self, file: io.BufferedIOBase, size: int):
+        self.file, self.size = file, size
 
     def next(self, shape: tuple[int, ...] | None, dtype: type = np.float64, ndim: int = 1) -> np.ndarray:
         """The next one; of any size with `ndim` axes if `shape` is None."""
         try:
-            found = read_array(self.file, len(self.content) - self.file.tell())
+            found = read_array(self.file, self.size - self.file.tell())
         except ValueError as error:
             raise ValueError(f"{NAME}: {error}") from None
         if found.dtype != dtype or (found.ndim != ndim if shape is None else found.shape != shape):
@@ -170,7 +177,7 @@ class _Arrays:
         return found.copy()
 
     def end(self) -> None:
-        if self.file.tell() < len(self.content):
+        if self.file.tell() < self.size:
             raise ValueError(f"{NAME} has more arrays than networks need")
 
 

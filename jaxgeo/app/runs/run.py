@@ -261,8 +261,7 @@ def _read_networks(files: Digests, kind: Kind, inputs: Scaling, outputs: Scaling
     classes = len(outputs.names) if kind is Kind.CLASSIFICATION else None
     if len(outputs.names) < 2 if classes is not None else len(outputs.names) != 1:
         raise ValueError(f"network.json has {len(outputs.names)} outputs for a {kind.value}")
-    content = files.read(networks.NAME, total_memory() // 2)
-    return networks.from_bytes(content, inputs.names, classes).model
+    return networks.read_progress(files, inputs.names, classes).model
 
 
 def _in_parts(function: Callable[[np.ndarray], np.ndarray], z: np.ndarray, size: int = 2**16) -> np.ndarray:

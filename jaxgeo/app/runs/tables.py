@@ -11,7 +11,7 @@ import numpy as np
 from jaxgeo.app.data import Kind, Task
 from jaxgeo.app.runs.config import Config
 from jaxgeo.app.runs.folder import RunFolder
-from jaxgeo.app.runs.networks import NAME, Progress, from_bytes, to_bytes
+from jaxgeo.app.runs.networks import NAME, Progress, read_progress, to_bytes
 from jaxgeo.app.runs.table_summary import row_of, scores_of, summary_of_table
 from jaxgeo.fitting.interrupt import Interruptible
 from jaxgeo.fitting.keeper import read_rows
@@ -129,7 +129,7 @@ def train_table(
 def _read(task: Task, folder: RunFolder, start: Progress) -> tuple[list[dict[str, Any]], Progress]:
     """The rows and the networks as they were last saved; `ValueError` if they are of other data."""
     classes = len(task.outputs.names) if task.kind is Kind.CLASSIFICATION else None
-    found = from_bytes(folder.files.read(NAME, total_memory() // 2), task.inputs.names, classes)
+    found = read_progress(folder.files, task.inputs.names, classes)
     if found.data != start.data:
         raise ValueError(
             f"the run in {folder.path} was started with other data: the samples or targets have changed. Use the same "
