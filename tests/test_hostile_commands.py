@@ -16,7 +16,7 @@ from commands import error_of
 from limits import MIB, check_line
 
 import jaxgeo as jg
-from jaxgeo.app.cli.display import show, make_console, say
+from jaxgeo.app.cli.display import make_console, say, show
 from jaxgeo.app.cli.options import _read, resolve
 from jaxgeo.app.data import Kind, read_table, table_task
 from jaxgeo.app.data.table import as_table
