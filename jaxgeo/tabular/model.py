@@ -18,8 +18,9 @@ from jaxgeo.tabular.targets import Labels, Numbers, log_probabilities
 from jaxgeo.uncertainty.mixtures import Mixture
 from jaxgeo.uncertainty.prediction import Prediction
 
-# By so much a row the logarithms of positive targets must be the more probable to be what is learnt.
-LOG_GAIN = 0.1
+# By so much a row the logarithms of positive targets must be the more probable to be what is learnt. A linear model
+# judges, and gains by them also where the target bends, which the networks can learn as it is.
+LOG_GAIN = 0.25
 # How far beyond those of the rows logarithms are predicted, as a part of their range.
 MARGIN = 0.25
 # Of fewer rows that is not asked.
