@@ -79,7 +79,7 @@ class GainRatioDamping(AbstractWay):
             factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
             # A step that gained a quarter of the predicted decrease was not too long: do not raise the damping.
             taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
-            # So is a step that was halved once or twice. The more a step is halved, the better is a shorter lift.
+            # Nor was one that was halved once or twice. After more halvings, raise it with their number.
             fraction = jnp.where(tried.accepted, tried.fraction, 1).astype(state.dtype)
             taken = jnp.where(fraction < SHORT, jnp.minimum(SHORT / fraction, self.increase), taken)
             factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
