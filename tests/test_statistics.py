@@ -1,7 +1,6 @@
 """Batch normalisation: running statistics are not parameters, and training mode needs all samples at once."""
 
 import equinox as eqx
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,89 +9,16 @@ import optax
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
+from normalised import INPUTS, KINDS, LABELS, NUM_PARAMS, NUM_STATISTICS, RNG, TARGETS, Equinox, Nnx, X, Y, linen
 
 import jaxgeo as jg
 
-RNG = np.random.default_rng(0)
-INPUTS = jnp.asarray(RNG.normal(size=(6, 3)))
-TARGETS = jnp.asarray(RNG.normal(size=(6, 2)))
-# Flax keeps running statistics in float32.
-X, Y = INPUTS.astype(jnp.float32), TARGETS.astype(jnp.float32)
-LABELS = np.array([0, 1, 1, 0, 0, 1])
-# Dense 3 → 4, a normalisation with scale and bias, Dense 4 → 2; two running statistics of 4 numbers.
-NUM_PARAMS, NUM_STATISTICS = 16 + 8 + 10, 8
 # Compiles faster than the default solver.
 SOLVER = jg.linalg.QR()
 
 
 def frozen_and_told():
     return pytest.warns(UserWarning, match=f"running statistics.*, {NUM_STATISTICS} numbers.*They are frozen")
-
-
-class Linen(nn.Module):
-    @nn.compact
-    def __call__(self, x, train=False):
-        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x))
-        return nn.Dense(2)(nn.tanh(hidden))
-
-
-class Nnx(nnx.Module):
-    def __init__(self, train):
-        rngs = nnx.Rngs(0)
-        self.first = nnx.Linear(3, 4, rngs=rngs)
-        self.norm = nnx.BatchNorm(4, use_running_average=not train, rngs=rngs)
-        self.last = nnx.Linear(4, 2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(nnx.tanh(self.norm(self.first(x))))
-
-
-class Equinox(eqx.Module):
-    first: eqx.nn.Linear
-    norm: eqx.nn.BatchNorm
-    last: eqx.nn.Linear
-
-    def __init__(self):
-        one, two = jax.random.split(jax.random.key(0))
-        self.first = eqx.nn.Linear(3, 4, key=one)
-        self.norm = eqx.nn.BatchNorm(4, axis_name="batch", mode="batch", dtype=jnp.float64)
-        self.last = eqx.nn.Linear(4, 2, key=two)
-
-    def __call__(self, x, state):
-        hidden, state = self.norm(self.first(x), state)
-        return self.last(jnp.tanh(hidden)), state
-
-
-def linen(train):
-    variables = Linen().init(jax.random.key(0), X)
-    if train:
-        return lambda variables, x: Linen().apply(variables, x, True, mutable=["batch_stats"])[0], variables
-    return Linen().apply, variables
-
-
-def frozen_dict(train):
-    apply, variables = linen(train)
-    return apply, flax.core.freeze(variables)
-
-
-def split(train):
-    graph, state = nnx.split(Nnx(train))
-    return lambda state, x: nnx.merge(graph, state)(x), state
-
-
-def with_state(train):
-    model, state = eqx.nn.make_with_state(Equinox)()
-    assert not train
-
-    def apply(pair, x):
-        # Equinox raises a float to an integer there.
-        with jax.numpy_dtype_promotion("standard"):
-            return pair[0](x, pair[1])[0]
-
-    return apply, (eqx.nn.inference_mode(model), state)
-
-
-KINDS = {"linen": linen, "frozen dict": frozen_dict, "nnx": split, "equinox": with_state}
 
 
 def is_statistic(path):
@@ -395,77 +321,3 @@ def test_options_of_a_module_and_a_choice_are_no_python_numbers(recwarn):
     )
     chosen.check({"a": jnp.ones(1), "b": 0.2})
     assert not recwarn.list
-
-
-def together(pair, inputs):
-    """Outputs and the new state of an Equinox model in training mode, for all samples."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jax.vmap(pair[0], axis_name="batch", in_axes=(0, None), out_axes=(0, None))(inputs, pair[1])
-
-
-def outputs_of(pair, inputs):
-    return together(pair, inputs)[0]
-
-
-def renewed(pair, inputs):
-    return pair[0], together(pair, inputs)[1]
-
-
-def test_fit_carries_the_state_of_equinox_as_a_loop_with_optax_does():
-    start, tx = eqx.nn.make_with_state(Equinox)(), optax.sgd(0.1)
-    found = jg.fit(
-        start, INPUTS, TARGETS,
-        apply=outputs_of, per_sample=False, statistics=renewed, method=tx, max_steps=3, record_every=2, tol=0.0,
-    )  # fmt: skip
-    params, static = eqx.partition(start[0], eqx.is_inexact_array)
-
-    @eqx.filter_jit
-    def step(params, state):
-        def loss(params):
-            outputs, new = together((eqx.combine(params, static), state), INPUTS)
-            return 0.5 * jnp.mean(jnp.sum((outputs - TARGETS) ** 2, axis=1)), new
-
-        gradient, new = jax.grad(loss, has_aux=True)(params)
-        updates, _ = tx.update(gradient, tx.init(params), params)
-        return eqx.apply_updates(params, updates), new
-
-    state = start[1]
-    for _ in range(3):
-        params, state = step(params, state)
-    expected = eqx.filter((eqx.combine(params, static), state), eqx.is_array)
-    for ours, theirs in zip(*map(jax.tree.leaves, (eqx.filter(found.model, eqx.is_array), expected)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
-    moved = zip(*map(jax.tree.leaves, (found.model[1], start[1])), strict=True)
-    assert all(float(abs(jnp.asarray(new, float) - jnp.asarray(old, float)).max()) > 0 for new, old in moved)
-
-
-@pytest.mark.slow
-def test_fit_carries_the_mutable_collection_of_flax():
-    """On minibatches: each update moves the running mean by a hundredth of the way to that of its batch."""
-    apply, variables = linen(train=True)
-
-    def statistics(variables, inputs):
-        return {**variables, **Linen().apply(variables, inputs, True, mutable=["batch_stats"])[1]}
-
-    found = jg.fit(
-        variables, X, Y,
-        apply=apply, per_sample=False, statistics=statistics, method="adapted-momentum", batch_size=3, max_steps=1,
-        record_every=1, tol=0.0,
-    )  # fmt: skip
-    batch = X[np.random.default_rng([0, 0]).permutation(6)[:3]]
-    mean = jnp.mean(batch @ variables["params"]["Dense_0"]["kernel"], axis=0)
-    ours = found.model["batch_stats"]["BatchNorm_0"]["mean"]
-    np.testing.assert_allclose(ours, 0.01 * mean, rtol=1e-4, atol=1e-7)
-    assert found.cost < found.initial_cost
-
-
-def test_statistics_that_cannot_be_are_refused():
-    start = eqx.nn.make_with_state(Equinox)()
-    for options, message in (
-        ({"method": "adapted", "statistics": renewed}, "need an optimizer"),
-        ({"method": optax.sgd(0.1), "statistics": lambda pair, _: pair[0]}, "must return a model like the one"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            jg.fit(start, INPUTS, TARGETS, apply=outputs_of, per_sample=False, **options)
-    with pytest.raises(ValueError, match="`statistics` only applies to samples"):
-        jg.fit(jnp.ones(()), jg.Problem(lambda a, x: a * x, X[:, 0], jg.L2(Y[:, 0])), statistics=renewed)
