@@ -49,13 +49,11 @@ def networks_card(model: TableModel) -> str:
     ensemble = model.ensemble
     lines = []
     for member, found, weight in zip(ensemble.members, ensemble.evidences, ensemble.weights, strict=True):
-        prior = "input" if member.shape.by_input else "layer"
+        prior = "by input" if member.shape.by_input else "by layer"
         cells = [_hidden(member.shape.widths), prior, f"{found.determined.sum():.1f}", str(member.shape.size)]
         cells += [f"{found.log:.1f}", f"{weight:.3f}"]
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    header = "".join(
-        f"<th>{name}</th>" for name in ("network", "a precision for each", "γ", "K", "log evidence", "weight")
-    )
+    header = "".join(f"<th>{name}</th>" for name in ("network", "precisions", "γ", "K", "log evidence", "weight"))
     return (
         '<section class="card"><h2>The networks</h2><table class="steps">'
         f"<thead><tr>{header}</tr></thead>{''.join(lines)}</table></section>"
