@@ -24,9 +24,10 @@ OPTIONS = {
     "--drop": (None, None, None, "a", "y", "text"),
     "--samples": (None, None, "5", "13", "14", "0", "-1", "99999999999999999999"),
     "--test-fraction": (None, None, "0.3", "0.9", "1", "1e-300", "nan"),
-    "--hidden": ("4", "3-3", "2", "0", "a", "99999999"),
+    "--hidden": ("4", "3-3", "2", "0", "a", "99999999", None, None, None),
+    "--weights": (None, None, "b", "w", "w", "label", "none"),
     "--flow": (None, None, "adapted", "standard", "rank-adaptive", "underparametrized"),
-    "--optimizer": (None, "sgd", "adam", "momentum", "levenberg-marquardt", "lbfgs"),
+    "--optimizer": (None, "sgd", "adam", "momentum", "levenberg-marquardt", "lbfgs", "evidence"),
     "--learning-rate": (None, None, None, "0.1", "1e300", "5e-324", "inf", "0"),
     "--batch-size": (None, None, None, "2", "7", "1000000000000"),
     "--tol": (None, None, "0.5", "1e-12", "1e-30", "1e-320", "0", "nan"),
@@ -43,8 +44,10 @@ OPTIONS = {
 def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    lines = [f"{a:.5f},{b:.5f},{y:.5f},{'hi' if a > 0 else '-lo'},=x{i}" for i, (a, b, y) in enumerate(TABLE)]
-    (tmp_path / "t.csv").write_text("a,b,y,label,text\n" + "\n".join(lines) + "\n")
+    lines = [
+        f"{a:.5f},{b:.5f},{y:.5f},{'hi' if a > 0 else '-lo'},=x{i},{1 + i % 3}" for i, (a, b, y) in enumerate(TABLE)
+    ]
+    (tmp_path / "t.csv").write_text("a,b,y,label,text,w\n" + "\n".join(lines) + "\n")
     return tmp_path
 
 
@@ -52,7 +55,8 @@ def draw(number):
     """The options of a combination: most are left out, so that about half of all train."""
     rng = np.random.default_rng(number)
     chosen = {name: values[rng.integers(len(values))] for name, values in OPTIONS.items() if rng.random() < 0.1}
-    chosen = {"--target": "y", "--hidden": "4", "--drop": "text", **chosen}
+    # Every third is by networks that the evidence weighs, unless another option asks for one network.
+    chosen = {"--target": "y", "--hidden": None if number % 3 == 0 else "4", "--drop": "text", **chosen}
     return [part for name, value in chosen.items() if value is not None for part in (name, value)]
 
 
