@@ -24,6 +24,7 @@ from posteriors import (
 )
 
 import jaxgeo as jg
+from jaxgeo.linalg.covariance.normal import Factor
 from jaxgeo.uncertainty import leaf_names
 
 
@@ -140,3 +141,8 @@ def test_a_network_that_couples_its_samples():
     close(by_rows.covariance(), np.linalg.inv(d.T @ d / 0.09 + 0.7 * np.eye(30)))
     with pytest.raises(ValueError, match="couples its samples"):
         by_rows.predict(NEW)
+
+
+def test_a_matrix_that_no_shift_would_mend_is_refused_at_once():
+    with pytest.raises(np.linalg.LinAlgError, match="not finite"):
+        Factor(np.array([[1.0, np.nan], [np.nan, 1.0]]))

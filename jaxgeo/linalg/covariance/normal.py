@@ -11,9 +11,13 @@ class Factor:
     """The Cholesky factor of a positive matrix, in units in which its diagonal is 1.
 
     What round-off has made indefinite gets a growing multiple of 1 on that diagonal.
+
+    **Raises:** `numpy.linalg.LinAlgError` if an entry is not finite, which no multiple would mend.
     """
 
     def __init__(self, matrix: Float[np.ndarray, "K K"]):
+        if not np.isfinite(matrix).all():
+            raise np.linalg.LinAlgError("the matrix to factorise has entries that are not finite.")
         diagonal = np.diag(matrix)
         self.units = np.sqrt(np.where(diagonal > 0, diagonal, 1))
         scaled = matrix / self.units[:, None] / self.units
