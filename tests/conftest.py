@@ -4,14 +4,20 @@ import pytest
 
 
 @pytest.fixture
-def table(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch):
+    """The current folder, empty, and a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.fixture
+def table(home):
     """The path of the table, in the current folder."""
     # What it loads is not for tests without a command line.
     from commands import write_table
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return write_table(tmp_path)
+    return write_table(home)
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,11 @@ import xml.etree.ElementTree as ElementTree
 import jax
 import numpy as np
 import pytest
+from commands import error_of
 
 from jaxgeo.app.cli.app import run
 from jaxgeo.app.runs import load
 from jaxgeo.app.runs.monitor import kept_row
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path
 
 
 @pytest.fixture
@@ -33,16 +27,6 @@ def table(home):
     lines = [",".join(f"{v:.6f}" for v in (*row, value)) for row, value in zip(x, y, strict=True)]
     (home / "plain.csv").write_text("a,b,c,y\n" + "\n".join(lines) + "\n")
     return home / "plain.csv"
-
-
-def one_line_error(capsys, arguments):
-    assert run(arguments) == 2
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.out + captured.err
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1, captured.err
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -84,14 +68,14 @@ def one_line_error(capsys, arguments):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(table, capsys, arguments, parts):
-    message = one_line_error(capsys, arguments)
+    message = error_of(capsys, arguments)
     assert [part for part in parts if part.lower() not in message.lower()] == [], message
     assert not (table.parent / "runs").exists()
 
 
 def test_repeated_rows_point_to_the_rank_adaptive_flow(home, capsys):
     (home / "twice.csv").write_text("a,y\n" + "1,1.5\n2,2.5\n3,1.0\n" * 3)
-    message = one_line_error(capsys, ["train", "twice.csv", "--target", "y", "--flow", "adapted"])
+    message = error_of(capsys, ["train", "twice.csv", "--target", "y", "--flow", "adapted"])
     assert "--flow rank-adaptive" in message
     assert "repeat" in message
     assert re.search(r"rank\(D\) is [23], but this flow needs 7", message)
@@ -125,7 +109,7 @@ def test_an_optimizer_is_told_of_the_condition_at_the_end(home, capsys):
 def test_a_folder_in_use_is_not_overwritten(table, capsys):
     (table.parent / "kept").mkdir()
     (table.parent / "kept" / "thesis.txt").write_text("years")
-    message = one_line_error(capsys, ["train", "plain.csv", "--target", "y", "--out", "kept"])
+    message = error_of(capsys, ["train", "plain.csv", "--target", "y", "--out", "kept"])
     assert "--out" in message
     assert os.listdir(table.parent / "kept") == ["thesis.txt"]
 
@@ -256,20 +240,20 @@ def test_what_is_done_with_a_run(trained, capsys):
     assert values == [f"{number},{value!r}" for number, value in enumerate(expected.tolist(), 1)]
     assert run(["predict", "one", "new.csv", "--out", "predicted.csv"]) == 0
     assert (trained.parent / "predicted.csv").read_text().split() == [name, *values]
-    assert "predicted.csv exists" in one_line_error(capsys, ["predict", "one", "new.csv", "--out", "predicted.csv"])
+    assert "predicted.csv exists" in error_of(capsys, ["predict", "one", "new.csv", "--out", "predicted.csv"])
     # An index, or columns that are asked for, take the place of the number of the row.
     (trained.parent / "named.csv").write_text("shop_id,c,a,note,b\n7,1,2,=x,3\n9,0.5,0.25,,-1\n")
     assert run(["predict", "one", "named.csv"]) == 0
     assert capsys.readouterr().out == "shop_id,y\n7,{!r}\n9,{!r}\n".format(*expected.tolist())
     assert run(["predict", "one", "named.csv", "--keep", "note", "--keep", "shop_id"]) == 0
     assert capsys.readouterr().out.split()[:2] == ["note,shop_id,y", f"'=x,7,{float(expected[0])!r}"]
-    assert "did you mean 'note'" in one_line_error(capsys, ["predict", "one", "named.csv", "--keep", "notes"])
+    assert "did you mean 'note'" in error_of(capsys, ["predict", "one", "named.csv", "--keep", "notes"])
     (trained.parent / "far.csv").write_text("c,a,b\n1,2,3\n0.5,-1e4,-1\n0.5,1e4,-1\n")
     assert run(["predict", "one", "far.csv"]) == 0
     told = " ".join(capsys.readouterr().err.split())
     assert "note: 2 of 3 rows of column 'a' are far from the training rows, such as -10000 where those are " in told
     (trained.parent / "few.csv").write_text("c,b\n1,2\n")
-    assert "no column 'a'" in one_line_error(capsys, ["predict", "one", "few.csv"])
+    assert "no column 'a'" in error_of(capsys, ["predict", "one", "few.csv"])
     assert run(["rank", "one"]) == 0
     assert "12 of 12" in capsys.readouterr().out
     # A run that has ended is left as it is.
@@ -295,13 +279,13 @@ def test_a_run_that_had_ended_says_so_and_goes_on_once_it_may(trained, capsys):
     assert (load(trained).summary["steps"], load(trained).config.max_steps) == (36, 36)
     config = trained / "config.toml"
     config.write_text(config.read_text().replace("max_steps = 36", "max_steps = 96"))
-    assert "If you have edited config.toml" in one_line_error(capsys, ["resume", "one"])
+    assert "If you have edited config.toml" in error_of(capsys, ["resume", "one"])
 
 
 @pytest.mark.slow
 def test_a_run_on_a_table_that_has_changed_is_not_gone_on_with(trained, table, capsys):
     table.write_text(table.read_text().replace(table.read_text().splitlines()[3], "1,2,3,4"))
-    assert "the samples or targets have changed" in one_line_error(capsys, ["resume", "one"])
+    assert "the samples or targets have changed" in error_of(capsys, ["resume", "one"])
 
 
 @pytest.mark.slow

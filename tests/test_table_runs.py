@@ -22,13 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path
-
-
-@pytest.fixture
 def table(home):
     """Numbers with gaps, a category, weights from 0 to 3, a number and a class to predict."""
     rng = np.random.default_rng(0)

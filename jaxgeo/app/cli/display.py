@@ -89,7 +89,18 @@ def show(console: Console, label: str, text: str, indent: int, style: str = "bol
     console.print(Text.assemble((f"{label:>{indent}}", style), f"  {lines}"), highlight=False, soft_wrap=True)
 
 
-class LiveBar:
+class RunningBar:
+    """A progress bar that stops when it is left."""
+
+    progress: Bar
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+
+class LiveBar(RunningBar):
     """A progress bar that moves at each step, even from within a compiled integration.
 
     Along the adapted flow it shows s relative to the stopping time.
@@ -128,11 +139,6 @@ class LiveBar:
             self.progress.console.print("compiling …")
         self.progress.start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
 
 
 def show_end(

@@ -1,12 +1,11 @@
 """The terminal output of a run by networks that the evidence weighs, beside what `display` prints for any run."""
 
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 
-from jaxgeo.app.cli.display import show
+from jaxgeo.app.cli.display import RunningBar, show
 from jaxgeo.app.report.tables import networks_words
 from jaxgeo.app.runs.tables import TableSetup
 
@@ -27,7 +26,7 @@ def show_table_setup(console: Console, setup: TableSetup) -> None:
         show(console, "note", note, 9, "yellow")
 
 
-class TableBar:
+class TableBar(RunningBar):
     """A progress bar that moves at each round of updates."""
 
     def __init__(self, console: Console, setup: TableSetup):
@@ -50,8 +49,3 @@ class TableBar:
     def __enter__(self) -> "TableBar":
         self.progress.start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
