@@ -267,7 +267,7 @@ GRAMS = {
 FULL = {
     **steps((4096, 208), (4096, 2512)),
     "update": (functools.partial(update_parts, (64, 64, 48, 48), (3000, 500), 640), 90.0),
-    "p5": (functools.partial(equation, jg.equations.poisson_5d, 60.0, 20), 100.0),
+    "p5": (functools.partial(equation, jg.equations.poisson_5d, 45.0, 20), 120.0),
     "mnist": (functools.partial(images, mnist_5k, 512, (128, 512), (3e-4, 1e-3, 3e-3), 6.0), 120.0),
     "accuracy": (functools.partial(accuracy, (64, 256, 256, 256, 10), 256), 110.0),
     "p10": (functools.partial(equation, jg.equations.harmonic_10d, 15.0, 5), 90.0),
