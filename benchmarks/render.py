@@ -1,7 +1,7 @@
-"""Tables in the documents, from the results: `python -m benchmarks.render`.
+"""Tables and numbers in the documents, from the results: `python -m benchmarks.render`.
 
 A document has a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. `TABLES` says from which
-results, and by which function, each table is rendered.
+results, and by which function, each table is rendered. Numbers within sentences are in `benchmarks.values`.
 """
 
 import json
@@ -19,6 +19,7 @@ from benchmarks.harness import RESULTS
 from benchmarks.markdown import environment, number, reason, table
 from benchmarks.speeds import beside, profile, scaling, speed
 from benchmarks.table_pages import compared, coverage, tables
+from benchmarks.values import filled
 
 ROOT = RESULTS.parent.parent
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -286,13 +287,13 @@ TABLES = {
 
 
 def rendered(text: str) -> str:
-    """A document with its tables rendered again."""
+    """A document with its tables and numbers rendered again."""
 
     def place(match: re.Match[str]) -> str:
         start, name, end = match.groups()
         return f"{start}\n{TABLES[name].render(RESULTS)}\n{end}"
 
-    return PLACE.sub(place, text)
+    return filled(PLACE.sub(place, text))
 
 
 def summary(folder: Path) -> str:
@@ -306,7 +307,7 @@ def summary(folder: Path) -> str:
 
 
 def documents() -> list[Path]:
-    """Where tables can be."""
+    """Where tables and numbers can be."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
