@@ -34,7 +34,12 @@ def path_name(path: Sequence[Any]) -> str:
 
     ```
     """
-    return re.sub(r"\['([^\W\d]\w*)'\]", r".\1", jax.tree_util.keystr(tuple(path))).removeprefix(".")
+    return written(jax.tree_util.keystr(tuple(path)))
+
+
+def written(name: str) -> str:
+    """A name by JAX, such as ['network'].bias, as one writes it."""
+    return re.sub(r"\['([^\W\d]\w*)'\]", r".\1", name).removeprefix(".")
 
 
 def statistics_in(tree: PyTree) -> PyTree:
@@ -121,14 +126,14 @@ def partition(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
         if not is_trainable_leaf(leaf):
             raise ValueError(
-                f"`params{jax.tree_util.keystr(path)}` is marked trainable but is not a real floating-point "
+                f"`{path_name(path) or 'params'}` is marked trainable but is not a real floating-point "
                 f"array: got {leaf.dtype if eqx.is_array(leaf) else type(leaf).__name__}. Freeze it through "
                 "`trainable`."
             )
     for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
         if is_trainable is is_trainable_leaf and eqx.is_array(leaf) and jnp.iscomplexobj(leaf):
             raise ValueError(
-                f"`params{jax.tree_util.keystr(path)}` is complex ({leaf.dtype}); split it into real and "
+                f"`{path_name(path) or 'params'}` is complex ({leaf.dtype}); split it into real and "
                 "imaginary parts, or freeze it on purpose through `trainable`."
             )
     return trainable, frozen

@@ -31,6 +31,7 @@ def columns(tmp_path):
     ("text", "numbers"),
     [
         ("a;b\n1,5;1.234\n2,25;2.500\n", {"a": [1.5, 2.25], "b": [1234, 2500]}),
+        ("a;b\n1,5;€ 1.234\n;€ 2.500\n", {"a": [1.5, NAN], "b": [1234, 2500]}),
         ("a;b\n1,234;x\n2,345;y\n", {"a": [1.234, 2.345]}),
         ('a,b\n"1,234",x\n"12,345,678",y\n', {"a": [1234, 12345678]}),
         ('a,b\n"1,5",x\n"2,75",y\n', {"a": [1.5, 2.75]}),
@@ -63,6 +64,15 @@ def test_what_could_be_meant_otherwise_is_told(columns):
     found, notes = columns("a\n" + "".join(f"{i}\n" for i in range(30)) + "broken\n")
     assert np.isnan(found["a"][1][-1])
     assert "'broken'" in notes[0]
+
+
+def test_a_column_read_alone_has_the_decimal_commas_of_the_others(tmp_path):
+    path = tmp_path / "flats.csv"
+    path.write_text("area;price;noted\n37,5;€ 70.067;1.5\n51;€ 102.300;2\n")
+    table = read_table(path)
+    readings, notes = find_readings(table, ["price"])
+    np.testing.assert_array_equal(readings["price"].read(table, "price"), [70067, 102300])
+    assert notes == ["Numbers in 'price' are read without their sign € and with '.' between thousands."]
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])

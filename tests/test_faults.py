@@ -17,13 +17,13 @@ def distance(params, anchor):
 
 
 PROBLEM = jg.Problem(distance, ANCHORS, jg.L2(DISTANCES))
-WHERE = r"params\['place'\].* for 1 of 4 samples, the first at index 0"
+WHERE = r"`place`.* for 1 of 4 samples, the first at index 0"
 
 
 def test_fit_fails_and_says_where():
     found = jg.fit(START, PROBLEM, method="levenberg-marquardt", max_steps=3)
     assert found.outcome is jg.optim.Outcome.FAILED
-    assert "`params['place']`" in found.message
+    assert "by `place` are NaN" in found.message
     assert "for 1 of 4 samples, the first at index 0" in found.message
 
 

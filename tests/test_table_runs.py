@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -196,7 +197,20 @@ def test_what_new_rows_hold_is_read_as_in_training(table, capsys):
     assert header == "row,y,y_std,y_low,y_high"
     kept = load("one")
     rows = {"city": ["Bern", "Atlantis"], "b": [1.0, None], "a": [2.0, 0.5]}
-    expected = np.column_stack([*kept.predict(rows, return_std=True), *kept.predict_interval(rows, 0.8)])
+    with pytest.warns(UserWarning, match="absent or rare in training, such as 'Atlantis'") as warned:
+        predicted = kept.predict(rows, return_std=True)
+    assert [each.filename for each in warned] == [__file__]
+    assert str(warned[0].message) in " ".join(told.split())
+    with pytest.warns(UserWarning, match="'Atlantis'") as warned:
+        expected = np.column_stack([*predicted, *kept.predict_interval(rows, 0.8)])
+    assert [each.filename for each in warned] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept.predict({"city": ["Bern"], "b": [1.0], "a": [2.0]})
+    for wrong in ("new.csv", [rows]):
+        with pytest.raises(ValueError, match="`rows` must be a pandas DataFrame.*; got"):
+            kept.predict(wrong)
+    assert re.fullmatch(r"Run\('one': t.csv: .*; regression, \w+ after 12 steps, cost \S+\)", repr(kept))
     np.testing.assert_array_equal([[float(cell) for cell in line.split(",")[1:]] for line in lines], expected)
     assert run(["predict", "one", "new.csv"]) == 0
     assert capsys.readouterr().out.split() == [

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxgeo._checks import is_key
+from jaxgeo._trainable import written
 from jaxgeo.fitting.digests import Digests
 from jaxgeo.fitting.files import cannot_write
 
@@ -169,7 +170,9 @@ def describe(state: PyTree) -> dict[str, str]:
 def compare(kept: dict[str, str], wanted: dict[str, str], most: int = 6) -> list[str]:
     """The first `most` differences between two descriptions, in words."""
     places = [name for name in {**kept, **wanted} if kept.get(name) != wanted.get(name)]
-    lines = [f"{name} is {kept.get(name, 'absent')} there and {wanted.get(name, 'absent')} here" for name in places]
+    lines = [
+        f"{written(name)} is {kept.get(name, 'absent')} there and {wanted.get(name, 'absent')} here" for name in places
+    ]
     return lines[:most] + ([f"and {len(lines) - most} more differ"] if len(lines) > most else [])
 
 

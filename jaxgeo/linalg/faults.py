@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
+from jaxgeo._trainable import path_name
 from jaxgeo.linalg.jacobian import sample_rows
 from jaxgeo.outputs import AbstractProblem, Params
 
@@ -26,8 +27,8 @@ def find_fault(problem: AbstractProblem, params: Params) -> str:
     if not outputs or all(part.all() for part in samples):
         return ""
     trainable, _ = problem.partition(params)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable)]
-    bad = [f"`params{name}`" for name, fine in zip(names, leaves, strict=True) if not fine]
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable)]
+    bad = [f"`{name or 'params'}`" for name, fine in zip(names, leaves, strict=True) if not fine]
     index, part = next((index, part) for index, part in enumerate(samples) if not part.all())
     first = int(np.argmin(part))
     block = f" of block {index}" if len(samples) > 1 else ""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._trainable import path_name
 from jaxgeo.outputs import AbstractProblem, AnyProblem, Block, Params
 
 # Only a network with one of these operations can lack a mode.
@@ -229,7 +230,7 @@ def _modes(block: Block, trainable: PyTree, frozen: PyTree, sample: PyTree) -> _
     if forward is None or reverse is None:
         return _Modes(forward, reverse)
     leaves, treedef = jax.tree.flatten(trainable)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable)]
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable)]
     found = []
     for index, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
 
@@ -270,7 +271,8 @@ def _first_line(error: Exception) -> str:
 
 def _neither(found: _Modes) -> str:
     lines = [
-        f"`params{name}`: forward mode, {forward}; reverse mode, {reverse}" for name, forward, reverse in found.leaves
+        f"`{name or 'params'}`: forward mode, {forward}; reverse mode, {reverse}"
+        for name, forward, reverse in found.leaves
     ]
     return (
         "the network has derivatives by all its trainable parameters neither in forward nor in reverse mode. The "

@@ -110,6 +110,8 @@ class Reading:
 def find_readings(table: Table, names: Iterable[str]) -> tuple[dict[str, Reading], list[str]]:
     """How to read each of these columns, and notes for the user.
 
+    All columns of the table together decide what a comma means.
+
     **Raises:** `ValueError` if a cell holds the formula of a spreadsheet instead of its value.
     """
     pandas = import_pandas()
@@ -127,13 +129,24 @@ def find_readings(table: Table, names: Iterable[str]) -> tuple[dict[str, Reading
         else:
             texts[name] = _as_text(column).dropna()
             _refuse_formulas(table, name, texts[name])
-    # If one column certainly has decimal commas, points separate thousands in all columns.
-    comma = any(_fits(cells, ".,") and not _fits(cells, ",.") for cells in texts.values())
+    comma = any(cells.str.contains("[.,]").any() for cells in texts.values()) and _has_decimal_commas(table, texts)
     notes = []
     for name, cells in texts.items():
         found[name], note = _of_text(name, cells, table.separator, comma)
         notes += [note] if note else []
     return found, notes
+
+
+def _has_decimal_commas(table: Table, texts: dict[str, Any]) -> bool:
+    """Whether some column certainly has them; points then separate thousands in all columns."""
+    kinds = import_pandas().api.types
+    others = (
+        _as_text(table.column(name)).dropna()
+        for name in table.names
+        if name not in texts
+        and (kinds.is_object_dtype(table.column(name)) or kinds.is_string_dtype(table.column(name)))
+    )
+    return any(_fits(cells, ".,") and not _fits(cells, ",.") for group in (texts.values(), others) for cells in group)
 
 
 def _of_text(name: str, cells: Any, separator: str | None, comma: bool) -> tuple[Reading, str]:

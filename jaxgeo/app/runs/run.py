@@ -1,5 +1,6 @@
 """Load a run from its folder."""
 
+import reprlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgeo._checks import check_number
+from jaxgeo._trainable import path_name
 from jaxgeo.app.data import Encoder, Kind, Table
 from jaxgeo.app.data.arrays import read_array
 from jaxgeo.app.data.cells import Meaning
@@ -74,6 +76,13 @@ class Run:
     outputs: Scaling
     encoder: Encoder
 
+    def __repr__(self) -> str:
+        found = self.summary
+        return (
+            f"Run({str(self.path)!r}: {found['source']}; {self.kind.value}, {found['outcome']} after {found['steps']} "
+            f"steps, cost {found['cost']:.3g})"
+        )
+
     def predict(self, rows: Any, return_std: bool = False) -> Any:
         """The class names (classification) or values (regression) that the network predicts, one for each row.
 
@@ -83,6 +92,8 @@ class Run:
             numbers, of shape (rows, inputs), in the order of `inputs.names`.
         - `return_std`: return the standard deviations of new values as well, with their noise. Only networks that the
             evidence weighs have them.
+
+        A warning says which cells of a table are unlike all in training, such as unknown text, and what they count as.
 
         **Raises:** `ValueError` if a column is not there or a cell cannot be read, the numbers are of another shape,
         they or their predictions are not finite, or there are no standard deviations.
@@ -157,8 +168,18 @@ class Run:
         if isinstance(rows, dict) or hasattr(rows, "columns"):
             rows = as_table(rows)
         if isinstance(rows, Table):
-            return self.encoder.encode(self.encoder.read(rows))
-        return np.asarray(rows, np.float64)
+            cells = self.encoder.read(rows)
+            for note in self.encoder.substituted(cells, self.inputs):
+                # The caller of `predict` or `predict_interval`.
+                warnings.warn(note, stacklevel=4)
+            return self.encoder.encode(cells)
+        try:
+            return np.asarray(rows, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "`rows` must be a pandas DataFrame, a dictionary of columns, or an array of numbers; got "
+                f"{reprlib.repr(rows)}. Read a file with pandas, or use jaxgeo predict."
+            ) from None
 
 
 def load(path: Path | str) -> Run:
@@ -285,10 +306,7 @@ def _read_network(files: Digests, sizes: tuple[int, ...], dtype: np.dtype) -> Ne
     # Only shapes are needed; as NumPy arrays they keep float64 whether or not x64 is on.
     skeleton = eqx.filter_eval_shape(Network, sizes, jnp.float32, key=jax.eval_shape(lambda: jax.random.key(0)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), skeleton)
-    wanted = {
-        jax.tree_util.keystr(path): f"{leaf.dtype} {leaf.shape}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
-    }
+    wanted = {path_name(path): f"{leaf.dtype} {leaf.shape}" for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     names = [*wanted, "and an array"]
     kept, arrays, finite = {}, [], True
     # Each array is in memory twice, one after the other.

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
+from jaxgeo._trainable import path_name
 from jaxgeo.linalg.gram.groups import Group, find_groups
 from jaxgeo.linalg.gram.kronecker import Stack, stacks
 from jaxgeo.linalg.gram.tracing import SampleTrace
@@ -88,7 +89,7 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
         for group, profile in zip(groups, profiles, strict=True)
     )
     in_groups = {leaf for group in groups for leaf in (group.leaf, group.bias)}
-    names = tuple(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(jacobian.trainable))
+    names = tuple(path_name(path) or "params" for path, _ in jax.tree_util.tree_leaves_with_path(jacobian.trainable))
     plain = tuple(i for i in range(len(leaves)) if i not in in_groups)
     num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
     shares = tuple((block.num_samples + block.padding) // block.num_shards for block in blocks)
