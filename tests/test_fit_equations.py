@@ -278,6 +278,16 @@ def test_a_cost_that_becomes_infinite_is_said_with_its_condition():
     assert "the residual 'decay' is not finite at 12 of 12 points" in found.message
 
 
+def test_a_residual_written_for_a_batch_of_points_is_told_that_it_gets_one():
+    def batched(model, points):
+        return model(points)[:, 0]
+
+    with pytest.raises(IndexError, match="Too many indices") as raised:
+        jg.fit(network(), Condition(batched, Box(t=(0, 1))))
+    told, *_ = raised.value.__notes__
+    assert told.startswith("The residual batched was called with one point, of shape (1,). Write it for a single point")
+
+
 def test_a_residual_of_another_network_is_refused():
     other = network()
 

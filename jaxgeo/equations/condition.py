@@ -112,7 +112,14 @@ class Condition(eqx.Module):
             point, value = sample
         else:
             point, value = sample, self.target(sample) if callable(self.target) else self.target
-        return self.residual(model, point) - value
+        try:
+            return self.residual(model, point) - value
+        except (IndexError, TypeError, ValueError) as error:
+            error.add_note(
+                f"The residual {self.name} was called with one point, of shape {np.shape(point)}. Write it for "
+                "a single point: jaxgeo maps it over all points."
+            )
+            raise
 
     def draw(self, key: Array, count: int) -> Float[Array, "count d"]:
         """Points of the place; several boxes get the same number each.
