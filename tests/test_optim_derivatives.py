@@ -119,9 +119,7 @@ OPTIMIZERS = {
     "momentum, capped": lambda knob: jg.optim.adapted_momentum(
         network, learning_rate=0.5, damping=0.1, max_change=0.02 * (1 + knob)
     ),
-    "momentum, few products": lambda knob: jg.optim.adapted_momentum(
-        network, learning_rate=0.3 * (1 + knob), damping=5
-    ),
+    "momentum, Cauchy step": lambda knob: jg.optim.adapted_momentum(network, learning_rate=0.3 * (1 + knob), damping=5),
     "descent": lambda knob: jg.optim.adapted_gradient_descent(network, learning_rate=0.3 * (1 + knob)),
     "descent, damped": lambda knob: jg.optim.adapted_gradient_descent(
         network, learning_rate=0.5, damping=0.01 * (1 + knob)

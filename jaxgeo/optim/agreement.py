@@ -50,8 +50,8 @@ class NextBatchDamping(eqx.Module):
     - `decrease`, `increase`: the largest factors by which the damping falls and rises in a step.
     """
 
-    initial: float = 50.0
-    most: float = 50.0
+    initial: float = 25.0
+    most: float = 25.0
     least: float = 1e-16
     error: float = 0.3
     decrease: float = 10.0

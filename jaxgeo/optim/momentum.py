@@ -35,11 +35,9 @@ LARGEST_MOMENTUM = 0.99
 # For least squares, whose batches can be fitted. Strong damping makes steps cheaper, but needs many more of them.
 SQUARES_DAMPING = 1e-3
 
-# From this damping on a few products with D suffice for a lift: λ is at least the mean eigenvalue of DDᵀ.
+# From this damping on, λ is at least the mean eigenvalue of DDᵀ, and a Cauchy step replaces the lift. Further steps of
+# conjugate gradients take time, and did not train better on small images.
 LARGE_DAMPING = 1.0
-
-# Conjugate-gradient steps in such a lift. A third one takes time, and did not train better on small images.
-PRODUCTS = 2
 
 
 class MomentumState(NamedTuple):
@@ -188,7 +186,7 @@ class AdaptedMomentum(AbstractTransformation):
         steepness = steepness.after(linear, state.count, pulled)
 
         def roughly() -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
-            return steepness.lift(linear, state.count, damping, missing, pulled, PRODUCTS)
+            return steepness.lift(linear, state.count, damping, missing, pulled)
 
         if number is not None:
             return *roughly(), steepness
@@ -199,7 +197,7 @@ def adapted_momentum(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
     learning_rate: Value = 1.0,
-    momentum: Value = 0.9,
+    momentum: Value = 0.8,
     cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
@@ -223,10 +221,10 @@ def adapted_momentum(
 
     Least squares are damped lightly, and each batch is fitted. With other costs a batch is a random sample, and fitting
     it exactly would fit its noise. So λ is adapted by how well the next batch confirms the last update
-    (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, two conjugate-gradient steps suffice for
-    the lift, in Adam's metric W, the root mean squares of the gradients. An update then takes a few gradients of the
-    batch, and its state has twice the size of the parameters. With a smaller λ, or if you pass a solver, the lift is
-    exact and W = 1.
+    (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, the Cauchy step replaces the lift: the
+    multiple of W⁻¹Dᵀ(v − μDφ) that comes closest, in Adam's metric W, the root mean squares of the gradients. An update
+    then takes a few gradients of the batch, and its state has twice the size of the parameters. With a smaller λ, or if
+    you pass a solver, the lift is exact and W = 1.
 
     Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
     neural network wavefunctions, 2024, arXiv 2401.10190

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxgeo.linalg.few_products import approximate_lift, sampled_trace
+from jaxgeo.linalg.cauchy import cauchy_step, sampled_trace
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.solvers.base import FAILED, SOLVED, LiftInfo, is_finite, relative_norm
 from jaxgeo.optim.attempt import scaled
@@ -49,15 +49,14 @@ class Steepness(NamedTuple):
         damping: Float[Array, ""],
         missing: Float[Array, "rows R"],
         pulled: PyTree,
-        products: int,
     ) -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
-        """W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹ times `missing`, approximately, with λ = damping · trace(DW⁻¹Dᵀ)/QN.
+        """The Cauchy step towards the damped lift of `missing`, with λ = damping · trace(DW⁻¹Dᵀ)/QN.
 
-        **Returns:** the lift, D times the lift, and the report.
+        **Returns:** the step, D times the step, and the report.
         """
         trace = self.trace / (1 - TRACE_KEPT ** (count.astype(self.trace.dtype) + 1))
         absolute = linear.relative(damping) * trace.astype(damping.dtype)
-        solution = approximate_lift(linear.jacobian, _weights(self.squares, count), absolute, pulled, products)
+        solution = cauchy_step(linear.jacobian, _weights(self.squares, count), absolute, pulled)
         finite = is_finite(solution)
         solution, moved = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), solution)
         residual = relative_norm(moved - missing, missing)
