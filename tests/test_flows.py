@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxgeo as jg
 from cases.problems import BORDERLINE, CASES, DEFICIENT, KINDS, OVER, UNDER, Layer, cases
+from jaxgeo.flows.base import check_problem
 
 
 def flat(case, velocity):
@@ -163,3 +164,9 @@ def test_is_a_vector_field_of_diffrax():
     final = case.problem.outputs(jax.tree.map(lambda leaf: leaf[0], solution.ys))
     start, targets = case.problem.outputs(case.params), case.problem.loss.targets
     np.testing.assert_allclose(final, targets + (start - targets) / np.e, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [None, jnp.ones(2)])
+def test_a_flow_without_its_problem_says_how_diffrax_gets_it(given):
+    with pytest.raises(ValueError, match=r"`problem` is a (NoneType|ArrayImpl)\. If diffrax .* `args=problem`"):
+        check_problem(given)

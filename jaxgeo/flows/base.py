@@ -5,6 +5,7 @@ Each flow is called as `flow(s, params, problem)`, which is diffrax's `(t, y, ar
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from jaxgeo._fields import Checked, kind
 from jaxgeo.costs import AbstractRoot
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.metrics import AbstractMetric, Euclidean
-from jaxgeo.outputs import Params
+from jaxgeo.outputs import AbstractProblem, Params
 from jaxgeo.problem import Problem
 
 Time = float | Float[Array, ""]
@@ -32,7 +33,11 @@ class AbstractFlow(eqx.Module):
 
     @eqx.filter_jit
     def __call__(self, s: Time, params: Params, problem: Problem) -> PyTree:
-        """dθ/ds at flow time `s`; like `params`, and zero at frozen arrays."""
+        """dθ/ds at flow time `s`; like `params`, and zero at frozen arrays.
+
+        **Raises:** `ValueError` unless `problem` is a problem.
+        """
+        check_problem(problem)
         jacobian = problem.jacobian(params)
         return jacobian.embed(self.velocity(s, jacobian))
 
@@ -43,6 +48,15 @@ class AbstractFlow(eqx.Module):
     @abc.abstractmethod
     def follows_law(self, num_rows: int, num_params: int) -> bool:
         """Whether the L2 cost falls as e^{-2s/N} along this flow, so that its stopping time is known."""
+
+
+def check_problem(problem: Any) -> None:
+    """Raise `ValueError` unless this is a problem; an ODE solver that got no `args` passes None."""
+    if not isinstance(problem, AbstractProblem):
+        raise ValueError(
+            f"a flow is called as flow(s, params, problem), but `problem` is a {type(problem).__name__}. If diffrax calls "
+            "it, pass `args=problem` to `diffeqsolve`."
+        )
 
 
 class OutputFlow(Checked):
@@ -62,6 +76,7 @@ class OutputFlow(Checked):
     @eqx.filter_jit
     def __call__(self, s: Time, outputs: Float[Array, "N Q"], problem: Problem) -> Float[Array, "N Q"]:
         del s
+        check_problem(problem)
         gradient = problem.loss.gradient(outputs)
         root = self.metric.root(problem.loss, outputs)
         return -gradient if root is None else -jax.vmap(_raised)(root, gradient)

@@ -113,8 +113,8 @@ def check_rank(problem: AbstractProblem, params: Params, required: int) -> None:
     if rank < required:
         raise ValueError(
             f"rank(D) is {rank} (in {dtype}), but this flow needs {required}, with QN={shape[0]} outputs and "
-            f"K={shape[1]} parameters. Use `RankAdaptiveFlow`; or remove duplicate samples, or change the network "
-            "or its initialisation."
+            f"K={shape[1]} parameters. Use `RankAdaptiveFlow`, or Levenberg–Marquardt if you want the lowest cost; or "
+            "remove duplicate samples, or change the network or its initialisation."
         )
 
 
