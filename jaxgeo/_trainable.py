@@ -126,17 +126,21 @@ def partition(params: PyTree, is_trainable: PyTree) -> tuple[PyTree, PyTree]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
         if not is_trainable_leaf(leaf):
             raise ValueError(
-                f"`{path_name(path) or 'params'}` is marked trainable but is not a real floating-point "
+                f"{_in_params(path)} is marked trainable but is not a real floating-point "
                 f"array: got {leaf.dtype if eqx.is_array(leaf) else type(leaf).__name__}. Freeze it through "
                 "`trainable`."
             )
     for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
         if is_trainable is is_trainable_leaf and eqx.is_array(leaf) and jnp.iscomplexobj(leaf):
             raise ValueError(
-                f"`{path_name(path) or 'params'}` is complex ({leaf.dtype}); split it into real and "
+                f"{_in_params(path)} is complex ({leaf.dtype}); split it into real and "
                 "imaginary parts, or freeze it on purpose through `trainable`."
             )
     return trainable, frozen
+
+
+def _in_params(path: Sequence[Any]) -> str:
+    return f"`{path_name(path)}` of `params`" if path else "`params`"
 
 
 def nothing_to_train(params: PyTree) -> ValueError:

@@ -54,8 +54,8 @@ def check_problem(problem: Any) -> None:
     """Raise `ValueError` unless this is a problem; an ODE solver that got no `args` passes None."""
     if not isinstance(problem, AbstractProblem):
         raise ValueError(
-            f"a flow is called as flow(s, params, problem), but `problem` is a {type(problem).__name__}. If diffrax calls "
-            "it, pass `args=problem` to `diffeqsolve`."
+            f"a flow is called as flow(s, params, problem), but `problem` is a {type(problem).__name__}. If diffrax "
+            "calls it, pass `args=problem` to `diffeqsolve`."
         )
 
 
