@@ -7,6 +7,7 @@ import jax
 from jaxtyping import PyTree
 
 from jaxgeo._checks import is_key
+from jaxgeo._trainable import path_name
 from jaxgeo.fitting.rebuild import Rebuild
 from jaxgeo.problem import ModelApply, Problem
 
@@ -41,7 +42,7 @@ class Renewal(eqx.Module):
         for (path, before), (_, after) in pairs:
             if getattr(after, "shape", None) != before.shape or after.dtype != before.dtype:
                 raise ValueError(
-                    f"`statistics` must keep shapes and dtypes; `{jax.tree_util.keystr(path)}` of the model was "
+                    f"`statistics` must keep shapes and dtypes; `{path_name(path)}` of the model was "
                     f"{before.dtype}{list(before.shape)} and became {after!r}."
                 )
         if jax.tree.structure(old) != jax.tree.structure(new):
