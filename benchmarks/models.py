@@ -62,13 +62,15 @@ def measured(model: Any, inputs: jax.Array, targets: jax.Array, updates: int = 3
     tx = jg.optim.adapted_levenberg_marquardt()
     state = tx.init(params)
     plan = problem.plan(params, damping=1.0)
+    assembly = problem.gram(params).plan()
     result: dict[str, Any] = {
         "environment": environment(),
         "QN": plan.rows,
         "K": plan.columns,
         "plan": {route.label: _mib(route) for route in plan.routes if route.label.startswith("GramCholesky")},
         "chosen": plan.chosen.label,
-        "leaves": [f"{leaf.name}: {leaf.route}" for leaf in problem.gram(params).plan().leaves],
+        "leaves": [f"{leaf.name}: {leaf.route}" for leaf in assembly.leaves],
+        "gram_gflop": sum(leaf.flops for leaf in assembly.leaves) / 1e9,
         "before_mib": peak_memory_mib(),
     }
     yield result

@@ -42,6 +42,11 @@ def as_array(name: str, value: Any) -> Array:
             f"`{name}` must be an array of numbers; got one of dtype {value.dtype}. Convert text and objects to "
             "numbers, as with `.astype(float)`."
         )
+    if isinstance(value, dict):
+        raise ValueError(
+            f"`{name}` must be an array of numbers; got a dictionary with the keys {list(value)}. Join its arrays, as "
+            "by `jnp.concatenate(list(arrays.values()), axis=-1)`; targets in the order of the outputs."
+        )
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:

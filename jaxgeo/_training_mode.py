@@ -25,6 +25,8 @@ ONE_MASK = (
 )
 # Of Flax NNX, in the error of a module that changes its own state.
 CHANGES_STATE = "Cannot mutate"
+# Of Equinox, in the error of dropout that is called without a key.
+WITHOUT_KEY = "requires a key"
 
 
 def cannot_evaluate(error: Exception, sample: PyTree) -> ValueError:
@@ -38,6 +40,11 @@ def cannot_evaluate(error: Exception, sample: PyTree) -> ValueError:
             "An NNX module changes its own state: merge a copy, `nnx.merge(graph, weights, rest, copy=True)`. With "
             "dropout, call `model.eval()` first, or pass a key for each sample among the inputs. With batch "
             "normalisation, pass `per_sample=False`."
+        )
+    elif WITHOUT_KEY in str(error):
+        advice = (
+            "Switch dropout off by `eqx.nn.inference_mode(model)`, or pass a key for each sample among the inputs: "
+            "`inputs=(x, keys)` and `lambda model, sample: model(sample[0], key=sample[1])`."
         )
     else:
         advice = "A function of a batch becomes one of a sample by `lambda params, x: apply(params, x[None])[0]`."
@@ -62,7 +69,7 @@ def check_networks(networks: tuple[tuple[Callable[[PyTree, PyTree], Array], PyTr
             lambda leaf, found: STATISTICS * bool(found) if eqx.is_array(leaf) else None, whole, statistics_in(whole)
         )
 
-        def outputs(arrays: PyTree, sample: PyTree, rest: PyTree = rest) -> Array:
+        def outputs(arrays: PyTree, sample: PyTree, rest: PyTree = rest) -> PyTree:
             apply, params = eqx.combine(arrays, rest)
             return apply(params, sample)
 

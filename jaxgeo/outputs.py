@@ -74,7 +74,7 @@ class Block(eqx.Module):
         """The scaled outputs of one sample, in the shape that `apply` returns."""
         outputs = self.apply(params, sample)
         if not isinstance(outputs, jax.Array) or outputs.size == 0:
-            raise ValueError(f"`apply` must return the outputs of a sample as an array; got {outputs!r}.")
+            raise ValueError(f"`apply` must return the outputs of a sample as an array; {_instead(outputs)}")
         if not jnp.issubdtype(outputs.dtype, jnp.floating):
             raise ValueError(f"`apply` must return real floating-point outputs; got dtype {outputs.dtype}.")
         return outputs * self.scale
@@ -191,3 +191,14 @@ class AbstractProblem(eqx.Module):
 
 
 AnyProblem = TypeVar("AnyProblem", bound=AbstractProblem)
+
+
+def _instead(outputs: Any) -> str:
+    """What `apply` returned in place of an array, and what to write."""
+    leaves = jax.tree.leaves(outputs)
+    if isinstance(outputs, jax.Array) or not leaves or not all(isinstance(leaf, jax.Array) for leaf in leaves):
+        return f"got {outputs!r}."
+    return (
+        f"got a {type(outputs).__name__} of {len(leaves)}. Choose one of them, or join them as by "
+        "`jax.flatten_util.ravel_pytree(outputs)[0]`, and the targets in the same order."
+    )

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 import jaxgeo as jg
-from jaxgeo._checks import check_count
+from jaxgeo._checks import as_array, check_count
 
 POINTS = np.asarray([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0]])
 TARGETS = np.asarray([1.0, 4.0, 7.0, 10.0])
@@ -105,6 +105,7 @@ def with_state(state):
     return tx.update(None, state(tx.init(jnp.zeros(2))), jnp.zeros(2), inputs=POINTS, targets=TARGETS)
 
 
+SEQUENCES = jnp.ones((4, 3, 2))
 INTEGERS = {"a": jnp.asarray(1), "b": jnp.asarray(3)}
 LINEN, ONE_SAMPLE = r"`module\.apply` of Linen", r"lambda params, x: apply\(params, x\[None\]\)\[0\]"
 WORDS = {
@@ -129,6 +130,18 @@ WORDS = {
     "a state as a dictionary": (
         lambda: with_state(flax.serialization.to_state_dict),
         r"`state`.*got dict.*from_state_dict\(tx\.init\(params\), saved\)",
+    ),
+    "outputs in a dictionary": (
+        lambda: check(lambda p, x: {"a": x @ p, "b": x}, jnp.zeros(2)),
+        r"got a dict of 2\. Choose one of them, or join them",
+    ),
+    "targets in a dictionary": (
+        lambda: as_array("targets", {"a": TARGETS, "b": TARGETS}),
+        r"`targets`.*the keys \['a', 'b'\]\. Join its arrays",
+    ),
+    "attention with dropout but no key": (
+        lambda: check(lambda net, x: net(x, x, x), eqx.nn.MultiheadAttention(1, 2, dropout_p=0.1, key=KEY), SEQUENCES),
+        r"requires a key.*`eqx\.nn\.inference_mode\(model\)`, or pass a key for each sample",
     ),
     "text in a table": (lambda: check(plane, jnp.zeros(2), pd.DataFrame({"a": ["x", "y"]})), "`inputs`.*array of num"),
 }

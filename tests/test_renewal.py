@@ -83,3 +83,32 @@ def test_statistics_that_cannot_be_are_refused():
             jg.fit(start, INPUTS, TARGETS, apply=outputs_of, per_sample=False, **options)
     with pytest.raises(ValueError, match="`statistics` only applies to samples"):
         jg.fit(jnp.ones(()), jg.Problem(lambda a, x: a * x, X[:, 0], jg.L2(Y[:, 0])), statistics=renewed)
+
+
+@pytest.mark.parametrize(
+    ("method", "batch_size"),
+    [
+        (optax.sgd(0.1, momentum=0.9), 3),
+        pytest.param("adapted-momentum", 3, marks=pytest.mark.slow),
+        pytest.param("levenberg-marquardt", None, marks=pytest.mark.slow),
+    ],
+)
+def test_statistics_resume_bit_for_bit(tmp_path, method, batch_size):
+    options = {
+        "apply": outputs_of, "per_sample": False, "statistics": renewed, "method": method, "batch_size": batch_size,
+        "record_every": 2, "tol": 0.0,
+    }  # fmt: skip
+
+    def fit(folder, **more):
+        start = eqx.nn.make_with_state(Equinox)()
+        return jg.fit(start, INPUTS, TARGETS, folder=tmp_path / folder, **options, **more)
+
+    whole = fit("whole", max_steps=7)
+    # The first end is within a part, and with minibatches within an epoch.
+    fit("resumed", max_steps=3)
+    found = fit("resumed", max_steps=7, resume=True)
+    for ours, theirs in zip(
+        *(jax.tree.leaves(eqx.filter(each.model, eqx.is_array)) for each in (found, whole)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.rows[-1] == whole.rows[-1]

@@ -11,6 +11,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo.linalg.memory import array_bytes
 from jaxgeo.linalg.one_way import CHUNK_ENTRIES, both_ways, both_ways_of, in_reverse, one_ways, pulled
 from jaxgeo.linalg.precision import without_tf32
 from jaxgeo.outputs import AbstractProblem, Block, Params
@@ -82,6 +83,10 @@ class Jacobian(lx.AbstractLinearOperator):
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.outputs.shape, self.outputs.dtype)
+
+    def activations(self) -> int:
+        """Bytes that the linearisation keeps besides the parameters, on all devices together; of D if it is held."""
+        return max(array_bytes(self.linear) - array_bytes(self.trainable), 0)
 
     def unravel(self, vector: Float[Array, " K"]) -> PyTree:
         """A vector of K numbers, in the order of the columns of D, as a pytree like the trainable parameters."""

@@ -3,7 +3,9 @@
 import os
 from typing import Any
 
+import equinox as eqx
 import jax
+from jaxtyping import PyTree
 
 from jaxgeo._checks import check_count
 
@@ -15,6 +17,11 @@ def check_memory(memory: Any) -> None:
     """Raise `ValueError` unless `memory` is None or a number of bytes."""
     if memory is not None:
         check_count("memory", memory)
+
+
+def array_bytes(tree: PyTree) -> int:
+    """Bytes of all arrays of a pytree together."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
 
 
 def total_memory() -> int:

@@ -43,6 +43,7 @@ class Layout:
     - `names`: the names of all leaves.
     - `num_samples`: samples of each block that one device holds, including padding; `num_shards`: how many devices.
     - `num_rows`: QN.
+    - `activations`: bytes that a linearisation of the network keeps, on each device; 0 if D is held instead.
     - `held`: bytes of D if it is held because a network has derivatives in one mode only, as `derivatives` says.
     - `profiles`: for each group and block, (positions, whether δ is on the first leg, whether a lookup) of its stacks.
     """
@@ -56,6 +57,7 @@ class Layout:
     names: tuple[str, ...]
     num_rows: int
     num_shards: int
+    activations: int
     held: int | None
     derivatives: str
 
@@ -104,6 +106,7 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
         names,
         num_rows,
         blocks[0].num_shards,
+        0 if held is not None else jacobian.activations() // blocks[0].num_shards,
         None if held is None else held.size * itemsize,
         said_of(blocks, num_rows, jacobian.in_size(), itemsize),
     )

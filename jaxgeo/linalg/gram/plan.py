@@ -1,6 +1,8 @@
 """The memory plan of G: block sizes within a budget, decided before anything is allocated."""
 
 import math
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ MOST_BLOCKS = 8
 LEAST_BLOCK_ROWS = 256
 # Bytes of products of factors at a time, before they are multiplied and summed over positions.
 PRODUCT_BYTES = 32 * 2**20
-# Copies of the factors held while they are computed and, with several devices, while they travel.
+# Copies of the factors if they are computed again for each block and, with several devices, while they travel.
 WORKING_COPIES = 2
 TRAVELLING_COPIES = 3
 
@@ -78,7 +80,9 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     """
     budget = free_memory() // 2 if memory is None else memory
     height = [trace.num_rows for trace in layout.traces]
-    entries, per_sample, products = [], [0.0] * len(height), [0.0] * len(height)
+    entries, products = [], [0.0] * len(height)
+    # For one sample of each block: factors that are held, factors that rows are made of, and rows.
+    factors, sources, rows = [0.0] * len(height), [0.0] * len(height), [0.0] * len(height)
     itemsize = layout.traces[0].dtype.itemsize
     for group, profile, by_factors in zip(layout.groups, layout.profiles, layout.kronecker, strict=True):
         held = 0.0
@@ -87,13 +91,13 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
                 delta, operand = (group.first, group.second) if delta_first else (group.second, group.first)
                 numbers = t * group.batch * (height[b] * delta + (1 if lookup else operand))
                 held += layout.num_samples[b] * numbers * itemsize
-                per_sample[b] += numbers * itemsize
+                (factors if by_factors else sources)[b] += numbers * itemsize
                 if by_factors:
                     products[b] = max(products[b], group.batch * (height[b] * t) ** 2 * dtype.itemsize)
             if not by_factors:
                 size = group.num_numbers * height[b] * itemsize
                 held += layout.num_samples[b] * size
-                per_sample[b] += size
+                rows[b] += size
         cost = kronecker_cost if by_factors else materialised_cost
         name = layout.names[group.leaf] + ("" if group.bias is None else f" + {layout.names[group.bias]}")
         if any(size != full for (_, size), full in zip(group.part, group.shape, strict=True)):
@@ -104,7 +108,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     for index in layout.plain:
         size = math.prod(layout.traces[0].leaves[index].shape)
         for b, q in enumerate(height):
-            per_sample[b] += q * size * itemsize
+            rows[b] += q * size * itemsize
         flops = layout.num_rows**2 * size
         route = "held" if layout.from_held else "vjp"
         held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
@@ -112,15 +116,26 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
 
     copies = WORKING_COPIES if layout.num_shards == 1 else TRAVELLING_COPIES
     square = square_bytes(layout.num_rows, layout.num_shards, dtype) if matrix else 0
-    all_samples = sum(n * b for n, b in zip(layout.num_samples, per_sample, strict=True))
-    stored = matrix and square + copies * all_samples <= budget
+    per_sample = [sum(each) for each in zip(factors, sources, rows, strict=True)]
+    largest = [_block_size(*each) for each in zip(layout.num_samples, height, products, strict=True)]
+    peak = square + copies * _total(per_sample, layout.num_samples)
+    if layout.num_shards == 1:
+        made, held = ([f + other for f, other in zip(factors, each, strict=True)] for each in (sources, rows))
+        # Two blocks of rows are copied, in `dtype` and in the layout of a product; factors only if their dtype changes.
+        copied = rows if dtype == layout.traces[0].dtype else held
+        cast = 2 * max(map(operator.mul, copied, largest)) * dtype.itemsize / itemsize
+        peak = max(
+            # The network runs once more for its factors, …
+            layout.activations + _total(made, layout.num_samples),
+            # … their rows are put together, …
+            _total(made, layout.num_samples) + 2 * _total(rows, layout.num_samples),
+            # … and multiplied, while XLA keeps what the linearisation holds in the layout of Dᵀ too.
+            layout.activations + square + _total(held, layout.num_samples) + cast,
+        )
+    stored = matrix and peak <= budget
     sizes = []
-    for n, q, sample_bytes, product_bytes in zip(layout.num_samples, height, per_sample, products, strict=True):
-        size = n
-        if matrix:
-            size = math.ceil(n / max(1, min(MOST_BLOCKS, n * q // LEAST_BLOCK_ROWS)))
-            if product_bytes:
-                size = min(size, int(math.sqrt(PRODUCT_BYTES / product_bytes)))
+    for n, most, sample_bytes in zip(layout.num_samples, largest, per_sample, strict=True):
+        size = most if matrix else n
         if not stored:
             room = (budget - square) / (2 * copies * max(sample_bytes, 1.0) * len(height))
             size = min(size, int(room))
@@ -132,9 +147,19 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
                     "samples, a smaller dtype, or a solver that needs only products with G."
                 )
         sizes.append(max(size, 1))
-    held = all_samples if stored else 2 * sum(b * s for b, s in zip(sizes, per_sample, strict=True))
-    peak = square + copies * held
+    if not stored:
+        peak = square + 2 * copies * _total(per_sample, sizes)
     return GramPlan(layout.num_rows, tuple(entries), stored, tuple(sizes), int(peak), int(budget), layout.derivatives)
+
+
+def _block_size(num_samples: int, num_rows: int, product_bytes: float) -> int:
+    """Samples per block of G, if memory is not short."""
+    size = math.ceil(num_samples / max(1, min(MOST_BLOCKS, num_samples * num_rows // LEAST_BLOCK_ROWS)))
+    return min(size, int(math.sqrt(PRODUCT_BYTES / product_bytes))) if product_bytes else size
+
+
+def _total(per_sample: Sequence[float], num_samples: Sequence[int]) -> float:
+    return sum(map(operator.mul, per_sample, num_samples))
 
 
 def square_bytes(num_rows: int, num_shards: int, dtype: jnp.dtype) -> int:

@@ -5,12 +5,11 @@ They count what XLA allocates for the compiled lift; the factors 4, 2.5, … are
 
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from jaxgeo.linalg.gram.plan import square_bytes
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.memory import array_bytes
 
 
 class Sizes(NamedTuple):
@@ -42,14 +41,9 @@ class Sizes(NamedTuple):
 def sizes_of(jacobian: Jacobian) -> Sizes:
     """The sizes of a lift; values are not read, so they may be traced."""
     blocks = jacobian.problem.blocks
-    kept = _bytes(jacobian.linear) - _bytes(jacobian.trainable)
-    data = sum(_bytes(block.inputs) // block.num_shards for block in blocks) + _bytes(jacobian.problem.loss)
+    data = sum(array_bytes(block.inputs) // block.num_shards for block in blocks) + array_bytes(jacobian.problem.loss)
     dtype = jnp.dtype(jacobian.outputs.dtype)
-    return Sizes(jacobian.out_size(), jacobian.in_size(), blocks[0].num_shards, max(kept, 0), data, dtype)
-
-
-def _bytes(tree: object) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array)))
+    return Sizes(jacobian.out_size(), jacobian.in_size(), blocks[0].num_shards, jacobian.activations(), data, dtype)
 
 
 def gram_matrices(sizes: Sizes, dtype: jnp.dtype, damped: bool) -> int:

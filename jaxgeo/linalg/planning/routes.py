@@ -31,7 +31,7 @@ class RoutePlan:
 
     - `solver`: the route; `label`: its name in the table.
     - `matrices`: Gram matrices or D, and their factorisation.
-    - `assembly`: Kronecker factors of D and blocks of DDᵀ while DDᵀ is formed, before it is factorised.
+    - `assembly`: Kronecker factors of D, the activations that give them, and blocks of DDᵀ, before DDᵀ is factorised.
     - `linearisation`: parameters, samples, and what products with D keep; `lifts`: θ̇ while it is computed.
     """
 
