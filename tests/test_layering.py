@@ -20,7 +20,7 @@ ARROWS = """
     outputs
     prior
     linalg.precision
-    linalg.memory linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths
+    linalg.memory linalg.refinement linalg.triangular linalg.one_way linalg.shards linalg.widths linalg.vectors
     linalg.jacobian linalg.trials
     linalg.faults
     linalg.gram linalg.singular linalg.spectra

@@ -54,14 +54,15 @@ class Jacobian(lx.AbstractLinearOperator):
         self.trainable, self.frozen = problem.partition(params)
         # TF32 matrix products inside the user's network would limit the accuracy of D to about 5e-4.
         with jax.default_matmul_precision("highest"):
-            if not one_ways(self.problem.blocks):
-                self.held = None
-                self.outputs, tangents = jax.linearize(_outputs(self.problem, self.frozen), self.trainable)
-                self.linear = lx.FunctionLinearOperator(tangents, self.in_structure())
-                return
             # Each evaluation of such a network, often a solver of a differential equation, is expensive to compile.
-            self.held, self.outputs = _held(self.problem, self.trainable, self.frozen) if known is None else known
-            product = functools.partial(_product, self.held, self.outputs.shape)
+            if known is None and one_ways(self.problem.blocks):
+                known = rows_and_outputs(self.problem, self.trainable, self.frozen)
+            if known is None:
+                self.held = None
+                self.outputs, product = jax.linearize(_outputs(self.problem, self.frozen), self.trainable)
+            else:
+                self.held, self.outputs = known
+                product = functools.partial(_product, self.held, self.outputs.shape)
             self.linear = lx.FunctionLinearOperator(product, self.in_structure())
 
     def mv(self, vector: PyTree) -> Float[Array, "N Q"]:
@@ -77,6 +78,11 @@ class Jacobian(lx.AbstractLinearOperator):
             with jax.default_matmul_precision("highest"):
                 return pulled(self.problem, self.trainable, self.frozen, velocity)
         return self.transpose().mv(velocity)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether D is held and the parameters are one vector: then all algebra is that of matrices."""
+        return self.held is not None and eqx.is_array(self.trainable) and self.trainable.ndim == 1
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         return jax.eval_shape(lambda: self.trainable)
@@ -94,13 +100,7 @@ class Jacobian(lx.AbstractLinearOperator):
 
     def embed(self, velocity: PyTree) -> PyTree:
         """A velocity of the trainable part as one of params: zero at frozen arrays, None at keys and non-arrays."""
-
-        def zero(leaf: PyTree) -> Array | None:
-            number = eqx.is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-            return jnp.zeros_like(leaf) if number else None
-
-        still = jax.tree.map(zero, self.frozen)
-        return eqx.combine(velocity, still)
+        return embed(velocity, self.frozen)
 
     def as_matrix(
         self, *, mode: Literal["auto", "forward", "reverse"] = "auto", chunk_size: int | None = None
@@ -120,6 +120,16 @@ class Jacobian(lx.AbstractLinearOperator):
         )
 
 
+def embed(velocity: PyTree, frozen: PyTree) -> PyTree:
+    """A velocity of the trainable part as one of params, as `Jacobian.embed`."""
+
+    def zero(leaf: PyTree) -> Array | None:
+        number = eqx.is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return jnp.zeros_like(leaf) if number else None
+
+    return eqx.combine(velocity, jax.tree.map(zero, frozen))
+
+
 def sample_rows(
     block: Block, trainable: PyTree, frozen: PyTree, mode: str = "auto", chunk_size: int | None = None
 ) -> Float[Array, "rows K"]:
@@ -131,35 +141,38 @@ def sample_rows(
 def _rows_and_outputs(
     block: Block, trainable: PyTree, frozen: PyTree, mode: str, chunk_size: int | None
 ) -> tuple[Float[Array, "rows K"], Float[Array, " rows"]]:
-    flat, unravel = ravel_pytree(trainable)
     block = both_ways_of(block, trainable, frozen)
     if (own := one_ways(block)) and mode == "auto":
         mode = "reverse" if all(network.reverse for network in own) else "forward"
     if mode == "reverse":
         block = in_reverse(block)
 
-    def outputs(theta: Float[Array, " K"], sample: PyTree) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
-        rows = block.rows(eqx.combine(unravel(theta), frozen), sample)
+    def outputs(trainable: PyTree, sample: PyTree) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
+        rows = block.rows(eqx.combine(trainable, frozen), sample)
         return rows, rows
 
     if mode == "auto":
-        num_outputs = jax.eval_shape(outputs, flat, block.sample())[0].size
+        num_outputs = jax.eval_shape(outputs, trainable, block.sample())[0].size
         # A VJP costs about two JVPs: it also forms the gradient of every leaf.
-        mode = "forward" if flat.size <= 2 * num_outputs else "reverse"
+        size = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+        mode = "forward" if size <= 2 * num_outputs else "reverse"
     derivative = {"forward": jax.jacfwd, "reverse": jax.jacrev}[mode](outputs, has_aux=True)
     if chunk_size is None:
-        found = jax.vmap(derivative, in_axes=(None, 0))(flat, block.inputs)
+        found = jax.vmap(derivative, in_axes=(None, 0))(trainable, block.inputs)
     else:
-        found = jax.lax.map(lambda sample: derivative(flat, sample), block.inputs, batch_size=chunk_size)
+        found = jax.lax.map(lambda sample: derivative(trainable, sample), block.inputs, batch_size=chunk_size)
     rows, values = jax.tree.map(lambda leaf: leaf[: block.num_samples], found)
-    return rows.reshape(-1, flat.size), values.reshape(-1)
+    values = values.reshape(-1)
+    dtype = jnp.result_type(*jax.tree.leaves(trainable))
+    parts = [leaf.reshape(values.size, -1).astype(dtype) for leaf in jax.tree.leaves(rows)]
+    return jnp.concatenate(parts, axis=1), values
 
 
 def _outputs(problem: AbstractProblem, frozen: PyTree) -> Callable[[PyTree], Float[Array, "N Q"]]:
     return lambda trainable: problem.outputs(eqx.combine(trainable, frozen))
 
 
-def _held(
+def rows_and_outputs(
     problem: AbstractProblem, trainable: PyTree, frozen: PyTree
 ) -> tuple[Float[Array, "QN K"], Float[Array, "N Q"]]:
     """D and the outputs, computed for some samples at a time, so that little else is held."""

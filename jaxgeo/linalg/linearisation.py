@@ -6,16 +6,18 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.costs import AbstractRoot, WeightedRoot
 from jaxgeo.costs.regularised import Regularised
-from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.jacobian import Jacobian, embed, rows_and_outputs
 from jaxgeo.linalg.measured import counted_root, measured
 from jaxgeo.linalg.one_way import both_ways, one_ways, pulled
 from jaxgeo.linalg.precision import rescue_if, without_tf32
-from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo
+from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo, is_finite
 from jaxgeo.linalg.trials import for_trials
+from jaxgeo.linalg.vectors import OfVector, is_small, of_vector
 from jaxgeo.metrics import AbstractMetric, Euclidean
 from jaxgeo.outputs import AbstractProblem, Params
 
@@ -28,6 +30,10 @@ class Linearisation(eqx.Module):
 
     Paper: Section 2.3
 
+    A small problem becomes a function of one vector, and D is held: `trainable` and every step are then vectors, which
+    `restrict` and `embed` translate from and to pytrees.
+
+    - `network`: the network of this vector; None if the parameters stay a pytree.
     - `outputs`: x[θ].
     - `jacobian`: LD.
     - `root`: L for each sample; None for the identity.
@@ -35,6 +41,7 @@ class Linearisation(eqx.Module):
     """
 
     problem: AbstractProblem
+    network: OfVector | None
     trainable: PyTree
     frozen: PyTree
     outputs: Float[Array, "N Q"]
@@ -47,11 +54,16 @@ class Linearisation(eqx.Module):
 
         - `known`: D at `params` if it is already known, as along a flow; its outputs are then reused.
         """
-        self.problem = problem = both_ways(problem, params)
+        problem, self.network = both_ways(problem, params), None
         if known is None:
             problem.check_samples(params)
-            if one_ways(problem.blocks):
+            if is_small(problem, params):
+                found = rows_and_outputs(problem, *problem.partition(params))
+                problem, params, self.network = of_vector(problem, params)
+                known = Jacobian(problem, params, found)
+            elif one_ways(problem.blocks):
                 known = Jacobian(problem, params)
+        self.problem = problem
         if known is None:
             self.trainable, self.frozen = problem.partition(params)
             with jax.default_matmul_precision("highest"):
@@ -178,7 +190,7 @@ class Linearisation(eqx.Module):
 
     def predicted_decrease(self, moved: Float[Array, "rows R"]) -> Float[Array, ""]:
         """How much C would fall if the rows moved by `moved` and the metric stayed the same."""
-        return -0.5 * jnp.sum(moved * (2 * self.residual + moved)) / self.total_weight
+        return -jnp.sum(moved * (self.residual + 0.5 * moved)) / self.total_weight
 
     def move(
         self, step: PyTree, aim: Float[Array, "rows R"] | None = None, outputs: Float[Array, "N Q"] | None = None
@@ -201,20 +213,28 @@ class Linearisation(eqx.Module):
         finite = jnp.isfinite(decrease)
         judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs)) | ~finite
         decrease = rescue_if(~judged, _by_slopes, decrease, self, step, outputs)
-        for leaf in jax.tree.leaves(step):
-            finite &= jnp.all(jnp.isfinite(leaf))
+        finite &= is_finite(step)
         predicted = self.predicted_decrease(self.jacobian.mv(step) if aim is None else aim)
         return Trial(step, loss(outputs), decrease, predicted, finite)
 
-    def restrict(self, tree: PyTree) -> PyTree:
-        """The trainable leaves of a pytree like params."""
-        return jax.tree.map(
-            lambda kept, value: None if kept is None else value, self.trainable, tree, is_leaf=lambda x: x is None
+    def restrict(self, tree: PyTree, missing: PyTree = None) -> PyTree:
+        """The trainable leaves of a pytree like params as a step, with those of `missing`, a step, in place of None."""
+        own = self.as_tree(self.trainable if missing is None else missing)
+        kept = jax.tree.map(
+            lambda own, value: own if own is None or value is None else value.astype(own.dtype),
+            own,
+            tree,
+            is_leaf=lambda x: x is None,
         )
+        return kept if self.network is None else ravel_pytree(kept)[0]
+
+    def as_tree(self, step: PyTree) -> PyTree:
+        """A step as a pytree like the trainable part of params."""
+        return step if self.network is None else self.network.unravel(step)
 
     def embed(self, step: PyTree) -> PyTree:
-        """A step of the trainable part as one of params: zero at frozen arrays."""
-        return self.jacobian.embed(step)
+        """A step as one of params: zero at frozen arrays."""
+        return embed(self.as_tree(step), self.frozen if self.network is None else self.network.frozen)
 
 
 # Compiled by itself so that it is traced only once: the loop over fractions of a step traces each trial twice.
@@ -226,8 +246,7 @@ def _by_slopes(
     """−(∇C(x)·Dδ + ∇C(x′)·D′δ)/2, instead of a decrease that is round-off; x′ = `outputs`."""
     problem, one_way = linear.problem, bool(one_ways(linear.problem.blocks))
 
-    def slope(end: tuple[PyTree, Array]) -> Float[Array, ""]:
-        start, outputs = end
+    def slope(start: PyTree, outputs: Array) -> Float[Array, ""]:
         rows = problem.loss.gradient(outputs)
         if one_way:
             point = jax.tree.map(jnp.add, linear.trainable, start)
@@ -235,9 +254,11 @@ def _by_slopes(
             return functools.reduce(jnp.add, jax.tree.leaves(products))
         return jnp.sum(rows * jax.jvp(linear.outputs_at, (start,), (step,))[1])
 
-    still = jax.tree.map(jnp.zeros_like, step)
-    ends = jax.tree.map(lambda *leaves: jnp.stack(leaves), (still, linear.outputs), (step, outputs))
-    return -0.5 * jnp.sum(jax.lax.map(slope, ends))
+    if linear.root is None:
+        first = jnp.sum(linear.residual * linear.jacobian.mv(step)) / linear.total_weight
+    else:
+        first = slope(jax.tree.map(jnp.zeros_like, step), linear.outputs)
+    return -0.5 * (first + slope(step, outputs))
 
 
 class Trial(eqx.Module):

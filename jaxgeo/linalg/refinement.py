@@ -65,10 +65,10 @@ def refined(
         defect, size, note = measure(value)
         better = first | (size < found.size)
         note = jax.tree.map(lambda new, old: jnp.where(first, new, old), note, found.first)
-        corrections = jnp.where(first, 0, found.corrections + 1).astype(jnp.int32)
-        new = Refined(value, defect, size, corrections, note)
+        new = Refined(value, defect, size, zero, note)
         kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, found._replace(first=note))
-        return _Iterate(now.round + 1, kept, jnp.where(first, jnp.inf, found.size).astype(size.dtype))
+        # Before the first round the size is infinite.
+        return _Iterate(now.round + 1, kept, found.size)
 
     def go_on(now: _Iterate) -> Bool[Array, ""]:
         size = now.found.size
@@ -82,7 +82,10 @@ def refined(
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(measure, value))
     start = Refined(value, defect if known else blank[0], jnp.full_like(blank[1], jnp.inf), zero, blank[2])
     start = _Iterate(zero, start, jnp.full_like(blank[1], jnp.inf))
-    return jax.lax.while_loop(go_on, step, start).found
+    end = jax.lax.while_loop(go_on, step, start)
+    # Only the last round can be a bad one; the first makes no correction.
+    good = end.found.size < end.before
+    return end.found._replace(corrections=jnp.maximum(end.round - 2 + good.astype(jnp.int32), 0))
 
 
 def _corrected(value: PyTree, defect: PyTree, correct: Callable[[PyTree], PyTree]) -> PyTree:

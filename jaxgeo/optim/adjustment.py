@@ -54,12 +54,12 @@ class Adjustment(eqx.Module):
         if self.linesearch is not None and searches:
 
             def cost(trainable: PyTree) -> Float[Array, ""]:
-                return linear.problem.cost(eqx.combine(trainable, linear.frozen))
+                return linear.problem.cost(eqx.combine(linear.restrict(trainable), linear.frozen))
 
-            found = self.linesearch.update(
-                step, state, linear.trainable, value=linear.cost, grad=linear.gradient, value_fn=cost
-            )
+            step, gradient, params = map(linear.as_tree, (step, linear.gradient, linear.trainable))
+            found = self.linesearch.update(step, state, params, value=linear.cost, grad=gradient, value_fn=cost)
             step, state = forward_only(found, SEARCH_IN_REVERSE)
+            step = linear.restrict(step)
         return Attempt(linear, step, correct, attempt.most), state
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -172,8 +173,8 @@ class Ends(Checked):
         cosine = jnp.asarray(jnp.inf) if matrix is None else _largest_cosine(matrix, residual)
         # The cost that round-off of the outputs and of the parameters alone would cause.
         outputs = linear.measure(linear.outputs)
-        sizes = [norm(rows) for rows in (outputs, outputs - residual, jacobian.mv(params))]
-        noise = 0.5 * eps**2 * sum(size**2 for size in sizes) / linear.total_weight
+        sizes = jax.vmap(norm)(jnp.stack([outputs, outputs - residual, jacobian.mv(params)]))
+        noise = 0.5 * eps**2 * jnp.sum(sizes**2) / linear.total_weight
         unresolved = eps * sizes[2] > NEAR * (sizes[0] + sizes[1])
         # Far from the solution the outputs are larger, and `noise` would be too large a bound.
         exact = (info.new_cost <= noise) & (info.cost <= (NEAR / eps) ** 2 * noise)
@@ -193,7 +194,9 @@ class Ends(Checked):
             (small >= self.small, Ending.DECREASE),
             (rejected >= self.rejected, Ending.STALLED),
         )
-        ending = jnp.select([met for met, _ in ends], [jnp.int32(kind) for _, kind in ends], jnp.int32(0))
+        ending = jnp.zeros((), jnp.int32)
+        for met, kind in reversed(ends):
+            ending = jnp.where(met, jnp.int32(kind), ending)
         return EndState(ending, small.astype(jnp.int32), rejected.astype(jnp.int32))
 
 

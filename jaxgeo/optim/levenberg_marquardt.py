@@ -164,8 +164,8 @@ class LevenbergMarquardt(AbstractTransformation):
         self, linear: Linearisation, state: LevenbergMarquardtState
     ) -> tuple[PyTree, LevenbergMarquardtState, Float[Array, "rows K"]]:
         """Step by all singular values of D: within a trust region, or through a cut-off if D has lost rank."""
-        matrix, bounds = linear.jacobian.as_matrix(), self.trust_region.bounds
-        held = None if bounds is None else bounds.held(linear.trainable, linear.residual.reshape(-1) @ matrix)
+        matrix, bounds, params = linear.jacobian.as_matrix(), self.trust_region.bounds, linear.as_tree(linear.trainable)
+        held = None if bounds is None else bounds.held(params, linear.residual.reshape(-1) @ matrix)
         matrix = matrix if held is None else jnp.where(held[None], 0, matrix)
         scale, largest = self.scaling(matrix, state.largest, ravel_pytree(linear.trainable)[0], linear.residual)
         orthogonal, triangle = jnp.linalg.qr(freeze(matrix))

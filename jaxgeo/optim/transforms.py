@@ -42,8 +42,7 @@ class Direction(eqx.Module):
         value = None if self.damping is None else value_at(self.damping, count, dtype)
         damping = None if value is None else linear.relative(value)
         own = linear.gradient
-        given = own if gradient is None else linear.restrict(gradient)
-        ours = jax.tree.map(lambda mine, given: mine if given is None else given.astype(mine.dtype), own, given)
+        ours = own if gradient is None else linear.restrict(gradient, own)
         rest = jax.tree.map(jnp.subtract, ours, own)
         main, lift = self.solver.solve(linear.jacobian, linear.residual, damping)
         weight = linear.total_weight

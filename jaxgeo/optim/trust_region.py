@@ -101,7 +101,7 @@ class _Bounded(eqx.Module):
         return self.within(self.lift(rows, relative))
 
     def within(self, step: PyTree) -> PyTree:
-        return step if self.bounds is None else self.bounds.cut(self.linear.trainable, step)
+        return step if self.bounds is None else self.bounds.cut(self.linear.as_tree(self.linear.trainable), step)
 
     def lift(self, rows: Float[Array, "rows R"], relative: Float[Array, ""]) -> PyTree:
         lifted = self.svd.damped_lift(rows.reshape(-1), relative)

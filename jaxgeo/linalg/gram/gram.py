@@ -94,10 +94,13 @@ class Gram(lx.AbstractLinearOperator):
 
 @eqx.filter_jit
 def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
+    square = in_dtype(functools.partial(_square, dtype), dtype)
+    if gram.jacobian.is_matrix:
+        return square(gram.jacobian.held)
     layout = make_layout(gram.jacobian, gram.structured)
     plan = plan_assembly(layout, dtype, gram.memory)
     if layout.from_held:
-        return in_dtype(functools.partial(_square, dtype), dtype)(gram.jacobian.held)
+        return square(gram.jacobian.held)
     samples = []
     for block, size in enumerate(plan.block_samples):
         data = data_of(gram.jacobian, layout, block)

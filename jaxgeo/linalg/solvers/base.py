@@ -122,4 +122,5 @@ def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Flo
 
 def is_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether every number in `tree` is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    # The largest of some numbers is NaN if one of them is.
+    return jnp.all(jnp.stack([jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0)) for leaf in jax.tree.leaves(tree)]))

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -148,18 +147,14 @@ class _Tried(NamedTuple):
     found: Factorisation | None
 
 
-def _norm(nothing: Float[Array, ""], scaled: _Scaled) -> Float[Array, ""]:
-    """|A/t|, replacing a placeholder."""
-    return jnp.linalg.norm(scaled.matrix())
-
-
 class Factorise(eqx.Module):
     """Factorises A/t + μ, and checks the result.
 
-    The condition number of a Cholesky factorisation is bounded or measured. If a damped factorisation (with μ) fails,
-    it is repeated with more damping, and if that fails too, eigenvalues are used. Without damping, a failure leads
-    straight to eigenvalues and the cut-off, because damping under-solves reachable directions and amplifies unreachable
-    ones. Only if n exceeds `max_decomposition`, so that eigenvalues take too long, is a little damping used instead.
+    The condition number of a Cholesky factorisation is measured; with damping it is bounded, or estimated from the
+    pivots. If a damped factorisation (with μ) fails, it is repeated with more damping, and if that fails too,
+    eigenvalues are used. Without damping, a failure leads straight to eigenvalues and the cut-off, because damping
+    under-solves reachable directions and amplifies unreachable ones. Only if n exceeds `max_decomposition`, so that
+    eigenvalues take too long, is a little damping used instead.
 
     **Arguments:**
 
@@ -203,7 +198,7 @@ class Factorise(eqx.Module):
             usual = self._more_and_more_damped(scaled)
             if len(gram) > self.max_decomposition:
                 return usual.of_triangle()
-            return rescue_if(~jnp.isfinite(jnp.sum(usual.matrix)), self._last, usual, scaled)
+            return rescue_if(~jnp.isfinite(usual.matrix[-1, -1]), self._last, usual, scaled)
         usual = self._triangle(scaled, scaled.relative_damping, SOLVED, damped)
         return rescue_if(~usual.trusted, self._last, usual, scaled) if self.rescue else usual
 
@@ -211,8 +206,9 @@ class Factorise(eqx.Module):
         return self._decomposed(self._scaled(gram, relative_damping), SOLVED)
 
     def _scaled(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> _Scaled:
-        mean = jnp.mean(jnp.diagonal(gram))
-        finite = jnp.isfinite(jnp.sum(gram))
+        # No entry of a positive semidefinite matrix exceeds its trace.
+        mean = jnp.mean(diagonal_of(gram))
+        finite = jnp.isfinite(mean)
         scale = jnp.where((mean > 0) & finite, mean, 1)
         damping = jnp.zeros((), gram.dtype) if relative_damping is None else relative_damping.astype(gram.dtype)
         return _Scaled(gram, scale, finite, jnp.sqrt(scale).astype(self.own), damping)
@@ -223,18 +219,18 @@ class Factorise(eqx.Module):
         matrix = scaled.matrix()
         n, dtype = len(matrix), matrix.dtype
         # If an entry of A's diagonal is 0, so are its row and column, as for a sample of weight 0: use any pivot.
-        vanished = jnp.diagonal(matrix) + damping == 0
+        vanished = diagonal_of(matrix) + damping == 0
         diagonal = jnp.where(vanished[None], 1, matrix + damping)
         upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), diagonal, matrix))
         # With damping, the bound n·eps would reject factorisations that refinement can use. Without damping, the
         # estimate of the smallest eigenvalue is too large, hence the factor 4.
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
         found = from_triangle(upper, least, scaled.sqrt_mean, damping if damped else None, outcome)
-        lost = jnp.sum(vanished, dtype=jnp.int32)
+        share = jnp.where(vanished, 0, found.share)
+        kept = jnp.sum(share).astype(jnp.int32)
         # D has lost rank all the same.
-        told = jnp.where((lost > 0) & (outcome == SOLVED), DECOMPOSED, found.outcome)
-        rank, share = found.rank if damped else found.rank - lost, jnp.where(vanished, 0, found.share)
-        return dataclasses.replace(found, outcome=told, rank=rank, share=share)
+        told = jnp.where((kept < n) & (outcome == SOLVED), DECOMPOSED, found.outcome)
+        return dataclasses.replace(found, outcome=told, rank=found.rank if damped else kept, share=share)
 
     def _more_and_more_damped(self, scaled: _Scaled) -> Factorisation:
         """Factorise with the given damping; if that fails, add a little more than the round-off of Cholesky.
@@ -250,19 +246,20 @@ class Factorise(eqx.Module):
         def attempt(tried: _Tried) -> _Tried:
             count, _, _ = tried
             share = jnp.asarray(shares, dtype)[count]
-            more = scaled.relative_damping + share * rescue_if(count > 0, _norm, jnp.zeros((), dtype), scaled)
+            more = scaled.relative_damping + share * jnp.linalg.norm(scaled.matrix())
             more = jnp.where((count > 0) & ~(more > 0), 1, more)
             outcome = jnp.where(count > 0, DAMPED, SOLVED)
             found = self._triangle(scaled, more, outcome, True)
-            done = jnp.where(count > 0, jnp.isfinite(jnp.sum(found.matrix)), found.trusted)
-            return _Tried(count + 1, done, found)
+            done = jnp.where(count > 0, jnp.isfinite(found.matrix[-1, -1]), found.trusted)
+            # XLA would carry a matrix in another order than LAPACK's, and transpose it before and after the loop.
+            return _Tried(count + 1, done, _with_matrix(found, found.matrix.reshape(-1)))
 
         start = _Tried(jnp.zeros((), jnp.int32), jnp.zeros((), bool), None)
         blank = jax.eval_shape(attempt, start).found
         start = start._replace(found=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank))
         end = jax.lax.while_loop(lambda tried: ~tried.done & (tried.count < len(shares)), attempt, start)
         assert end.found is not None
-        return end.found
+        return _with_matrix(end.found, end.found.matrix.reshape(n, n))
 
     def _last(self, usual: Factorisation, scaled: _Scaled) -> Factorisation:
         n, eps = len(scaled.gram), float(jnp.finfo(scaled.gram.dtype).eps)
@@ -285,6 +282,16 @@ class Factorise(eqx.Module):
         return from_spectrum(vectors, jnp.sqrt(values), sqrt_mean, damping, self.cutoff, self.floor, outcome)
 
 
+def _with_matrix(found: Factorisation, matrix: Array) -> Factorisation:
+    return eqx.tree_at(lambda found: found.matrix, found, matrix)
+
+
+def diagonal_of(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """The diagonal as a strided slice, which compiles to less than the gather of `jnp.diagonal`."""
+    n = len(matrix)
+    return jax.lax.slice(matrix.reshape(-1), (0,), (n * n,), (n + 1,))
+
+
 def from_triangle(
     upper: Float[Array, "n n"],
     least: float,
@@ -292,24 +299,23 @@ def from_triangle(
     relative_damping: Float[Array, ""] | None,
     outcome: int | Int[Array, ""] = SOLVED,
 ) -> Factorisation:
-    """A/t + μ = UᵀU, trusted if the ratio of its extreme eigenvalues is above `least`; μ is None without damping."""
+    """A/t + μ = UᵀU, trusted if the ratio of its extreme eigenvalues is above `least`; μ is None without damping.
+
+    With damping a failure only costs more damping, so a bound or a rough estimate of these eigenvalues is enough.
+    """
     n, damping = len(upper), relative_damping
     if damping is None:
-        trusted = _is_sound(jnp.zeros((), bool), upper, least)
+        smallest, largest = extreme_eigenvalues(upper)
+        trusted = jnp.isfinite(smallest) & (smallest > least * largest)
     else:
-        # λ_min ≥ μ and λ_max ≤ trace(A/t) + μ, so usually nothing needs to be measured. A failure leaves NaN.
-        bounded = jnp.isfinite(upper[-1, -1]) & (damping > least * (n + damping))
-        trusted = rescue_if(~bounded, functools.partial(_is_sound, least=least), bounded, upper)
+        # λ_min ≥ μ, and for a smaller μ the least pivot estimates it; λ_max ≤ trace(A/t) + μ. A failure leaves NaN.
+        smallest = jnp.maximum(damping, jnp.min(diagonal_of(upper)) ** 2)
+        trusted = smallest > least * (n + damping)
     ones = jnp.ones(n, upper.dtype)
     rank = jnp.asarray(n if damping is None else -1, jnp.int32)
     damping = jnp.zeros((), upper.dtype) if damping is None else damping
     told, spectral = jnp.asarray(outcome, jnp.int32), jnp.zeros((), bool)
     return Factorisation(upper, ones, ones, spectral, sqrt_mean, told, rank, trusted, damping)
-
-
-def _is_sound(bounded: Bool[Array, ""], upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
-    smallest, largest = extreme_eigenvalues(upper)
-    return jnp.isfinite(smallest) & (smallest > least * largest)
 
 
 def from_spectrum(

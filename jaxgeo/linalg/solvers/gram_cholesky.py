@@ -146,9 +146,11 @@ class FactorisedGram(AbstractFactorised):
     def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
         solver, jacobian, found = self.solver, self.jacobian, self.factorisation
         still, aim, damped = freeze((jacobian, velocity, relative_damping(Rows, jacobian, self.damping)))
-        lifted = refined_lift(still, found, damped, aim, solver.refinements)
+        # A product of D with itself needs no check.
+        certify = solver.certify and not jacobian.is_matrix
+        lifted = refined_lift(still, found, damped, aim, solver.refinements, check=certify)
         dtype, contradicted = found.matrix.dtype, jnp.zeros((), bool)
-        if solver.certify:
+        if lifted.mismatch is not None:
             contradicted = contradicts(lifted.mismatch, jacobian, dtype) & ~is_noise(found.sqrt_mean)
             if damped is not None:
                 # If G is not positive semidefinite, more damping does not help.
@@ -164,7 +166,7 @@ class FactorisedGram(AbstractFactorised):
         usual = FactorisedSide(Rows, jacobian, found, self.damping).finish(
             velocity, lifted.value, lifted.mismatch, lifted.missed
         )
-        if self.dense or not solver.certify:
+        if self.dense or not certify:
             return usual
         # At the very end, so that this check does not split the usual path in two.
         return rescue_if(contradicted, solver.by_rows, usual, jacobian, velocity, self.damping)

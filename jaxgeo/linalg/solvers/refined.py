@@ -19,12 +19,12 @@ class Lifted(NamedTuple):
 
     - `value`: θ̇.
     - `missed`: v − Dθ̇.
-    - `mismatch`: as in `LiftInfo`.
+    - `mismatch`: as in `LiftInfo`; None if G needs no check.
     """
 
     value: PyTree
     missed: Float[Array, "N Q"]
-    mismatch: Float[Array, ""]
+    mismatch: Float[Array, ""] | None
 
 
 def refined_lift(
@@ -33,8 +33,10 @@ def refined_lift(
     relative_damping: Float[Array, ""] | None,
     velocity: Float[Array, "N Q"],
     refinements: int,
+    *,
+    check: bool = True,
 ) -> Lifted:
-    """Dᵀψ, refined while v − Dθ̇ − λψ is more than round-off and halves each time; and the mismatch of G.
+    """Dᵀψ, refined while v − Dθ̇ − λψ is more than round-off and halves each time; and the mismatch of G to `check`.
 
     Corrections are added to θ̇, not only to ψ: Dᵀψ alone has an error of cond(D)²·eps, because ψ is so much larger.
     """
@@ -46,14 +48,16 @@ def refined_lift(
         psi = found.apply(rows)
         return psi, over(jacobian.T.mv(psi / found.sqrt_mean), found.sqrt_mean)
 
-    def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array, Array]:
+    def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array, Array | None]:
         psi, solution = value
         defect = velocity - jacobian.mv(solution)
         defect = defect if relative_damping is None else defect - relative_damping * psi
+        size = relative_norm(defect, velocity)
+        if not check:
+            return defect, size, None
         mismatch = _mismatch(left + added * psi, psi, defect)
         # Round-off of λψ counts too, and exceeds that of Gψ where λ is large.
-        mismatch = mismatch if relative_damping is None else mismatch / (1 + relative_damping)
-        return defect, relative_norm(defect, velocity), mismatch
+        return defect, size, mismatch if relative_damping is None else mismatch / (1 + relative_damping)
 
     nothing = jnp.zeros_like(velocity), jax.tree.map(jnp.zeros_like, jacobian.trainable)
     round_off = accumulated_eps(velocity.size, velocity.dtype)
