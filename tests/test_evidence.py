@@ -112,7 +112,9 @@ def test_a_prior_on_some_leaves_only():
     prior = {"w": 0.5, "b": 0.5, "v": 0.0, "scale": 0.0}
     found = jg.posterior(problem(), params, prior_precision=prior, noise=0.3)
     d, alphas = jacobian(params, INPUTS).reshape(12, -1), of_columns(prior, params)
-    sigma = np.linalg.inv(d.T @ d / 0.09 + np.diag(alphas))
+    # DᵀD would square the condition number.
+    inverse = np.linalg.inv(np.linalg.qr(np.concatenate([d / 0.3, np.diag(np.sqrt(alphas))]), mode="r"))
+    sigma = inverse @ inverse.T
     close(found.covariance(), sigma, 1e-7)
     close(found.num_effective, np.sum(1 - alphas * np.diag(sigma)), 1e-7)
     assert found.log_evidence is None
