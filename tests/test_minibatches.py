@@ -77,7 +77,7 @@ def test_damping_falls_on_full_batches_and_rises_where_batches_are_samples_of_no
 
 
 def test_damping_by_the_next_batch_follows_its_formula():
-    damping = NextBatchDamping(error=0.5)
+    damping = NextBatchDamping(error=0.5, decrease=3.0)
     state = damping.init(jnp.dtype(jnp.float64))._replace(
         rate=jnp.ones(()), slope=jnp.asarray(-2.0), promised=jnp.asarray(-1.0)
     )

