@@ -143,6 +143,40 @@ def _round(result: Result, name: str) -> float:
     return rows[-1]["resident_mib"] - rows[0]["resident_mib"]
 
 
+def _gram_ms(result: Result, part: str) -> str:
+    return f"{result['gram_4096_8'][part]['float64']['median_ms']:.1f}"
+
+
+def _tflops(result: Result, part: str, dtype: str = "float64") -> str:
+    return f"{result['gram_4096_8'][part][dtype]['tflops']:.0f}"
+
+
+def _update_ms(result: Result, part: str) -> float:
+    return result["update"]["rows"][part]["median_ms"]
+
+
+def _first_call(result: Result) -> str:
+    """The most seconds until a first lift has been computed, compilation included."""
+    names = ("jaxgeo", "jaxgeo, default solver")
+    found = [
+        r["rows"][name]["first_call_s"] for case, r in result.items() if case.startswith("step_") for name in names
+    ]
+    return f"{max(found):.0f}"
+
+
+def _lifts_in_gradients(result: Result) -> str:
+    rows = [r["rows"] for case, r in result.items() if case.startswith("step_")]
+    names = ("jaxgeo", "jaxgeo, default solver")
+    found = [row[name]["median_ms"] / row["gradient"]["median_ms"] for row in rows for name in names]
+    return f"{min(found):.0f} to {max(found):.0f}"
+
+
+def _after(result: Result, case: str, updates: int) -> tuple[str, str]:
+    """The error after this many updates, and the seconds."""
+    _, seconds, error = next(point for point in result[case]["errors"] if point[0] == updates)
+    return short(error), f"{seconds:.1f}"
+
+
 class Value(NamedTuple):
     """A number from the results of a module."""
 
@@ -251,6 +285,27 @@ VALUES = {
     "page_viscosity": Value("differential", lambda r: f"{r['viscosity']['found']:.8f}"),
     "page_viscosity_error": Value("differential", lambda r: short(r["viscosity"]["relative_error"], 0)),
     "page_viscosity_solution": Value("differential", lambda r: short(r["viscosity"]["error"])),
+    "gpu_first_call": Value("gpu", _first_call),
+    "gpu_in_gradients": Value("gpu", _lifts_in_gradients),
+    "gpu_float64": Value("gpu", lambda r: _tflops(r, "matmul")),
+    "gpu_float32": Value("gpu", lambda r: _tflops(r, "matmul", "float32")),
+    "gpu_gram": Value("gpu", lambda r: _gram_ms(r, "gram")),
+    "gpu_gram_speed": Value("gpu", lambda r: _tflops(r, "gram")),
+    "gpu_cholesky": Value("gpu", lambda r: _gram_ms(r, "cholesky")),
+    "gpu_cholesky_speed": Value("gpu", lambda r: _tflops(r, "cholesky")),
+    "gpu_planned": Value("gpu", lambda r: f"{r['update']['predicted_gflop']:.0f}"),
+    "gpu_least": Value(
+        "gpu", lambda r: f"{r['update']['predicted_gflop'] / r['gram_4096_8']['matmul']['float64']['tflops']:.1f}"
+    ),
+    "gpu_took": Value("gpu", lambda r: f"{_update_ms(r, 'structured Gram'):.1f}"),
+    **{
+        f"gpu_{case}_{name}_{updates}": Value(
+            "gpu", lambda r, case=case, updates=updates, place=place: _after(r, case, updates)[place]
+        )
+        for case, updates in (("p5", 120), ("p5", 2280), ("p10", 50), ("p10", 135))
+        for place, name in enumerate(("error", "seconds"))
+    },
+    "gpu_p10_update": Value("gpu", lambda r: f"{1e3 * r['p10']['seconds'] / r['p10']['updates']:.0f}"),
     "diffusivity_error": Value("differential", lambda r: short(r["diffusivity"]["exact"]["relative_error"], 0)),
     "diffusivity_deviations": Value("differential", lambda r: f"{abs(r['diffusivity']['noisy']['deviations']):.1f}"),
 }
