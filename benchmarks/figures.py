@@ -144,6 +144,8 @@ def minibatches(results: dict[str, dict[str, Any]]) -> Figure:
                     axes[row, column].plot(*zip(*points, strict=True), color=f"C{index}", linewidth=1, label=name)
         axes[0, column].set(xlabel="updates", title=case.replace("_", ", "))
         axes[1, column].set(xlabel="seconds", xscale="log")
+        # Labels between powers of ten run into one another.
+        axes[1, column].xaxis.set_minor_formatter("")
         for axis in axes[:, column]:
             axis.set_yscale("log")
     for axis in axes[:, 0]:
