@@ -39,7 +39,8 @@ def environment(*rivals: str) -> dict[str, Any]:
             cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "device": jax.devices()[0].device_kind if jax.default_backend() != "cpu" else cpu,
-        "cores": os.cpu_count(),
+        # Those that this process may use.
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in (*PACKAGES, *rivals)},

@@ -117,6 +117,15 @@ def test_a_network_meets_the_conditions_of_burgers_equation_exactly():
     np.testing.assert_allclose([u(jnp.array([0.7, side])) for side in (-1.0, 1.0)], 0, atol=1e-15)
 
 
+def test_a_periodic_network_meets_the_initial_condition_of_burgers_equation():
+    equation = jg.equations.burgers_1d((5,), 0.01, periodic=True)
+    u = equation.field(equation.init(jr.key(0)))
+    np.testing.assert_allclose(u(jnp.array([0.0, 0.3])), -np.sin(0.3 * np.pi), rtol=1e-15)
+    left, right = (u(jnp.array([0.7, side])) for side in (-1.0, 1.0))
+    np.testing.assert_allclose(left, right, rtol=1e-13)
+    assert abs(left) > 1e-3
+
+
 def test_a_periodic_network_is_periodic_and_points_lie_in_the_domain():
     equation = jg.equations.helmholtz_2d((5,))
     u = equation.field(equation.init(jr.key(0)))

@@ -88,6 +88,9 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
     assert policy.ladder(120, 80) == (8, 16, 30)
     assert policy.ladder(120, 16) == (8, 16)
     assert policy.ladder(5, 80) == (5,)
+    # All of them take hardly longer than the most.
+    assert policy.ladder(120, 37) == (8, 16, 37)
+    assert policy.ladder(120, 38) == (8, 16, 30)
 
     def following(rung, fine, policy=policy):
         return int(policy.leading(matrix, jnp.asarray(fine), jnp.asarray(rung, jnp.int32), jnp.zeros((), jnp.int32))[1])
@@ -105,7 +108,7 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
 def low_rank(**options):
     """The default way of networks with more than 1024 parameters, for small ones."""
     return jg.optim.adapted_levenberg_marquardt(
-        scaling=jg.optim.ColumnScaling(max_params=0), cutoff=RankCutoff(directions=(16, 64), **options)
+        scaling=jg.optim.ColumnScaling(max_params=0), cutoff=RankCutoff(directions=(16, 48), **options)
     )
 
 
@@ -114,9 +117,10 @@ def test_a_differential_equation_is_solved_through_the_leading_directions():
     equation = jg.equations.poisson_2d((16,))
     problem, params = equation.problem(equation.points(jr.key(0), (100, 40))), equation.init(jr.key(0))
     _, infos = scanned(low_rank(), problem, params, 80)
-    assert (infos.outcome == DECOMPOSED).all()
+    assert infos.outcome[0] != DECOMPOSED
+    assert (infos.outcome[-20:] == DECOMPOSED).all()
     assert (infos.new_cost <= infos.cost).all()
-    assert infos.rank[0] <= 16 < infos.rank.max()
+    assert infos.rank.max() > 16
     assert infos.new_cost[-1] < 1e-8 * infos.cost[0]
 
 
@@ -127,11 +131,18 @@ def test_where_d_is_not_of_low_rank_steps_are_damped():
     problem, params = linear_problem(matrix)
     targets = jnp.asarray(matrix @ np.ones(80))[:, None]
     problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(targets))
-    _, infos = scanned(low_rank(), problem, params, 30)
-    solved = int(jnp.argmax(infos.new_cost < 1e-20 * infos.cost[0]))
-    assert solved > 3
-    assert infos.outcome[0] == DECOMPOSED
-    assert (infos.outcome[3:solved] != DECOMPOSED).all()
+    tx = low_rank()
+    update = jax.jit(lambda params, state: tx.update(params, state, params, problem=problem))
+    outcomes = []
+    state = tx.init(params)._replace(rung=jnp.array(0, jnp.int32))
+    for _ in range(8):
+        step, state = update(params, state)
+        params = params + step
+        outcomes.append(int(state.info.outcome))
+    # By 16, 32 and 48 directions, which leave too much of D.
+    assert outcomes[:3] == 3 * [DECOMPOSED]
+    assert DECOMPOSED not in outcomes[3:]
+    assert state.info.new_cost < 1e-20
 
 
 @pytest.mark.slow
@@ -145,7 +156,7 @@ def test_updates_have_the_derivatives_of_their_differences():
     @jax.jit
     def end(t):
         start = jax.tree.map(lambda leaf: leaf * (1 + t), params)
-        state = tx.init(start)
+        state = tx.init(start)._replace(rung=jnp.array(0, jnp.int32))
         updates, _ = tx.update(start, state, start, problem=problem)
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(updates))
 

@@ -83,12 +83,16 @@ def helmholtz_2d(
 
 
 def burgers_1d(
-    widths: tuple[int, ...] = (20, 20, 20), viscosity: float | Float[Array, ""] = 0.01 / math.pi
+    widths: tuple[int, ...] = (20, 20, 20),
+    viscosity: float | Float[Array, ""] = 0.01 / math.pi,
+    *,
+    periodic: bool = False,
 ) -> Equation:
     """u_t + u u_x = ν u_xx for t in [0, 1] and x in [−1, 1], u = −sin πx at t = 0, 0 at both ends.
 
-    With a network v, u = −sin πx + t(1 − x²)v meets all conditions, so they need no points. For ν = 0.01/π, u falls
-    from nearly 1 to nearly −1 within 0.01 of x = 0. The Cole–Hopf transformation gives u* as a quotient of two
+    With a network v, u = −sin πx + t(1 − x²)v meets all conditions, so they need no points. With `periodic`, v takes t,
+    cos πx and sin πx, and u = −sin πx + tv, which leaves it to the equation that u is 0 at both ends. For ν = 0.01/π, u
+    falls from nearly 1 to nearly −1 within 0.01 of x = 0. The Cole–Hopf transformation gives u* as a quotient of two
     integrals, which are computed by Gauss–Hermite quadrature.
 
     Reference: C. Basdevant et al., Spectral and finite difference solutions of the Burgers equation, Computers and
@@ -98,6 +102,7 @@ def burgers_1d(
 
     - `widths`: the widths of the hidden layers.
     - `viscosity`: ν.
+    - `periodic`: make u periodic in x.
 
     **Raises:** `ValueError` unless ν is at least 0.003, below which the quadrature loses digits.
     """
@@ -116,11 +121,15 @@ def burgers_1d(
         by_time, slope = gradient(u)(x)
         return by_time + u(x) * slope - viscosity * _in_space(u, x)
 
+    def features(x: Array) -> Array:
+        return jnp.stack([x[0], jnp.cos(jnp.pi * x[1]), jnp.sin(jnp.pi * x[1])])
+
     def output(value: Array, x: Array) -> Array:
-        return x[0] * (1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
+        return x[0] * (1 if periodic else 1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
 
     domain = Box(t=(0, 1), x=(-1, 1))
-    return Equation(residual, solution, in_box(domain), 2, widths, (3000, 0), domain, output=output)
+    seen = features if periodic else None
+    return Equation(residual, solution, in_box(domain), 2, widths, (3000, 0), domain, seen, output)
 
 
 def kovasznay_2d(widths: tuple[int, ...] = (20, 20, 20), reynolds: float = 20.0) -> Equation:

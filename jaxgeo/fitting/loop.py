@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from jaxgeo._checks import plain
 from jaxgeo._trainable import path_name
+from jaxgeo.fitting.blas import one_blas_thread
 from jaxgeo.fitting.course import CourseDriver
 from jaxgeo.fitting.drivers import FlowDriver, OptimizerDriver, Part, Row, State, unfixed_shares
 from jaxgeo.fitting.interrupt import Interruptible
@@ -219,7 +220,8 @@ class Loop:
     def run(self, driver: Driver, params: Params) -> Fit:
         """Run from `params`, or from the saved state, to the end."""
         try:
-            return self._run(driver, params)
+            with one_blas_thread():
+                return self._run(driver, params)
         finally:
             if self.keeper is not None:
                 self.keeper.close()

@@ -18,7 +18,8 @@ def leading_singular_values(
 
     The largest singular values are accurate to about (σ_r/σ)², those close to the last, σ_r, only within a factor; none
     exceeds that of D. This suits spectra that fall fast, and takes two products with D and decompositions of r columns.
-    Shapes are those of the largest count, with zeros beyond the chosen one.
+    Shapes are those of the largest count, with zeros beyond the chosen one. As many as D has columns are all of them,
+    and exact.
 
     Reference: N. Halko, P. G. Martinsson, J. A. Tropp, Finding structure with randomness, SIAM Review 53, 2011,
         Algorithms 4.1 and 5.1, and Section 4.3 for the estimate
@@ -33,9 +34,18 @@ def leading_singular_values(
     **Returns:** the singular values, and an estimate of |D − QQᵀD|, Frobenius, from one more random column.
     """
     frozen = freeze(matrix)
-    branches = [functools.partial(_sketch, count, counts[-1]) for count in counts]
+    branches = [
+        _decompose if count == matrix.shape[1] else functools.partial(_sketch, count, counts[-1]) for count in counts
+    ]
     orthogonal, left, values, right, rest = jax.lax.switch(choice, branches, frozen, key)
     return SingularValues(matrix, None, orthogonal, left, values, right), rest
+
+
+def _decompose(matrix: Array, key: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """The same for all directions, which leaves nothing of D."""
+    del key
+    orthogonal, triangle = jnp.linalg.qr(matrix)
+    return orthogonal, *jnp.linalg.svd(triangle), jnp.zeros((), matrix.dtype)
 
 
 @without_tf32

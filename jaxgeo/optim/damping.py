@@ -49,7 +49,7 @@ class GainRatioDamping(AbstractWay):
     """
 
     initial: float | Float[Array, ""] = 1e-3
-    error: float = 0.3
+    error: float = 0.9
     decrease: float = 1e5
     increase: float = 10.0
     minimum: float = 1e-16

@@ -29,7 +29,7 @@ from jaxgeo.optim.influence import unfixed_shares
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.prior import SETTLED, Prior, PriorState, learn, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker
-from jaxgeo.optim.rank_cutoff import CutState, RankCutoff
+from jaxgeo.optim.rank_cutoff import SLOW, CutState, RankCutoff
 from jaxgeo.optim.scaling import ColumnScaling
 from jaxgeo.optim.trust_region import TrustRegion
 from jaxgeo.optim.way import AbstractWay
@@ -52,8 +52,7 @@ class LevenbergMarquardtState(NamedTuple):
     - `radius`: trust-region bound on the next step, in scaled parameters; 0 before the first step.
     - `cutoff`: cut-offs of the next step through singular values, and how far it may go below the coarse one.
     - `largest`: the largest norm that each column of D has had; empty if parameters are not scaled.
-    - `rung`: index into `RankCutoff.ladder`, the numbers of leading singular values to compute; −1 if D is not of low
-        rank.
+    - `rung`: index into `RankCutoff.ladder`, the numbers of leading singular values to compute; −1 for a damped step.
     - `linesearch`: state of the line search; () without one.
     - `prior`: strength of a prior found by the evidence; () without one.
     - `unfixed`: share of each parameter in the directions that the data do not fix, at the last step. The shares sum to
@@ -99,7 +98,7 @@ class LevenbergMarquardt(AbstractTransformation):
             radius=self.trust_region.init(dtype),
             cutoff=self.cutoff.init(dtype),
             largest=self.scaling.init(size, dtype),
-            rung=jnp.zeros((), jnp.int32),
+            rung=jnp.array(-1, jnp.int32),
             linesearch=self.adjustment.init(trainable),
             prior=() if self.prior is None else self.prior.init(trainable, dtype),
             unfixed=self.scaling.init(size, dtype),
@@ -136,7 +135,7 @@ class LevenbergMarquardt(AbstractTransformation):
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
             if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES and columns < rows:
-                return *cond_any(state.rung < 0, self._until_failure, self._through_leading, linear, state), None
+                return *cond_any(state.rung < 0, self._while_fast, self._through_leading, linear, state), None
         return *self._damped(linear, state), None
 
     def _try(
@@ -195,13 +194,15 @@ class LevenbergMarquardt(AbstractTransformation):
         """Step by the leading singular values of D, as many as the cut-off needs."""
         svd, rung = self.cutoff.leading(linear.jacobian.as_matrix(), state.cutoff.fine, state.rung, state.count)
         step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state)
-        return step, state._replace(cutoff=cutoff, rung=rung)
+        pace = jnp.where(rung < 0, SLOW, cutoff.pace).astype(cutoff.pace.dtype)
+        return step, state._replace(cutoff=cutoff._replace(pace=pace), rung=rung)
 
-    def _until_failure(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
-        """Step by a damped lift, as D is not of low rank; after a rejected step, examine D again."""
+    def _while_fast(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
+        """Step by a damped lift; when such steps no longer pay, examine D."""
         step, state = self._damped(linear, state)
-        top = len(self.cutoff.ladder(linear.jacobian.out_size(), linear.jacobian.in_size())) - 1
-        return step, state._replace(rung=jnp.where(state.info.accepted, state.rung, top).astype(jnp.int32))
+        shape = linear.jacobian.out_size(), linear.jacobian.in_size()
+        cutoff, rung = self.cutoff.after_damped(state.cutoff, state.info, shape)
+        return step, state._replace(cutoff=cutoff, rung=rung)
 
 
 def _default_solver(linear: Linearisation) -> AbstractLiftSolver:

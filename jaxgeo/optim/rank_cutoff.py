@@ -1,6 +1,7 @@
 """Steps for a D that has lost numerical rank: through its singular values above an adaptive cut-off."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -18,8 +19,18 @@ from jaxgeo.linalg.solvers.base import DECOMPOSED, conclude
 from jaxgeo.linalg.spectra import reciprocal_condition
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Attempt, Tried, is_worth_taking
+from jaxgeo.optim.info import StepInfo
 from jaxgeo.optim.scaling import column_norms
 from jaxgeo.optim.way import AbstractWay, Proposal
+
+# A full decomposition takes as long as one of so many times fewer directions, which also needs products with D.
+WHOLE = 1.25
+# The weight of the last step in the mean decrease of the cost by damped steps.
+LAST = 0.3
+# The mean before the first damped step, and after D has turned out not to be of low rank.
+UNKNOWN, SLOW = -1.0, -100.0
+# Try so many times the fraction of a step that halving found.
+LONGER = 1.5
 
 
 class CutState(NamedTuple):
@@ -28,11 +39,13 @@ class CutState(NamedTuple):
     - `fine`: cut-off of the step that is halved until it lowers the cost.
     - `coarse`: cut-off of the step that is tried whole.
     - `radius`: bound on the coarse step's part through singular values below its cut-off; 0 before the first step.
+    - `pace`: recent mean of log(new cost / cost) of damped steps.
     """
 
     fine: Float[Array, ""]
     coarse: Float[Array, ""]
     radius: Float[Array, ""]
+    pace: Float[Array, ""]
 
 
 class RankCutoff(AbstractWay):
@@ -54,7 +67,8 @@ class RankCutoff(AbstractWay):
     Corrections through the same singular values allow steps that are longer by orders of magnitude.
 
     If D has more than 1024 columns, only the leading singular values are computed, as many as the fine cut-off needs:
-    twice as many from the next step on if the rest of D exceeds the cut-off, half as many if half suffice.
+    twice as many from the next step on if the rest of D exceeds the cut-off, half as many if half suffice. As this
+    takes long, steps are damped at first, as long as they halve the cost in the time of a step through a cut-off.
 
     Paper: (4.5)
 
@@ -76,7 +90,7 @@ class RankCutoff(AbstractWay):
     - `halvings`, `corrections`: the most halvings and corrections in a step.
     - `directions`: the fewest and the most singular values to compute, if not all are computed.
     - `slow`: the largest remainder of D beyond the most directions, relative to the largest singular value. If the
-        remainder is larger, D is not of low rank, and steps are damped until one of them fails.
+        remainder is larger, D is not of low rank, and steps are damped again.
     """
 
     least: int = eqx.field(static=True, default=32)
@@ -108,7 +122,8 @@ class RankCutoff(AbstractWay):
 
     def init(self, dtype: jnp.dtype) -> CutState:
         """Before the first step; a radius of 0 stands for the length of the first coarse step."""
-        return CutState(jnp.array(self.initial, dtype), jnp.array(self.initial, dtype), jnp.zeros((), dtype))
+        fine, coarse, radius, pace = (jnp.array(value, dtype) for value in (self.initial, self.initial, 0.0, UNKNOWN))
+        return CutState(fine, coarse, radius, pace)
 
     def is_deficient(self, triangle: Float[Array, "K K"], rows: int) -> Bool[Array, ""]:
         """Whether D has lost rank, judged by its triangular factor with columns scaled to the same length.
@@ -122,11 +137,14 @@ class RankCutoff(AbstractWay):
         return reciprocal_condition(scaled) <= max(self.deficient, round_off)
 
     def ladder(self, rows: int, columns: int) -> tuple[int, ...]:
-        """The possible numbers of directions for a D of this shape: the fewest, doubled up to the most."""
+        """The possible numbers of directions for a D of this shape: the fewest, doubled up to the most.
+
+        If D has hardly more columns, the last number is all of them, since that takes no longer.
+        """
         count, most = self.directions
-        most = min(most, rows, columns)
+        most = columns if columns <= WHOLE * most else min(most, rows)
         counts = []
-        while count < most:
+        while WHOLE * count < most:
             counts.append(count)
             count *= 2
         return (*counts, most)
@@ -147,6 +165,28 @@ class RankCutoff(AbstractWay):
         slow = (rung == len(ladder) - 1) & (rest > self.slow)
         return svd, jnp.where(slow, -1, jnp.minimum(following, len(ladder) - 1)).astype(jnp.int32)
 
+    def share(self, rows: int, columns: int) -> float:
+        """The flops of a damped step by DᵀD, as a share of those of a step through the most singular values."""
+        count = self.ladder(rows, columns)[-1]
+        damped = 2 * rows * columns**2 + columns**3 / 3
+        products = 0 if count == columns else 4 * count * (rows * columns + columns * count)
+        # LAPACK computes singular values with about a fifth of the speed of products.
+        return damped / (products + 4 * rows * count**2 + 26 * count**3)
+
+    def after_damped(self, state: CutState, info: StepInfo, shape: tuple[int, int]) -> tuple[CutState, Int[Array, ""]]:
+        """The next state and rung after a damped step with a D of this `shape`: −1 while damped steps pay.
+
+        A step through a cut-off is taken to halve the cost.
+        """
+        fell = jnp.log(jnp.where(info.cost > 0, jnp.where(info.accepted, info.new_cost, info.cost) / info.cost, 1))
+        pace = (1 - LAST) * state.pace + LAST * jnp.clip(fell, 2 * UNKNOWN, 0).astype(state.pace.dtype)
+        goes_on = info.accepted & (pace < -math.log(2) * self.share(*shape))
+        # The damping is in units of the mean square of singular values. Begin well below what it has reached.
+        reached = 1e-3 * jnp.sqrt(info.damping).astype(state.fine.dtype)
+        fine = jnp.where(goes_on, state.fine, jnp.minimum(state.fine, reached))
+        top = len(self.ladder(*shape)) - 1
+        return state._replace(fine=fine, pace=pace), jnp.where(goes_on, -1, top).astype(jnp.int32)
+
     def propose(self, linear: Linearisation, by: SingularValues, state: CutState) -> Proposal:
         """The step through the singular values above the fine cut-off.
 
@@ -154,20 +194,26 @@ class RankCutoff(AbstractWay):
         large ones.
         """
         fine, coarse = by.kept(state.fine), by.kept(state.coarse)
+        attempt = self._through(linear, by, fine)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, CutState]:
             """Take one of the coarse steps instead, if it lowers the cost much more."""
             step, trial, fraction, accepted, _ = tried
+            further = jnp.minimum(LONGER * fraction, 1)
+            longer = attempt(further)
+            better = is_worth_taking(longer) & (longer.cost < trial.cost)
+            trial = jax.tree.map(functools.partial(jnp.where, better), longer, trial)
+            fraction = jnp.where(better, further, fraction)
             whole, beyond, radius = self._beyond(linear, by, coarse, state.radius.astype(linear.cost.dtype))
             lowers = whole.finite & (whole.cost <= linear.cost)
             good, bad = fraction >= self.good, fraction <= self.bad
             factor = jnp.where(bad, self.increase, jnp.where(good, 1 / self.decrease, 1))
             coarse_factor = jnp.where(lowers, 1 / self.coarse_decrease, self.coarse_increase)
             lowest, dtype = min(by.round_off, self.maximum), state.fine.dtype
-            following = CutState(
-                jnp.clip(state.fine * factor.astype(dtype), lowest, self.maximum),
-                jnp.clip(state.coarse * coarse_factor.astype(dtype), lowest, self.maximum),
-                jnp.where(lowers, radius.astype(dtype), state.radius),
+            following = state._replace(
+                fine=jnp.clip(state.fine * factor.astype(dtype), lowest, self.maximum),
+                coarse=jnp.clip(state.coarse * coarse_factor.astype(dtype), lowest, self.maximum),
+                radius=jnp.where(lowers, radius.astype(dtype), state.radius),
             )
 
             slow, count = trial.cost > (1 - self.enough) * linear.cost, jnp.sum(fine, dtype=jnp.int32)
@@ -180,7 +226,7 @@ class RankCutoff(AbstractWay):
             return Tried(step, trial, fraction, accepted, trial.gain_ratio), report, following
 
         still = jnp.zeros((), linear.outputs.dtype)
-        return Proposal(self._through(linear, by, fine), self.halvings, still, learn, searched=False)
+        return Proposal(attempt, self.halvings, still, learn, searched=False)
 
     def _beyond(
         self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " r"], radius: Float[Array, ""]
