@@ -4,43 +4,56 @@ import threading
 
 import jax.numpy as jnp
 import jax.random as jr
-from threadpoolctl import threadpool_info, threadpool_limits
+import pytest
 
 import jaxgeo as jg
 from jaxgeo.equations import Network
-from jaxgeo.fitting.blas import one_blas_thread
+from jaxgeo.fitting import blas
 
 
-def blas_threads():
-    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+@pytest.fixture
+def events(monkeypatch):
+    """What happens to the limit. The tests themselves run with one thread, which no process can raise afterwards."""
+    events = []
+
+    class Limits:
+        def __init__(self, limits, user_api):
+            events.append((limits, user_api))
+
+        def restore_original_limits(self):
+            events.append("restored")
+
+    monkeypatch.setattr(blas, "threadpool_limits", Limits)
+    return events
 
 
-def test_a_fit_uses_one_blas_thread():
-    seen = []
+def test_a_fit_uses_one_blas_thread(events):
     inputs = jnp.linspace(-1, 1, 6)[:, None]
-    with threadpool_limits(2, user_api="blas"):
-        before = blas_threads()
-        network = Network((1, 4, 1), jnp.float64, key=jr.key(0))
-        jg.fit(network, inputs, inputs**2, max_steps=2, callbacks=[lambda *_: seen.append(blas_threads())])
-        assert blas_threads() == before == {2}
-    assert seen
-    assert all(threads == {1} for threads in seen)
+    network = Network((1, 4, 1), jnp.float64, key=jr.key(0))
+    jg.fit(network, inputs, inputs**2, max_steps=1, callbacks=[lambda *_: events.append("row")])
+    assert (events[0], events[-1]) == ((1, "blas"), "restored")
+    assert set(events[1:-1]) == {"row"}
 
 
-def test_the_limit_holds_until_the_last_of_several_ends():
+def test_the_limit_is_given_back_after_an_error(events):
+    with pytest.raises(ZeroDivisionError), blas.one_blas_thread():
+        raise ZeroDivisionError
+    assert events == [(1, "blas"), "restored"]
+
+
+def test_the_limit_holds_until_the_last_of_several_ends(events):
     inside, end = threading.Barrier(2), threading.Event()
 
     def second():
-        with one_blas_thread():
+        with blas.one_blas_thread():
             inside.wait()
             end.wait()
 
-    with threadpool_limits(2, user_api="blas"):
-        other = threading.Thread(target=second)
-        with one_blas_thread():
-            other.start()
-            inside.wait()
-        assert blas_threads() == {1}
-        end.set()
-        other.join()
-        assert blas_threads() == {2}
+    other = threading.Thread(target=second)
+    with blas.one_blas_thread():
+        other.start()
+        inside.wait()
+    assert events == [(1, "blas")]
+    end.set()
+    other.join()
+    assert events == [(1, "blas"), "restored"]
