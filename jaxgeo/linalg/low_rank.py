@@ -45,7 +45,8 @@ def _decompose(matrix: Array, key: Array) -> tuple[Array, Array, Array, Array, A
     """The same for all directions, which leaves nothing of D."""
     del key
     orthogonal, triangle = jnp.linalg.qr(matrix)
-    return orthogonal, *jnp.linalg.svd(triangle), jnp.zeros((), matrix.dtype)
+    left, values, right = jnp.linalg.svd(triangle)
+    return orthogonal, left, values, right, jnp.zeros((), matrix.dtype)
 
 
 @without_tf32
