@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo.fitting.batches import AbstractBatches, Batches
 from jaxgeo.fitting.renewal import Renewal
-from jaxgeo.flows import AbstractFlow
-from jaxgeo.integrate import RESULTS, solve_flow
+from jaxgeo.flows import AbstractFlow, AbstractLiftedFlow
+from jaxgeo.integrate import RESULTS, OrbitCorrector, StraightLine, solve_flow
+from jaxgeo.integrate.line import keeps_line
 from jaxgeo.linalg.faults import find_fault
 from jaxgeo.linalg.gram.certificate import FAULT
 from jaxgeo.linalg.one_way import for_gradients
@@ -26,7 +28,7 @@ from jaxgeo.optim.endings import Ending, Outcome
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
-# Attempted steps in a part. Restarting costs one velocity; a step of Tsit5 costs six.
+# Attempted steps in a part. Restarting costs one velocity; a step of Tsit5 costs six, and a correction one.
 STEPS = 6
 # Entries that every row has; `record` must not use these names.
 COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost", "drawn")
@@ -67,6 +69,8 @@ class FlowDriver:
     Each part starts with the last step size of the part before. So the steps are those of one continuous integration,
     except for the memory of the step-size controller. The first part records its starting point, s = 0; later parts
     start where the part before ended, and do not record this point again.
+
+    If the outputs move along a straight line, so do the steps, which are then fewer, and each is corrected.
 
     **Arguments:**
 
@@ -113,6 +117,7 @@ class FlowDriver:
             record=self.observe,
             max_steps=STEPS,
             dt0=float(state.method),
+            solver=self._solver(state.params),
             rank_check=self.rank_check and first,
             throw=False,
         )
@@ -144,6 +149,12 @@ class FlowDriver:
         ]
         after = State(solution.params, np.asarray(steps), np.asarray(float(s[-1])), np.asarray(dt0))
         return Part(after, rows, outcome, message)
+
+
+    def _solver(self, params: Params) -> OrbitCorrector | None:
+        if not isinstance(self.flow, AbstractLiftedFlow) or not keeps_line(self.flow, self.problem, params):
+            return None
+        return OrbitCorrector(StraightLine(dfx.Tsit5(), self.flow.solver), self.flow.solver)
 
 
 class _Listener:

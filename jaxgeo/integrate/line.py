@@ -10,16 +10,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._fields import Checked, by
-from jaxgeo.flows import InterpolationFlow
+from jaxgeo.costs.squares import AbstractSquares
+from jaxgeo.flows import AbstractFlow, InterpolationFlow
 from jaxgeo.integrate.corrector import Start, start_of
 from jaxgeo.integrate.field import Field
 from jaxgeo.integrate.wrapped import SOLVER, AbstractSolverAround
 from jaxgeo.linalg.lifting import check_lift_solver
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.solvers import AbstractLiftSolver
+from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
 Time = Any
+
+
+def keeps_line(flow: AbstractFlow, problem: Problem, params: Params) -> bool:
+    """Whether x − y falls as e^{-s/N} along the flow, as long as D keeps the rank that the flow requires.
+
+    A flow that tolerates rank loss does so only while there is none, and counts as one that does not.
+    """
+    rows, size = problem.num_rows(params), problem.num_params(params)
+    follows = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
+    return follows and flow.required_rank(rows, size) == rows
 
 
 class StraightLine(Checked, AbstractSolverAround):

@@ -76,7 +76,7 @@ def resolve(given: dict[str, Any], file: Path | None) -> tuple[Config, Task]:
         refuse_endless(asked["problem"])
     task = read_task(asked)
     if asked["flow"] and asked["rtol"] is None:
-        asked["rtol"] = 1e-5 if double else 1e-3
+        asked["rtol"] = 1e-4 if double else 1e-3
     if unasked and len(task.train_inputs) < LEAST_ROWS:
         asked["patience"] = None
     stops_early = asked["optimizer"] and asked["patience"] is not None
