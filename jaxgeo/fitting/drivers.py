@@ -150,7 +150,6 @@ class FlowDriver:
         after = State(solution.params, np.asarray(steps), np.asarray(float(s[-1])), np.asarray(dt0))
         return Part(after, rows, outcome, message)
 
-
     def _solver(self, params: Params) -> OrbitCorrector | None:
         if not isinstance(self.flow, AbstractLiftedFlow) or not keeps_line(self.flow, self.problem, params):
             return None
