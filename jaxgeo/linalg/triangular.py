@@ -20,6 +20,11 @@ BLOCK = 64
 MOST_ENTRIES = 1023
 # So many blocks of a column of blocks are updated by one product.
 BLOCKS_A_PRODUCT = 4
+# Up to this |L|·|L⁻¹| of a pivot, a product with L⁻¹ is about as accurate as LAPACK's whole factorisation.
+MOST_CONDITION = 600.0
+
+# L and L⁻¹ of a block on the diagonal, and whether products with L⁻¹ have to be corrected.
+Pivot = tuple[Array, Array, Array]
 
 
 @jax.custom_jvp
@@ -81,15 +86,18 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         where = (block, start, jnp.zeros_like(block))
         return jax.lax.dynamic_update_slice(columns, found[None], where, allow_negative_indices=False)
 
-    def pivot(found: tuple[Array, Array], rest: Array) -> tuple[Array, Array]:
-        corner = rest[:size]
-        upper = _whole(jnp.where(jnp.tri(size, dtype=bool), corner, corner.T))
-        return upper.T, _inverse(upper)
+    def pivot(found: Pivot, rest: Array) -> Pivot:
+        lower = jax.lax.linalg.cholesky(rest[:size], symmetrize_input=False)
+        inverse = _inverse(lower)
+        return lower, inverse, jnp.sum(lower**2) * jnp.sum(inverse**2) > MOST_CONDITION**2
+
+    def corrected(solved: Array, rest: Array, lower: Array, inverse: Array) -> Array:
+        return solved + (rest - solved @ lower.T) @ inverse.T
 
     def column(block: Array, columns: Array) -> Array:
         at = block * size
 
-        def below(index: Array, carry: tuple[Array, tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
+        def below(index: Array, carry: tuple[Array, Pivot]) -> tuple[Array, Pivot]:
             columns, found = carry
             start = at + index * chunk
 
@@ -97,15 +105,16 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
                 return rest - part(columns, before, start, chunk) @ part(columns, before, at, size).T
 
             rest = jax.lax.fori_loop(0, block, without, part(columns, block, start, chunk))
-            lower, inverse = found = jax.lax.cond(index == 0, pivot, lambda found, _: found, found, rest)
+            lower, inverse, ill = found = jax.lax.cond(index == 0, pivot, lambda found, _: found, found, rest)
             # Corrected once, this is as accurate as a triangular solve.
             solved = rest @ inverse.T
-            solved = solved + (rest - solved @ lower.T) @ inverse.T
+            solved = jax.lax.cond(ill, corrected, lambda solved, *_: solved, solved, rest, lower, inverse)
             return put(columns, block, start, solved), found
 
         blank = jnp.zeros((size, size), dtype)
         num_chunks = jax.lax.div(rows - at + chunk - 1, jnp.full_like(at, chunk))
-        columns, (lower, _) = jax.lax.fori_loop(0, num_chunks, below, (columns, (blank, blank)))
+        start = columns, (blank, blank, jnp.zeros((), bool))
+        columns, (lower, *_) = jax.lax.fori_loop(0, num_chunks, below, start)
         return put(columns, block, at, lower)
 
     columns = jax.lax.fori_loop(0, count, column, columns)
@@ -114,14 +123,14 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.triu(jnp.where(jnp.isfinite(upper[-1, -1]), upper, jnp.nan))
 
 
-def _inverse(upper: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """U⁻ᵀ, by solves for a few columns at a time."""
-    size = len(upper)
+def _inverse(lower: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """L⁻¹, by solves for a few columns at a time."""
+    size = len(lower)
     width = MOST_ENTRIES // size
     count = -(-size // width)
-    identity = jnp.eye(size, count * width, dtype=upper.dtype).reshape(size, count, width).transpose(1, 0, 2)
-    lower = jnp.broadcast_to(upper.T, (count, size, size))
-    solved = jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
+    identity = jnp.eye(size, count * width, dtype=lower.dtype).reshape(size, count, width).transpose(1, 0, 2)
+    repeated = jnp.broadcast_to(lower, (count, size, size))
+    solved = jax.lax.linalg.triangular_solve(repeated, identity, left_side=True, lower=True)
     return solved.transpose(1, 0, 2).reshape(size, count * width)[:, :size]
 
 
