@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgeo import theory
 from jaxgeo.fitting.batches import AbstractBatches, Batches
 from jaxgeo.fitting.renewal import Renewal
 from jaxgeo.flows import AbstractFlow, AbstractLiftedFlow
@@ -30,6 +31,8 @@ from jaxgeo.problem import Problem
 
 # Attempted steps in a part. Restarting costs one velocity; a step of Tsit5 costs six, and a correction one.
 STEPS = 6
+# Flow time, in units of N, that is worth a step along the line.
+LEAST_TIME = 1e-3
 # Entries that every row has; `record` must not use these names.
 COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost", "drawn")
 
@@ -70,7 +73,8 @@ class FlowDriver:
     except for the memory of the step-size controller. The first part records its starting point, s = 0; later parts
     start where the part before ended, and do not record this point again.
 
-    If the outputs move along a straight line, so do the steps, which are then fewer, and each is corrected.
+    If the outputs move along a straight line, so do the steps, which are then fewer. Each is corrected, and the law says
+    when to stop.
 
     **Arguments:**
 
@@ -107,17 +111,19 @@ class FlowDriver:
         **Raises:** `ValueError` as `jaxgeo.solve_flow` does.
         """
         first = int(state.steps) == 0
+        solver, s1 = self._along_the_line(state)
         solution = solve_flow(
             self.problem,
             self.flow,
             state.params,
             s0=float(state.s),
-            cost_tol=self.cost_tol,
+            s1=s1,
+            cost_tol=self.cost_tol if s1 is None else None,
             rtol=self.rtol,
             record=self.observe,
             max_steps=STEPS,
             dt0=float(state.method),
-            solver=self._solver(state.params),
+            solver=solver,
             rank_check=self.rank_check and first,
             throw=False,
         )
@@ -125,7 +131,7 @@ class FlowDriver:
         steps = int(state.steps) + int(solution.stats["num_steps"])
         outcome, message = None, ""
         if bool(solution.result == RESULTS.successful):
-            outcome = Outcome.REACHED
+            outcome = Outcome.REACHED if s1 is None or float(solution.final_cost) <= self.cost_tol else None
         elif bool(solution.result == RESULTS.stalled):
             outcome = Outcome.STALLED
         elif bool(solution.result == RESULTS.precision_reached):
@@ -150,10 +156,21 @@ class FlowDriver:
         after = State(solution.params, np.asarray(steps), np.asarray(float(s[-1])), np.asarray(dt0))
         return Part(after, rows, outcome, message)
 
-    def _solver(self, params: Params) -> OrbitCorrector | None:
-        if not isinstance(self.flow, AbstractLiftedFlow) or not keeps_line(self.flow, self.problem, params):
-            return None
-        return OrbitCorrector(StraightLine(dfx.Tsit5(), self.flow.solver), self.flow.solver)
+    def _along_the_line(self, state: State) -> tuple[OrbitCorrector | None, float | None]:
+        """A solver that follows the straight line of the outputs, and when the cost is reached; None if there is none.
+
+        If the cost is nearly reached, perhaps as nearly as the dtype allows, an event has to find the end.
+        """
+        flow = self.flow
+        if not isinstance(flow, AbstractLiftedFlow) or not keeps_line(flow, self.problem, state.params):
+            return None, None
+        count, cost = self.problem.num_samples, self.problem.cost(state.params)
+        # Its round-off must not leave the cost above its tolerance.
+        least = self.cost_tol / (1 + float(jnp.finfo(cost.dtype).eps) ** 0.5)
+        remaining = float(theory.stopping_time(float(cost), least, count))
+        if not remaining > LEAST_TIME * count:
+            return None, None
+        return OrbitCorrector(StraightLine(dfx.Tsit5(), flow.solver), flow.solver), float(state.s) + remaining
 
 
 class _Listener:
