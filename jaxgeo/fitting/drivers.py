@@ -73,11 +73,12 @@ class FlowDriver:
     except for the memory of the step-size controller. The first part records its starting point, s = 0; later parts
     start where the part before ended, and do not record this point again.
 
-    If the outputs move along a straight line, so do the steps, which are then fewer. Each is corrected, and the law says
-    when to stop.
+    If the outputs move along a straight line, so do the steps, which are then fewer. Each is corrected, and the law
+    says when to stop.
 
     **Arguments:**
 
+    - `initial_cost`: C(0), from which the law begins.
     - `record`: as for `jaxgeo.solve_flow`.
     - `listen`: a function that is called as `listen(s, cost)` at each accepted step, within the compiled integration.
     """
@@ -87,13 +88,15 @@ class FlowDriver:
         problem: Problem,
         flow: AbstractFlow,
         *,
+        initial_cost: float,
         cost_tol: float,
         rtol: float | None,
         record: Record | None,
         listen: Callable[..., None] | None,
         rank_check: bool,
     ):
-        self.problem, self.flow, self.cost_tol, self.rtol = problem, flow, cost_tol, rtol
+        self.problem, self.flow, self.rtol = problem, flow, rtol
+        self.initial_cost, self.cost_tol = initial_cost, cost_tol
         self.listener = None if listen is None else _Listener(listen)
         self.observe = _Observe(record, None if self.listener is None else jnp.asarray(self.listener.number, jnp.int32))
         self.rank_check = rank_check
@@ -159,18 +162,19 @@ class FlowDriver:
     def _along_the_line(self, state: State) -> tuple[OrbitCorrector | None, float | None]:
         """A solver that follows the straight line of the outputs, and when the cost is reached; None if there is none.
 
-        If the cost is nearly reached, perhaps as nearly as the dtype allows, an event has to find the end.
+        If the cost should have been reached by then, as far as the dtype allows, an event has to find the end.
         """
-        flow = self.flow
+        flow, count = self.flow, self.problem.num_samples
         if not isinstance(flow, AbstractLiftedFlow) or not keeps_line(flow, self.problem, state.params):
             return None, None
-        count, cost = self.problem.num_samples, self.problem.cost(state.params)
-        # Its round-off must not leave the cost above its tolerance.
-        least = self.cost_tol / (1 + float(jnp.finfo(cost.dtype).eps) ** 0.5)
-        remaining = float(theory.stopping_time(float(cost), least, count))
-        if not remaining > LEAST_TIME * count:
+        # Round-off must not leave the cost above its tolerance.
+        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(state.params))).eps)
+        end = float(theory.stopping_time(self.initial_cost, self.cost_tol / (1 + eps**0.5), count))
+        if float(state.s) >= end - LEAST_TIME * count:
             return None, None
-        return OrbitCorrector(StraightLine(dfx.Tsit5(), flow.solver), flow.solver), float(state.s) + remaining
+        # Pyright takes the abstract variable of their base for an argument.
+        line = StraightLine(dfx.Tsit5(), lift_solver=flow.solver)  # pyright: ignore[reportCallIssue]
+        return OrbitCorrector(line, lift_solver=flow.solver), end  # pyright: ignore[reportCallIssue]
 
 
 class _Listener:
