@@ -1,11 +1,13 @@
-"""The Cholesky factorisation UᵀU, solves with U, and the extreme eigenvalues of UᵀU."""
+"""The Cholesky factorisation UᵀU, solves with U, and the extreme eigenvalues of UᵀU and their ratio."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo.linalg.precision import without_tf32
 
@@ -22,6 +24,10 @@ MOST_ENTRIES = 1023
 BLOCKS_A_PRODUCT = 4
 # Up to this |L|·|L⁻¹| of a pivot, a product with L⁻¹ is about as accurate as LAPACK's whole factorisation.
 MOST_CONDITION = 600.0
+# So many power iterations overestimate λ_min by no more than this factor, unless the start is almost orthogonal to its
+# eigenvector: a share of 4⁻⁵ along it is enough.
+ITERATIONS = 5
+OVERESTIMATE = 4.0
 
 # L and L⁻¹ of a block on the diagonal, and whether products with L⁻¹ have to be corrected.
 Pivot = tuple[Array, Array, Array]
@@ -159,22 +165,57 @@ def cholesky_solve(upper: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float
     return jnp.concatenate(backward)
 
 
-@without_tf32
 def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Estimates of the smallest eigenvalue of UᵀU, from above, and the largest, from below, by power iterations."""
+    """Estimates of the smallest eigenvalue of UᵀU, from above, and the largest, from below, by power iterations.
 
-    def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        low, high, _, _ = carry
-        low = cholesky_solve(upper, low)
-        high = (upper @ high) @ upper
+    They have no derivatives.
+    """
+    end = _power_iterations(upper, lambda _: jnp.zeros((), bool))
+    return end.smallest, end.largest
+
+
+def is_well_conditioned(upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
+    """Whether λ_min > `least` λ_max by these estimates for UᵀU; False if U is not finite.
+
+    A wide margin takes fewer iterations: after k of them λ_min is overestimated by a factor of c^{-1/k} at most, where
+    c is the share of the start along its eigenvector, and λ_max is below the trace.
+    """
+    trace = jnp.sum(upper**2)
+
+    def is_clear(now: _Powers) -> Bool[Array, ""]:
+        margin = OVERESTIMATE ** (ITERATIONS / jnp.maximum(now.count, 1).astype(upper.dtype) - 1)
+        return (now.count > 0) & (now.smallest > margin * least * trace)
+
+    end = _power_iterations(upper, is_clear)
+    return jnp.isfinite(end.smallest) & (is_clear(end) | (end.smallest > least * end.largest))
+
+
+class _Powers(NamedTuple):
+    """Vectors close to the eigenvectors of the smallest and largest eigenvalue, and estimates of these."""
+
+    count: Int[Array, ""]
+    low: Float[Array, " n"]
+    high: Float[Array, " n"]
+    smallest: Float[Array, ""]
+    largest: Float[Array, ""]
+
+
+@without_tf32
+def _power_iterations(upper: Float[Array, "n n"], is_enough: Callable[[_Powers], Bool[Array, ""]]) -> _Powers:
+    upper = jax.lax.stop_gradient(upper)
+
+    def step(now: _Powers) -> _Powers:
+        low = cholesky_solve(upper, now.low)
+        high = (upper @ now.high) @ upper
         shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
-        return low / shrink, high / grow, 1 / shrink, grow
+        return _Powers(now.count + 1, low / shrink, high / grow, 1 / shrink, grow)
 
     # Any fixed vector that favours no direction works.
-    start = jnp.asarray(np.random.default_rng(0).standard_normal(len(upper)) / len(upper) ** 0.5, upper.dtype)
+    drawn = np.random.default_rng(0).standard_normal(len(upper))
+    start = jnp.asarray(drawn / np.linalg.norm(drawn), upper.dtype)
     one = jnp.ones((), upper.dtype)
-    _, _, smallest, largest = jax.lax.fori_loop(0, 5, step, (start, start, one, one))
-    return smallest, largest
+    first = _Powers(jnp.zeros((), jnp.int32), start, start, one, one)
+    return jax.lax.while_loop(lambda now: (now.count < ITERATIONS) & ~is_enough(now), step, first)
 
 
 def _solve(upper: Float[Array, "m m"], rhs: Float[Array, " m"], *, transpose: bool) -> Float[Array, " m"]:
