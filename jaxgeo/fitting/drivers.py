@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo import theory
+from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.fitting.batches import AbstractBatches, Batches
 from jaxgeo.fitting.renewal import Renewal
 from jaxgeo.flows import AbstractFlow, AbstractLiftedFlow
@@ -164,8 +165,10 @@ class FlowDriver:
 
         If the cost should have been reached by then, as far as the dtype allows, an event has to find the end.
         """
-        flow, count = self.flow, self.problem.num_samples
-        if not isinstance(flow, AbstractLiftedFlow) or not keeps_line(flow, self.problem, state.params):
+        flow, problem, count = self.flow, self.problem, self.problem.num_samples
+        if not isinstance(flow, AbstractLiftedFlow) or not isinstance(problem.loss, AbstractSquares):
+            return None, None
+        if not keeps_line(flow, problem.num_rows(state.params), problem.num_params(state.params)):
             return None, None
         # Round-off must not leave the cost above its tolerance.
         eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(state.params))).eps)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._fields import Checked, by
-from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.flows import AbstractFlow, InterpolationFlow
 from jaxgeo.integrate.corrector import Start, start_of
 from jaxgeo.integrate.field import Field
@@ -18,20 +17,17 @@ from jaxgeo.integrate.wrapped import SOLVER, AbstractSolverAround
 from jaxgeo.linalg.lifting import check_lift_solver
 from jaxgeo.linalg.planning.auto import Auto
 from jaxgeo.linalg.solvers import AbstractLiftSolver
-from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
 Time = Any
 
 
-def keeps_line(flow: AbstractFlow, problem: Problem, params: Params) -> bool:
-    """Whether x − y falls as e^{-s/N} along the flow, as long as D keeps the rank that the flow requires.
+def keeps_line(flow: AbstractFlow, num_rows: int, num_params: int) -> bool:
+    """Whether x − y of an L2 cost falls as e^{-s/N} along the flow, as long as D keeps the rank that the flow requires.
 
     A flow that tolerates rank loss does so only while there is none, and counts as one that does not.
     """
-    rows, size = problem.num_rows(params), problem.num_params(params)
-    follows = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
-    return follows and flow.required_rank(rows, size) == rows
+    return flow.follows_law(num_rows, num_params) and flow.required_rank(num_rows, num_params) == num_rows
 
 
 class StraightLine(Checked, AbstractSolverAround):

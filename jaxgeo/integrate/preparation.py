@@ -35,7 +35,7 @@ def prepare(options: Options, problem: Problem, trainable: PyTree, rank_check: b
     if rank_check and required is not None and is_concrete((trainable, problem)):
         check_rank(problem, trainable, required)
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
-    exact = keeps_line(flow, problem, trainable)
+    exact = law and keeps_line(flow, rows, size)
     solver = dfx.Tsit5() if options.solver is None else options.solver
     within = solver.solver if isinstance(solver, OrbitCorrector) else solver
     if isinstance(within, StraightLine) and not exact:
