@@ -1,11 +1,8 @@
 """Handwritten digits, 8 × 8 pixels: 1797 samples that come with scikit-learn."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from jaxgeo._checks import check_count
 from jaxgeo.app.data.encoder import Encoder
@@ -31,8 +28,10 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
 
     ```
     """
-    images, labels = _read()
-    total = len(images)
+    from sklearn.datasets import load_digits
+
+    data: Any = load_digits()
+    total = len(data.data)
     check_count("num_samples", num_samples)
     if not 10 <= num_samples <= total - 10:
         raise ValueError(
@@ -43,31 +42,17 @@ def digits(num_samples: int = 100, seed: int = 0) -> Task:
     # All pixels are 0 … 16, so one scale for all keeps them comparable.
     names = tuple(f"pixel {row},{column}" for row in range(8) for column in range(8))
     inputs = Scaling(names, np.zeros(64), np.full(64, 16.0))
-    targets = np.eye(10)[labels]
+    targets = np.eye(10)[data.target]
     return Task(
         name="digits",
         source="scikit-learn's digits: 1797 handwritten digits of 8 × 8 pixels",
         kind=Kind.CLASSIFICATION,
-        train_inputs=inputs.apply(images[train]),
+        train_inputs=inputs.apply(data.data[train]),
         train_targets=targets[train],
-        test_inputs=inputs.apply(images[test]),
+        test_inputs=inputs.apply(data.data[test]),
         test_targets=targets[test],
         test_rows=tuple(test.tolist()),
         inputs=inputs,
         outputs=Scaling.identity(tuple(str(digit) for digit in range(10))),
         encoder=Encoder.of_numbers(names),
     )
-
-
-def _read() -> tuple[Float[np.ndarray, "rows 64"], Int[np.ndarray, " rows"]]:
-    """Pixels and labels; from the file if it is where it usually is, because to import scikit-learn takes a second."""
-    package = importlib.util.find_spec("sklearn")
-    for folder in (package and package.submodule_search_locations) or ():
-        file = Path(folder, "datasets", "data", "digits.csv.gz")
-        if file.is_file():
-            table = np.loadtxt(file, delimiter=",")
-            return table[:, :-1], table[:, -1].astype(int)
-    from sklearn.datasets import load_digits
-
-    data: Any = load_digits()
-    return data.data, data.target
