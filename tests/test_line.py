@@ -34,6 +34,29 @@ def orbit():
     )
 
 
+class Traced(jg.linalg.AbstractLiftSolver):
+    """Puts a mark into `TRACES` for each lift that is traced; the rest is by singular values."""
+
+    def factorise(self, jacobian, damping=None):
+        TRACES.append(None)
+        return jg.linalg.SVD().factorise(jacobian, damping)
+
+
+TRACES: list[None] = []
+
+
+def test_lifts_are_traced_once_although_diffrax_traces_each_step_several_times():
+    """The flow's own lift, which diffrax checks, and those of the start, of a step and of its correction."""
+    case = cases()["dict"]
+    line = jg.integrate.StraightLine(dfx.Tsit5(), Traced())
+    TRACES.clear()
+    sol = jg.solve_flow(
+        case.problem, jg.AdaptedFlow(Traced()), case.params, s1=9.0, solver=jg.OrbitCorrector(line, Traced())
+    )
+    assert sol.result == jg.RESULTS.successful
+    assert len(TRACES) <= 4
+
+
 def test_what_is_recorded_lies_on_the_orbit(orbit):
     case = cases()["dict"]
     np.testing.assert_array_equal(orbit.s, TIMES)

@@ -7,14 +7,20 @@ test, and counts them.
 import collections
 import os
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 import jaxgeo.app.report.page as page
+from jaxgeo.app.cli import compare
 from jaxgeo.app.cli.app import run
+from jaxgeo.app.cli.options import resolve
 from jaxgeo.app.runs import load
+from jaxgeo.fitting import Interruptible
+from jaxgeo.optim.endings import Outcome
 
 TABLE = np.random.default_rng(0).normal(size=(14, 3))
 # Each with values of which about half can be meant, alone or with the others.
@@ -123,3 +129,39 @@ def test_any_combination_is_refused_or_goes_all_the_way(home, capsys, first):
         print(dict(counts))
     assert faults == []
     assert counts["trained"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 1e-4),
+        ({"flow": "overparametrized"}, 1e-4),
+        ({"flow": "standard"}, 1e-5),
+        ({"flow": "rank-adaptive"}, 1e-5),
+        # K < QN.
+        ({"flow": "adapted", "hidden": (1,)}, 1e-5),
+        ({"flow": "underparametrized", "hidden": (1,)}, 1e-5),
+        ({"precision": "float32"}, 1e-3),
+        ({"flow": "standard", "rtol": 1e-7}, 1e-7),
+    ],
+)
+def test_the_steps_are_larger_where_they_are_corrected(given, expected):
+    config, _ = resolve({"problem": "digits", "samples": 30, **given}, None)
+    assert config.rtol == expected
+
+
+def test_each_flow_that_is_compared_has_its_own_tolerance(tmp_path, monkeypatch):
+    seen = {}
+
+    def fit(*_, method, rtol, **__):
+        seen[type(method).__name__] = rtol
+        return types.SimpleNamespace(rows=[], outcome=Outcome.MAX_STEPS)
+
+    monkeypatch.setattr(compare, "fit", fit)
+    monkeypatch.setattr("jaxgeo.app.report.figures.comparison_figure", lambda *_: "")
+    hears = Interruptible(lambda: None)
+    for asked, expected in (({}, (1e-4, 1e-5)), ({"rtol": 1e-6}, (1e-6, 1e-6))):
+        given = {"problem": "digits", "samples": 10, "hidden": (16,), **asked}
+        compare.compare_command(given, None, 1.0, tmp_path / str(len(asked)), Console(quiet=True), hears)
+        assert (seen["AdaptedFlow"], seen["StandardFlow"]) == expected
+        assert {rtol for name, rtol in seen.items() if not name.endswith("Flow")} == {None}

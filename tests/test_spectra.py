@@ -9,6 +9,8 @@ from cases.matrices import jacobian_of, with_spectrum
 from jaxgeo.linalg import spectra
 
 VALUES = np.array([4.0, 2.0, 1e-3, 1e-9])
+# On the host DDᵀ answers for a D as well-conditioned as this one.
+CLOSE = np.array([4.0, 2.0, 1.0, 1e-3])
 SHAPES = [(4, 9), (9, 4), (4, 4)]
 
 
@@ -26,18 +28,25 @@ def in_a_program(function, matrix):
 
 @pytest.mark.parametrize("where", [on_the_host, in_a_program])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_values_are_those_of_the_matrix(where, shape):
-    found = where(spectra.singular_values, with_spectrum(*shape, VALUES))
-    np.testing.assert_allclose(found, VALUES, rtol=1e-12, atol=4e-15)
+@pytest.mark.parametrize("values", [VALUES, CLOSE])
+def test_values_are_those_of_the_matrix(where, shape, values):
+    found = where(spectra.singular_values, with_spectrum(*shape, values))
+    np.testing.assert_allclose(found, values, rtol=1e-12, atol=4e-15)
+
+
+@pytest.mark.parametrize("size", [1e-180, 1e180])
+def test_values_whose_squares_no_float_holds(size):
+    np.testing.assert_allclose(spectra.singular_values(size * with_spectrum(4, 9, CLOSE)), size * CLOSE, rtol=1e-11)
 
 
 @pytest.mark.parametrize("where", [on_the_host, in_a_program])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_left_vectors_diagonalise_the_gram_matrix(where, shape):
-    matrix = with_spectrum(*shape, VALUES)
+@pytest.mark.parametrize("spectrum", [VALUES, CLOSE])
+def test_left_vectors_diagonalise_the_gram_matrix(where, shape, spectrum):
+    matrix = with_spectrum(*shape, spectrum)
     left, values = where(spectra.left_singular, matrix)
     assert left.shape == (shape[0], 4)
-    np.testing.assert_allclose(values, VALUES, rtol=1e-12, atol=4e-15)
+    np.testing.assert_allclose(values, spectrum, rtol=1e-12, atol=4e-15)
     np.testing.assert_allclose((left * values**2) @ left.T, matrix @ matrix.T, atol=1e-13)
     np.testing.assert_allclose(left.T @ left, np.eye(4), atol=1e-13)
 

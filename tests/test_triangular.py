@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxgeo.linalg.triangular import BLOCK, LEAST_SIZE, NUM_BLOCKS, cholesky_solve, upper_cholesky
+from cases.matrices import with_spectrum
+from jaxgeo.linalg import triangular
+from jaxgeo.linalg.triangular import (
+    BLOCK,
+    ITERATIONS,
+    LEAST_SIZE,
+    NUM_BLOCKS,
+    cholesky_solve,
+    is_well_conditioned,
+    upper_cholesky,
+)
 
 # One block; the least number of blocks; more than are updated at once, of sizes that the blocks do not divide.
 SIZES = (1, 2 * BLOCK - 1, 2 * BLOCK, 6 * BLOCK + 5)
@@ -38,11 +48,16 @@ def test_factor_and_solution(size):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
-def test_factor_of_ill_conditioned(size, dtype):
-    """The residual is as small as LAPACK's, where inverses of blocks alone would leave hundreds of times that."""
+@pytest.mark.parametrize("ridge", [None, 1e-2])
+def test_factor_of_ill_conditioned(size, dtype, ridge):
+    """The residual is as small as LAPACK's, where inverses of blocks alone would leave hundreds of times that.
+
+    With the larger ridge, some blocks are just so well-conditioned that products with their inverses do.
+    """
     eps = float(np.finfo(dtype).eps)
     at = np.arange(size)
-    gram = (np.exp(-((at[:, None] - at) ** 2) / 2 / 30**2) + 1e3 * size * eps * np.eye(size)).astype(dtype)
+    ridge = 1e3 * size * eps if ridge is None else ridge
+    gram = (np.exp(-((at[:, None] - at) ** 2) / 2 / 30**2) + ridge * np.eye(size)).astype(dtype)
     upper = np.asarray(jax.jit(upper_cholesky)(without_lower(gram)))
     assert np.array_equal(upper, np.triu(upper))
     exact = gram.astype(np.float64)
@@ -90,3 +105,48 @@ def test_many_factors_at_once():
     grams = np.stack([matrix(130), 3 * matrix(130)])
     factors = jax.jit(jax.vmap(upper_cholesky))(grams)
     np.testing.assert_allclose(factors, np.linalg.cholesky(grams).transpose(0, 2, 1), rtol=0, atol=1e-13)
+
+
+def triangle(*values: float) -> np.ndarray:
+    """An upper triangle with these singular values."""
+    return np.linalg.qr(with_spectrum(len(values), len(values), np.array(values)))[1]
+
+
+@pytest.mark.parametrize("least", [1e-12, 1e-6, 1e-2])
+@pytest.mark.parametrize("count", [1, 2, 60])
+def test_the_condition_is_compared(least, count):
+    """Any number of small singular values counts; the estimate of the ratio is too large by less than 4."""
+    compare = jax.jit(lambda upper: is_well_conditioned(upper, least))
+    for times, expected in ((0.05, False), (0.24, False), (1.1, True), (20.0, True), (2e3, True)):
+        smallest = (least * times) ** 0.5
+        if smallest >= 1:
+            continue
+        upper = triangle(*np.ones(60), *np.full(count, smallest))
+        assert bool(jax.jit(compare)(1e3 * upper)) == expected
+    graded = triangle(*np.geomspace(1, 0.2 * least**0.5, 60))
+    assert not is_well_conditioned(jnp.asarray(graded), least)
+
+
+def test_a_wide_margin_takes_one_iteration(monkeypatch):
+    solves = []
+
+    def counted(upper, rhs):
+        jax.debug.callback(lambda: solves.append(None))
+        return cholesky_solve(upper, rhs)
+
+    monkeypatch.setattr(triangular, "cholesky_solve", counted)
+    # Between a margin of 4⁵ and none, a few iterations.
+    for smallest, expected in ((1e-3, 1), (3e-6, 2), (1e-8, ITERATIONS)):
+        solves.clear()
+        upper = triangle(*np.geomspace(1, smallest, 40))
+        assert bool(is_well_conditioned(jnp.asarray(upper), 1e-12)) == (smallest > 1e-6)
+        jax.effects_barrier()
+        assert len(solves) == expected
+
+
+def test_what_is_singular_or_not_finite_is_not_well_conditioned():
+    for upper in (jnp.zeros((3, 3)), jnp.diag(jnp.array([1.0, 0.0, 2.0])), jnp.full((3, 3), jnp.nan)):
+        assert not is_well_conditioned(upper, 1e-12)
+    stack = jnp.stack([jnp.eye(3), jnp.diag(jnp.array([1.0, 1e-7, 1.0])), jnp.full((3, 3), jnp.inf)])
+    found = jax.vmap(is_well_conditioned, in_axes=(0, None))(stack, 1e-12)
+    assert found.tolist() == [True, False, False]

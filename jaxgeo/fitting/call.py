@@ -135,7 +135,8 @@ def fit(
         the tolerance is relative to the cost of predicting the mean of the targets if this is less than C(0). The
         default is 1e-6, but 0 with a prior and for conditions. For conditions the cost at the held-out points must
         reach the tolerance too.
-    - `rtol`: tolerance of the steps of a flow, as for `jaxgeo.solve_flow`.
+    - `rtol`: tolerance of the steps of a flow, as for `jaxgeo.solve_flow`. If the outputs follow (2.7), each step is
+        corrected by a lift, see `jaxgeo.OrbitCorrector`. The outputs are then exact to about `rtol`², and θ to `rtol`.
     - `max_steps`: give up after this number of attempted steps of a flow, or updates of an optimizer.
     - `max_seconds`: stop after the part in which this time is exceeded. It includes compilation, which takes most of
         the time of a short run; if it takes longer than allowed, the run ends after its first part.
@@ -329,6 +330,7 @@ def fit(
         driver = FlowDriver(
             problem,
             chosen,
+            initial_cost=initial,
             cost_tol=tol * initial,
             rtol=rtol,
             record=record,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxgeo import theory
+from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.fitting.batches import AbstractBatches, Batches
 from jaxgeo.fitting.renewal import Renewal
-from jaxgeo.flows import AbstractFlow
-from jaxgeo.integrate import RESULTS, solve_flow
+from jaxgeo.flows import AbstractFlow, AbstractLiftedFlow
+from jaxgeo.integrate import RESULTS, OrbitCorrector, StraightLine, solve_flow
+from jaxgeo.integrate.line import keeps_line
 from jaxgeo.linalg.faults import find_fault
 from jaxgeo.linalg.gram.certificate import FAULT
 from jaxgeo.linalg.one_way import for_gradients
@@ -26,8 +30,10 @@ from jaxgeo.optim.endings import Ending, Outcome
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem
 
-# Attempted steps in a part. Restarting costs one velocity; a step of Tsit5 costs six.
+# Attempted steps in a part. Restarting costs one velocity; a step of Tsit5 costs six, and a correction one.
 STEPS = 6
+# Flow time, in units of N, that is worth a step along the line.
+LEAST_TIME = 1e-3
 # Entries that every row has; `record` must not use these names.
 COLUMNS = ("step", "s", "s_over_N", "cost", "law", "deviation", "validation_cost", "drawn")
 
@@ -68,8 +74,12 @@ class FlowDriver:
     except for the memory of the step-size controller. The first part records its starting point, s = 0; later parts
     start where the part before ended, and do not record this point again.
 
+    If the outputs move along a straight line, so do the steps, which are then fewer. Each is corrected, and the law
+    says when to stop.
+
     **Arguments:**
 
+    - `initial_cost`: C(0), from which the law begins.
     - `record`: as for `jaxgeo.solve_flow`.
     - `listen`: a function that is called as `listen(s, cost)` at each accepted step, within the compiled integration.
     """
@@ -79,13 +89,15 @@ class FlowDriver:
         problem: Problem,
         flow: AbstractFlow,
         *,
+        initial_cost: float,
         cost_tol: float,
         rtol: float | None,
         record: Record | None,
         listen: Callable[..., None] | None,
         rank_check: bool,
     ):
-        self.problem, self.flow, self.cost_tol, self.rtol = problem, flow, cost_tol, rtol
+        self.problem, self.flow, self.rtol = problem, flow, rtol
+        self.initial_cost, self.cost_tol = initial_cost, cost_tol
         self.listener = None if listen is None else _Listener(listen)
         self.observe = _Observe(record, None if self.listener is None else jnp.asarray(self.listener.number, jnp.int32))
         self.rank_check = rank_check
@@ -103,16 +115,19 @@ class FlowDriver:
         **Raises:** `ValueError` as `jaxgeo.solve_flow` does.
         """
         first = int(state.steps) == 0
+        solver, s1 = self._along_the_line(state)
         solution = solve_flow(
             self.problem,
             self.flow,
             state.params,
             s0=float(state.s),
-            cost_tol=self.cost_tol,
+            s1=s1,
+            cost_tol=self.cost_tol if s1 is None else None,
             rtol=self.rtol,
             record=self.observe,
             max_steps=STEPS,
             dt0=float(state.method),
+            solver=solver,
             rank_check=self.rank_check and first,
             throw=False,
         )
@@ -120,7 +135,7 @@ class FlowDriver:
         steps = int(state.steps) + int(solution.stats["num_steps"])
         outcome, message = None, ""
         if bool(solution.result == RESULTS.successful):
-            outcome = Outcome.REACHED
+            outcome = Outcome.REACHED if s1 is None or float(solution.final_cost) <= self.cost_tol else None
         elif bool(solution.result == RESULTS.stalled):
             outcome = Outcome.STALLED
         elif bool(solution.result == RESULTS.precision_reached):
@@ -144,6 +159,25 @@ class FlowDriver:
         ]
         after = State(solution.params, np.asarray(steps), np.asarray(float(s[-1])), np.asarray(dt0))
         return Part(after, rows, outcome, message)
+
+    def _along_the_line(self, state: State) -> tuple[OrbitCorrector | None, float | None]:
+        """A solver that follows the straight line of the outputs, and when the cost is reached; None if there is none.
+
+        If the cost should have been reached by then, as far as the dtype allows, an event has to find the end.
+        """
+        flow, problem, count = self.flow, self.problem, self.problem.num_samples
+        if not isinstance(flow, AbstractLiftedFlow) or not isinstance(problem.loss, AbstractSquares):
+            return None, None
+        if not keeps_line(flow, problem.num_rows(state.params), problem.num_params(state.params)):
+            return None, None
+        # Round-off must not leave the cost above its tolerance.
+        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(state.params))).eps)
+        end = float(theory.stopping_time(self.initial_cost, self.cost_tol / (1 + eps**0.5), count))
+        if float(state.s) >= end - LEAST_TIME * count:
+            return None, None
+        # Pyright takes the abstract variable of their base for an argument.
+        line = StraightLine(dfx.Tsit5(), lift_solver=flow.solver)  # pyright: ignore[reportCallIssue]
+        return OrbitCorrector(line, lift_solver=flow.solver), end  # pyright: ignore[reportCallIssue]
 
 
 class _Listener:

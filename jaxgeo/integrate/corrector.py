@@ -102,6 +102,8 @@ class OrbitCorrector(Checked, AbstractSolverAround):
         """The orbit through `state` at time `s`."""
         return start_of("OrbitCorrector", s, state, problem)
 
+    # Traced once, as `Field`.
+    @eqx.filter_jit
     def change(self, start: Start, s: Time, state: PyTree, problem: Problem) -> PyTree:
         """D⁺(x_exact(s) − x[θ]), to be added to `state`; zero for the path lengths."""
         jacobian = problem.jacobian(trainable_of(state))

@@ -39,6 +39,8 @@ class Field(eqx.Module):
 
     flow: AbstractFlow
 
+    # An integration is traced several times; this part, which has the lift, only once.
+    @eqx.filter_jit
     def __call__(self, s: Any, state: PyTree, problem: Problem) -> PyTree:
         jacobian = problem.jacobian(trainable_of(state))
         velocity = self.flow.velocity(s, jacobian)

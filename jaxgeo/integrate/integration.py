@@ -6,6 +6,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
@@ -205,5 +206,11 @@ def _trim(s: Float[Array, " times"], recorded: PyTree) -> tuple[Array, PyTree]:
     """Drop the unused entries of the record, which diffrax fills with infinity, and moments recorded twice."""
     if not is_concrete(s):
         return s, recorded
-    used = jnp.isfinite(s) & (jnp.diff(s, prepend=-1) > 0)
-    return jax.tree.map(lambda leaf: leaf[used], (s, recorded))
+    times = np.asarray(s)
+    used = np.isfinite(times) & (times > np.append(-1, times[:-1]))
+
+    def trim(leaf: Array) -> Array:
+        # On the host, because JAX would compile for each number of steps.
+        return jnp.asarray(np.asarray(leaf)[used]) if is_concrete(leaf) else leaf[used]
+
+    return jax.tree.map(trim, (s, recorded))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._fields import Checked, by
-from jaxgeo.flows import InterpolationFlow
+from jaxgeo.flows import AbstractFlow, InterpolationFlow
 from jaxgeo.integrate.corrector import Start, start_of
 from jaxgeo.integrate.field import Field
 from jaxgeo.integrate.wrapped import SOLVER, AbstractSolverAround
@@ -20,6 +20,14 @@ from jaxgeo.linalg.solvers import AbstractLiftSolver
 from jaxgeo.problem import Problem
 
 Time = Any
+
+
+def keeps_line(flow: AbstractFlow, num_rows: int, num_params: int) -> bool:
+    """Whether x − y of an L2 cost falls as e^{-s/N} along the flow, as long as D keeps the rank that the flow requires.
+
+    A flow that tolerates rank loss does so only while there is none, and counts as one that does not.
+    """
+    return flow.follows_law(num_rows, num_params) and flow.required_rank(num_rows, num_params) == num_rows
 
 
 class StraightLine(Checked, AbstractSolverAround):

@@ -14,7 +14,7 @@ from jaxgeo.integrate.controller import OutputController, default_rtol
 from jaxgeo.integrate.corrector import OrbitCorrector
 from jaxgeo.integrate.events import CostReached, Stalled
 from jaxgeo.integrate.integration import Integration, check_cost, largest_output
-from jaxgeo.integrate.line import StraightLine
+from jaxgeo.integrate.line import StraightLine, keeps_line
 from jaxgeo.integrate.options import Options
 from jaxgeo.integrate.stops import Stops
 from jaxgeo.integrate.times import Scalar
@@ -35,8 +35,7 @@ def prepare(options: Options, problem: Problem, trainable: PyTree, rank_check: b
     if rank_check and required is not None and is_concrete((trainable, problem)):
         check_rank(problem, trainable, required)
     law = flow.follows_law(rows, size) and isinstance(problem.loss, AbstractSquares)
-    # A flow that tolerates rank loss follows its law only while there is none.
-    exact = law and required == rows
+    exact = law and keeps_line(flow, rows, size)
     solver = dfx.Tsit5() if options.solver is None else options.solver
     within = solver.solver if isinstance(solver, OrbitCorrector) else solver
     if isinstance(within, StraightLine) and not exact:

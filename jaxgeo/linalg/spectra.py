@@ -2,7 +2,8 @@
 
 Each function takes NumPy arrays and then runs on the host, in float64 whatever the settings of JAX; or it takes JAX
 arrays and runs inside a program. A QR factorisation of the tall side comes first. It keeps the singular values, whereas
-forming DDᵀ would square the condition number.
+forming DDᵀ squares the condition number. On the host DDᵀ is formed all the same, and answers if it is
+well-conditioned: this takes about half the time.
 """
 
 from types import ModuleType
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 from jaxgeo._checks import check_positive
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.triangular import extreme_eigenvalues
+
+# Up to this cond(D), eigenvectors of DDᵀ are as good as left singular vectors: their errors, of eps·cond(D)², only
+# count by their squares in the lengths of the rows of UᵀD.
+MOST_CONDITION = 1e4
 
 
 def data_floor(jacobian: Jacobian) -> float:
@@ -72,6 +77,8 @@ def singular_values(matrix: NDArray[np.floating]) -> NDArray[np.floating]: ...
 def singular_values(matrix: Float[Array, "QN K"]) -> Float[Array, " rank"]: ...
 def singular_values(matrix):
     """All min(QN, K) singular values of D, largest first."""
+    if (found := _by_gram(matrix)) is not None:
+        return found[1]
     xp = _library(matrix)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     return xp.linalg.svd(xp.linalg.qr(tall, mode="r"), compute_uv=False)
@@ -83,6 +90,8 @@ def left_singular(matrix: NDArray[np.floating]) -> tuple[NDArray[np.floating], N
 def left_singular(matrix: Float[Array, "QN K"]) -> tuple[Float[Array, "QN rank"], Float[Array, " rank"]]: ...
 def left_singular(matrix):
     """The left singular vectors of D, as columns, and its singular values, largest first."""
+    if matrix.shape[0] <= matrix.shape[1] and (found := _by_gram(matrix)) is not None:
+        return found
     xp = _library(matrix)
     if matrix.shape[0] < matrix.shape[1]:
         left, values, _ = xp.linalg.svd(xp.linalg.qr(matrix.T, mode="r").T)
@@ -90,6 +99,26 @@ def left_singular(matrix):
     basis, triangle = xp.linalg.qr(matrix)
     left, values, _ = xp.linalg.svd(triangle)
     return basis @ left, values
+
+
+def _by_gram(
+    matrix: NDArray[np.floating] | Array,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
+    """Left singular vectors and singular values of the wide side by DDᵀ; None in JAX, or if not certainly accurate."""
+    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float64 or not matrix.size:
+        return None
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = wide @ wide.T
+    if not 1e-200 < np.max(np.diag(gram)) < 1e200:
+        return None
+    left, values = of_gram(gram)
+    if not values[-1] * MOST_CONDITION > values[0]:
+        return None
+    rows = left.T @ wide
+    values = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    order = np.argsort(-values)
+    return left[:, order], values[order]
 
 
 @overload

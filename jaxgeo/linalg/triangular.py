@@ -1,11 +1,13 @@
-"""The Cholesky factorisation UᵀU, solves with U, and the extreme eigenvalues of UᵀU."""
+"""The Cholesky factorisation UᵀU, solves with U, and the extreme eigenvalues of UᵀU and their ratio."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo.linalg.precision import without_tf32
 
@@ -20,6 +22,15 @@ BLOCK = 64
 MOST_ENTRIES = 1023
 # So many blocks of a column of blocks are updated by one product.
 BLOCKS_A_PRODUCT = 4
+# Up to this |L|·|L⁻¹| of a pivot, a product with L⁻¹ is about as accurate as LAPACK's whole factorisation.
+MOST_CONDITION = 600.0
+# So many power iterations overestimate λ_min by no more than this factor, unless the start is almost orthogonal to its
+# eigenvector: a share of 4⁻⁵ along it is enough.
+ITERATIONS = 5
+OVERESTIMATE = 4.0
+
+# L and L⁻¹ of a block on the diagonal, and whether products with L⁻¹ have to be corrected.
+Pivot = tuple[Array, Array, Array]
 
 
 @jax.custom_jvp
@@ -81,15 +92,18 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         where = (block, start, jnp.zeros_like(block))
         return jax.lax.dynamic_update_slice(columns, found[None], where, allow_negative_indices=False)
 
-    def pivot(found: tuple[Array, Array], rest: Array) -> tuple[Array, Array]:
-        corner = rest[:size]
-        upper = _whole(jnp.where(jnp.tri(size, dtype=bool), corner, corner.T))
-        return upper.T, _inverse(upper)
+    def pivot(found: Pivot, rest: Array) -> Pivot:
+        lower = jax.lax.linalg.cholesky(rest[:size], symmetrize_input=False)
+        inverse = _inverse(lower)
+        return lower, inverse, jnp.sum(lower**2) * jnp.sum(inverse**2) > MOST_CONDITION**2
+
+    def corrected(solved: Array, rest: Array, lower: Array, inverse: Array) -> Array:
+        return solved + (rest - solved @ lower.T) @ inverse.T
 
     def column(block: Array, columns: Array) -> Array:
         at = block * size
 
-        def below(index: Array, carry: tuple[Array, tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
+        def below(index: Array, carry: tuple[Array, Pivot]) -> tuple[Array, Pivot]:
             columns, found = carry
             start = at + index * chunk
 
@@ -97,15 +111,16 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
                 return rest - part(columns, before, start, chunk) @ part(columns, before, at, size).T
 
             rest = jax.lax.fori_loop(0, block, without, part(columns, block, start, chunk))
-            lower, inverse = found = jax.lax.cond(index == 0, pivot, lambda found, _: found, found, rest)
+            lower, inverse, ill = found = jax.lax.cond(index == 0, pivot, lambda found, _: found, found, rest)
             # Corrected once, this is as accurate as a triangular solve.
             solved = rest @ inverse.T
-            solved = solved + (rest - solved @ lower.T) @ inverse.T
+            solved = jax.lax.cond(ill, corrected, lambda solved, *_: solved, solved, rest, lower, inverse)
             return put(columns, block, start, solved), found
 
         blank = jnp.zeros((size, size), dtype)
         num_chunks = jax.lax.div(rows - at + chunk - 1, jnp.full_like(at, chunk))
-        columns, (lower, _) = jax.lax.fori_loop(0, num_chunks, below, (columns, (blank, blank)))
+        start = columns, (blank, blank, jnp.zeros((), bool))
+        columns, (lower, *_) = jax.lax.fori_loop(0, num_chunks, below, start)
         return put(columns, block, at, lower)
 
     columns = jax.lax.fori_loop(0, count, column, columns)
@@ -114,14 +129,14 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.triu(jnp.where(jnp.isfinite(upper[-1, -1]), upper, jnp.nan))
 
 
-def _inverse(upper: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """U⁻ᵀ, by solves for a few columns at a time."""
-    size = len(upper)
+def _inverse(lower: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """L⁻¹, by solves for a few columns at a time."""
+    size = len(lower)
     width = MOST_ENTRIES // size
     count = -(-size // width)
-    identity = jnp.eye(size, count * width, dtype=upper.dtype).reshape(size, count, width).transpose(1, 0, 2)
-    lower = jnp.broadcast_to(upper.T, (count, size, size))
-    solved = jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
+    identity = jnp.eye(size, count * width, dtype=lower.dtype).reshape(size, count, width).transpose(1, 0, 2)
+    repeated = jnp.broadcast_to(lower, (count, size, size))
+    solved = jax.lax.linalg.triangular_solve(repeated, identity, left_side=True, lower=True)
     return solved.transpose(1, 0, 2).reshape(size, count * width)[:, :size]
 
 
@@ -150,22 +165,57 @@ def cholesky_solve(upper: Float[Array, "n n"], rhs: Float[Array, " n"]) -> Float
     return jnp.concatenate(backward)
 
 
-@without_tf32
 def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Estimates of the smallest eigenvalue of UᵀU, from above, and the largest, from below, by power iterations."""
+    """Estimates of the smallest eigenvalue of UᵀU, from above, and the largest, from below, by power iterations.
 
-    def step(_: Int[Array, ""], carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        low, high, _, _ = carry
-        low = cholesky_solve(upper, low)
-        high = (upper @ high) @ upper
+    They have no derivatives.
+    """
+    end = _power_iterations(upper, lambda _: jnp.zeros((), bool))
+    return end.smallest, end.largest
+
+
+def is_well_conditioned(upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
+    """Whether λ_min > `least` λ_max by these estimates for UᵀU; False if U is not finite.
+
+    A wide margin takes fewer iterations: after k of them λ_min is overestimated by a factor of c^{-1/k} at most, where
+    c is the share of the start along its eigenvector, and λ_max is below the trace.
+    """
+    trace = jnp.sum(upper**2)
+
+    def is_clear(now: _Powers) -> Bool[Array, ""]:
+        margin = OVERESTIMATE ** (ITERATIONS / jnp.maximum(now.count, 1).astype(upper.dtype) - 1)
+        return (now.count > 0) & (now.smallest > margin * least * trace)
+
+    end = _power_iterations(upper, is_clear)
+    return jnp.isfinite(end.smallest) & (is_clear(end) | (end.smallest > least * end.largest))
+
+
+class _Powers(NamedTuple):
+    """Vectors close to the eigenvectors of the smallest and largest eigenvalue, and estimates of these."""
+
+    count: Int[Array, ""]
+    low: Float[Array, " n"]
+    high: Float[Array, " n"]
+    smallest: Float[Array, ""]
+    largest: Float[Array, ""]
+
+
+@without_tf32
+def _power_iterations(upper: Float[Array, "n n"], is_enough: Callable[[_Powers], Bool[Array, ""]]) -> _Powers:
+    upper = jax.lax.stop_gradient(upper)
+
+    def step(now: _Powers) -> _Powers:
+        low = cholesky_solve(upper, now.low)
+        high = (upper @ now.high) @ upper
         shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
-        return low / shrink, high / grow, 1 / shrink, grow
+        return _Powers(now.count + 1, low / shrink, high / grow, 1 / shrink, grow)
 
     # Any fixed vector that favours no direction works.
-    start = jnp.asarray(np.random.default_rng(0).standard_normal(len(upper)) / len(upper) ** 0.5, upper.dtype)
+    drawn = np.random.default_rng(0).standard_normal(len(upper))
+    start = jnp.asarray(drawn / np.linalg.norm(drawn), upper.dtype)
     one = jnp.ones((), upper.dtype)
-    _, _, smallest, largest = jax.lax.fori_loop(0, 5, step, (start, start, one, one))
-    return smallest, largest
+    first = _Powers(jnp.zeros((), jnp.int32), start, start, one, one)
+    return jax.lax.while_loop(lambda now: (now.count < ITERATIONS) & ~is_enough(now), step, first)
 
 
 def _solve(upper: Float[Array, "m m"], rhs: Float[Array, " m"], *, transpose: bool) -> Float[Array, " m"]:

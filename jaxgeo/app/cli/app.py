@@ -124,7 +124,11 @@ Tol = Annotated[
 ]
 Rtol = Annotated[
     float | None,
-    typer.Option(help="Tolerance of an ODE step; by default 1e-5, or 1e-3 in float32.", rich_help_panel=NETWORK),
+    typer.Option(
+        help="Tolerance of an ODE step; by default 1e-4 along the adapted flow with K ≥ QN, whose steps are corrected, "
+        "otherwise 1e-5; 1e-3 in float32.",
+        rich_help_panel=NETWORK,
+    ),
 ]
 Precision = Annotated[str | None, typer.Option(help="float64 (default) or float32.", rich_help_panel=RUN)]
 Seed = Annotated[

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.display import print_table, say, show_setup
-from jaxgeo.app.cli.options import resolve
+from jaxgeo.app.cli.options import resolve, step_tolerance
 from jaxgeo.app.cli.work import default_place, prepare_setup
 from jaxgeo.app.data import Kind
 from jaxgeo.app.runs.folder import RunFolder
@@ -88,13 +88,17 @@ def _curve(
         return progress.seconds >= seconds
 
     config, task = setup.config, setup.task
+    rtol = config.rtol if every is None else None
+    if rtol == step_tolerance(config.flow, task, config.hidden, config.precision):
+        # The default of one flow is not that of another.
+        rtol = step_tolerance(name, task, config.hidden, config.precision)
     found = fit(
         setup.network,
         task.train_inputs,
         jnp.asarray(task.train_targets, setup.network.layers[0].weight.dtype),
         method=method_named(name),
         tol=config.tol,
-        rtol=config.rtol if every is None else None,
+        rtol=rtol,
         max_steps=10**9,
         record_every=every,
         seed=config.seed,

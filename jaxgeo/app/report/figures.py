@@ -14,10 +14,13 @@ from jaxgeo.app.runs.monitor import kept_row
 # matplotlib obeys a file `matplotlibrc` in the current folder, which may be a stranger's, or a pipe without an end.
 with contextlib.chdir(Path(__file__).parent):
     import matplotlib as mpl
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
 INK, FIRST, SECOND, FAINT = "#1f2933", "#1769aa", "#c2571a", "#9aa5b1"
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Most error bars in a figure.
 MOST_BARS = 300
 # Most points of a curve. More could not be distinguished, and would take a minute for each million.
@@ -64,7 +67,7 @@ def cost_figure(summary: Summary, rows: Rows) -> str | None:
         end = max(tau[-1], (summary["predicted_stopping_time"] or 0.0) / summary["N"]) or 1.0
         line = np.linspace(0, end, 200)
         top.semilogy(
-            line, summary["cost0"] * np.exp(-2 * line), color=SECOND, lw=5, alpha=0.35, label="law e$^{-2s/N}$ C(0)"
+            line, summary["cost0"] * np.exp(-2 * line), color=SECOND, lw=5, alpha=0.35, label="law exp(−2s/N) C(0)"
         )
         top.semilogy(tau, cost, "o-", color=FIRST, ms=4, lw=1.2, label="cost")
         if summary["predicted_stopping_time"] is not None:
@@ -197,6 +200,20 @@ def _svg(salt: str, draw: Callable[[Figure], None], height: float = 3.4) -> str:
         figure = Figure(figsize=(5.0, height), layout="constrained")
         draw(figure)
         file = io.StringIO()
+        for axes in figure.axes:
+            _label_powers(axes.yaxis)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
+
+
+def _label_powers(axis: Axis) -> None:
+    """Label the powers of ten alone on a logarithmic axis that shows several.
+
+    matplotlib parses its own labels as mathematics and places many unlabelled ticks, which takes longer than to draw
+    the curves.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if axis.get_scale() == "log" and high >= 100 * low:
+        axis.set_major_formatter(lambda value, _: "10" + f"{np.log10(value):.0f}".translate(RAISED))
+        axis.set_minor_locator(NullLocator())

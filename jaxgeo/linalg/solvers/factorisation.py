@@ -17,7 +17,7 @@ from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
 from jaxgeo.linalg.spectra import gram_floor
-from jaxgeo.linalg.triangular import cholesky_solve, extreme_eigenvalues, upper_cholesky
+from jaxgeo.linalg.triangular import cholesky_solve, is_well_conditioned, upper_cholesky
 
 
 class AbstractInverse(eqx.Module):
@@ -305,8 +305,7 @@ def from_triangle(
     """
     n, damping = len(upper), relative_damping
     if damping is None:
-        smallest, largest = extreme_eigenvalues(upper)
-        trusted = jnp.isfinite(smallest) & (smallest > least * largest)
+        trusted = is_well_conditioned(upper, least)
     else:
         # λ_min ≥ μ, and for a smaller μ the least pivot estimates it; λ_max ≤ trace(A/t) + μ. A failure leaves NaN.
         smallest = jnp.maximum(damping, jnp.min(diagonal_of(upper)) ** 2)
