@@ -143,12 +143,12 @@ def _round(result: Result, name: str) -> float:
     return rows[-1]["resident_mib"] - rows[0]["resident_mib"]
 
 
-def _gram_ms(result: Result, part: str) -> str:
-    return f"{result['gram_4096_8'][part]['float64']['median_ms']:.1f}"
+def _gram_ms(result: Result, part: str, case: str = "gram_4096_8") -> str:
+    return f"{result[case][part]['float64']['median_ms']:.1f}"
 
 
-def _tflops(result: Result, part: str, dtype: str = "float64") -> str:
-    return f"{result['gram_4096_8'][part][dtype]['tflops']:.0f}"
+def _tflops(result: Result, part: str, dtype: str = "float64", case: str = "gram_4096_8") -> str:
+    return f"{result[case][part][dtype]['tflops']:.0f}"
 
 
 def _lifts(result: Result) -> list[tuple[Result, Result]]:
@@ -283,6 +283,8 @@ VALUES = {
     "gpu_float32": Value("gpu", lambda r: _tflops(r, "matmul", "float32")),
     "gpu_gram": Value("gpu", lambda r: _gram_ms(r, "gram")),
     "gpu_gram_speed": Value("gpu", lambda r: _tflops(r, "gram")),
+    "gpu_gram_one": Value("gpu", lambda r: _gram_ms(r, "gram", "gram_4096_1")),
+    "gpu_gram_one_speed": Value("gpu", lambda r: _tflops(r, "gram", case="gram_4096_1")),
     "gpu_cholesky": Value("gpu", lambda r: _gram_ms(r, "cholesky")),
     "gpu_cholesky_speed": Value("gpu", lambda r: _tflops(r, "cholesky")),
     "gpu_planned": Value("gpu", lambda r: f"{r['update']['predicted_gflop']:.0f}"),
