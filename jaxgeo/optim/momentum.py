@@ -19,9 +19,9 @@ from jaxgeo.linalg.tangents import norm
 from jaxgeo.linalg.widths import cast_up
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.agreement import Agreement, NextBatchDamping
-from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.attempt import LEAST_GAIN, Attempt, Tried, scaled, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
-from jaxgeo.optim.damping import Value, check_value, value_at
+from jaxgeo.optim.damping import GainRatioDamping, Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.prior import Prior, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker, like
@@ -32,8 +32,12 @@ from jaxgeo.problem import Problem
 # Momentum amplifies steps along ker D by 1/(1 − μ); above this value they no longer average over few batches.
 LARGEST_MOMENTUM = 0.99
 
-# For least squares, whose batches can be fitted. Strong damping makes steps cheaper, but needs many more of them.
-SQUARES_DAMPING = 1e-3
+MOMENTUM = 0.8
+
+# For least squares, whose batches can be fitted. If the batch determines all parameters, it also judges its own step.
+# Otherwise other batches must, and a damping of 0.1 keeps what a batch does not determine from moving far.
+DETERMINED = GainRatioDamping()
+UNDETERMINED = NextBatchDamping(initial=0.1, most=0.1, decrease=10.0)
 
 # From this damping on, λ is at least the mean eigenvalue of DDᵀ, and a Cauchy step replaces the lift. Further steps of
 # conjugate gradients take time, and did not train better on small images.
@@ -62,7 +66,7 @@ class AdaptedMomentum(AbstractTransformation):
 
     solver: AbstractLiftSolver | None
     learning_rate: Value
-    momentum: Value
+    momentum: Value | None
     damping: Value | NextBatchDamping | None
     max_change: float | Float[Array, ""] | None
     max_growth: float | Float[Array, ""]
@@ -98,11 +102,14 @@ class AdaptedMomentum(AbstractTransformation):
     def step(self, updates: PyTree, state: MomentumState, linear: Linearisation) -> tuple[PyTree, MomentumState]:
         del updates
         work = linear.outputs.dtype
-        momentum = jnp.clip(value_at(self.momentum, state.count, work), 0, LARGEST_MOMENTUM)
+        chosen = self._chosen(linear)
+        # On least squares, momentum along damped directions outlives the linearisation that it came from.
+        default = 0.0 if chosen is DETERMINED or chosen is UNDETERMINED else MOMENTUM
+        momentum = default if self.momentum is None else self.momentum
+        momentum = jnp.clip(value_at(momentum, state.count, work), 0, LARGEST_MOMENTUM)
         rate = value_at(self.learning_rate, state.count, work)
         last = linear.restrict(state.velocity)
         moving = linear.jacobian.mv(last)
-        chosen = self._chosen(linear)
         damping = self._damping(chosen, state, linear, moving)
         missing = -linear.residual - momentum * moving
         correction, moved, report, steepness = self._lift(chosen, linear, state, damping, missing)
@@ -119,7 +126,8 @@ class AdaptedMomentum(AbstractTransformation):
         taken = rate * fraction * moved
         slope = jnp.sum(linear.residual * taken) / linear.total_weight
         promised = slope + jnp.sum(taken**2) / linear.total_weight
-        agreement = damping, slope, promised, jnp.where(tried.accepted, rate, 0)
+        following = _after(chosen, damping, tried) if isinstance(chosen, GainRatioDamping) else damping
+        agreement = following, slope, promised, jnp.where(tried.accepted, rate, 0)
         return tried.trial.step, MomentumState(
             state.count,
             like(state.velocity, state.velocity, linear.embed(held)),
@@ -131,26 +139,33 @@ class AdaptedMomentum(AbstractTransformation):
             step_info(state.info, linear, tried._replace(fraction=fraction), damping, report),
         )
 
-    def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping:
+    def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping | GainRatioDamping:
         """The requested damping, or the default for this kind of cost."""
         if self.damping is not None:
             return self.damping
         loss = without_prior(linear.problem).loss
         loss = loss.cost if isinstance(loss, SampleWeighted) else loss
-        return SQUARES_DAMPING if isinstance(loss, AbstractSquares) else NextBatchDamping()
+        if not isinstance(loss, AbstractSquares):
+            return NextBatchDamping()
+        return DETERMINED if linear.jacobian.out_size() >= linear.jacobian.in_size() else UNDETERMINED
 
     def _damping(
         self,
-        chosen: Value | NextBatchDamping,
+        chosen: Value | NextBatchDamping | GainRatioDamping,
         state: MomentumState,
         linear: Linearisation,
         moving: Float[Array, "rows R"],
     ) -> Float[Array, ""]:
         work = linear.outputs.dtype
-        if not isinstance(chosen, NextBatchDamping):
+        if not isinstance(chosen, NextBatchDamping | GainRatioDamping):
             return value_at(chosen, state.count, work)
+        # The state is made before the kind of the cost is known.
+        kept = state.agreement.damping
+        before = state.agreement._replace(damping=jnp.where(state.count == 0, jnp.asarray(chosen.initial), kept))
+        if isinstance(chosen, GainRatioDamping):
+            return before.damping.astype(work)
         found = state.agreement.rate.astype(work) * jnp.sum(linear.residual * moving) / linear.total_weight
-        return chosen.learn(state.agreement, found.astype(state.agreement.rate.dtype)).astype(work)
+        return chosen.learn(before, found.astype(state.agreement.rate.dtype)).astype(work)
 
     def _fraction(self, linear: Linearisation, length: Float[Array, ""]) -> Float[Array, ""]:
         """The fraction of a step that the cap allows, if the whole step moves the rows by `length`."""
@@ -162,7 +177,7 @@ class AdaptedMomentum(AbstractTransformation):
 
     def _lift(
         self,
-        chosen: Value | NextBatchDamping,
+        chosen: Value | NextBatchDamping | GainRatioDamping,
         linear: Linearisation,
         state: MomentumState,
         damping: Float[Array, ""],
@@ -178,9 +193,9 @@ class AdaptedMomentum(AbstractTransformation):
             correction, report = check_solver(self.solver).solve(jacobian, missing, linear.relative(damping))
             return correction, jacobian.mv(correction), report
 
-        # A number is known when the program is traced, so only one of the two branches is compiled.
-        number = chosen if isinstance(chosen, float | int) else None
-        if self.solver is not None or (number is not None and number < LARGE_DAMPING):
+        # If all values are on one side, only one of the two branches is compiled.
+        least, most = _range(chosen)
+        if self.solver is not None or most < LARGE_DAMPING:
             return *exactly(), steepness
         pulled = jacobian.T.mv(missing)
         steepness = steepness.after(linear, state.count, pulled)
@@ -188,16 +203,34 @@ class AdaptedMomentum(AbstractTransformation):
         def roughly() -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
             return steepness.lift(linear, state.count, damping, missing, pulled)
 
-        if number is not None:
+        if least >= LARGE_DAMPING:
             return *roughly(), steepness
-        return *jax.lax.cond(damping >= LARGE_DAMPING, roughly, exactly), steepness
+        try:
+            return *jax.lax.cond(damping >= LARGE_DAMPING, roughly, exactly), steepness
+        except MemoryError:
+            # An exact lift would need too much memory, so Cauchy steps are taken at any damping.
+            return *roughly(), steepness
+
+
+def _range(chosen: Value | NextBatchDamping | GainRatioDamping) -> tuple[float, float]:
+    """Bounds of the damping that are known when the program is traced."""
+    if isinstance(chosen, GainRatioDamping):
+        return 0.0, 0.0
+    if isinstance(chosen, NextBatchDamping):
+        return chosen.least, chosen.most
+    return (chosen, chosen) if isinstance(chosen, float | int) else (0.0, float("inf"))
+
+
+def _after(chosen: GainRatioDamping, damping: Float[Array, ""], tried: Tried) -> Float[Array, ""]:
+    """The next damping. A step that made the batch worse counts as rejected, though it may have been taken."""
+    return chosen.after(damping, tried._replace(accepted=tried.accepted & (tried.gain_ratio >= LEAST_GAIN)))
 
 
 def adapted_momentum(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
     learning_rate: Value = 1.0,
-    momentum: Value = 0.8,
+    momentum: Value | None = None,
     cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
@@ -219,10 +252,15 @@ def adapted_momentum(
     the new velocity replaces the momentum; along all others the momentum persists. The incoming gradients only
     determine the structure of the updates, so place transformations that change gradients after this one in a chain.
 
-    Least squares are damped lightly, and each batch is fitted. With other costs a batch is a random sample, and fitting
-    it exactly would fit its noise. So λ is adapted by how well the next batch confirms the last update
-    (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, the Cauchy step replaces the lift: the
-    multiple of W⁻¹Dᵀ(v − μDφ) that comes closest, in Adam's metric W, the root mean squares of the gradients. An update
+    Least squares are damped as little as each batch allows. If a batch has at least as many rows as there are
+    parameters, it determines the whole step, and λ follows the gain ratio, as in Levenberg–Marquardt: without noise
+    the error falls to round-off. A smaller batch would move what it does not determine too far, so λ is at most 0.1,
+    and smaller only if the next batch confirms the updates. Both are without momentum, unless you ask for it.
+
+    With other costs a batch is a random sample, and fitting it exactly would fit its noise. So λ is adapted by how well
+    the next batch confirms the last update (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, or
+    the memory does not suffice for a lift, the Cauchy step replaces it: the multiple of W⁻¹Dᵀ(v − μDφ) that comes
+    closest, in Adam's metric W, the root mean squares of the gradients. An update
     then takes a few gradients of the batch, and its state has twice the size of the parameters. With a smaller λ, or if
     you pass a solver, the lift is exact and W = 1.
 
@@ -232,9 +270,11 @@ def adapted_momentum(
     **Arguments:**
 
     - `learning_rate`: η in units of N, as for `adapted_gradient_descent`: a number or an optax schedule.
-    - `momentum`: μ in [0, 0.99], a number or an optax schedule.
-    - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: a number, an optax schedule or a `NextBatchDamping`. By default 1e-3
-        for least squares and `NextBatchDamping()` for other costs. Use the latter for noisy targets too.
+    - `momentum`: μ in [0, 0.99], a number or an optax schedule. By default 0 for least squares with the default
+        damping, and 0.8 otherwise.
+    - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: a number, an optax schedule or a `NextBatchDamping`. By default
+        adapted, for least squares as above, and by `NextBatchDamping()` for other costs. Use the latter for noisy
+        targets too.
     - `max_change`: how far the linearised outputs may move in an update: the root mean square over the samples in the
         metric of the cost, which for cross-entropy measures a change of log-probabilities. The default is 1, but no
         bound in the Euclidean metric of L2, because your outputs have units of their own.
@@ -244,7 +284,7 @@ def adapted_momentum(
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
-    **Raises:** `ValueError` unless `momentum` is a schedule or in [0, 0.99], and `max_change` is positive.
+    **Raises:** `ValueError` unless `momentum` is a schedule, None or in [0, 0.99], and `max_change` is positive.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
