@@ -244,8 +244,8 @@ def adapted_momentum(
     """Train on minibatches: adapted steps with a momentum that remembers earlier batches.
 
     Use it with a learning rate of order 1 and a schedule that ends at 0, for least squares and cross-entropy, with
-    small and large batches. Compare it with AdamW, which may be faster on dense networks. On a full batch the fixed
-    points are those of the adapted flow.
+    small and large batches. Compare it with AdamW, which may be faster on dense networks, and is on a small
+    transformer. On a full batch the fixed points are those of the adapted flow.
 
     The step is φ ← μφ + W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹(v − μDφ), θ ← θ + ηφ, with v = −(x − y) for L2. So φ is the velocity
     closest to μφ that moves the outputs of this batch by v (SPRING). Along the directions that this batch determines,
