@@ -177,9 +177,9 @@ def _ended(result: Result, case: str, optimizer: str) -> float:
     return statistics.median(_ends(result, case, optimizer))
 
 
-def _in_adamw(result: Result, optimizer: str) -> str:
+def _in_adamw(result: Result) -> str:
     """The memory of an update, relative to AdamW, for each network."""
-    return listed(f"{row[optimizer] / row['optax.adamw']:.1f}" for row in result["memory"]["mib"].values())
+    return listed(f"{row['adapted_momentum'] / row['optax.adamw']:.1f}" for row in result["memory"]["mib"].values())
 
 
 class Value(NamedTuple):
@@ -272,8 +272,7 @@ VALUES = {
     "characters_jaxgeo": Value("minibatches", lambda r: f"{_ended(r, 'characters', 'adapted_momentum'):.2f}"),
     "characters_adamw": Value("minibatches", lambda r: f"{_ended(r, 'characters', 'optax.adamw'):.2f}"),
     "characters_parameters": Value("minibatches", lambda r: grouped(r["characters"]["parameters"])),
-    "minibatches_memory": Value("minibatches", lambda r: _in_adamw(r, "adapted_momentum")),
-    "minibatches_memory_cauchy": Value("minibatches", lambda r: _in_adamw(r, "adapted_momentum(damping=25)")),
+    "minibatches_memory": Value("minibatches", _in_adamw),
     "viscosity_draws": Value("error_bars", lambda r: str(len(r["burgers"]["draws"]))),
     "viscosity_within": Value("error_bars", lambda r: str(r["burgers"]["within_two"])),
     "viscosity_error": Value("error_bars", lambda r: short(r["burgers"]["mean_standard_error"], 2)),

@@ -185,6 +185,24 @@ def test_smaller_batches_of_least_squares_are_damped_by_at_most_a_tenth_and_lowe
     assert whole.cost(params) < 1e-2 * whole.cost(start)
 
 
+def classes():
+    """Parameters of `narrow`, a batch, and its cross-entropy."""
+    inputs, labels = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 3
+    cost = functools.partial(jg.SoftmaxCrossEntropy.from_labels, num_classes=3)
+    return {"in": jax.random.normal(jax.random.key(1), (5, 4)), "out": jnp.ones((5, 3))}, inputs, labels, cost
+
+
+def test_by_default_no_exact_lift_is_compiled_for_cross_entropy():
+    params, inputs, labels, cost = classes()
+
+    def program(**options):
+        tx = jg.optim.adapted_momentum(narrow, cost=cost, **options)
+        return str(jax.make_jaxpr(tx.update)(params, tx.init(params), params, inputs=inputs, targets=labels))
+
+    assert "cholesky" not in program()
+    assert "cholesky" in program(damping=NextBatchDamping())
+
+
 class NoMemory:
     """A solver whose plan exceeds the memory."""
 
@@ -194,9 +212,7 @@ class NoMemory:
 
 def test_without_the_memory_for_a_lift_cauchy_steps_are_taken_at_any_damping(monkeypatch):
     monkeypatch.setattr(momentum, "check_solver", lambda solver: NoMemory() if solver is None else solver)
-    inputs, labels = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 3
-    cost = functools.partial(jg.SoftmaxCrossEntropy.from_labels, num_classes=3)
-    params = {"in": jax.random.normal(jax.random.key(1), (5, 4)), "out": jnp.ones((5, 3))}
+    params, inputs, labels, cost = classes()
 
     def update(damping):
         tx = jg.optim.adapted_momentum(narrow, cost=cost, damping=damping)

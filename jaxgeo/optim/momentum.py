@@ -34,14 +34,17 @@ LARGEST_MOMENTUM = 0.99
 
 MOMENTUM = 0.8
 
+# From this damping on, λ is at least the mean eigenvalue of DDᵀ, and a Cauchy step replaces the lift. Further steps of
+# conjugate gradients take time, and did not train better on small images.
+LARGE_DAMPING = 1.0
+
+# For other costs. As λ never falls below, no exact lift is compiled, which would take several times the memory.
+NOISY = NextBatchDamping(least=LARGE_DAMPING)
+
 # For least squares, whose batches can be fitted. If the batch determines all parameters, it also judges its own step.
 # Otherwise other batches must, and a damping of 0.1 keeps what a batch does not determine from moving far.
 DETERMINED = GainRatioDamping()
 UNDETERMINED = NextBatchDamping(initial=0.1, most=0.1, decrease=10.0)
-
-# From this damping on, λ is at least the mean eigenvalue of DDᵀ, and a Cauchy step replaces the lift. Further steps of
-# conjugate gradients take time, and did not train better on small images.
-LARGE_DAMPING = 1.0
 
 
 class MomentumState(NamedTuple):
@@ -146,7 +149,7 @@ class AdaptedMomentum(AbstractTransformation):
         loss = without_prior(linear.problem).loss
         loss = loss.cost if isinstance(loss, SampleWeighted) else loss
         if not isinstance(loss, AbstractSquares):
-            return NextBatchDamping()
+            return NOISY
         return DETERMINED if linear.jacobian.out_size() >= linear.jacobian.in_size() else UNDETERMINED
 
     def _damping(
@@ -258,11 +261,11 @@ def adapted_momentum(
     and smaller only if the next batch confirms the updates. Both are without momentum, unless you ask for it.
 
     With other costs a batch is a random sample, and fitting it exactly would fit its noise. So λ is adapted by how well
-    the next batch confirms the last update (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, or
-    the memory does not suffice for a lift, the Cauchy step replaces it: the multiple of W⁻¹Dᵀ(v − μDφ) that comes
-    closest, in Adam's metric W, the root mean squares of the gradients. An update
-    then takes a few gradients of the batch, and its state has twice the size of the parameters. With a smaller λ, or if
-    you pass a solver, the lift is exact and W = 1.
+    the next batch confirms the last update (`NextBatchDamping`), and stays at least the mean eigenvalue of DW⁻¹Dᵀ. The
+    Cauchy step then replaces the lift: the multiple of W⁻¹Dᵀ(v − μDφ) that comes closest, in Adam's metric W, the root
+    mean squares of the gradients. An update takes a few gradients of the batch, and its state has twice the size of the
+    parameters. If you pass a solver, or a damping that may be smaller, the lift for a smaller λ is exact and W = 1,
+    unless the memory does not suffice.
 
     Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
     neural network wavefunctions, 2024, arXiv 2401.10190
@@ -273,8 +276,8 @@ def adapted_momentum(
     - `momentum`: μ in [0, 0.99], a number or an optax schedule. By default 0 for least squares with the default
         damping, and 0.8 otherwise.
     - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: a number, an optax schedule or a `NextBatchDamping`. By default
-        adapted, for least squares as above, and by `NextBatchDamping()` for other costs. Use the latter for noisy
-        targets too.
+        adapted, for least squares as above, and by `NextBatchDamping(least=1.0)` for other costs. Use
+        `NextBatchDamping()` for noisy targets of least squares too.
     - `max_change`: how far the linearised outputs may move in an update: the root mean square over the samples in the
         metric of the cost, which for cross-entropy measures a change of log-probabilities. The default is 1, but no
         bound in the Euclidean metric of L2, because your outputs have units of their own.
