@@ -185,6 +185,25 @@ def test_smaller_batches_of_least_squares_are_damped_by_at_most_a_tenth_and_lowe
     assert whole.cost(params) < 1e-2 * whole.cost(start)
 
 
+def test_a_small_batch_judges_its_own_updates_if_each_update_gets_it():
+    inputs, targets, start = table(10)
+    tx = jg.optim.adapted_momentum(narrow)
+    params, dampings = trained(tx, [(inputs, targets)], start, 12)
+    assert jg.Problem(narrow, inputs, jg.L2(targets)).cost(params) < 1e-26
+    assert dampings[0] == 0.1
+    assert min(np.divide(dampings[1:], dampings[:-1])) < 0.5 / momentum.UNDETERMINED.decrease
+    # If something else moves the parameters too, the cost of the same batch differs, and the next batch judges.
+    tx = optax.chain(tx, optax.scale(0.9))
+    state, dampings = tx.init(start), []
+    update = jax.jit(lambda params, state: tx.update(params, state, params, inputs=inputs, targets=targets))
+    params = start
+    for _ in range(12):
+        updates, state = update(params, state)
+        params = optax.apply_updates(params, updates)
+        dampings.append(float(state[0].info.damping))
+    assert min(np.divide(dampings[1:], dampings[:-1])) >= 0.999 / momentum.UNDETERMINED.decrease
+
+
 def classes():
     """Parameters of `narrow`, a batch, and its cross-entropy."""
     inputs, labels = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 3
@@ -206,7 +225,7 @@ def test_by_default_no_exact_lift_is_compiled_for_cross_entropy():
 class NoMemory:
     """A solver whose plan exceeds the memory."""
 
-    def solve(self, *arguments):
+    def factorise(self, *arguments):
         raise MemoryError
 
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import check_number, is_trainable_leaf
 from jaxgeo.costs import SampleWeighted
@@ -41,10 +41,14 @@ LARGE_DAMPING = 1.0
 # For other costs. As λ never falls below, no exact lift is compiled, which would take several times the memory.
 NOISY = NextBatchDamping(least=LARGE_DAMPING)
 
-# For least squares, whose batches can be fitted. If the batch determines all parameters, it also judges its own step.
-# Otherwise other batches must, and a damping of 0.1 keeps what a batch does not determine from moving far.
-DETERMINED = GainRatioDamping()
+# For least squares, whose batches can be fitted. A batch judges its own step if it determines all parameters, or if it
+# is the same in each update. Otherwise the next batch must, and a damping of 0.1 keeps what a batch does not determine
+# from moving far.
+GAIN_RATIO = GainRatioDamping()
 UNDETERMINED = NextBatchDamping(initial=0.1, most=0.1, decrease=10.0)
+
+# Round-off of the outputs, in units of the last place, by which the cost of the same batch may seem to differ.
+ROUND_OFF = 128
 
 
 class MomentumState(NamedTuple):
@@ -62,6 +66,15 @@ class MomentumState(NamedTuple):
     steepness: Steepness
     agreement: Agreement
     info: StepInfo
+
+
+class Lifted(NamedTuple):
+    """A lift, D times it, its report, and how to lift corrections of the step, if the solver can."""
+
+    solution: PyTree
+    moved: Float[Array, "rows R"]
+    report: LiftInfo
+    correct: Callable[[Float[Array, "rows R"]], PyTree] | None
 
 
 class AdaptedMomentum(AbstractTransformation):
@@ -107,19 +120,22 @@ class AdaptedMomentum(AbstractTransformation):
         work = linear.outputs.dtype
         chosen = self._chosen(linear)
         # On least squares, momentum along damped directions outlives the linearisation that it came from.
-        default = 0.0 if chosen is DETERMINED or chosen is UNDETERMINED else MOMENTUM
+        default = 0.0 if chosen is GAIN_RATIO or chosen is UNDETERMINED else MOMENTUM
         momentum = default if self.momentum is None else self.momentum
         momentum = jnp.clip(value_at(momentum, state.count, work), 0, LARGEST_MOMENTUM)
         rate = value_at(self.learning_rate, state.count, work)
         last = linear.restrict(state.velocity)
         moving = linear.jacobian.mv(last)
-        damping = self._damping(chosen, state, linear, moving)
+        damping, own = self._damping(chosen, state, linear, moving)
         missing = -linear.residual - momentum * moving
-        correction, moved, report, steepness = self._lift(chosen, linear, state, damping, missing)
-        velocity = jax.tree.map(jnp.add, scaled(momentum, last), correction)
-        moved = momentum * moving + moved
+        lifted, steepness = self._lift(chosen, linear, state, damping, missing)
+        velocity = jax.tree.map(jnp.add, scaled(momentum, last), lifted.solution)
+        moved = momentum * moving + lifted.moved
         capped = rate * self._fraction(linear, rate * norm(moved))
-        attempt = Attempt(linear, scaled(capped, velocity), line=capped * moved)
+        # A batch that judges its own step also corrects it for the curvature of the network.
+        corrections = 0 if own is False else GAIN_RATIO.corrections
+        line, correct = capped * moved, None if own is False else lifted.correct
+        attempt = Attempt(linear, scaled(capped, velocity), correct, corrections, line=line, allowed=own)
         tried = shorten_growth(attempt, self.max_growth)
         fraction = tried.fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
         # Keep only the part of the velocity that the cap and the halvings let through.
@@ -129,8 +145,8 @@ class AdaptedMomentum(AbstractTransformation):
         taken = rate * fraction * moved
         slope = jnp.sum(linear.residual * taken) / linear.total_weight
         promised = slope + jnp.sum(taken**2) / linear.total_weight
-        following = _after(chosen, damping, tried) if isinstance(chosen, GainRatioDamping) else damping
-        agreement = following, slope, promised, jnp.where(tried.accepted, rate, 0)
+        own_next = damping if own is False else _after(damping, tried)
+        agreement = damping, own_next, slope, promised, jnp.where(tried.accepted, rate, 0)
         return tried.trial.step, MomentumState(
             state.count,
             like(state.velocity, state.velocity, linear.embed(held)),
@@ -139,7 +155,7 @@ class AdaptedMomentum(AbstractTransformation):
             ),
             # The damping is judged by data that are not differentiated.
             Agreement(*(jax.lax.stop_gradient(value).astype(steepness.trace.dtype) for value in agreement)),
-            step_info(state.info, linear, tried._replace(fraction=fraction), damping, report),
+            step_info(state.info, linear, tried._replace(fraction=fraction), damping, lifted.report),
         )
 
     def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping | GainRatioDamping:
@@ -150,7 +166,7 @@ class AdaptedMomentum(AbstractTransformation):
         loss = loss.cost if isinstance(loss, SampleWeighted) else loss
         if not isinstance(loss, AbstractSquares):
             return NOISY
-        return DETERMINED if linear.jacobian.out_size() >= linear.jacobian.in_size() else UNDETERMINED
+        return GAIN_RATIO if linear.jacobian.out_size() >= linear.jacobian.in_size() else UNDETERMINED
 
     def _damping(
         self,
@@ -158,17 +174,25 @@ class AdaptedMomentum(AbstractTransformation):
         state: MomentumState,
         linear: Linearisation,
         moving: Float[Array, "rows R"],
-    ) -> Float[Array, ""]:
-        work = linear.outputs.dtype
+    ) -> tuple[Float[Array, ""], bool | Bool[Array, ""]]:
+        """The damping, and whether it is judged by the batch of the step itself."""
+        work, kept = linear.outputs.dtype, state.agreement
         if not isinstance(chosen, NextBatchDamping | GainRatioDamping):
-            return value_at(chosen, state.count, work)
-        # The state is made before the kind of the cost is known.
-        kept = state.agreement.damping
-        before = state.agreement._replace(damping=jnp.where(state.count == 0, jnp.asarray(chosen.initial), kept))
+            return value_at(chosen, state.count, work), False
+
+        def after_first(value: Float[Array, ""]) -> Float[Array, ""]:
+            # The state is made before the kind of the cost is known.
+            return jnp.where(state.count == 0, jnp.asarray(chosen.initial), value)
+
         if isinstance(chosen, GainRatioDamping):
-            return before.damping.astype(work)
-        found = state.agreement.rate.astype(work) * jnp.sum(linear.residual * moving) / linear.total_weight
-        return chosen.learn(before, found.astype(state.agreement.rate.dtype)).astype(work)
+            return after_first(kept.own).astype(work), True
+        before = kept._replace(damping=after_first(kept.damping))
+        found = kept.rate.astype(work) * jnp.sum(linear.residual * moving) / linear.total_weight
+        learnt = chosen.learn(before, found.astype(kept.rate.dtype)).astype(work)
+        if chosen is not UNDETERMINED:
+            return learnt, False
+        same = _is_same_batch(linear, state.info)
+        return jnp.where(same, kept.own.astype(work), learnt), same
 
     def _fraction(self, linear: Linearisation, length: Float[Array, ""]) -> Float[Array, ""]:
         """The fraction of a step that the cap allows, if the whole step moves the rows by `length`."""
@@ -185,34 +209,34 @@ class AdaptedMomentum(AbstractTransformation):
         state: MomentumState,
         damping: Float[Array, ""],
         missing: Float[Array, "rows R"],
-    ) -> tuple[PyTree, Float[Array, "rows R"], LiftInfo, Steepness]:
-        """Lift `missing`: the lift, D times the lift, the report, and the updated steepness."""
-        jacobian, steepness = (
-            linear.jacobian,
-            Steepness(linear.restrict(state.steepness.squares), state.steepness.trace),
-        )
+    ) -> tuple[Lifted, Steepness]:
+        """Lift `missing`, and update the steepness."""
+        jacobian = linear.jacobian
+        steepness = Steepness(linear.restrict(state.steepness.squares), state.steepness.trace)
 
-        def exactly() -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
-            correction, report = check_solver(self.solver).solve(jacobian, missing, linear.relative(damping))
-            return correction, jacobian.mv(correction), report
+        def exactly() -> Lifted:
+            factorised = check_solver(self.solver).factorise(jacobian, linear.relative(damping))
+            solution, report = factorised.lift(missing)
+            return Lifted(solution, jacobian.mv(solution), report, factorised.correct)
 
         # If all values are on one side, only one of the two branches is compiled.
         least, most = _range(chosen)
         if self.solver is not None or most < LARGE_DAMPING:
-            return *exactly(), steepness
+            return exactly(), steepness
         pulled = jacobian.T.mv(missing)
         steepness = steepness.after(linear, state.count, pulled)
 
-        def roughly() -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
-            return steepness.lift(linear, state.count, damping, missing, pulled)
+        def roughly() -> Lifted:
+            return Lifted(*steepness.lift(linear, state.count, damping, missing, pulled), None)
 
         if least >= LARGE_DAMPING:
-            return *roughly(), steepness
+            return roughly(), steepness
         try:
-            return *jax.lax.cond(damping >= LARGE_DAMPING, roughly, exactly), steepness
+            either = jax.lax.cond(damping >= LARGE_DAMPING, roughly, lambda: exactly()._replace(correct=None))
         except MemoryError:
             # An exact lift would need too much memory, so Cauchy steps are taken at any damping.
-            return *roughly(), steepness
+            either = roughly()
+        return either, steepness
 
 
 def _range(chosen: Value | NextBatchDamping | GainRatioDamping) -> tuple[float, float]:
@@ -224,9 +248,17 @@ def _range(chosen: Value | NextBatchDamping | GainRatioDamping) -> tuple[float, 
     return (chosen, chosen) if isinstance(chosen, float | int) else (0.0, float("inf"))
 
 
-def _after(chosen: GainRatioDamping, damping: Float[Array, ""], tried: Tried) -> Float[Array, ""]:
+def _after(damping: Float[Array, ""], tried: Tried) -> Float[Array, ""]:
     """The next damping. A step that made the batch worse counts as rejected, though it may have been taken."""
-    return chosen.after(damping, tried._replace(accepted=tried.accepted & (tried.gain_ratio >= LEAST_GAIN)))
+    return GAIN_RATIO.after(damping, tried._replace(accepted=tried.accepted & (tried.gain_ratio >= LEAST_GAIN)))
+
+
+def _is_same_batch(linear: Linearisation, last: StepInfo) -> Bool[Array, ""]:
+    """Whether the cost is that at the end of the last update, up to round-off in the outputs."""
+    cost = linear.cost
+    size = cost + jnp.sum(linear.outputs**2) / linear.total_weight
+    round_off = ROUND_OFF * jnp.finfo(last.new_cost.dtype).eps * jnp.sqrt(cost * size)
+    return jnp.abs(cost - last.new_cost.astype(cost.dtype)) <= round_off.astype(cost.dtype)
 
 
 def adapted_momentum(
@@ -257,8 +289,9 @@ def adapted_momentum(
 
     Least squares are damped as little as each batch allows. If a batch has at least as many rows as there are
     parameters, it determines the whole step, and λ follows the gain ratio, as in Levenberg–Marquardt: without noise
-    the error falls to round-off. A smaller batch would move what it does not determine too far, so λ is at most 0.1,
-    and smaller only if the next batch confirms the updates. Both are without momentum, unless you ask for it.
+    the error falls to round-off. So it does if each update gets the same batch, of any size, at the parameters where
+    the last update ended. Other small batches would move what they do not determine too far, so λ is at most 0.1, and
+    smaller only if the next batch confirms the updates. All are without momentum, unless you ask for it.
 
     With other costs a batch is a random sample, and fitting it exactly would fit its noise. So λ is adapted by how well
     the next batch confirms the last update (`NextBatchDamping`), and stays at least the mean eigenvalue of DW⁻¹Dᵀ. The
