@@ -134,9 +134,10 @@ def races(results: dict[str, dict[str, Any]]) -> Figure:
 
 def minibatches(results: dict[str, dict[str, Any]]) -> Figure:
     """Held-out negative log likelihood over updates, above, and over seconds, below: a thin line for each split."""
+    images = {case: result for case, result in results.items() if "gradients_a_step" in result}
     figure = Figure(figsize=(11, 6), layout="constrained")
-    axes = figure.subplots(2, len(results), squeeze=False)
-    for column, (case, result) in enumerate(results.items()):
+    axes = figure.subplots(2, len(images), squeeze=False)
+    for column, (case, result) in enumerate(images.items()):
         for index, (name, budgets) in enumerate(result["rows"].items()):
             for row, budget in enumerate(("equal_steps", "equal_time")):
                 for run in budgets.get(budget, budgets["equal_steps"])["runs"]:

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.minibatches` writes `results/minibatches.json`. The rate of each method is chosen on some splits
 of the data, with a cosine schedule as long as the run, and reported on others. Times are CPU seconds, which another
-process hardly changes, without compilation and evaluation.
+process hardly changes, without compilation and evaluation. `table` and `characters` are races of
+`benchmarks.minibatch_tasks` against AdamW alone, and `memory` is that of a compiled update.
 """
 
 import functools
@@ -19,9 +20,9 @@ import optax
 
 import jaxgeo as jg
 from benchmarks.harness import Case, environment, peak_memory_mib, run_cases
+from benchmarks.minibatch_tasks import ADAMW, OURS, race_characters, race_table
 
 BATCH, POINTS = 100, 12
-OURS = "adapted_momentum"
 
 
 class Data(NamedTuple):
@@ -99,7 +100,7 @@ def rival(make: Callable[[Any], optax.GradientTransformation]) -> Callable[..., 
 
 METHODS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     OURS: (ours, (0.5, 1.0, 1.5, 2.0, 3.0)),
-    "optax.adamw": (rival(lambda rate: optax.adamw(rate, weight_decay=1e-4)), (1e-3, 3e-3, 1e-2, 2e-2, 4e-2)),
+    ADAMW: (rival(lambda rate: optax.adamw(rate, weight_decay=1e-4)), (1e-3, 3e-3, 1e-2, 2e-2, 4e-2)),
     "optax.sgd(momentum=0.9)": (rival(lambda rate: optax.sgd(rate, momentum=0.9)), (1e-2, 3e-2, 0.1, 0.2, 0.4)),
     "optax.contrib.muon": (rival(lambda rate: optax.contrib.muon(rate)), (3e-3, 1e-2, 3e-2, 0.1, 0.3)),
 }
@@ -171,6 +172,27 @@ class Race:
             ratios.append(times[0] / times[1])
         return statistics.median(ratios[5:])
 
+    def memory(self, name: str) -> float:
+        """MiB of a compiled update with its gradient: arguments, results and everything between."""
+        tx = METHODS[name][0](self.apply, 1e-3)
+
+        def update(params: Any, state: Any, inputs: jax.Array, labels: jax.Array) -> tuple[Any, Any]:
+            grads = params if name != ADAMW else self.gradient(params, inputs, labels)
+            updates, state = tx.update(grads, state, params, inputs=inputs, targets=labels)
+            return optax.apply_updates(params, updates), state
+
+        batch = self.data.inputs[:BATCH], self.data.labels[:BATCH]
+        compiled = jax.jit(update).lower(self.params, tx.init(self.params), *batch).compile()
+        found = compiled.memory_analysis()
+        sizes = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
+        return sum(sizes) / 2**20
+
+
+def memory() -> dict[str, Any]:
+    races = {f"{data}_{network}": Race(data, network, 0) for data, network in (("mnist", "mlp"), ("mnist", "cnn"))}
+    rows = {case: {name: race.memory(name) for name in (OURS, ADAMW)} for case, race in races.items()}
+    return {"environment": environment("mlxtend"), "batch": BATCH, "mib": rows}
+
 
 def least(run: dict[str, Any]) -> float:
     return min((point[2] for point in run["curve"] if np.isfinite(point[2])), default=float("inf"))
@@ -223,6 +245,9 @@ if __name__ == "__main__":
             "digits_mlp": case("digits", "mlp", 150),
             "mnist_mlp": case("mnist", "mlp", 250),
             "mnist_cnn": case("mnist", "cnn", 250),
+            "table": Case(race_table, 1200.0),
+            "characters": Case(race_characters, 3600.0),
+            "memory": Case(memory, 600.0),
         },
         quick={
             f"{data}_{network}": Case(functools.partial(race, data, network, steps, (0,), (2, 3), 3), 600.0)

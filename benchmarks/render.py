@@ -225,6 +225,7 @@ def _fits(results: dict[str, Any]) -> str:
 
 def _minibatches(results: dict[str, Any]) -> str:
     """Medians over the splits that were not used to choose rates."""
+    results = {case: result for case, result in results.items() if "gradients_a_step" in result}
     lines = []
     for case, result in results.items():
         for name, budgets in result["rows"].items():
@@ -245,6 +246,19 @@ def _minibatches(results: dict[str, Any]) -> str:
     return (
         table(header, lines) + "\n" + notes.replace("_", ", ") + " " + environment(next(iter(results.values()))) + "\n"
     )
+
+
+def _tasks(results: dict[str, Any]) -> str:
+    """The races with AdamW alone: all starts at the end."""
+    lines = []
+    for case, what in (("table", "mean squared error"), ("characters", "negative log likelihood")):
+        for name, row in results[case]["rows"].items():
+            ends = [run[-1] for run in row["runs"]]
+            losses = ", ".join(f"{end[2]:.3f}" if case == "characters" else f"{end[2]:.0e}" for end in ends)
+            seconds = statistics.median(end[1] for end in ends)
+            lines.append([case, f"`{name}`", f"{row['rate']:g}", what, losses, str(ends[0][0]), f"{seconds:.1f}"])
+    header = ["problem", "optimizer", "rate", "held-out", "of each start", "updates", "seconds"]
+    return table(header, lines) + "\n" + environment(results["table"]) + "\n"
 
 
 class Table(NamedTuple):
@@ -268,6 +282,7 @@ TABLES = {
     "mnist": Table("mnist", None, _mnist),
     "optimizers_classification": Table("optimizers", "classification", _classification),
     "minibatches": Table("minibatches", None, _minibatches),
+    "minibatch_tasks": Table("minibatches", None, _tasks),
     "two_steps": Table("two_steps", "zeros_and_ones", _two_steps),
     "equations": Table("equations", None, _equations),
     "gpu_steps": Table("gpu", None, _gpu_steps),

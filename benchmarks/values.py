@@ -168,6 +168,20 @@ def _after(result: Result, case: str, updates: int) -> tuple[str, str]:
     return short(error), f"{seconds:.1f}"
 
 
+def _ends(result: Result, case: str, optimizer: str) -> list[float]:
+    """The held-out loss of each start at the end."""
+    return [run[-1][2] for run in _runs(result, case, optimizer)]
+
+
+def _ended(result: Result, case: str, optimizer: str) -> float:
+    return statistics.median(_ends(result, case, optimizer))
+
+
+def _in_adamw(result: Result) -> str:
+    """The memory of an update, relative to AdamW, for each network."""
+    return listed(f"{row['adapted_momentum'] / row['optax.adamw']:.1f}" for row in result["memory"]["mib"].values())
+
+
 class Value(NamedTuple):
     """A number from the results of a module."""
 
@@ -252,6 +266,13 @@ VALUES = {
     "memory_of_programs": Value("memory", lambda r: f"{_round(r, 'new shapes') / 1024:.1f}"),
     "memory_again": Value("memory", lambda r: f"{_round(r, 'the same again'):.1f}"),
     "memory_third": Value("memory", lambda r: f"{_round(r, 'the same a third time'):.1f}"),
+    "minibatches_table": Value("minibatches", lambda r: short(_ended(r, "table", "adapted_momentum"), 0)),
+    "minibatches_table_adamw": Value("minibatches", lambda r: short(_ended(r, "table", "optax.adamw"), 0)),
+    "minibatches_table_worst": Value("minibatches", lambda r: short(max(_ends(r, "table", "adapted_momentum")), 0)),
+    "characters_jaxgeo": Value("minibatches", lambda r: f"{_ended(r, 'characters', 'adapted_momentum'):.2f}"),
+    "characters_adamw": Value("minibatches", lambda r: f"{_ended(r, 'characters', 'optax.adamw'):.2f}"),
+    "characters_parameters": Value("minibatches", lambda r: grouped(r["characters"]["parameters"])),
+    "minibatches_memory": Value("minibatches", _in_adamw),
     "viscosity_draws": Value("error_bars", lambda r: str(len(r["burgers"]["draws"]))),
     "viscosity_within": Value("error_bars", lambda r: str(r["burgers"]["within_two"])),
     "viscosity_error": Value("error_bars", lambda r: short(r["burgers"]["mean_standard_error"], 2)),

@@ -11,6 +11,7 @@ from regression import batch, dense, flat, network, parameters
 
 import jaxgeo as jg
 from jaxgeo.linalg.cauchy import cauchy_step, sampled_trace
+from jaxgeo.optim import momentum
 from jaxgeo.optim.agreement import NextBatchDamping
 
 
@@ -150,3 +151,94 @@ def test_schedules_decay_clipping_accumulation_and_averages_compose():
 def test_a_class_of_damping_is_refused():
     with pytest.raises(ValueError, match=r"`damping` must be a number, a schedule or `NextBatchDamping\(\)`"):
         jg.optim.adapted_momentum(network, damping=NextBatchDamping)
+
+
+def narrow(params, x):
+    return jnp.tanh(params["in"] @ x) @ params["out"]
+
+
+def table(rows):
+    """A noiseless table, and a start near the network that made it, of 15 parameters."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    teacher = {"in": jax.random.normal(keys[0], (3, 4)), "out": jnp.array([[1.0], [-0.7], [0.4]])}
+    start = jax.tree.map(lambda leaf: leaf + 0.5 * jax.random.normal(keys[1], leaf.shape), teacher)
+    inputs = jax.random.normal(keys[2], (rows, 4))
+    return inputs, jax.vmap(narrow, (None, 0))(teacher, inputs), start
+
+
+def test_batches_that_determine_all_parameters_train_a_noiseless_table_to_round_off():
+    inputs, targets, start = table(320)
+    feed = [(inputs[first : first + 32], targets[first : first + 32]) for first in range(0, 320, 32)]
+    tx = jg.optim.adapted_momentum(narrow)
+    params, dampings = trained(tx, feed, start, 40)
+    assert jg.Problem(narrow, inputs, jg.L2(targets)).cost(params) < 1e-26
+    assert dampings[0] == 1e-3
+    assert dampings[-1] < 1e-8
+
+
+def test_smaller_batches_of_least_squares_are_damped_by_at_most_a_tenth_and_lower_the_cost_of_all():
+    inputs, targets, start = table(320)
+    feed = [(inputs[first : first + 8], targets[first : first + 8]) for first in range(0, 320, 8)]
+    params, dampings = trained(jg.optim.adapted_momentum(narrow), feed, start, 80)
+    whole = jg.Problem(narrow, inputs, jg.L2(targets))
+    assert max(dampings) == 0.1
+    assert whole.cost(params) < 1e-2 * whole.cost(start)
+
+
+def test_a_small_batch_judges_its_own_updates_if_each_update_gets_it():
+    inputs, targets, start = table(10)
+    tx = jg.optim.adapted_momentum(narrow)
+    params, dampings = trained(tx, [(inputs, targets)], start, 12)
+    assert jg.Problem(narrow, inputs, jg.L2(targets)).cost(params) < 1e-26
+    assert dampings[0] == 0.1
+    assert min(np.divide(dampings[1:], dampings[:-1])) < 0.5 / momentum.UNDETERMINED.decrease
+    # If something else moves the parameters too, the cost of the same batch differs, and the next batch judges.
+    tx = optax.chain(tx, optax.scale(0.9))
+    state, dampings = tx.init(start), []
+    update = jax.jit(lambda params, state: tx.update(params, state, params, inputs=inputs, targets=targets))
+    params = start
+    for _ in range(12):
+        updates, state = update(params, state)
+        params = optax.apply_updates(params, updates)
+        dampings.append(float(state[0].info.damping))
+    assert min(np.divide(dampings[1:], dampings[:-1])) >= 0.999 / momentum.UNDETERMINED.decrease
+
+
+def classes():
+    """Parameters of `narrow`, a batch, and its cross-entropy."""
+    inputs, labels = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 3
+    cost = functools.partial(jg.SoftmaxCrossEntropy.from_labels, num_classes=3)
+    return {"in": jax.random.normal(jax.random.key(1), (5, 4)), "out": jnp.ones((5, 3))}, inputs, labels, cost
+
+
+def test_by_default_no_exact_lift_is_compiled_for_cross_entropy():
+    params, inputs, labels, cost = classes()
+
+    def program(**options):
+        tx = jg.optim.adapted_momentum(narrow, cost=cost, **options)
+        return str(jax.make_jaxpr(tx.update)(params, tx.init(params), params, inputs=inputs, targets=labels))
+
+    assert "cholesky" not in program()
+    assert "cholesky" in program(damping=NextBatchDamping())
+
+
+class NoMemory:
+    """A solver whose plan exceeds the memory."""
+
+    def factorise(self, *arguments):
+        raise MemoryError
+
+
+def test_without_the_memory_for_a_lift_cauchy_steps_are_taken_at_any_damping(monkeypatch):
+    monkeypatch.setattr(momentum, "check_solver", lambda solver: NoMemory() if solver is None else solver)
+    params, inputs, labels, cost = classes()
+
+    def update(damping):
+        tx = jg.optim.adapted_momentum(narrow, cost=cost, damping=damping)
+        return tx.update(params, tx.init(params), params, inputs=inputs, targets=labels)[0]
+
+    with pytest.raises(MemoryError):
+        update(0.1)
+    found, strongly_damped = update(NextBatchDamping()), update(NextBatchDamping().initial)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, strongly_damped)
+    assert np.all(np.isfinite(flat(update(NextBatchDamping(initial=0.1)))))

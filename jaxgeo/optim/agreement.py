@@ -12,13 +12,15 @@ from jaxgeo._checks import check_number, check_positive
 class Agreement(NamedTuple):
     """The damping of the next step, and the prediction that the next batch checks.
 
-    - `damping`: damping of the next step.
+    - `damping`: damping of the last step.
+    - `own`: damping of the next step if the batch of a step judges it itself.
     - `slope`: dC/dt of the last batch at θ + tδ, t = 0, for the last update δ.
     - `promised`: the same slope at t = 1, predicted by the linearised outputs. The next batch measures its own.
     - `rate`: learning rate of the last update; 0 before the first update and after a rejected one.
     """
 
     damping: Float[Array, ""]
+    own: Float[Array, ""]
     slope: Float[Array, ""]
     promised: Float[Array, ""]
     rate: Float[Array, ""]
@@ -66,8 +68,8 @@ class NextBatchDamping(eqx.Module):
 
     def init(self, dtype: jnp.dtype) -> Agreement:
         """Before the first step."""
-        zero = jnp.zeros((), dtype)
-        return Agreement(jnp.asarray(self.initial, dtype), zero, zero, zero)
+        # Each in a buffer of its own, so that the state can be donated.
+        return Agreement(*(jnp.full((), value, dtype) for value in (self.initial, self.initial, 0, 0, 0)))
 
     def learn(self, state: Agreement, found: Float[Array, ""]) -> Float[Array, ""]:
         """The damping of this step, from the slope that its batch measures along the last update."""

@@ -74,16 +74,20 @@ class GainRatioDamping(AbstractWay):
         step, report = factorised.lift(-linear.residual)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:
-            ratio = tried.gain_ratio.astype(state.dtype)
-            wrong = jnp.where(jnp.isfinite(ratio), jnp.abs(1 - ratio), jnp.inf)
-            factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
-            # A step that gained a quarter of the predicted decrease was not too long: do not raise the damping.
-            taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
-            # Nor was one that was halved once or twice. After more halvings, raise it with their number.
-            fraction = jnp.where(tried.accepted, tried.fraction, 1).astype(state.dtype)
-            taken = jnp.where(fraction < SHORT, jnp.minimum(SHORT / fraction, self.increase), taken)
-            factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
-            return tried, report, jnp.clip(state * factor, self.minimum, self.maximum)
+            return tried, report, self.after(state, tried)
 
         attempt = Attempt(linear, step, factorised.correct, self.corrections)
         return Proposal(attempt, self.halvings, damping, learn, lambda rows: factorised.lift(rows)[0])
+
+    def after(self, damping: Float[Array, ""], tried: Tried) -> Float[Array, ""]:
+        """The damping of the next step, once a step with this damping was tried."""
+        ratio = tried.gain_ratio.astype(damping.dtype)
+        wrong = jnp.where(jnp.isfinite(ratio), jnp.abs(1 - ratio), jnp.inf)
+        factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
+        # A step that gained a quarter of the predicted decrease was not too long: do not raise the damping.
+        taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
+        # Nor was one that was halved once or twice. After more halvings, raise it with their number.
+        fraction = jnp.where(tried.accepted, tried.fraction, 1).astype(damping.dtype)
+        taken = jnp.where(fraction < SHORT, jnp.minimum(SHORT / fraction, self.increase), taken)
+        factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
+        return jnp.clip(damping * factor, self.minimum, self.maximum)

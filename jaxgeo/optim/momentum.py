@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import check_number, is_trainable_leaf
 from jaxgeo.costs import SampleWeighted
@@ -19,9 +19,9 @@ from jaxgeo.linalg.tangents import norm
 from jaxgeo.linalg.widths import cast_up
 from jaxgeo.metrics import AbstractMetric
 from jaxgeo.optim.agreement import Agreement, NextBatchDamping
-from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
+from jaxgeo.optim.attempt import LEAST_GAIN, Attempt, Tried, scaled, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
-from jaxgeo.optim.damping import Value, check_value, value_at
+from jaxgeo.optim.damping import GainRatioDamping, Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.prior import Prior, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker, like
@@ -32,12 +32,23 @@ from jaxgeo.problem import Problem
 # Momentum amplifies steps along ker D by 1/(1 − μ); above this value they no longer average over few batches.
 LARGEST_MOMENTUM = 0.99
 
-# For least squares, whose batches can be fitted. Strong damping makes steps cheaper, but needs many more of them.
-SQUARES_DAMPING = 1e-3
+MOMENTUM = 0.8
 
 # From this damping on, λ is at least the mean eigenvalue of DDᵀ, and a Cauchy step replaces the lift. Further steps of
 # conjugate gradients take time, and did not train better on small images.
 LARGE_DAMPING = 1.0
+
+# For other costs. As λ never falls below, no exact lift is compiled, which would take several times the memory.
+NOISY = NextBatchDamping(least=LARGE_DAMPING)
+
+# For least squares, whose batches can be fitted. A batch judges its own step if it determines all parameters, or if it
+# is the same in each update. Otherwise the next batch must, and a damping of 0.1 keeps what a batch does not determine
+# from moving far.
+GAIN_RATIO = GainRatioDamping()
+UNDETERMINED = NextBatchDamping(initial=0.1, most=0.1, decrease=10.0)
+
+# Round-off of the outputs, in units of the last place, by which the cost of the same batch may seem to differ.
+ROUND_OFF = 128
 
 
 class MomentumState(NamedTuple):
@@ -57,12 +68,21 @@ class MomentumState(NamedTuple):
     info: StepInfo
 
 
+class Lifted(NamedTuple):
+    """A lift, D times it, its report, and how to lift corrections of the step, if the solver can."""
+
+    solution: PyTree
+    moved: Float[Array, "rows R"]
+    report: LiftInfo
+    correct: Callable[[Float[Array, "rows R"]], PyTree] | None
+
+
 class AdaptedMomentum(AbstractTransformation):
     """See `adapted_momentum`."""
 
     solver: AbstractLiftSolver | None
     learning_rate: Value
-    momentum: Value
+    momentum: Value | None
     damping: Value | NextBatchDamping | None
     max_change: float | Float[Array, ""] | None
     max_growth: float | Float[Array, ""]
@@ -98,18 +118,24 @@ class AdaptedMomentum(AbstractTransformation):
     def step(self, updates: PyTree, state: MomentumState, linear: Linearisation) -> tuple[PyTree, MomentumState]:
         del updates
         work = linear.outputs.dtype
-        momentum = jnp.clip(value_at(self.momentum, state.count, work), 0, LARGEST_MOMENTUM)
+        chosen = self._chosen(linear)
+        # On least squares, momentum along damped directions outlives the linearisation that it came from.
+        default = 0.0 if chosen is GAIN_RATIO or chosen is UNDETERMINED else MOMENTUM
+        momentum = default if self.momentum is None else self.momentum
+        momentum = jnp.clip(value_at(momentum, state.count, work), 0, LARGEST_MOMENTUM)
         rate = value_at(self.learning_rate, state.count, work)
         last = linear.restrict(state.velocity)
         moving = linear.jacobian.mv(last)
-        chosen = self._chosen(linear)
-        damping = self._damping(chosen, state, linear, moving)
+        damping, own = self._damping(chosen, state, linear, moving)
         missing = -linear.residual - momentum * moving
-        correction, moved, report, steepness = self._lift(chosen, linear, state, damping, missing)
-        velocity = jax.tree.map(jnp.add, scaled(momentum, last), correction)
-        moved = momentum * moving + moved
+        lifted, steepness = self._lift(chosen, linear, state, damping, missing)
+        velocity = jax.tree.map(jnp.add, scaled(momentum, last), lifted.solution)
+        moved = momentum * moving + lifted.moved
         capped = rate * self._fraction(linear, rate * norm(moved))
-        attempt = Attempt(linear, scaled(capped, velocity), line=capped * moved)
+        # A batch that judges its own step also corrects it for the curvature of the network.
+        corrections = 0 if own is False else GAIN_RATIO.corrections
+        line, correct = capped * moved, None if own is False else lifted.correct
+        attempt = Attempt(linear, scaled(capped, velocity), correct, corrections, line=line, allowed=own)
         tried = shorten_growth(attempt, self.max_growth)
         fraction = tried.fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
         # Keep only the part of the velocity that the cap and the halvings let through.
@@ -119,7 +145,8 @@ class AdaptedMomentum(AbstractTransformation):
         taken = rate * fraction * moved
         slope = jnp.sum(linear.residual * taken) / linear.total_weight
         promised = slope + jnp.sum(taken**2) / linear.total_weight
-        agreement = damping, slope, promised, jnp.where(tried.accepted, rate, 0)
+        own_next = damping if own is False else _after(damping, tried)
+        agreement = damping, own_next, slope, promised, jnp.where(tried.accepted, rate, 0)
         return tried.trial.step, MomentumState(
             state.count,
             like(state.velocity, state.velocity, linear.embed(held)),
@@ -128,29 +155,44 @@ class AdaptedMomentum(AbstractTransformation):
             ),
             # The damping is judged by data that are not differentiated.
             Agreement(*(jax.lax.stop_gradient(value).astype(steepness.trace.dtype) for value in agreement)),
-            step_info(state.info, linear, tried._replace(fraction=fraction), damping, report),
+            step_info(state.info, linear, tried._replace(fraction=fraction), damping, lifted.report),
         )
 
-    def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping:
+    def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping | GainRatioDamping:
         """The requested damping, or the default for this kind of cost."""
         if self.damping is not None:
             return self.damping
         loss = without_prior(linear.problem).loss
         loss = loss.cost if isinstance(loss, SampleWeighted) else loss
-        return SQUARES_DAMPING if isinstance(loss, AbstractSquares) else NextBatchDamping()
+        if not isinstance(loss, AbstractSquares):
+            return NOISY
+        return GAIN_RATIO if linear.jacobian.out_size() >= linear.jacobian.in_size() else UNDETERMINED
 
     def _damping(
         self,
-        chosen: Value | NextBatchDamping,
+        chosen: Value | NextBatchDamping | GainRatioDamping,
         state: MomentumState,
         linear: Linearisation,
         moving: Float[Array, "rows R"],
-    ) -> Float[Array, ""]:
-        work = linear.outputs.dtype
-        if not isinstance(chosen, NextBatchDamping):
-            return value_at(chosen, state.count, work)
-        found = state.agreement.rate.astype(work) * jnp.sum(linear.residual * moving) / linear.total_weight
-        return chosen.learn(state.agreement, found.astype(state.agreement.rate.dtype)).astype(work)
+    ) -> tuple[Float[Array, ""], bool | Bool[Array, ""]]:
+        """The damping, and whether it is judged by the batch of the step itself."""
+        work, kept = linear.outputs.dtype, state.agreement
+        if not isinstance(chosen, NextBatchDamping | GainRatioDamping):
+            return value_at(chosen, state.count, work), False
+
+        def after_first(value: Float[Array, ""]) -> Float[Array, ""]:
+            # The state is made before the kind of the cost is known.
+            return jnp.where(state.count == 0, jnp.asarray(chosen.initial), value)
+
+        if isinstance(chosen, GainRatioDamping):
+            return after_first(kept.own).astype(work), True
+        before = kept._replace(damping=after_first(kept.damping))
+        found = kept.rate.astype(work) * jnp.sum(linear.residual * moving) / linear.total_weight
+        learnt = chosen.learn(before, found.astype(kept.rate.dtype)).astype(work)
+        if chosen is not UNDETERMINED:
+            return learnt, False
+        same = _is_same_batch(linear, state.info)
+        return jnp.where(same, kept.own.astype(work), learnt), same
 
     def _fraction(self, linear: Linearisation, length: Float[Array, ""]) -> Float[Array, ""]:
         """The fraction of a step that the cap allows, if the whole step moves the rows by `length`."""
@@ -162,42 +204,68 @@ class AdaptedMomentum(AbstractTransformation):
 
     def _lift(
         self,
-        chosen: Value | NextBatchDamping,
+        chosen: Value | NextBatchDamping | GainRatioDamping,
         linear: Linearisation,
         state: MomentumState,
         damping: Float[Array, ""],
         missing: Float[Array, "rows R"],
-    ) -> tuple[PyTree, Float[Array, "rows R"], LiftInfo, Steepness]:
-        """Lift `missing`: the lift, D times the lift, the report, and the updated steepness."""
-        jacobian, steepness = (
-            linear.jacobian,
-            Steepness(linear.restrict(state.steepness.squares), state.steepness.trace),
-        )
+    ) -> tuple[Lifted, Steepness]:
+        """Lift `missing`, and update the steepness."""
+        jacobian = linear.jacobian
+        steepness = Steepness(linear.restrict(state.steepness.squares), state.steepness.trace)
 
-        def exactly() -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
-            correction, report = check_solver(self.solver).solve(jacobian, missing, linear.relative(damping))
-            return correction, jacobian.mv(correction), report
+        def exactly() -> Lifted:
+            factorised = check_solver(self.solver).factorise(jacobian, linear.relative(damping))
+            solution, report = factorised.lift(missing)
+            return Lifted(solution, jacobian.mv(solution), report, factorised.correct)
 
-        # A number is known when the program is traced, so only one of the two branches is compiled.
-        number = chosen if isinstance(chosen, float | int) else None
-        if self.solver is not None or (number is not None and number < LARGE_DAMPING):
-            return *exactly(), steepness
+        # If all values are on one side, only one of the two branches is compiled.
+        least, most = _range(chosen)
+        if self.solver is not None or most < LARGE_DAMPING:
+            return exactly(), steepness
         pulled = jacobian.T.mv(missing)
         steepness = steepness.after(linear, state.count, pulled)
 
-        def roughly() -> tuple[PyTree, Float[Array, "rows R"], LiftInfo]:
-            return steepness.lift(linear, state.count, damping, missing, pulled)
+        def roughly() -> Lifted:
+            return Lifted(*steepness.lift(linear, state.count, damping, missing, pulled), None)
 
-        if number is not None:
-            return *roughly(), steepness
-        return *jax.lax.cond(damping >= LARGE_DAMPING, roughly, exactly), steepness
+        if least >= LARGE_DAMPING:
+            return roughly(), steepness
+        try:
+            either = jax.lax.cond(damping >= LARGE_DAMPING, roughly, lambda: exactly()._replace(correct=None))
+        except MemoryError:
+            # An exact lift would need too much memory, so Cauchy steps are taken at any damping.
+            either = roughly()
+        return either, steepness
+
+
+def _range(chosen: Value | NextBatchDamping | GainRatioDamping) -> tuple[float, float]:
+    """Bounds of the damping that are known when the program is traced."""
+    if isinstance(chosen, GainRatioDamping):
+        return 0.0, 0.0
+    if isinstance(chosen, NextBatchDamping):
+        return chosen.least, chosen.most
+    return (chosen, chosen) if isinstance(chosen, float | int) else (0.0, float("inf"))
+
+
+def _after(damping: Float[Array, ""], tried: Tried) -> Float[Array, ""]:
+    """The next damping. A step that made the batch worse counts as rejected, though it may have been taken."""
+    return GAIN_RATIO.after(damping, tried._replace(accepted=tried.accepted & (tried.gain_ratio >= LEAST_GAIN)))
+
+
+def _is_same_batch(linear: Linearisation, last: StepInfo) -> Bool[Array, ""]:
+    """Whether the cost is that at the end of the last update, up to round-off in the outputs."""
+    cost = linear.cost
+    size = cost + jnp.sum(linear.outputs**2) / linear.total_weight
+    round_off = ROUND_OFF * jnp.finfo(last.new_cost.dtype).eps * jnp.sqrt(cost * size)
+    return jnp.abs(cost - last.new_cost.astype(cost.dtype)) <= round_off.astype(cost.dtype)
 
 
 def adapted_momentum(
     apply: Callable[[PyTree, PyTree], Array] | None = None,
     *,
     learning_rate: Value = 1.0,
-    momentum: Value = 0.8,
+    momentum: Value | None = None,
     cost: CostOfTargets | None = None,
     metric: AbstractMetric | None = None,
     solver: AbstractLiftSolver | None = None,
@@ -211,20 +279,26 @@ def adapted_momentum(
     """Train on minibatches: adapted steps with a momentum that remembers earlier batches.
 
     Use it with a learning rate of order 1 and a schedule that ends at 0, for least squares and cross-entropy, with
-    small and large batches. Compare it with AdamW, which may be faster on dense networks. On a full batch the fixed
-    points are those of the adapted flow.
+    small and large batches. Compare it with AdamW, which may be faster on dense networks, and is on a small
+    transformer. On a full batch the fixed points are those of the adapted flow.
 
     The step is φ ← μφ + W⁻¹Dᵀ(DW⁻¹Dᵀ + λ)⁻¹(v − μDφ), θ ← θ + ηφ, with v = −(x − y) for L2. So φ is the velocity
     closest to μφ that moves the outputs of this batch by v (SPRING). Along the directions that this batch determines,
     the new velocity replaces the momentum; along all others the momentum persists. The incoming gradients only
     determine the structure of the updates, so place transformations that change gradients after this one in a chain.
 
-    Least squares are damped lightly, and each batch is fitted. With other costs a batch is a random sample, and fitting
-    it exactly would fit its noise. So λ is adapted by how well the next batch confirms the last update
-    (`NextBatchDamping`). While λ is at least the mean eigenvalue of DW⁻¹Dᵀ, the Cauchy step replaces the lift: the
-    multiple of W⁻¹Dᵀ(v − μDφ) that comes closest, in Adam's metric W, the root mean squares of the gradients. An update
-    then takes a few gradients of the batch, and its state has twice the size of the parameters. With a smaller λ, or if
-    you pass a solver, the lift is exact and W = 1.
+    Least squares are damped as little as each batch allows. If a batch has at least as many rows as there are
+    parameters, it determines the whole step, and λ follows the gain ratio, as in Levenberg–Marquardt: without noise
+    the error falls to round-off. So it does if each update gets the same batch, of any size, at the parameters where
+    the last update ended. Other small batches would move what they do not determine too far, so λ is at most 0.1, and
+    smaller only if the next batch confirms the updates. All are without momentum, unless you ask for it.
+
+    With other costs a batch is a random sample, and fitting it exactly would fit its noise. So λ is adapted by how well
+    the next batch confirms the last update (`NextBatchDamping`), and stays at least the mean eigenvalue of DW⁻¹Dᵀ. The
+    Cauchy step then replaces the lift: the multiple of W⁻¹Dᵀ(v − μDφ) that comes closest, in Adam's metric W, the root
+    mean squares of the gradients. An update takes a few gradients of the batch, and its state has twice the size of the
+    parameters. If you pass a solver, or a damping that may be smaller, the lift for a smaller λ is exact and W = 1,
+    unless the memory does not suffice.
 
     Reference: G. Goldshlager, N. Abrahamsen, L. Lin, A Kaczmarz-inspired approach to accelerate the optimization of
     neural network wavefunctions, 2024, arXiv 2401.10190
@@ -232,9 +306,11 @@ def adapted_momentum(
     **Arguments:**
 
     - `learning_rate`: η in units of N, as for `adapted_gradient_descent`: a number or an optax schedule.
-    - `momentum`: μ in [0, 0.99], a number or an optax schedule.
-    - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: a number, an optax schedule or a `NextBatchDamping`. By default 1e-3
-        for least squares and `NextBatchDamping()` for other costs. Use the latter for noisy targets too.
+    - `momentum`: μ in [0, 0.99], a number or an optax schedule. By default 0 for least squares with the default
+        damping, and 0.8 otherwise.
+    - `damping`: λ relative to trace(DW⁻¹Dᵀ)/QN: a number, an optax schedule or a `NextBatchDamping`. By default
+        adapted, for least squares as above, and by `NextBatchDamping(least=1.0)` for other costs. Use
+        `NextBatchDamping()` for noisy targets of least squares too.
     - `max_change`: how far the linearised outputs may move in an update: the root mean square over the samples in the
         metric of the cost, which for cross-entropy measures a change of log-probabilities. The default is 1, but no
         bound in the Euclidean metric of L2, because your outputs have units of their own.
@@ -244,7 +320,7 @@ def adapted_momentum(
 
     **Returns:** an `optax.GradientTransformationExtraArgs`, whose state has a `StepInfo`.
 
-    **Raises:** `ValueError` unless `momentum` is a schedule or in [0, 0.99], and `max_change` is positive.
+    **Raises:** `ValueError` unless `momentum` is a schedule, None or in [0, 0.99], and `max_change` is positive.
 
     ```python
     >>> import jax.numpy as jnp, jaxgeo as jg
