@@ -43,8 +43,9 @@ NOISY = NextBatchDamping(least=LARGE_DAMPING)
 
 # For least squares, whose batches can be fitted. A batch judges its own step if it determines all parameters, or if it
 # is the same in each update. Otherwise the next batch must, and a damping of 0.1 keeps what a batch does not determine
-# from moving far.
-GAIN_RATIO = GainRatioDamping()
+# from moving far. A fresh batch confirms less of a long step than the batch itself, so the error to aim at is smaller
+# than by default.
+GAIN_RATIO = GainRatioDamping(error=0.3)
 UNDETERMINED = NextBatchDamping(initial=0.1, most=0.1, decrease=10.0)
 
 # Round-off of the outputs, in units of the last place, by which the cost of the same batch may seem to differ.
