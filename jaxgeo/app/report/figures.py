@@ -75,9 +75,12 @@ def cost_figure(summary: Summary, rows: Rows) -> str | None:
         top.set_ylabel("cost C")
         top.legend()
         # A logarithmic axis cannot show zero, and the first point is on the law by definition.
-        bottom.semilogy(
-            tau[1:], np.maximum(np.abs(_column(rows, "deviation")[1:]), 1e-16), "o-", color=FIRST, ms=3, lw=1
-        )
+        off = np.maximum(np.abs(_column(rows, "deviation")[1:]), 1e-16)
+        bottom.semilogy(tau[1:], off, "o-", color=FIRST, ms=3, lw=1)
+        # Whole decades, and two at least: labels between them would not fit.
+        if np.isfinite(off).any():
+            low, high = np.floor(np.log10(np.nanmin(off))), np.ceil(np.log10(np.nanmax(off)))
+            bottom.set_ylim(10 ** min(low, high - 2), 10**high)
         bottom.set(xlabel=label, ylabel="|C/law − 1|")
 
     return _svg("cost", draw if name == "step" else draw_law, height=4.4)
