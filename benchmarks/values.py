@@ -189,6 +189,15 @@ class Value(NamedTuple):
     write: Callable[[Result], str]
 
 
+# About the fits from several starts.
+OF_FITS: dict[str, Callable[..., str]] = {
+    "starts": lambda r, case: WORDS[len(_runs(r, case, "jaxgeo.fit"))],
+    "least": lambda r, case: short(min(run["error"] for run in _runs(r, case, "jaxgeo.fit"))),
+    "median": lambda r, case: short(r[case]["rows"]["jaxgeo.fit"]["median_error"]),
+    "worst": lambda r, case: short(r[case]["rows"]["jaxgeo.fit"]["worst_error"]),
+    "seconds": lambda r, case: _seconds(r, case, "jaxgeo.fit"),
+}
+
 VALUES = {
     "front_jaxgeo": Value(
         "equations", lambda r: short(r["poisson_2d"]["rows"]["adapted_levenberg_marquardt"]["median_error"], 0)
@@ -197,8 +206,7 @@ VALUES = {
     "front_adam": Value("equations", lambda r: short(r["poisson_2d"]["rows"]["optax.adam(1e-03)"]["median_error"], 0)),
     "front_starts": Value("equations", lambda r: WORDS[len(_runs(r, "poisson_2d"))]),
     **{
-        f"{case}_{name}": Value("equations", functools.partial(write, case=case))
-        for case in ("poisson_5d", "helmholtz_2d")
+        f"poisson_5d_{name}": Value("equations", functools.partial(write, case="poisson_5d"))
         for name, write in (
             ("starts", lambda r, case: WORDS[len(_runs(r, case))]),
             ("good_starts", lambda r, case: WORDS[len(_good(r, case))]),
@@ -207,12 +215,11 @@ VALUES = {
             ("seconds", _seconds),
         )
     },
-    "burgers_starts": Value("equations", lambda r: WORDS[len(_runs(r, "burgers_1d", "jaxgeo.fit"))]),
-    "burgers_least": Value(
-        "equations", lambda r: short(min(run["error"] for run in _runs(r, "burgers_1d", "jaxgeo.fit")))
-    ),
-    "burgers_worst": Value("equations", lambda r: short(r["burgers_1d"]["rows"]["jaxgeo.fit"]["worst_error"])),
-    "burgers_seconds": Value("equations", lambda r: _seconds(r, "burgers_1d", "jaxgeo.fit")),
+    **{
+        f"{case}_{name}": Value("equations", functools.partial(OF_FITS[name], case=case))
+        for case, third in (("burgers_1d", "least"), ("helmholtz_2d", "median"))
+        for name in ("starts", "worst", "seconds", third)
+    },
     "mnist_seconds": Value("mnist", lambda r: f"{_reached(r, 'adapted_levenberg_marquardt', '1e-06'):.0f}"),
     "mnist_seconds_to_the_end": Value("mnist", lambda r: f"{_reached(r, 'adapted_levenberg_marquardt', '1e-20'):.0f}"),
     "mnist_lbfgs_seconds": Value("mnist", lambda r: f"{_reached(r, 'optax.lbfgs()', '1e-06'):.0f}"),
