@@ -91,6 +91,8 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
     # All of them take hardly longer than the most.
     assert policy.ladder(120, 37) == (8, 16, 37)
     assert policy.ladder(120, 38) == (8, 16, 30)
+    # There are no more than rows.
+    assert policy.ladder(5, 37) == (5,)
 
     def following(rung, fine, policy=policy):
         return int(policy.leading(matrix, jnp.asarray(fine), jnp.asarray(rung, jnp.int32), jnp.zeros((), jnp.int32))[1])

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.low_rank import leading_singular_values
+from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import DECOMPOSED, conclude
@@ -142,7 +143,7 @@ class RankCutoff(AbstractWay):
         If D has hardly more columns, the last number is all of them, since that takes no longer.
         """
         count, most = self.directions
-        most = columns if columns <= WHOLE * most else min(most, rows)
+        most = columns if columns <= min(rows, WHOLE * most) else min(most, rows)
         counts = []
         while WHOLE * count < most:
             counts.append(count)
@@ -200,7 +201,7 @@ class RankCutoff(AbstractWay):
             """Take one of the coarse steps instead, if it lowers the cost much more."""
             step, trial, fraction, accepted, _ = tried
             further = jnp.minimum(LONGER * fraction, 1)
-            longer = attempt(further)
+            longer = cond_any(further > fraction, _attempted, _kept, attempt, further, trial)
             better = is_worth_taking(longer) & (longer.cost < trial.cost)
             trial = jax.tree.map(functools.partial(jnp.where, better), longer, trial)
             fraction = jnp.where(better, further, fraction)
@@ -261,6 +262,16 @@ class RankCutoff(AbstractWay):
         whole = linear.jacobian.unravel(step if rest is None else step + rest)
         through = _Through(linear.trainable, svd, kept)
         return Attempt(linear, whole, through.lift, self.corrections, size=through.size)
+
+
+def _attempted(attempt: Attempt, fraction: Float[Array, ""], trial: Trial) -> Trial:
+    del trial
+    return attempt(fraction)
+
+
+def _kept(attempt: Attempt, fraction: Float[Array, ""], trial: Trial) -> Trial:
+    del attempt, fraction
+    return trial
 
 
 class _Through(eqx.Module):
