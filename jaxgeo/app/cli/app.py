@@ -18,7 +18,7 @@ from jaxgeo._signals import SIGNALS
 from jaxgeo.app.cli.cache import keep_programs
 from jaxgeo.app.cli.compare import compare_command
 from jaxgeo.app.cli.display import make_console, say
-from jaxgeo.app.cli.options import PROBLEMS, parse_hidden
+from jaxgeo.app.cli.options import PROBLEMS, STEP_TOLERANCE, parse_hidden
 from jaxgeo.app.cli.streams import Streams
 from jaxgeo.app.cli.tools import bench_command, info_command, predict_command, rank_command
 from jaxgeo.app.cli.work import resume_command, train_command
@@ -124,11 +124,7 @@ Tol = Annotated[
 ]
 Rtol = Annotated[
     float | None,
-    typer.Option(
-        help="Tolerance of an ODE step; by default 1e-4 along the adapted flow with K ≥ QN, whose steps are corrected, "
-        "otherwise 1e-5; 1e-3 in float32.",
-        rich_help_panel=NETWORK,
-    ),
+    typer.Option(help=STEP_TOLERANCE, rich_help_panel=NETWORK),
 ]
 Precision = Annotated[str | None, typer.Option(help="float64 (default) or float32.", rich_help_panel=RUN)]
 Seed = Annotated[

@@ -165,6 +165,12 @@ def _read_table_task(path: Path, settings: dict[str, Any]) -> Task:
     )
 
 
+STEP_TOLERANCE = (
+    "Tolerance of an ODE step; by default 1e-4 along the adapted flow with K ≥ QN, whose steps are corrected, "
+    "otherwise 1e-5; 1e-3 in float32."
+)
+
+
 def step_tolerance(flow: str, task: Task, hidden: tuple[int, ...], precision: str) -> float:
     """The default of --rtol: larger if each step is corrected, so that the outputs keep to their law all the same."""
     if precision != "float64":
