@@ -134,8 +134,8 @@ def test_any_combination_is_refused_or_goes_all_the_way(home, capsys, first):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, 1e-4),
-        ({"flow": "overparametrized"}, 1e-4),
+        ({}, 1e-3),
+        ({"flow": "overparametrized"}, 1e-3),
         ({"flow": "standard"}, 1e-5),
         ({"flow": "rank-adaptive"}, 1e-5),
         # K < QN.
@@ -160,7 +160,7 @@ def test_each_flow_that_is_compared_has_its_own_tolerance(tmp_path, monkeypatch)
     monkeypatch.setattr(compare, "fit", fit)
     monkeypatch.setattr("jaxgeo.app.report.figures.comparison_figure", lambda *_: "")
     hears = Interruptible(lambda: None)
-    for asked, expected in (({}, (1e-4, 1e-5)), ({"rtol": 1e-6}, (1e-6, 1e-6))):
+    for asked, expected in (({}, (1e-3, 1e-5)), ({"rtol": 1e-6}, (1e-6, 1e-6))):
         given = {"problem": "digits", "samples": 10, "hidden": (16,), **asked}
         compare.compare_command(given, None, 1.0, tmp_path / str(len(asked)), Console(quiet=True), hears)
         assert (seen["AdaptedFlow"], seen["StandardFlow"]) == expected
