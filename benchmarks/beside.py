@@ -23,10 +23,12 @@ import jax.numpy as jnp
 import jaxgeo as jg
 from benchmarks.harness import Case, Result, environment, run_cases
 from benchmarks.lift_speed import DAMPING, network
+from jaxgeo.fitting.blas import one_blas_thread
 from jaxgeo.linalg import triangular
 
 SIZES = (256, 512, 1024, 2560)
 THREADS = "OPENBLAS_NUM_THREADS"
+AS_IN_FIT = ", as in jg.fit"
 WAYS = ("alone", "beside")
 # It works while it is told to, and ends with the process that started it, whose end closes its input.
 NEIGHBOUR = """
@@ -115,7 +117,10 @@ def update(problem: jg.Problem, params: Any) -> Callable[[], Any]:
 
 
 def calls(size: int) -> dict[str, Callable[[], Any]]:
-    """A lift and an update with many parameters, in blocks and by LAPACK; and an update with few, by QR and SVD."""
+    """A lift and an update with many parameters, in blocks and by LAPACK; and an update with few, by QR and SVD.
+
+    The update with few is there twice: by itself, and limited to one BLAS thread, as `jaxgeo.fit` does.
+    """
     problem, params = network([16, 128, 128, 1], size)
     velocity = jax.random.normal(jax.random.key(2), (size, 1), jnp.float32)
 
@@ -127,7 +132,8 @@ def calls(size: int) -> dict[str, Callable[[], Any]]:
         with context():
             found[f"lift{suffix}"] = compiled(lift, problem, params, velocity)
             found[f"LM update{suffix}"] = update(problem, params)
-    found["LM update, few parameters"] = update(*network([4, 12, 12, 1], size))
+    few = "LM update, few parameters"
+    found[few] = found[few + AS_IN_FIT] = update(*network([4, 12, 12, 1], size))
     return found
 
 
@@ -153,9 +159,10 @@ def _rows(calls: dict[str, Callable[[], Any]], neighbour: Neighbour, rounds: int
             if way == "beside":
                 neighbour.resume()
             for name in shuffled.sample(list(calls), len(calls)):
-                start, used = time.perf_counter(), time.process_time()
-                jax.block_until_ready(calls[name]())
-                times[name][way].append((time.perf_counter() - start, time.process_time() - used))
+                with one_blas_thread() if name.endswith(AS_IN_FIT) else contextlib.nullcontext():
+                    start, used = time.perf_counter(), time.process_time()
+                    jax.block_until_ready(calls[name]())
+                    times[name][way].append((time.perf_counter() - start, time.process_time() - used))
             if way == "beside":
                 neighbour.pause()
     rows = {}
