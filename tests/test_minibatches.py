@@ -12,7 +12,7 @@ from regression import batch, dense, flat, network, parameters
 import jaxgeo as jg
 from jaxgeo.linalg.cauchy import cauchy_step, sampled_trace
 from jaxgeo.optim import momentum
-from jaxgeo.optim.agreement import NextBatchDamping
+from jaxgeo.optim.agreement import Agreement, NextBatchDamping, SmallBatchDamping
 
 
 def problem_and_weights():
@@ -79,14 +79,14 @@ def test_damping_falls_on_full_batches_and_rises_where_batches_are_samples_of_no
 
 def test_damping_by_the_next_batch_follows_its_formula():
     damping = NextBatchDamping(error=0.5, decrease=3.0)
-    state = damping.init(jnp.dtype(jnp.float64))._replace(
-        rate=jnp.ones(()), slope=jnp.asarray(-2.0), promised=jnp.asarray(-1.0)
-    )
-    state = state._replace(damping=jnp.asarray(0.1))
+    values = {"damping": 0.1, "own": 0.1, "slope": -2.0, "promised": -1.0, "rate": 1.0, "cost": 3.0}
+    state = Agreement(**{name: jnp.asarray(value) for name, value in values.items()})
     np.testing.assert_allclose(damping.learn(state, jnp.asarray(-0.5)), 0.1 * 0.5 / (0.5 * 2))
     np.testing.assert_allclose(damping.learn(state, jnp.asarray(-1.0)), 0.1 / damping.decrease)
     np.testing.assert_allclose(damping.learn(state, jnp.asarray(np.nan)), 0.1 * damping.increase)
     np.testing.assert_allclose(damping.learn(state._replace(rate=jnp.zeros(())), jnp.asarray(9.0)), 0.1)
+    before_the_first = Agreement(*(jnp.zeros(()) for _ in Agreement._fields))
+    np.testing.assert_allclose(damping.learn(before_the_first, jnp.asarray(9.0)), damping.initial)
 
 
 @pytest.mark.parametrize("damping", [pytest.param(0.1, marks=pytest.mark.slow), 5.0])
@@ -191,7 +191,7 @@ def test_a_small_batch_judges_its_own_updates_if_each_update_gets_it():
     params, dampings = trained(tx, [(inputs, targets)], start, 12)
     assert jg.Problem(narrow, inputs, jg.L2(targets)).cost(params) < 1e-26
     assert dampings[0] == 0.1
-    assert min(np.divide(dampings[1:], dampings[:-1])) < 0.5 / momentum.UNDETERMINED.decrease
+    assert min(np.divide(dampings[1:], dampings[:-1])) < 0.5 / SmallBatchDamping.by_next.decrease
     # If something else moves the parameters too, the cost of the same batch differs, and the next batch judges.
     tx = optax.chain(tx, optax.scale(0.9))
     state, dampings = tx.init(start), []
@@ -201,7 +201,7 @@ def test_a_small_batch_judges_its_own_updates_if_each_update_gets_it():
         updates, state = update(params, state)
         params = optax.apply_updates(params, updates)
         dampings.append(float(state[0].info.damping))
-    assert min(np.divide(dampings[1:], dampings[:-1])) >= 0.999 / momentum.UNDETERMINED.decrease
+    assert min(np.divide(dampings[1:], dampings[:-1])) >= 0.999 / SmallBatchDamping.by_next.decrease
 
 
 def classes():

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_number, is_trainable_leaf
 from jaxgeo.costs import SampleWeighted
@@ -18,10 +18,17 @@ from jaxgeo.linalg.solvers import AbstractLiftSolver, LiftInfo
 from jaxgeo.linalg.tangents import norm
 from jaxgeo.linalg.widths import cast_up
 from jaxgeo.metrics import AbstractMetric
-from jaxgeo.optim.agreement import Agreement, NextBatchDamping
-from jaxgeo.optim.attempt import LEAST_GAIN, Attempt, Tried, scaled, shorten_growth
+from jaxgeo.optim.agreement import (
+    AbstractBatchDamping,
+    Agreement,
+    GivenDamping,
+    NextBatchDamping,
+    OwnBatchDamping,
+    SmallBatchDamping,
+)
+from jaxgeo.optim.attempt import Attempt, scaled, shorten_growth
 from jaxgeo.optim.base import AbstractTransformation, dtype_of
-from jaxgeo.optim.damping import GainRatioDamping, Value, check_value, value_at
+from jaxgeo.optim.damping import Value, check_value, value_at
 from jaxgeo.optim.info import StepInfo, empty_step, step_info
 from jaxgeo.optim.prior import Prior, read_prior
 from jaxgeo.optim.problem_maker import CostOfTargets, ProblemMaker, like
@@ -32,24 +39,12 @@ from jaxgeo.problem import Problem
 # Momentum amplifies steps along ker D by 1/(1 − μ); above this value they no longer average over few batches.
 LARGEST_MOMENTUM = 0.99
 
-MOMENTUM = 0.8
-
 # From this damping on, λ is at least the mean eigenvalue of DDᵀ, and a Cauchy step replaces the lift. Further steps of
 # conjugate gradients take time, and did not train better on small images.
 LARGE_DAMPING = 1.0
 
 # For other costs. As λ never falls below, no exact lift is compiled, which would take several times the memory.
 NOISY = NextBatchDamping(least=LARGE_DAMPING)
-
-# For least squares, whose batches can be fitted. A batch judges its own step if it determines all parameters, or if it
-# is the same in each update. Otherwise the next batch must, and a damping of 0.1 keeps what a batch does not determine
-# from moving far. A fresh batch confirms less of a long step than the batch itself, so the error to aim at is smaller
-# than by default.
-GAIN_RATIO = GainRatioDamping(error=0.3)
-UNDETERMINED = NextBatchDamping(initial=0.1, most=0.1, decrease=10.0)
-
-# Round-off of the outputs, in units of the last place, by which the cost of the same batch may seem to differ.
-ROUND_OFF = 128
 
 
 class MomentumState(NamedTuple):
@@ -112,7 +107,8 @@ class AdaptedMomentum(AbstractTransformation):
         moving = cast_up(eqx.filter(params, is_trainable_leaf), jnp.dtype(jnp.float32))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), moving)
         dtype = dtype_of(self.problems.partition(params))
-        agreement = (self.damping if isinstance(self.damping, NextBatchDamping) else NextBatchDamping()).init(dtype)
+        # Each in a buffer of its own, so that the state can be donated.
+        agreement = Agreement(*(jnp.zeros((), dtype) for _ in Agreement._fields))
         steepness = Steepness(zeros, jnp.zeros((), dtype))
         return MomentumState(jnp.zeros((), jnp.int32), zeros, steepness, agreement, empty_step(dtype))
 
@@ -120,23 +116,22 @@ class AdaptedMomentum(AbstractTransformation):
         del updates
         work = linear.outputs.dtype
         chosen = self._chosen(linear)
-        # On least squares, momentum along damped directions outlives the linearisation that it came from.
-        default = 0.0 if chosen is GAIN_RATIO or chosen is UNDETERMINED else MOMENTUM
-        momentum = default if self.momentum is None else self.momentum
+        momentum = chosen.momentum if self.momentum is None else self.momentum
         momentum = jnp.clip(value_at(momentum, state.count, work), 0, LARGEST_MOMENTUM)
         rate = value_at(self.learning_rate, state.count, work)
         last = linear.restrict(state.velocity)
         moving = linear.jacobian.mv(last)
-        damping, own = self._damping(chosen, state, linear, moving)
+        damping, own = chosen.damping(state.agreement, linear, moving, state.count)
         missing = -linear.residual - momentum * moving
         lifted, steepness = self._lift(chosen, linear, state, damping, missing)
         velocity = jax.tree.map(jnp.add, scaled(momentum, last), lifted.solution)
         moved = momentum * moving + lifted.moved
         capped = rate * self._fraction(linear, rate * norm(moved))
         # A batch that judges its own step also corrects it for the curvature of the network.
-        corrections = 0 if own is False else GAIN_RATIO.corrections
-        line, correct = capped * moved, None if own is False else lifted.correct
-        attempt = Attempt(linear, scaled(capped, velocity), correct, corrections, line=line, allowed=own)
+        correct = lifted.correct if chosen.corrections else None
+        attempt = Attempt(
+            linear, scaled(capped, velocity), correct, chosen.corrections, line=capped * moved, allowed=own
+        )
         tried = shorten_growth(attempt, self.max_growth)
         fraction = tried.fraction * jnp.where(rate > 0, capped / jnp.where(rate > 0, rate, 1), 1)
         # Keep only the part of the velocity that the cap and the halvings let through.
@@ -146,8 +141,8 @@ class AdaptedMomentum(AbstractTransformation):
         taken = rate * fraction * moved
         slope = jnp.sum(linear.residual * taken) / linear.total_weight
         promised = slope + jnp.sum(taken**2) / linear.total_weight
-        own_next = damping if own is False else _after(damping, tried)
-        agreement = damping, own_next, slope, promised, jnp.where(tried.accepted, rate, 0)
+        allowed = jnp.where(tried.accepted, rate, 0)
+        agreement = damping, chosen.after(damping, tried), slope, promised, allowed, tried.trial.cost
         return tried.trial.step, MomentumState(
             state.count,
             like(state.velocity, state.velocity, linear.embed(held)),
@@ -159,41 +154,18 @@ class AdaptedMomentum(AbstractTransformation):
             step_info(state.info, linear, tried._replace(fraction=fraction), damping, lifted.report),
         )
 
-    def _chosen(self, linear: Linearisation) -> Value | NextBatchDamping | GainRatioDamping:
+    def _chosen(self, linear: Linearisation) -> AbstractBatchDamping:
         """The requested damping, or the default for this kind of cost."""
-        if self.damping is not None:
+        if isinstance(self.damping, NextBatchDamping):
             return self.damping
+        if self.damping is not None:
+            return GivenDamping(self.damping)
         loss = without_prior(linear.problem).loss
         loss = loss.cost if isinstance(loss, SampleWeighted) else loss
         if not isinstance(loss, AbstractSquares):
             return NOISY
-        return GAIN_RATIO if linear.jacobian.out_size() >= linear.jacobian.in_size() else UNDETERMINED
-
-    def _damping(
-        self,
-        chosen: Value | NextBatchDamping | GainRatioDamping,
-        state: MomentumState,
-        linear: Linearisation,
-        moving: Float[Array, "rows R"],
-    ) -> tuple[Float[Array, ""], bool | Bool[Array, ""]]:
-        """The damping, and whether it is judged by the batch of the step itself."""
-        work, kept = linear.outputs.dtype, state.agreement
-        if not isinstance(chosen, NextBatchDamping | GainRatioDamping):
-            return value_at(chosen, state.count, work), False
-
-        def after_first(value: Float[Array, ""]) -> Float[Array, ""]:
-            # The state is made before the kind of the cost is known.
-            return jnp.where(state.count == 0, jnp.asarray(chosen.initial), value)
-
-        if isinstance(chosen, GainRatioDamping):
-            return after_first(kept.own).astype(work), True
-        before = kept._replace(damping=after_first(kept.damping))
-        found = kept.rate.astype(work) * jnp.sum(linear.residual * moving) / linear.total_weight
-        learnt = chosen.learn(before, found.astype(kept.rate.dtype)).astype(work)
-        if chosen is not UNDETERMINED:
-            return learnt, False
-        same = _is_same_batch(linear, state.info)
-        return jnp.where(same, kept.own.astype(work), learnt), same
+        determined = linear.jacobian.out_size() >= linear.jacobian.in_size()
+        return OwnBatchDamping() if determined else SmallBatchDamping()
 
     def _fraction(self, linear: Linearisation, length: Float[Array, ""]) -> Float[Array, ""]:
         """The fraction of a step that the cap allows, if the whole step moves the rows by `length`."""
@@ -205,7 +177,7 @@ class AdaptedMomentum(AbstractTransformation):
 
     def _lift(
         self,
-        chosen: Value | NextBatchDamping | GainRatioDamping,
+        chosen: AbstractBatchDamping,
         linear: Linearisation,
         state: MomentumState,
         damping: Float[Array, ""],
@@ -221,7 +193,7 @@ class AdaptedMomentum(AbstractTransformation):
             return Lifted(solution, jacobian.mv(solution), report, factorised.correct)
 
         # If all values are on one side, only one of the two branches is compiled.
-        least, most = _range(chosen)
+        least, most = chosen.bounds
         if self.solver is not None or most < LARGE_DAMPING:
             return exactly(), steepness
         pulled = jacobian.T.mv(missing)
@@ -238,28 +210,6 @@ class AdaptedMomentum(AbstractTransformation):
             # An exact lift would need too much memory, so Cauchy steps are taken at any damping.
             either = roughly()
         return either, steepness
-
-
-def _range(chosen: Value | NextBatchDamping | GainRatioDamping) -> tuple[float, float]:
-    """Bounds of the damping that are known when the program is traced."""
-    if isinstance(chosen, GainRatioDamping):
-        return 0.0, 0.0
-    if isinstance(chosen, NextBatchDamping):
-        return chosen.least, chosen.most
-    return (chosen, chosen) if isinstance(chosen, float | int) else (0.0, float("inf"))
-
-
-def _after(damping: Float[Array, ""], tried: Tried) -> Float[Array, ""]:
-    """The next damping. A step that made the batch worse counts as rejected, though it may have been taken."""
-    return GAIN_RATIO.after(damping, tried._replace(accepted=tried.accepted & (tried.gain_ratio >= LEAST_GAIN)))
-
-
-def _is_same_batch(linear: Linearisation, last: StepInfo) -> Bool[Array, ""]:
-    """Whether the cost is that at the end of the last update, up to round-off in the outputs."""
-    cost = linear.cost
-    size = cost + jnp.sum(linear.outputs**2) / linear.total_weight
-    round_off = ROUND_OFF * jnp.finfo(last.new_cost.dtype).eps * jnp.sqrt(cost * size)
-    return jnp.abs(cost - last.new_cost.astype(cost.dtype)) <= round_off.astype(cost.dtype)
 
 
 def adapted_momentum(
