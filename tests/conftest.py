@@ -20,7 +20,7 @@ def table(home):
     return write_table(home)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_of_table(tmp_path_factory):
     """A run that was trained once."""
     from commands import train_once
