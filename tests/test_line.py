@@ -54,7 +54,7 @@ def orbit(traced_orbit):
 
 
 def test_lifts_are_traced_once_although_diffrax_traces_each_step_several_times(traced_orbit):
-    """The flow's own lift, which diffrax checks; those of the start, of a step and of its correction; and of a record."""
+    """That of the flow, which diffrax checks; those of the start, of a step and of its correction; that of a record."""
     orbit, traces = traced_orbit
     assert orbit.result == jg.RESULTS.successful
     assert traces <= 5
