@@ -2,6 +2,9 @@
 
 import pytest
 
+# A program of its own, which `test_input_matrix.py` runs; it has no examples to collect.
+collect_ignore = ["input_matrix"]
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
