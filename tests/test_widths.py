@@ -168,6 +168,7 @@ def test_a_network_that_computes_in_a_narrower_dtype_is_not_mistaken_for_a_fault
     params = {name: jax.random.normal(key, shapes[name], jnp.float32) for name, key in zip(shapes, keys, strict=False)}
     ones = jnp.ones((10, 2), jnp.float32)
     problem = jg.Problem(mixed, jax.random.normal(keys[2], (10, 3), jnp.float32), jg.L2(ones))
-    _, info = jg.linalg.GramCholesky().solve(problem.jacobian(params), ones, damping)
+    solve = jax.jit(lambda params: jg.linalg.GramCholesky().solve(problem.jacobian(params), ones, damping))
+    _, info = solve(params)
     assert int(info.outcome) == SOLVED
     assert float(info.residual) < 0.1
