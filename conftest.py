@@ -118,5 +118,5 @@ def _forget_compiled_programs():
     Not after each file, since to forget takes time, and so does to trace once more what the files have in common.
     """
     yield
-    if next(FILES) % 24 == 0:
+    if next(FILES) % 12 == 0:
         jax.clear_caches()
