@@ -15,6 +15,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax
 import pytest
 
+# Imports and tracing make many objects that live long, and each search for garbage among them goes through all of them.
+gc.set_threshold(100_000, 50, 100)
+
 # A shell starts its background jobs with Ctrl-C ignored, which they pass on, and some tests press it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -93,11 +96,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Tracing makes many objects that live long, and each search for garbage among them goes through the million objects
-    # of the imported libraries: a tenth of the time of all tests.
+    # The million objects of the imported libraries stay; to search them again and again took a tenth of the time of all
+    # tests.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture
@@ -118,5 +120,5 @@ def _forget_compiled_programs():
     Not after each file, since to forget takes time, and so does to trace once more what the files have in common.
     """
     yield
-    if next(FILES) % 8 == 0:
+    if next(FILES) % 12 == 0:
         jax.clear_caches()

@@ -66,6 +66,12 @@ def linear(name: str, inputs: np.ndarray, num_outputs: int) -> Case:
     return Case(name, jg.Problem(Linear(), jnp.asarray(inputs), jg.L2(targets)), weight, rank)
 
 
+@eqx.filter_jit
+def perceptron(num_inputs: int, num_outputs: int, width: int, key: jax.Array) -> eqx.nn.MLP:
+    """One hidden layer, drawn by one program."""
+    return eqx.nn.MLP(num_inputs, num_outputs, width, 1, activation=jnp.tanh, key=key)
+
+
 def mlp(name: str, num_samples: int, num_outputs: int, width: int, *, duplicates: int = 0, seed: int = 0) -> Case:
     """A tanh network with one hidden layer on 2-D inputs, the last `duplicates` of which repeat the first."""
     rng = np.random.default_rng(seed)
@@ -73,7 +79,7 @@ def mlp(name: str, num_samples: int, num_outputs: int, width: int, *, duplicates
     if duplicates:
         inputs[-duplicates:] = inputs[:duplicates]
     targets = np.sin(inputs @ rng.normal(size=(2, num_outputs)) * 2)
-    model = eqx.nn.MLP(2, num_outputs, width, 1, activation=jnp.tanh, key=jax.random.key(seed))
+    model = perceptron(2, num_outputs, width, jax.random.key(seed))
     problem, params = jg.supervised(model, jnp.asarray(inputs), jnp.asarray(targets))
     rows = (num_samples - duplicates) * num_outputs
     return Case(name, problem, params, min(rows, problem.num_params(params)))
@@ -148,7 +154,7 @@ def kinds() -> dict[str, Case]:
     others = plain | {"steps": jnp.arange(3), "key": jax.random.key(3), "on": jnp.array(True), "name": "tanh"}
     frozen = {"W": False, "b": True, "v": True}
     net = Net()
-    model = eqx.nn.MLP(2, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(4))
+    model = perceptron(2, 2, 4, jax.random.key(4))
     equinox_problem, equinox_params = jg.supervised(model, inputs, targets)
     found = [
         Case("dict", jg.Problem(Layer(), inputs, jg.L2(targets)), plain, 6),

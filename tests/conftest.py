@@ -2,6 +2,9 @@
 
 import pytest
 
+# A program of its own, which `test_input_matrix.py` runs; it has no examples to collect.
+collect_ignore = ["input_matrix"]
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -20,7 +23,7 @@ def table(home):
     return write_table(home)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_of_table(tmp_path_factory):
     """A run that was trained once."""
     from commands import train_once

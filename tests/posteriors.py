@@ -45,7 +45,7 @@ def jacobian(params, inputs):
     def outputs(flat, x):
         return Network()(unravel(flat) | {"scale": params["scale"]}, x)
 
-    return np.asarray(jax.vmap(jax.jacfwd(outputs), in_axes=(None, 0))(flat, jnp.asarray(inputs)))
+    return np.asarray(jax.jit(jax.vmap(jax.jacfwd(outputs), in_axes=(None, 0)))(flat, jnp.asarray(inputs)))
 
 
 def flat(tree):

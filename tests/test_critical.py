@@ -18,7 +18,7 @@ def flat(case):
 def hessian(case):
     """The Hessian of the cost, by JAX over the flat parameters."""
     theta, unravel = ravel_pytree(case.params)
-    return np.asarray(jax.hessian(lambda theta: case.problem.cost(unravel(theta)))(theta))
+    return np.asarray(jax.jit(jax.hessian(lambda theta: case.problem.cost(unravel(theta))))(theta))
 
 
 EXAMPLES = [
@@ -84,13 +84,14 @@ def test_dimension(name):
     """(4.14): M_crit has the dimension K − r, r = QN − 1 or QN − 2, and {∇g_α} the rank r, that of the Hessian of C."""
     case = examples()[name]
     manifold = jg.geometry.critical_manifold(case.problem, case.params)
-    curved = np.linalg.eigvalsh(hessian(case))
+    second = hessian(case)
+    curved = np.linalg.eigvalsh(second)
     count = int(np.sum(np.abs(curved) > 1e-8 * np.abs(curved).max()))
     assert manifold.rank == count == len(manifold.normal) == case.rank
     assert manifold.dimension == jg.geometry.equilibrium(case.problem, case.params).dimension
     assert manifold.dimension == case.num_params - case.rank
     np.testing.assert_allclose(manifold.tangent @ manifold.normal.T, 0, atol=1e-10)
-    np.testing.assert_allclose(manifold.tangent @ hessian(case), 0, atol=1e-8 * np.abs(curved).max())
+    np.testing.assert_allclose(manifold.tangent @ second, 0, atol=1e-8 * np.abs(curved).max())
     expected = curved[np.abs(curved) > 1e-8 * np.abs(curved).max()]
     np.testing.assert_allclose(manifold.curvatures, expected, atol=1e-8 * np.abs(curved).max())
 

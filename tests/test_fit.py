@@ -54,7 +54,7 @@ def test_the_tolerance_is_reached(method):
 
 def test_the_flow_is_on_its_law_and_its_end_is_known():
     seen = []
-    found = jg.fit(model(), X, Y, method=jg.AdaptedFlow(), tol=1e-2, progress=seen.append)
+    found = jg.fit(model(), X, Y, method=jg.AdaptedFlow(jg.linalg.SVD()), tol=1e-2, progress=seen.append)
     jax.effects_barrier()
     assert found.s == pytest.approx(found.stopping_time, rel=1e-4)
     assert max(abs(row["deviation"]) for row in found.rows) < 1e-9

@@ -159,7 +159,14 @@ def test_is_a_vector_field_of_diffrax():
     """`dfx.ODETerm(flow)` with `args=problem`, and nothing else of jaxgeo: the outputs follow (2.7)."""
     case = cases()["equinox"]
     solution = dfx.diffeqsolve(
-        dfx.ODETerm(jg.AdaptedFlow()), dfx.Tsit5(), 0.0, 3.0, 0.1, case.params, args=case.problem, max_steps=64
+        dfx.ODETerm(jg.AdaptedFlow(jg.linalg.SVD())),
+        dfx.Tsit5(),
+        0.0,
+        3.0,
+        0.1,
+        case.params,
+        args=case.problem,
+        max_steps=64,
     )
     final = case.problem.outputs(jax.tree.map(lambda leaf: leaf[0], solution.ys))
     start, targets = case.problem.outputs(case.params), case.problem.loss.targets

@@ -145,14 +145,19 @@ def test_second_call_does_not_trace_again(key):
 
 def test_gram_is_a_linear_operator(key):
     problem, params = ARCHITECTURES["mlp"](key)
-    gram = problem.gram(params)
-    assert lx.is_positive_semidefinite(gram)
-    assert lx.is_symmetric(gram.T)
-    vector = jr.normal(key, gram.jacobian.outputs.shape)
-    matrix = gram.as_matrix()
-    np.testing.assert_allclose(gram.mv(vector).reshape(-1), matrix @ vector.reshape(-1), rtol=1e-11)
-    np.testing.assert_allclose(gram.trace(), jnp.trace(matrix), rtol=1e-12)
-    np.testing.assert_allclose(lx.materialise(gram).mv(vector), gram.mv(vector), rtol=1e-11)
+    vector = jr.normal(key, (7, 3))
+
+    @eqx.filter_jit
+    def uses(params):
+        gram = problem.gram(params)
+        assert lx.is_positive_semidefinite(gram)
+        assert lx.is_symmetric(gram.T)
+        return gram.as_matrix(), gram.mv(vector), gram.trace(), lx.materialise(gram).mv(vector)
+
+    matrix, product, trace, materialised = map(np.asarray, uses(params))
+    np.testing.assert_allclose(product.reshape(-1), matrix @ np.ravel(vector), rtol=1e-11)
+    np.testing.assert_allclose(trace, np.trace(matrix), rtol=1e-12)
+    np.testing.assert_allclose(materialised, product, rtol=1e-11)
 
 
 @pytest.mark.slow

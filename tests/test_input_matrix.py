@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from input_matrix.cells import Case, Cell, Entry, cells, judge
-from input_matrix.groups import GROUPS
+from input_matrix.groups import NAMES
 
 SLOW = {
     "algebra",
@@ -28,7 +28,7 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("group", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in GROUPS])
+@pytest.mark.parametrize("group", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES])
 def test_each_cell_works_or_is_refused_by_name(group):
     package = Path(__file__).with_name("input_matrix")
     done = subprocess.run([sys.executable, str(package), group], capture_output=True, text=True, timeout=600)

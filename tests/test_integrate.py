@@ -22,16 +22,17 @@ def outputs(s, params, problem):
 def check_law(case: Case):
     """At every saved s up to s/N = 8 the cost is on (2.6) and each output component on (2.7), to 1e-5."""
     n = case.problem.num_samples
-    times = jnp.linspace(0.0, 8.0 * n, 17)
+    times = np.linspace(0.0, 8.0 * n, 17)
     flow = jg.AdaptedFlow()
     sol = jg.solve_flow(case.problem, flow, case.params, s1=times[-1], rtol=1e-8, save_at=times, record=outputs)
     np.testing.assert_allclose(sol.s, times, rtol=1e-15)
-    assert jnp.abs(sol.defect).max() <= 1e-5
+    assert np.abs(sol.defect).max() <= 1e-5
     np.testing.assert_array_equal(sol.defect, sol.costs / sol.predicted_costs - 1)
     start, targets = case.problem.outputs(case.params), case.problem.loss.targets
-    for s, found in zip(times, sol.records, strict=True):
-        error = jnp.abs(found - jg.theory.outputs_at(s, start, targets, n))
-        assert jnp.all(error <= 1e-5 * jnp.exp(-s / n) * jnp.abs(start - targets))
+    way = np.abs(np.asarray(start) - np.asarray(targets))
+    for s, found in zip(times, np.asarray(sol.records), strict=True):
+        error = np.abs(found - np.asarray(jg.theory.outputs_at(s, start, targets, n)))
+        assert np.all(error <= 1e-5 * np.exp(-s / n) * way)
 
 
 def check_stopping_time(case: Case, ratio: float):
@@ -250,7 +251,8 @@ def test_nothing_is_traced_again():
 
     def run(scale, tol):
         problem = jg.Problem(apply, scale * block.inputs, jg.L2(case.problem.loss.targets))
-        jg.solve_flow(problem, QUICK, case.params, cost_tol=tol)
+        # Whether a lift is traced again is for the tests of lifts.
+        jg.solve_flow(problem, jg.StandardFlow(), case.params, s1=1.0, cost_tol=tol)
 
     run(1.0, 1e-3)
     count = len(traces)

@@ -1,5 +1,6 @@
 """The leading singular values of D against a dense decomposition, and Levenberg–Marquardt through them."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,8 +19,16 @@ from jaxgeo.optim.rank_cutoff import RankCutoff
 SPECTRUM = 10.0 ** -np.linspace(0, 12, 80)
 
 
+decomposed = eqx.filter_jit(leading_singular_values)
+
+
 def leading(matrix, counts, choice, seed=0):
-    return leading_singular_values(jnp.asarray(matrix), counts, jnp.asarray(choice), jr.key(seed))
+    return decomposed(jnp.asarray(matrix), counts, jnp.asarray(choice), jr.key(seed))
+
+
+@eqx.filter_jit
+def lifted(svd, velocity, cutoff):
+    return svd.lift(velocity, svd.kept(cutoff))
 
 
 @pytest.mark.parametrize("shape", [(120, 80), (80, 120)])
@@ -30,13 +39,11 @@ def test_the_leading_singular_values_are_those_of_a_decomposition(shape):
     assert (found <= SPECTRUM[:40] * (1 + 1e-12)).all()
     np.testing.assert_allclose(found[:30], SPECTRUM[:30], rtol=1e-2)
     np.testing.assert_allclose(found[:20], SPECTRUM[:20], rtol=1e-5)
-    basis = np.asarray(svd.orthogonal)
+    basis, left, values, right = map(np.asarray, (svd.orthogonal, svd.left, svd.values, svd.right))
     left_over = np.linalg.norm(matrix - basis @ (basis.T @ matrix))
     assert 0.1 < rest / left_over < 10
-    np.testing.assert_allclose(svd.right @ svd.right.T, np.eye(40), atol=1e-12)
-    np.testing.assert_allclose(
-        basis @ svd.left @ (svd.values[:, None] * svd.right), basis @ (basis.T @ matrix), atol=1e-14
-    )
+    np.testing.assert_allclose(right @ right.T, np.eye(40), atol=1e-12)
+    np.testing.assert_allclose(basis @ left @ (values[:, None] * right), basis @ (basis.T @ matrix), atol=1e-14)
 
 
 def test_fewer_directions_than_the_most_are_followed_by_zeros():
@@ -46,8 +53,8 @@ def test_fewer_directions_than_the_most_are_followed_by_zeros():
     assert not svd.values[20:].any()
     assert not svd.kept(jnp.asarray(0.0))[20:].any()
     velocity = np.random.default_rng(1).standard_normal(120)
-    lifts = svd.lift(jnp.asarray(velocity), svd.kept(jnp.asarray(1e-1))), pseudo_inverse(matrix, velocity, 1e-1)
-    assert relative_error(*lifts) < 1e-2
+    found = lifted(svd, jnp.asarray(velocity), jnp.asarray(1e-1))
+    assert relative_error(found, pseudo_inverse(matrix, velocity, 1e-1)) < 1e-2
 
 
 def test_a_lift_through_what_is_far_above_the_last_is_that_of_all_of_d():
@@ -55,7 +62,7 @@ def test_a_lift_through_what_is_far_above_the_last_is_that_of_all_of_d():
     velocity = matrix @ np.random.default_rng(1).standard_normal(80)
     for seed in range(3):
         svd, _ = leading(matrix, (60,), 0, seed)
-        found = svd.lift(jnp.asarray(velocity), svd.kept(jnp.asarray(1e-5)))
+        found = lifted(svd, jnp.asarray(velocity), jnp.asarray(1e-5))
         assert relative_error(found, pseudo_inverse(matrix, velocity, 1e-5)) < 1e-6
 
 
@@ -94,8 +101,12 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
     # There are no more than rows.
     assert policy.ladder(5, 37) == (5,)
 
+    @eqx.filter_jit
+    def next_rung(policy, fine, rung):
+        return policy.leading(matrix, fine, rung, jnp.zeros((), jnp.int32))[1]
+
     def following(rung, fine, policy=policy):
-        return int(policy.leading(matrix, jnp.asarray(fine), jnp.asarray(rung, jnp.int32), jnp.zeros((), jnp.int32))[1])
+        return int(next_rung(policy, jnp.asarray(fine), jnp.asarray(rung, jnp.int32)))
 
     # σ falls to 0.04 after 8 directions, 5e-3 after 16, 3e-5 after 30.
     assert following(0, 1e-2) == 1

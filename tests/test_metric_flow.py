@@ -36,16 +36,28 @@ METRICS = {
 }
 
 
-def dense_metric(metric, cost, outputs):
-    """g for each sample by NumPy."""
+def dense_metric(metric, hessian):
+    """g for each sample by NumPy, with the second derivatives of the cost."""
     if isinstance(metric, jg.metrics.Weighted):
         return np.broadcast_to(np.diag([2.0, 0.5]), (3, 2, 2))
     if isinstance(metric, jg.metrics.MatrixMetric):
         return np.broadcast_to([[2.0, 0.5], [0.5, 1.0]], (3, 2, 2))
     if isinstance(metric, jg.metrics.Euclidean):
         return np.broadcast_to(np.eye(2), (3, 2, 2))
-    hessian = np.asarray(jax.hessian(cost)(outputs)) * 3
-    return np.stack([hessian[j, :, j, :] for j in range(3)])
+    return np.stack([3 * hessian[j, :, j, :] for j in range(3)])
+
+
+@eqx.filter_jit
+def velocities(problem, params, metric):
+    """∇ₓC, the second derivatives of C, the velocity of the comparison flow, and Dθ̇."""
+    outputs = problem.outputs(params)
+    velocity = jg.AdaptedFlow(jg.linalg.SVD(), metric)(0.0, params, problem)
+    return (
+        problem.loss.gradient(outputs),
+        jax.hessian(problem.loss)(outputs),
+        jg.OutputFlow(metric)(0.0, outputs, problem),
+        problem.jacobian(params).mv(problem.partition(velocity)[0]),
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,16 +72,12 @@ def dense_metric(metric, cost, outputs):
 def test_velocities(cost, metric):
     """Dθ̇ has the g-length and direction of −g⁺∇ₓC, and the comparison flow is that vector itself."""
     problem, params = with_cost(costs()[cost])
-    outputs = problem.outputs(params)
-    matrices = dense_metric(METRICS[metric], problem.loss, outputs)
-    gradient = np.asarray(problem.loss.gradient(outputs))
+    gradient, hessian, found, moved = map(np.asarray, velocities(problem, params, METRICS[metric]))
+    matrices = dense_metric(METRICS[metric], hessian)
     expected = -np.stack([np.linalg.pinv(g, rcond=1e-10) @ row for g, row in zip(matrices, gradient, strict=True)])
-    found = jg.OutputFlow(METRICS[metric])(0.0, outputs, problem)
     np.testing.assert_allclose(found, expected, atol=1e-10)
-    velocity = jg.AdaptedFlow(jg.linalg.SVD(), METRICS[metric])(0.0, params, problem)
-    moved = problem.jacobian(params).mv(problem.partition(velocity)[0])
     # Directions that the metric does not see are free.
-    difference = np.asarray(moved) - expected
+    difference = moved - expected
     lengths = np.einsum("jq,jqr,jr->j", difference, matrices, difference)
     assert np.abs(lengths).max() <= 1e-16
 

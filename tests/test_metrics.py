@@ -135,18 +135,23 @@ def test_the_adapted_direction_in_a_metric(metric, size):
     x = jnp.linspace(-1, 1, size)
     cost = jg.SoftmaxCrossEntropy.from_labels(np.arange(size) % 3, num_classes=3)
     problem = jg.Problem(network, x, cost)
-    outputs = problem.outputs(PARAMS)
+    tx = jg.optim.scale_by_adapted_metric(metric=metric, damping=1e-2, solver=SVD())
+
+    @jax.jit
+    def compared(params):
+        gradient = jax.grad(problem.cost)(params)
+        direction, state = tx.update(gradient, tx.init(params), params, problem=problem)
+        flat = jax.flatten_util.ravel_pytree
+        return problem.outputs(params), flat(gradient)[0], flat(direction)[0], state.info.cost, problem.cost(params)
+
+    outputs, gradient, direction, told, exact = compared(PARAMS)
     factor = metric.root(cost, outputs)
     d = np.asarray(jacobian_matrix(problem, PARAMS))
     rows = d if factor is None else _rows(factor_matrix(factor, outputs)[0], d)
     shift = 1e-2 * np.sum(rows**2) / len(rows)
-    gradient = jax.grad(problem.cost)(PARAMS)
-    tx = jg.optim.scale_by_adapted_metric(metric=metric, damping=1e-2, solver=SVD())
-    direction, state = tx.update(gradient, tx.init(PARAMS), PARAMS, problem=problem)
-    flat = jax.flatten_util.ravel_pytree
-    expected = size * np.linalg.solve(rows.T @ rows + shift * np.eye(rows.shape[1]), flat(gradient)[0])
-    np.testing.assert_allclose(flat(direction)[0], expected, rtol=1e-8, atol=1e-10)
-    assert state.info.cost == problem.cost(PARAMS)
+    expected = size * np.linalg.solve(rows.T @ rows + shift * np.eye(rows.shape[1]), gradient)
+    np.testing.assert_allclose(direction, expected, rtol=1e-8, atol=1e-10)
+    assert told == exact
 
 
 def _rows(matrix, d):

@@ -18,7 +18,7 @@ def test_a_full_step_solves_a_linear_problem(size):
     y = jnp.asarray(np.random.default_rng(1).normal(size=(size, 1)))
     params = {"a": jnp.ones((1, 4)), "b": jnp.zeros(1)}
     problem = jg.Problem(linear_network, x, jg.L2(y))
-    tx = jg.optim.adapted_gradient_descent(learning_rate=1.0)
+    tx = jg.optim.adapted_gradient_descent(learning_rate=1.0, solver=SOLVER)
     updates, state = tx.update(jax.grad(problem.cost)(params), tx.init(params), params, problem=problem)
     new = optax.apply_updates(params, updates)
     matrix = np.concatenate([x, np.ones((size, 1))], axis=1)
@@ -148,7 +148,7 @@ def test_momentum_is_bounded():
 def test_interpolation_walks_the_line_and_ends_in_round_off():
     params, data = parameters(), batch(size=4)
     problem = jg.Problem(network, data["inputs"], jg.L2(data["targets"]))
-    tx = jg.optim.linear_interpolation(num_steps=8)
+    tx = jg.optim.linear_interpolation(num_steps=8, solver=SOLVER)
     state, start, costs = tx.init(params), problem.cost(params), []
     for _ in range(13):
         updates, state = tx.update(params, state, params, problem=problem)

@@ -116,7 +116,7 @@ def test_blocks_with_a_noise_of_their_own():
     found = jg.posterior(model, params, noise=(0.2, 0.01))
 
     def rows(function, points, noise):
-        tree = jax.vmap(jax.jacfwd(function), in_axes=(None, 0))(params, jnp.asarray(points))
+        tree = jax.jit(jax.vmap(jax.jacfwd(function), in_axes=(None, 0)))(params, jnp.asarray(points))
         return np.concatenate([np.asarray(tree["k"])[:, None], np.asarray(tree["u"])], axis=1) / noise
 
     d = np.concatenate([rows(residual, inside, 0.2), rows(miss, data, 0.01)])

@@ -29,16 +29,20 @@ PARAMS = {"in": jax.random.normal(KEY, (8, 2)), "out": jax.random.normal(KEY, (1
 
 def by_hand(updates, order=None):
     """Gradient descent on the mean over samples, with keys from the number of the update."""
-    params = PARAMS
-    for number in range(updates):
-        which = np.arange(6) if order is None else order(number)
-        keys = jax.vmap(lambda key, number=number: jax.random.fold_in(key, number))(KEYS[which])
 
-        def cost(params, which=which, keys=keys):
+    @jax.jit
+    def update(params, number, which):
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(KEYS[which])
+
+        def cost(params):
             outputs = jax.vmap(lambda x, key: dropped(params, (x, key)))(INPUTS[which], keys)
             return jnp.sum((outputs - TARGETS[which]) ** 2) / (2 * len(which))
 
-        params = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, jax.grad(cost)(params))
+        return jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, jax.grad(cost)(params))
+
+    params = PARAMS
+    for number in range(updates):
+        params = update(params, number, np.arange(6) if order is None else order(number))
     return params
 
 

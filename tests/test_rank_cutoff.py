@@ -1,5 +1,7 @@
 """Levenberg–Marquardt with numerical loss of rank: networks on the residuals of a differential equation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -64,41 +66,49 @@ def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
     """On straight outputs, where the gain is what was predicted, so that the next length is twice this one."""
     problem, params = linear_problem(with_spectrum(8, 3, [1.0, 0.5, 1e-5]))
     problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(jnp.ones((8, 1))))
-    linear = Linearisation(problem, params, jg.metrics.CostHessian())
-    matrix = linear.jacobian.as_matrix()
-    svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
-    state = jg.optim.RankCutoff().init(jnp.dtype(jnp.float64))._replace(radius=jnp.array(0.7))
 
+    @functools.partial(jax.jit, static_argnums=0)
     def step(enough):
+        linear = Linearisation(problem, params, jg.metrics.CostHessian())
+        matrix = linear.jacobian.as_matrix()
+        svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
+        state = jg.optim.RankCutoff().init(jnp.dtype(jnp.float64))._replace(radius=jnp.array(0.7))
         proposal = jg.optim.RankCutoff(enough=enough).propose(linear, svd, state)
-        return proposal.learn(shorten(proposal.attempt, is_worth_taking, proposal.halvings))
+        taken, report, after = proposal.learn(shorten(proposal.attempt, is_worth_taking, proposal.halvings))
+        kept = svd.coefficients(-linear.residual.reshape(-1)) / svd.values
+        parts = svd.right @ ravel_pytree(taken.trial.step)[0]
+        return (taken.fraction, taken.accepted, report.rank), parts, kept, after[:3]
 
-    taken, report, after = step(enough=1.0)
-    assert (taken.fraction, taken.accepted, report.rank) == (1, True, 2)
-    parts = svd.right @ ravel_pytree(taken.trial.step)[0]
-    kept = svd.coefficients(-linear.residual.reshape(-1)) / svd.values
+    found, parts, kept, after = step(1.0)
+    assert found == (1, True, 2)
     np.testing.assert_allclose(parts[:2], kept[:2], rtol=1e-10)
     np.testing.assert_allclose(abs(parts[2]), 0.7, rtol=1e-6)
-    np.testing.assert_allclose(after[:3], (1e-3 / 3, 1e-3 / 1.25, 1.4), rtol=1e-6)
+    np.testing.assert_allclose(after, (1e-3 / 3, 1e-3 / 1.25, 1.4), rtol=1e-6)
 
     # Where the first step takes off enough, the second is not taken.
-    first, *_ = step(enough=1e-3)
-    np.testing.assert_allclose((svd.right @ ravel_pytree(first.trial.step)[0])[2], 0, atol=1e-9)
+    _, parts, *_ = step(1e-3)
+    np.testing.assert_allclose(parts[2], 0, atol=1e-9)
 
 
 def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
     """x = θ + 1.5 θ⁸ from 0 to 1: the whole step leaves 1.5 of 1, half of it 0.494, and three quarters 0.0998."""
     problem, params = jg.Problem(lambda a, t: a + 1.5 * a**8 * t, jnp.ones(1), jg.L2(jnp.ones((1, 1)))), jnp.zeros(1)
-    linear = Linearisation(problem, params, jg.metrics.CostHessian())
-    matrix = linear.jacobian.as_matrix()
-    svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
-    policy = jg.optim.RankCutoff(corrections=0)
-    proposal = policy.propose(linear, svd, policy.init(jnp.dtype(jnp.float64)))
-    tried = shorten(proposal.attempt, is_worth_taking, proposal.halvings)
-    taken, *_ = proposal.learn(tried)
-    assert (tried.fraction, taken.fraction) == (0.5, 0.75)
-    np.testing.assert_allclose(taken.trial.step, 0.75)
-    np.testing.assert_allclose(taken.trial.cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
+
+    @jax.jit
+    def step():
+        linear = Linearisation(problem, params, jg.metrics.CostHessian())
+        matrix = linear.jacobian.as_matrix()
+        svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
+        policy = jg.optim.RankCutoff(corrections=0)
+        proposal = policy.propose(linear, svd, policy.init(jnp.dtype(jnp.float64)))
+        tried = shorten(proposal.attempt, is_worth_taking, proposal.halvings)
+        taken, *_ = proposal.learn(tried)
+        return (tried.fraction, taken.fraction), taken.trial.step, taken.trial.cost
+
+    fractions, length, cost = step()
+    assert fractions == (0.5, 0.75)
+    np.testing.assert_allclose(length, 0.75)
+    np.testing.assert_allclose(cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
 
 
 def test_steps_are_damped_while_they_halve_the_cost_in_less_time():

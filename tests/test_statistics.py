@@ -299,11 +299,15 @@ def test_supervised_and_fit_take_samples_at_once():
     options = {"method": optax.sgd(0.1), "tol": 0.0, "max_steps": 4, "batch_size": 3, "per_sample": False}
     found = jg.fit(HAND, INPUTS, TARGETS, apply=at_once, **options)
     params = HAND
-    for step in range(4):
-        order = np.random.default_rng([0, step // 2]).permutation(6).reshape(2, 3)[step % 2]
+
+    @jax.jit
+    def update(params, order):
         x, y = INPUTS[order], TARGETS[order]
-        grads = jax.grad(lambda params, x, y: jnp.sum((at_once(params, x) - y) ** 2) / 6)(params, x, y)
-        params = jax.tree.map(lambda leaf, grad: leaf - 0.1 * grad, params, grads)
+        grads = jax.grad(lambda params: jnp.sum((at_once(params, x) - y) ** 2) / 6)(params)
+        return jax.tree.map(lambda leaf, grad: leaf - 0.1 * grad, params, grads)
+
+    for step in range(4):
+        params = update(params, np.random.default_rng([0, step // 2]).permutation(6).reshape(2, 3)[step % 2])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.model, params)
 
 

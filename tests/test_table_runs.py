@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import shutil
 import warnings
 
 import numpy as np
@@ -22,8 +23,7 @@ from jaxgeo.tabular import plan
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-@pytest.fixture
-def table(home):
+def write_table(folder):
     """Numbers with gaps, a category, weights from 0 to 3, a number and a class to predict."""
     rng = np.random.default_rng(0)
     a, b, city = rng.normal(size=120), rng.normal(size=120), rng.choice(["Bern", "Genève", "Zürich"], 120)
@@ -34,8 +34,26 @@ def table(home):
         f"{a[i]:.5f},{'' if gap[i] else f'{b[i]:.5f}'},{city[i]},{weights[i]},{y[i]:.5f},{'hi' if y[i] > 10 else 'lo'}"
         for i in range(120)
     ]
-    (home / "t.csv").write_text("\n".join(["a,b,city,w,y,label", *rows]) + "\n")
-    return home / "t.csv"
+    (folder / "t.csv").write_text("\n".join(["a,b,city,w,y,label", *rows]) + "\n")
+    return folder / "t.csv"
+
+
+@pytest.fixture
+def table(home):
+    return write_table(home)
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    table = write_table(tmp_path_factory.mktemp("kept"))
+    train(table, settings(table), table.parent / "one")
+    return table.parent / "one"
+
+
+@pytest.fixture
+def one(trained_once, table):
+    """A copy of a run, beside the table."""
+    return shutil.copytree(trained_once, table.parent / "one")
 
 
 def settings(table, **changes):
@@ -187,8 +205,7 @@ def test_a_run_goes_on_with_more_updates_and_not_with_other_rows(table, capsys):
     assert "the samples or targets have changed" in error_of(capsys, ["resume", "one"])
 
 
-def test_what_new_rows_hold_is_read_as_in_training(table, capsys):
-    train(table, settings(table), table.parent / "one")
+def test_what_new_rows_hold_is_read_as_in_training(table, one, capsys):
     (table.parent / "new.csv").write_text("city,b,a\nBern,1,2\nAtlantis,,0.5\n")
     assert run(["predict", "one", "new.csv", "--interval", "0.8"]) == 0
     output, told = capsys.readouterr()
@@ -219,13 +236,12 @@ def test_what_new_rows_hold_is_read_as_in_training(table, capsys):
         assert "--interval must be" in error_of(capsys, ["predict", "one", "new.csv", "--interval", bad])
 
 
-def test_a_single_network_has_no_error_bars_and_several_have_no_rank(table, capsys):
-    train(table, settings(table), table.parent / "several")
+def test_a_single_network_has_no_error_bars_and_several_have_no_rank(one, capsys):
     options = ["--target", "y", "--drop", "label", "--drop", "w", "--max-steps", "2"]
     assert run(["train", "t.csv", *options, "--hidden", "4", "--optimizer", "sgd", "--out", "single"]) == 0
     capsys.readouterr()
     assert "no error bars" in error_of(capsys, ["predict", "single", "t.csv", "--interval", "0.9"])
-    assert "no single D" in error_of(capsys, ["rank", "several"])
+    assert "no single D" in error_of(capsys, ["rank", "one"])
 
 
 @pytest.mark.parametrize(
@@ -334,8 +350,7 @@ def test_the_unit_of_a_target_changes_nothing_but_the_unit_of_scores(table, powe
     np.testing.assert_allclose(np.array(found[1]) / 10.0**power, found[0], rtol=1e-6)
 
 
-def test_a_prediction_is_finite_or_refused(table, capsys):
-    train(table, settings(table), table.parent / "one")
+def test_a_prediction_is_finite_or_refused(table, one, capsys):
     for cell, part in (("1e308", "not finite"), ("-1.7e308", "not finite|too large"), ("inf", "infinite")):
         (table.parent / "new.csv").write_text(f"city,b,a\nBern,1,2\nBern,1,{cell}\n")
         code = run(["predict", "one", "new.csv", "--interval", "0.9"])

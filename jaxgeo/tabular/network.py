@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,7 +25,7 @@ class Shape:
     outputs: int
     by_input: bool = False
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of W_1, b_1, W_2, …, V, S and c."""
         sizes = (self.inputs, *self.widths)
@@ -32,12 +33,17 @@ class Shape:
         last = ((sizes[-1], self.outputs),) if self.widths else ()
         return (*hidden, *last, (self.inputs, self.outputs), (self.outputs,))
 
+    @cached_property
+    def ends(self) -> Int[np.ndarray, " ends"]:
+        """Where each array begins in θ, and where the last one ends."""
+        return np.cumsum([0, *(math.prod(shape) for shape in self.shapes)])
+
     @property
     def size(self) -> int:
         """K."""
-        return sum(math.prod(shape) for shape in self.shapes)
+        return int(self.ends[-1])
 
-    @property
+    @cached_property
     def groups(self) -> Int[np.ndarray, " K"]:
         """Which precision each parameter has: one for each array, or for each row of W_1 and each array but that."""
         found, count = [], 0
@@ -52,8 +58,8 @@ class Shape:
 
     def split(self, theta: Vector) -> list[np.ndarray]:
         """The arrays."""
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
-        return [part.reshape(shape) for part, shape in zip(np.split(theta, ends), self.shapes, strict=True)]
+        ends = self.ends.tolist()
+        return [theta[a:b].reshape(shape) for a, b, shape in zip(ends, ends[1:], self.shapes, strict=False)]
 
     def start(self, random: np.random.RandomState) -> Vector:
         """Weights of deviation 1/√(inputs of the layer), and zeros for biases and the linear path."""
@@ -89,8 +95,7 @@ class Shape:
         """LD, with L a matrix for each sample."""
         arrays, (count, height) = self.split(theta), root.shape[:2]
         found = np.empty((count, height, self.size))
-        ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes)])
-        parts = [found[:, :, a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        parts = [found[:, :, a:b] for a, b in zip(self.ends, self.ends[1:], strict=False)]
         parts[-1][...] = root
         parts[-2].reshape(count, height, self.inputs, -1)[...] = activations[0][:, None, :, None] * root[:, :, None, :]
         if self.widths:

@@ -13,8 +13,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 
 from input_matrix.cells import cells, judge  # noqa: E402
-from input_matrix.groups import GROUPS  # noqa: E402
+from input_matrix.groups import group  # noqa: E402
 
-for cell in cells(GROUPS[sys.argv[1]]()):
+for cell in cells(group(sys.argv[1])):
     verdict, detail = judge(cell)
     print(json.dumps({"cell": cell.name, "verdict": verdict, "detail": detail}), flush=True)
