@@ -135,7 +135,8 @@ class LevenbergMarquardt(AbstractTransformation):
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
             if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES and columns < rows:
-                return *cond_any(state.rung < 0, self._while_fast, self._through_leading, linear, state), None
+                held = linear.holding()
+                return *cond_any(state.rung < 0, self._while_fast, self._through_leading, held, state), None
         return *self._damped(linear, state), None
 
     def _try(
