@@ -57,7 +57,8 @@ class Accelerated(eqx.Module):
     converge only if D hardly changes along the step. Combined with those before them, they act like corrections through
     a D that has learnt from all evaluations, and converge along steps several times as long.
 
-    Reference: H. F. Walker, P. Ni, Anderson acceleration for fixed-point iterations, SIAM J. Numer. Anal. 49, 2011
+    Reference: H. F. Walker, P. Ni, Anderson acceleration for fixed-point iterations, SIAM Journal on
+        Numerical Analysis 49, 2011
 
     **Arguments:**
 
@@ -120,14 +121,15 @@ class Accelerated(eqx.Module):
 
         def advance(course: _Course) -> _Course:
             arrival, missing, cost = measure(course.step)
-            best = course.step, arrival, cost, course.memory.count
-            better = (course.memory.count == 0) | (cost < course.cost)
-            last = course.best, course.arrival, course.cost, course.corrections
-            kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), best, last)
-            following, memory, length = self.next_step(course.step, missing, course.memory)
             used = course.memory.count
+            better = (used == 0) | (cost < course.cost)
+            found = course.step, arrival, cost, used
+            last = course.best, course.arrival, course.cost, course.corrections
+            best, arrival, cost, corrections = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, last)
+            following, memory, length = self.next_step(course.step, missing, course.memory)
             length = jnp.where(used > 0, jnp.minimum(length, course.lowest[jnp.maximum(used - 1, 0)]), length)
-            return _Course(following, memory, *kept, course.lowest.at[used].set(length))
+            lowest = course.lowest.at[used].set(length)
+            return _Course(following, memory, best, arrival, cost, corrections, lowest)
 
         shapes = eqx.filter_eval_shape(measure, start)
         arrival, _, cost = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -14,6 +14,7 @@ from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.precision import cond_any
+from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import DECOMPOSED, conclude
@@ -178,15 +179,19 @@ class RankCutoff(AbstractWay):
         # LAPACK computes singular values with about a fifth of the speed of products.
         return damped / (products + 4 * rows * count**2 + 26 * count**3)
 
-    def after_damped(self, state: CutState, info: StepInfo, shape: tuple[int, int]) -> tuple[CutState, Int[Array, ""]]:
+    def after_damped(
+        self, state: CutState, info: StepInfo, shape: tuple[int, int], damping: Float[Array, ""]
+    ) -> tuple[CutState, Int[Array, ""]]:
         """The next state and rung after a damped step with a D of this `shape`: −1 while damped steps pay.
 
-        A step through a cut-off is taken to halve the cost.
+        A step through a cut-off is taken to halve the cost. Unless D is known not to be of low rank, damped steps also
+        end when DᵀD with the next `damping` could not be factorised in float64: singular values reach lower.
         """
         fell = jnp.log(jnp.where(info.cost > 0, jnp.where(info.accepted, info.new_cost, info.cost) / info.cost, 1))
         pace = (1 - LAST) * state.pace + LAST * jnp.clip(fell, 2 * UNKNOWN, 0).astype(state.pace.dtype)
-        # Singular values reach lower than DᵀD, whose factorisation has failed.
-        goes_on = info.accepted & (info.outcome != DECOMPOSED) & (pace < -math.log(2) * self.share(*shape))
+        rows, columns = shape
+        fails = (damping < 2 * rows * accumulated_eps(columns, jnp.dtype(jnp.float64))) & (pace >= 2 * UNKNOWN)
+        goes_on = info.accepted & ~fails & (pace < -math.log(2) * self.share(*shape))
         # The damping is in units of the mean square of singular values. Begin well below what it has reached.
         reached = 1e-2 * jnp.sqrt(info.damping).astype(state.fine.dtype)
         fine = jnp.where(goes_on, state.fine, jnp.minimum(state.fine, reached))
