@@ -126,7 +126,8 @@ def test_steps_are_damped_while_they_halve_the_cost_in_less_time():
     np.testing.assert_allclose(state.fine, 1e-6)
     assert after(needed / 10, accepted=False)[1] == top
     # Below, DᵀD could not be factorised. Once D has turned out not to be of low rank, that does not matter.
-    least = 2 * 200 * np.sqrt(18) * np.finfo(float).eps
+    least = policy.least_damping(200, 18)
+    np.testing.assert_allclose(least, 2 * 200 * np.sqrt(18) * np.finfo(float).eps)
     assert after(needed / 10, damping=1.01 * least)[1] == -1
     assert after(needed / 10, damping=0.99 * least)[1] == top
     assert after(needed / 10, damping=0.99 * least, pace=-100.0)[1] == -1

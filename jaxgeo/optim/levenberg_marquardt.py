@@ -200,8 +200,9 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def _while_fast(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """Step by a damped lift; when such steps no longer pay, examine D."""
-        step, state = self._damped(linear, state)
         shape = linear.jacobian.out_size(), linear.jacobian.in_size()
+        least = jnp.asarray(self.cutoff.least_damping(*shape), state.damping.dtype)
+        step, state = self._damped(linear, state._replace(damping=jnp.maximum(state.damping, least)))
         cutoff, rung = self.cutoff.after_damped(state.cutoff, state.info, shape, state.damping)
         return step, state._replace(cutoff=cutoff, rung=rung)
 

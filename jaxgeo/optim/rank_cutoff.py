@@ -179,6 +179,10 @@ class RankCutoff(AbstractWay):
         # LAPACK computes singular values with about a fifth of the speed of products.
         return damped / (products + 4 * rows * count**2 + 26 * count**3)
 
+    def least_damping(self, rows: int, columns: int) -> float:
+        """With less damping than this, relative to trace(DDᵀ)/QN, DᵀD may not be factorised in float64."""
+        return 2 * rows * accumulated_eps(columns, jnp.dtype(jnp.float64))
+
     def after_damped(
         self, state: CutState, info: StepInfo, shape: tuple[int, int], damping: Float[Array, ""]
     ) -> tuple[CutState, Int[Array, ""]]:
@@ -189,8 +193,7 @@ class RankCutoff(AbstractWay):
         """
         fell = jnp.log(jnp.where(info.cost > 0, jnp.where(info.accepted, info.new_cost, info.cost) / info.cost, 1))
         pace = (1 - LAST) * state.pace + LAST * jnp.clip(fell, 2 * UNKNOWN, 0).astype(state.pace.dtype)
-        rows, columns = shape
-        fails = (damping < 2 * rows * accumulated_eps(columns, jnp.dtype(jnp.float64))) & (pace >= 2 * UNKNOWN)
+        fails = (damping < self.least_damping(*shape)) & (pace >= 2 * UNKNOWN)
         goes_on = info.accepted & ~fails & (pace < -math.log(2) * self.share(*shape))
         # The damping is in units of the mean square of singular values. Begin well below what it has reached.
         reached = 1e-2 * jnp.sqrt(info.damping).astype(state.fine.dtype)
