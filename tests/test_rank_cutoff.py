@@ -119,11 +119,12 @@ def test_steps_are_damped_while_they_halve_the_cost_in_less_time():
     np.testing.assert_allclose(share, 4.3333e6 / (1.28e6 + 0.1024e6 + 0.2048e6 + 26 * 16**3), rtol=1e-3)
     assert policy.share(200, 18) < 1
 
-    def after(new_cost, accepted=True, rows=200, columns=18):
+    def after(new_cost, accepted=True, rows=200, columns=18, damping=1e-8, pace=-0.1):
         info = empty_step(jnp.dtype(jnp.float64))._replace(
             cost=jnp.array(1.0), new_cost=jnp.array(new_cost), damping=jnp.array(1e-8), accepted=jnp.array(accepted)
         )
-        return policy.after_damped(start, info, (rows, columns))
+        state = start._replace(pace=jnp.array(pace))
+        return policy.after_damped(state, info, (rows, columns), jnp.array(damping))
 
     enough = np.exp(-np.log(2) * policy.share(200, 18))
     needed = np.exp((np.log(enough) + 0.7 * 0.1) / 0.3)
@@ -132,8 +133,14 @@ def test_steps_are_damped_while_they_halve_the_cost_in_less_time():
     assert (rung, state.fine) == (-1, start.fine)
     state, rung = after(1.01 * needed)
     assert rung == top
-    np.testing.assert_allclose(state.fine, 1e-7)
+    np.testing.assert_allclose(state.fine, 1e-6)
     assert after(needed / 10, accepted=False)[1] == top
+    # Below, DᵀD could not be factorised. Once D has turned out not to be of low rank, that does not matter.
+    least = policy.least_damping(200, 18)
+    np.testing.assert_allclose(least, 2 * 200 * np.sqrt(18) * np.finfo(float).eps)
+    assert after(needed / 10, damping=1.01 * least)[1] == -1
+    assert after(needed / 10, damping=0.99 * least)[1] == top
+    assert after(needed / 10, damping=0.99 * least, pace=-100.0)[1] == -1
 
 
 @pytest.mark.slow

@@ -88,6 +88,18 @@ class Linearisation(eqx.Module):
         columns = rows.T.reshape(-1, *outputs.shape)
         return jax.vmap(self.measure, out_axes=1)(columns)[..., 0], self.measure(outputs)
 
+    def holding(self) -> "Linearisation":
+        """The same, with D held as a matrix: where D is needed anyway, its products are cheaper than the network's.
+
+        Samples on several devices stay as they are.
+        """
+        jacobian = self.jacobian
+        if jacobian.held is not None or any(block.sharding is not None for block in jacobian.problem.blocks):
+            return self
+        params = eqx.combine(self.trainable, self.frozen)
+        known = rows_and_outputs(jacobian.problem, self.trainable, self.frozen)
+        return eqx.tree_at(lambda linear: linear.jacobian, self, Jacobian(jacobian.problem, params, known))
+
     @property
     def descent(self) -> Float[Array, "rows R"]:
         """−(Lᵀ)⁺∇ₓC, whose lift through LD is the parameter velocity of steepest descent in the metric."""

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.refinement import refined
 from jaxgeo.linalg.tangents import freeze, tangent_of
+from jaxgeo.optim.acceleration import Accelerated
 
 # Take a step only if the cost falls by at least this fraction of the predicted decrease.
 LEAST_GAIN = 1e-4
@@ -37,6 +38,10 @@ class Attempt(eqx.Module):
     lifts the difference at the end of the line, which takes a forward pass but no new D. Corrections continue while
     each halves the difference, and while the difference exceeds a tenth of the residual expected at the end.
 
+    With `accelerated`, corrections are combined by Anderson acceleration. They go on, up to `most`, even where they do
+    not halve the difference, and the end with the lowest cost counts. This takes longer steps where the network bends
+    so much that plain corrections diverge, and pays where a new D takes as long as many forward passes.
+
     The derivative, in either mode, is that of the program with the number of corrections that were made. It is 0 if
     the trial is not finite.
 
@@ -47,6 +52,7 @@ class Attempt(eqx.Module):
     - `correct`: a module that lifts rows; it is differentiated as a whole. None for no corrections.
     - `size`: the norm of the part of the rows that `correct` can lift.
     - `allowed`: whether corrections are permitted at all.
+    - `accelerated`: whether corrections are combined.
     """
 
     linear: Linearisation
@@ -56,6 +62,7 @@ class Attempt(eqx.Module):
     size: Callable[[Float[Array, "rows R"]], Float[Array, ""]]
     most: int = eqx.field(static=True)
     allowed: bool | Bool[Array, ""]
+    accelerated: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -65,12 +72,17 @@ class Attempt(eqx.Module):
         most: int = 0,
         *,
         line: Float[Array, "rows R"] | None = None,
-        size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] = jnp.linalg.norm,
+        size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] | None = None,
         allowed: bool | Bool[Array, ""] = True,
+        accelerated: bool = False,
     ):
-        self.linear, self.step, self.correct, self.size = linear, step, correct, size
+        if size is None and not accelerated and linear.jacobian.in_size() < linear.jacobian.out_size():
+            # Most of what is missing cannot be reached, so corrections would not halve it.
+            correct = None
+        self.linear, self.step, self.correct = linear, step, correct
+        self.size = jnp.linalg.norm if size is None else size
         self.line = linear.jacobian.mv(step) if line is None and correct is not None else line
-        self.most, self.allowed = most, allowed
+        self.most, self.allowed, self.accelerated = most, allowed, accelerated
 
     def __call__(self, fraction: Float[Array, ""]) -> Trial:
         """The trial of `fraction` times the step; the fraction is not differentiated."""
@@ -83,13 +95,24 @@ class Attempt(eqx.Module):
         if aim is None or self.correct is None:
             return self.linear.move(start, aim), jnp.zeros((), jnp.int32)
 
-        def measure(part: PyTree) -> tuple[Arrival, Float[Array, ""], None]:
+        def arrive(part: PyTree) -> Arrival:
             outputs = self.linear.outputs_at(part)
-            missing = aim - self.linear.measure(outputs - self.linear.outputs)
-            return Arrival(missing, outputs), self.size(missing), None
+            return Arrival(aim - self.linear.measure(outputs - self.linear.outputs), outputs)
+
+        def measure(part: PyTree) -> tuple[Arrival, Float[Array, ""], None]:
+            arrival = arrive(part)
+            return arrival, self.size(arrival.missing), None
+
+        def judge(part: PyTree) -> tuple[Array, Float[Array, "rows R"], Float[Array, ""]]:
+            arrival = arrive(part)
+            return arrival.outputs, arrival.missing, self.linear.problem.loss(arrival.outputs)
 
         most = self.most if self.allowed is True else jnp.where(self.allowed, self.most, 0)
         enough = 0.1 * jnp.linalg.norm(self.linear.residual + aim)
+        if self.accelerated and self.most > 0:
+            way = Accelerated(self.correct, self.linear.jacobian.mv)
+            found = way.run(start, judge, most, self.most, enough)
+            return self.linear.move(found.step, aim, found.arrival), found.corrections
         end = refined(start, _CorrectArrival(self.correct), measure, most, enough)
         return self.linear.move(end.value, aim, end.defect.outputs), end.corrections
 
@@ -99,6 +122,19 @@ class Attempt(eqx.Module):
         aim = None if self.line is None else fraction * self.line
         if aim is None or correct is None:
             return self.linear.move(value, aim)
+
+        if self.accelerated and self.most > 0:
+            way = Accelerated(correct, self.linear.jacobian.mv)
+
+            def follow(now: tuple, index: Int[Array, ""]) -> tuple[tuple, None]:
+                def further(now: tuple) -> tuple:
+                    return way.next_step(now[0], self._missing(now[0], aim), now[1])[:2]
+
+                return jax.lax.cond(index < count, further, lambda now: now, now), None
+
+            now = value, way.forget(value, aim.size, self.most)
+            now, _ = jax.lax.scan(follow, now, jnp.arange(self.most, dtype=jnp.int32))
+            return self.linear.move(now[0], aim)
 
         def add(part: PyTree) -> PyTree:
             return jax.tree.map(jnp.add, part, correct(self._missing(part, aim)))

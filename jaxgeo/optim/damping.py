@@ -16,6 +16,8 @@ Schedule = Callable[[Int[Array, ""]], Float[Array, ""] | float]
 Value = float | Float[Array, ""] | Schedule
 # Raise the damping after a step of which less than this fraction was taken.
 SHORT = 0.25
+# With fewer parameters than rows, lower it by at most this factor, and only after a step of which so much was taken.
+LARGEST_DECREASE, LONG = 100.0, 0.5
 
 
 def value_at(value: Value, count: Int[Array, ""], dtype: jnp.dtype) -> Float[Array, ""]:
@@ -45,6 +47,8 @@ class GainRatioDamping(AbstractWay):
     - `decrease`, `increase`: the largest factors by which the damping falls and rises in a step.
     - `minimum`, `maximum`: bounds of the damping.
     - `corrections`: the most corrections for the curvature of the network in a step; each reuses the factorisation.
+    - `tall_corrections`: the same with fewer parameters than rows, where corrections are combined by Anderson
+        acceleration.
     - `halvings`: the most halvings before a step is rejected.
     """
 
@@ -55,10 +59,12 @@ class GainRatioDamping(AbstractWay):
     minimum: float = 1e-16
     maximum: float = 1e10
     corrections: int = eqx.field(static=True, default=8)
+    tall_corrections: int = eqx.field(static=True, default=20)
     halvings: int = eqx.field(static=True, default=6)
 
     def __check_init__(self):
         check_count("corrections", self.corrections, least=0)
+        check_count("tall_corrections", self.tall_corrections, least=0)
         check_count("halvings", self.halvings, least=0)
         for name in ("initial", "error", "decrease", "increase", "minimum", "maximum"):
             check_positive(name, vars(self)[name])
@@ -73,21 +79,32 @@ class GainRatioDamping(AbstractWay):
         factorised = by.factorise(linear.jacobian, linear.relative(damping))
         step, report = factorised.lift(-linear.residual)
 
-        def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:
-            return tried, report, self.after(state, tried)
+        tall = linear.jacobian.in_size() < linear.rows_of_data
 
-        attempt = Attempt(linear, step, factorised.correct, self.corrections)
+        def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:
+            return tried, report, self.after(state, tried, tall=tall)
+
+        if tall:
+            attempt = Attempt(linear, step, factorised.correct, self.tall_corrections, accelerated=True)
+        else:
+            attempt = Attempt(linear, step, factorised.correct, self.corrections)
         return Proposal(attempt, self.halvings, damping, learn, lambda rows: factorised.lift(rows)[0])
 
-    def after(self, damping: Float[Array, ""], tried: Tried) -> Float[Array, ""]:
-        """The damping of the next step, once a step with this damping was tried."""
+    def after(self, damping: Float[Array, ""], tried: Tried, *, tall: bool = False) -> Float[Array, ""]:
+        """The damping of the next step, once a step with this damping was tried.
+
+        If D is `tall`, accelerated corrections hide the error of the prediction.
+        """
         ratio = tried.gain_ratio.astype(damping.dtype)
         wrong = jnp.where(jnp.isfinite(ratio), jnp.abs(1 - ratio), jnp.inf)
-        factor = jnp.clip(wrong / self.error, 1 / self.decrease, self.increase)
+        decrease = min(self.decrease, LARGEST_DECREASE) if tall else self.decrease
+        factor = jnp.clip(wrong / self.error, 1 / decrease, self.increase)
         # A step that gained a quarter of the predicted decrease was not too long: do not raise the damping.
         taken = jnp.where(ratio < 0.25, 2.0, jnp.minimum(factor, 1))
         # Nor was one that was halved once or twice. After more halvings, raise it with their number.
         fraction = jnp.where(tried.accepted, tried.fraction, 1).astype(damping.dtype)
+        if tall:
+            taken = jnp.where(fraction < LONG, 1, taken)
         taken = jnp.where(fraction < SHORT, jnp.minimum(SHORT / fraction, self.increase), taken)
         factor = jnp.where(tried.accepted, taken, jnp.maximum(factor, 2))
         return jnp.clip(damping * factor, self.minimum, self.maximum)

@@ -135,7 +135,8 @@ class LevenbergMarquardt(AbstractTransformation):
             if state.largest.size == columns:
                 return self._by_rank(linear, state)
             if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES and columns < rows:
-                return *cond_any(state.rung < 0, self._while_fast, self._through_leading, linear, state), None
+                held = linear.holding()
+                return *cond_any(state.rung < 0, self._while_fast, self._through_leading, held, state), None
         return *self._damped(linear, state), None
 
     def _try(
@@ -199,9 +200,10 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def _while_fast(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """Step by a damped lift; when such steps no longer pay, examine D."""
-        step, state = self._damped(linear, state)
         shape = linear.jacobian.out_size(), linear.jacobian.in_size()
-        cutoff, rung = self.cutoff.after_damped(state.cutoff, state.info, shape)
+        least = jnp.asarray(self.cutoff.least_damping(*shape), state.damping.dtype)
+        step, state = self._damped(linear, state._replace(damping=jnp.maximum(state.damping, least)))
+        cutoff, rung = self.cutoff.after_damped(state.cutoff, state.info, shape, state.damping)
         return step, state._replace(cutoff=cutoff, rung=rung)
 
 
@@ -256,6 +258,11 @@ def adapted_levenberg_marquardt(
       differential equation: a step through the singular values above a cut-off, with corrections. With more than 1024
       parameters, only the singular values that the cut-off needs are computed. If D is not of low rank, or takes more
       than 1 GiB, `damping` is used instead.
+
+    With more than 1024 parameters and still more outputs, corrections are combined by Anderson acceleration.
+
+    Reference: H. F. Walker, P. Ni, Anderson acceleration for fixed-point iterations, SIAM Journal on Numerical Analysis
+        49, 2011, for these corrections
 
     The incoming gradients only determine the structure of the updates. You can pass zeros to avoid computing them.
     Place transformations that change gradients after this one in a chain.

@@ -14,6 +14,7 @@ from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.precision import cond_any
+from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import DECOMPOSED, conclude
@@ -32,6 +33,8 @@ LAST = 0.3
 UNKNOWN, SLOW = -1.0, -100.0
 # Try so many times the fraction of a step that halving found.
 LONGER = 1.5
+# With accelerated corrections, in place of `good`, `bad`, `increase` and `corrections`.
+GOOD, BAD, INCREASE, CORRECTIONS = 0.5, 0.125, 3.0, 20
 
 
 class CutState(NamedTuple):
@@ -69,7 +72,9 @@ class RankCutoff(AbstractWay):
 
     If D has more than 1024 columns, only the leading singular values are computed, as many as the fine cut-off needs:
     twice as many from the next step on if the rest of D exceeds the cut-off, half as many if half suffice. As this
-    takes long, steps are damped at first, as long as they halve the cost in the time of a step through a cut-off.
+    takes long, steps are damped at first, as long as they halve the cost in the time of a step through a cut-off. The
+    fine step then has up to 20 corrections, combined by Anderson acceleration, and is tried with a lower cut-off after
+    one of which half was taken, and with one three times as high after one of which at most an eighth was.
 
     Paper: (4.5)
 
@@ -174,16 +179,24 @@ class RankCutoff(AbstractWay):
         # LAPACK computes singular values with about a fifth of the speed of products.
         return damped / (products + 4 * rows * count**2 + 26 * count**3)
 
-    def after_damped(self, state: CutState, info: StepInfo, shape: tuple[int, int]) -> tuple[CutState, Int[Array, ""]]:
+    def least_damping(self, rows: int, columns: int) -> float:
+        """With less damping than this, relative to trace(DDᵀ)/QN, DᵀD may not be factorised in float64."""
+        return 2 * rows * accumulated_eps(columns, jnp.dtype(jnp.float64))
+
+    def after_damped(
+        self, state: CutState, info: StepInfo, shape: tuple[int, int], damping: Float[Array, ""]
+    ) -> tuple[CutState, Int[Array, ""]]:
         """The next state and rung after a damped step with a D of this `shape`: −1 while damped steps pay.
 
-        A step through a cut-off is taken to halve the cost.
+        A step through a cut-off is taken to halve the cost. Unless D is known not to be of low rank, damped steps also
+        end when DᵀD with the next `damping` could not be factorised in float64: singular values reach lower.
         """
         fell = jnp.log(jnp.where(info.cost > 0, jnp.where(info.accepted, info.new_cost, info.cost) / info.cost, 1))
         pace = (1 - LAST) * state.pace + LAST * jnp.clip(fell, 2 * UNKNOWN, 0).astype(state.pace.dtype)
-        goes_on = info.accepted & (pace < -math.log(2) * self.share(*shape))
+        fails = (damping < self.least_damping(*shape)) & (pace >= 2 * UNKNOWN)
+        goes_on = info.accepted & ~fails & (pace < -math.log(2) * self.share(*shape))
         # The damping is in units of the mean square of singular values. Begin well below what it has reached.
-        reached = 1e-3 * jnp.sqrt(info.damping).astype(state.fine.dtype)
+        reached = 1e-2 * jnp.sqrt(info.damping).astype(state.fine.dtype)
         fine = jnp.where(goes_on, state.fine, jnp.minimum(state.fine, reached))
         top = len(self.ladder(*shape)) - 1
         return state._replace(fine=fine, pace=pace), jnp.where(goes_on, -1, top).astype(jnp.int32)
@@ -195,7 +208,10 @@ class RankCutoff(AbstractWay):
         large ones.
         """
         fine, coarse = by.kept(state.fine), by.kept(state.coarse)
-        attempt = self._through(linear, by, fine)
+        # Where a decomposition takes as long as many corrections, these may be many.
+        accelerated = linear.jacobian.in_size() > self.directions[1] and self.corrections > 0
+        attempt = self._through(linear, by, fine, accelerated=accelerated)
+        bounds = (GOOD, BAD, INCREASE) if accelerated else (self.good, self.bad, self.increase)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, CutState]:
             """Take one of the coarse steps instead, if it lowers the cost much more."""
@@ -207,8 +223,8 @@ class RankCutoff(AbstractWay):
             fraction = jnp.where(better, further, fraction)
             whole, beyond, radius = self._beyond(linear, by, coarse, state.radius.astype(linear.cost.dtype))
             lowers = whole.finite & (whole.cost <= linear.cost)
-            good, bad = fraction >= self.good, fraction <= self.bad
-            factor = jnp.where(bad, self.increase, jnp.where(good, 1 / self.decrease, 1))
+            good, bad = fraction >= bounds[0], fraction <= bounds[1]
+            factor = jnp.where(bad, bounds[2], jnp.where(good, 1 / self.decrease, 1))
             coarse_factor = jnp.where(lowers, 1 / self.coarse_decrease, self.coarse_increase)
             lowest, dtype = min(by.round_off, self.maximum), state.fine.dtype
             following = state._replace(
@@ -256,12 +272,15 @@ class RankCutoff(AbstractWay):
         svd: SingularValues,
         kept: Bool[Array, " r"],
         rest: Float[Array, " K"] | None = None,
+        *,
+        accelerated: bool = False,
     ) -> Attempt:
         """A step through the kept directions, with `rest` added, and corrected through the kept directions."""
         step = svd.lift(-linear.residual.reshape(-1), kept)
         whole = linear.jacobian.unravel(step if rest is None else step + rest)
         through = _Through(linear.trainable, svd, kept)
-        return Attempt(linear, whole, through.lift, self.corrections, size=through.size)
+        most = CORRECTIONS if accelerated else self.corrections
+        return Attempt(linear, whole, through.lift, most, size=through.size, accelerated=accelerated)
 
 
 def _attempted(attempt: Attempt, fraction: Float[Array, ""], trial: Trial) -> Trial:

@@ -142,9 +142,8 @@ class FactorisedDense(AbstractFactorised):
         return self._through(found).finish(velocity, value)
 
     @property
-    def correct(self) -> FactorisedSide | None:
-        # With fewer parameters than rows, most of what is missing cannot be reached.
-        return self._through(self.decomposition.factorisation) if self.matrix.wide else None
+    def correct(self) -> FactorisedSide:
+        return self._through(self.decomposition.factorisation)
 
     def solve(self, velocity: Float[Array, "N Q"]) -> tuple[Factorisation, PyTree]:
         """The lift without derivative, and the factorisation that it used."""
