@@ -139,6 +139,18 @@ def test_a_periodic_network_is_periodic_and_points_lie_in_the_domain():
         jg.equations.burgers_1d(viscosity=0.001)
 
 
+def test_without_periodic_features_the_solution_of_helmholtz_equation_is_given_on_the_edge():
+    equation = jg.equations.helmholtz_2d((30, 30), periodic=False)
+    params = equation.init(jr.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 1051
+    _, edge = equation.points(jr.key(0), (25, 16))
+    assert edge.shape == (16, 2)
+    np.testing.assert_array_equal(np.abs(edge).max(axis=1), 1)
+    np.testing.assert_allclose(jax.vmap(equation.solution)(edge), 0, atol=1e-13)
+    u = jax.jit(equation.field(params))
+    assert abs(u(jnp.array([-1.0, 0.2])) - u(jnp.array([1.0, 0.2]))) > 1e-3
+
+
 def test_points_are_drawn_where_the_residual_is_large():
     """In proportion to |r|/mean |r| + 1, of many candidates; the residual here is 9 in a tenth of the interval."""
     equation = jg.equations.Equation(

@@ -53,18 +53,24 @@ def heat_1d(widths: tuple[int, ...] = (64,)) -> Equation:
 
 
 def helmholtz_2d(
-    widths: tuple[int, ...] = (30, 30, 30, 30), wave_number: float = 1.0, modes: tuple[int, int] = (1, 4)
+    widths: tuple[int, ...] = (30, 30, 30, 30),
+    wave_number: float = 1.0,
+    modes: tuple[int, int] = (1, 4),
+    *,
+    periodic: bool = True,
 ) -> Equation:
-    """Δu + k²u = q on [−1, 1]², u* = sin m₁πx sin m₂πy, periodic in both directions.
+    """Δu + k²u = q on [−1, 1]², u* = sin m₁πx sin m₂πy, which is periodic in both directions, and 0 on the edge.
 
     The network takes cos and sin of πx and πy, which makes u periodic: there is no boundary, and there are no points
-    on it. As published in arXiv 2604.05230, with 2971 parameters.
+    on it. As published in arXiv 2604.05230, with 2971 parameters. Without `periodic`, it takes x and y, and u* is given
+    on the edge.
 
     **Arguments:**
 
     - `widths`: the widths of the hidden layers.
     - `wave_number`: k.
     - `modes`: m₁ and m₂.
+    - `periodic`: make u periodic.
     """
     frequencies = math.pi * np.asarray(modes, float)
     factor = wave_number**2 - float(np.sum(frequencies**2))
@@ -79,7 +85,9 @@ def helmholtz_2d(
         return jnp.concatenate([jnp.cos(jnp.pi * x), jnp.sin(jnp.pi * x)])
 
     domain = Box(x=(-1, 1), y=(-1, 1))
-    return Equation(residual, solution, in_box(domain), 2, widths, (3500, 0), domain, features)
+    if periodic:
+        return Equation(residual, solution, in_box(domain), 2, widths, (3500, 0), domain, features)
+    return Equation(residual, solution, in_box_and_faces(domain), 2, widths, (3500, 700), domain, edge=domain.faces())
 
 
 def burgers_1d(
