@@ -1,5 +1,8 @@
 """A fit keeps to one BLAS thread, and gives back what it found, also if several run at once."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import jax.numpy as jnp
@@ -10,6 +13,20 @@ import pytest
 import jaxgeo as jg
 from jaxgeo.equations import Network
 from jaxgeo.fitting import blas
+
+FIRST_USE = """
+import jax.numpy as jnp
+from threadpoolctl import threadpool_info
+from jaxgeo.fitting.blas import one_blas_thread
+
+def threads():
+    return {each["filepath"]: each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+with one_blas_thread():
+    before = threads()
+    jnp.linalg.qr(jnp.ones((2, 2)))
+    assert threads() == before and set(before.values()) == {1}, (before, threads())
+"""
 
 
 @pytest.fixture
@@ -59,3 +76,9 @@ def test_the_limit_holds_until_the_last_of_several_ends(events):
     end.set()
     other.join()
     assert events == [(1, "blas"), "restored"]
+
+
+def test_the_limit_holds_for_the_blas_of_jax_before_jax_has_used_it():
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", FIRST_USE], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -4,6 +4,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+# JAX's LAPACK on a CPU, which JAX itself loads when it first needs it. A limit holds only for what is loaded.
+import scipy.linalg.lapack  # noqa: F401
 from threadpoolctl import threadpool_limits
 
 _lock = threading.Lock()
