@@ -180,8 +180,9 @@ def low_rank() -> Route:
     # D times random columns, Qᵀ times D, two QR decompositions and a small SVD; the corrections are forward passes.
     flops = 3 * once + 4.0 * rows * columns * rank + 4.0 * (rows + columns) * rank**2 + 21.0 * rank**3
     why = (
-        "D is formed by a backward pass for each sample; QR of narrow matrices and a small SVD do not reach the speed "
-        "of large products; and steps along the floor of a valley are up to a dozen forward passes"
+        "up to 20 corrections in each try, of a forward pass and products with D each, by which steps go several times "
+        "as far; D is formed by a backward pass for each sample; QR of narrow matrices and a small SVD do not reach "
+        "the speed of large products"
     )
     tx = jg.optim.adapted_levenberg_marquardt()
     work = Work(float64=flops, bytes=8.0 * rows * columns * 3)
