@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -109,6 +110,32 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
     assert fractions == (0.5, 0.75)
     np.testing.assert_allclose(length, 0.75)
     np.testing.assert_allclose(cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
+
+
+def test_what_is_asked_for_holds_in_accelerated_steps_too():
+    problem = jg.Problem(lambda a, t: a @ t, jnp.eye(3, 2), jg.L2(jnp.ones((3, 1))))
+    linear = Linearisation(problem, jnp.zeros(2), jg.metrics.CostHessian())
+    matrix = linear.jacobian.as_matrix()
+    svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
+
+    def proposed(most, fraction, **options):
+        """Corrections, whether they are accelerated, and the factor of the cut-off once this fraction was taken."""
+        policy = jg.optim.RankCutoff(directions=(1, most), **options)
+        state = policy.init(jnp.dtype(jnp.float64))
+        proposal = policy.propose(linear, svd, state)
+        tried = shorten(proposal.attempt, is_worth_taking, 0)
+        # No other step is lower.
+        lowest = eqx.tree_at(lambda trial: trial.cost, tried.trial, jnp.zeros(()))
+        *_, following = proposal.learn(tried._replace(trial=lowest, fraction=jnp.array(fraction)))
+        return proposal.attempt.most, proposal.attempt.accelerated, round(float(following.fine / state.fine), 3)
+
+    assert proposed(2, 0.3) == (8, False, 0.333)
+    assert proposed(1, 0.3) == (20, True, 1.0)
+    assert proposed(1, 0.3, good=0.25, corrections=5) == (5, True, 0.333)
+    assert proposed(1, 0.1) == (20, True, 3.0)
+    assert proposed(1, 0.1, increase=2.0) == (20, True, 2.0)
+    assert proposed(1, 0.1, bad=0.05) == (20, True, 1.0)
+    assert proposed(1, 0.3, corrections=0) == (0, False, 0.333)
 
 
 def test_steps_are_damped_while_they_halve_the_cost_in_less_time():

@@ -33,8 +33,19 @@ LAST = 0.3
 UNKNOWN, SLOW = -1.0, -100.0
 # Try so many times the fraction of a step that halving found.
 LONGER = 1.5
-# With accelerated corrections, in place of `good`, `bad`, `increase` and `corrections`.
-GOOD, BAD, INCREASE, CORRECTIONS = 0.5, 0.125, 3.0, 20
+
+
+class FineRule(NamedTuple):
+    """How the fine step is corrected, and how its cut-off follows what was taken of it; see `RankCutoff`."""
+
+    good: float
+    bad: float
+    increase: float
+    corrections: int
+
+
+PLAIN = FineRule(good=0.25, bad=2.0**-6, increase=10.0, corrections=8)
+ACCELERATED = FineRule(good=0.5, bad=0.125, increase=3.0, corrections=20)
 
 
 class CutState(NamedTuple):
@@ -73,8 +84,7 @@ class RankCutoff(AbstractWay):
     If D has more than 1024 columns, only the leading singular values are computed, as many as the fine cut-off needs:
     twice as many from the next step on if the rest of D exceeds the cut-off, half as many if half suffice. As this
     takes long, steps are damped at first, as long as they halve the cost in the time of a step through a cut-off. The
-    fine step then has up to 20 corrections, combined by Anderson acceleration, and is tried with a lower cut-off after
-    one of which half was taken, and with one three times as high after one of which at most an eighth was.
+    corrections of the fine step are then combined by Anderson acceleration.
 
     Paper: (4.5)
 
@@ -87,13 +97,14 @@ class RankCutoff(AbstractWay):
         the largest, or at most QN eps times it.
     - `initial`: the first cut-offs, relative to the largest singular value.
     - `decrease`: factor by which the fine cut-off falls, down to QN eps, after a step of which at least the fraction
-        `good` was taken.
+        `good` was taken, by default a quarter, or half with accelerated corrections.
     - `increase`: factor by which the fine cut-off rises, up to `maximum`, after a step of which at most the fraction
-        `bad` was taken.
+        `bad` was taken: by default 10 and 1/64, or 3 and an eighth with accelerated corrections.
     - `enough`: the relative decrease of the cost below which the coarse step may be taken instead.
     - `coarse_decrease`, `coarse_increase`: factors by which the coarse cut-off falls after a step that does not raise
         the cost, and rises after a step that does.
-    - `halvings`, `corrections`: the most halvings and corrections in a step.
+    - `halvings`, `corrections`: the most halvings and corrections in a step; by default 20 halvings and 8 corrections,
+        or 20 in an accelerated fine step.
     - `directions`: the fewest and the most singular values to compute, if not all are computed.
     - `slow`: the largest remainder of D beyond the most directions, relative to the largest singular value. If the
         remainder is larger, D is not of low rank, and steps are damped again.
@@ -103,20 +114,22 @@ class RankCutoff(AbstractWay):
     deficient: float = 1e-8
     initial: float = 1e-3
     decrease: float = 3.0
-    increase: float = 10.0
-    good: float = 0.25
-    bad: float = 2.0**-6
+    increase: float | None = None
+    good: float | None = None
+    bad: float | None = None
     maximum: float = 1e-2
     enough: float = 0.03
     coarse_decrease: float = 1.25
     coarse_increase: float = 3.0
     halvings: int = eqx.field(static=True, default=20)
-    corrections: int = eqx.field(static=True, default=8)
+    corrections: int | None = eqx.field(static=True, default=None)
     directions: tuple[int, int] = eqx.field(static=True, default=(128, 1024))
     slow: float = 1e-5
 
     def __check_init__(self):
         for name, value in vars(self).items():
+            if name in FineRule._fields and value is None:
+                continue
             if name == "directions":
                 least, most = value
                 check_count("directions[0]", least)
@@ -209,9 +222,9 @@ class RankCutoff(AbstractWay):
         """
         fine, coarse = by.kept(state.fine), by.kept(state.coarse)
         # Where a decomposition takes as long as many corrections, these may be many.
-        accelerated = linear.jacobian.in_size() > self.directions[1] and self.corrections > 0
+        accelerated = linear.jacobian.in_size() > self.directions[1] and self.corrections != 0
+        rule = self._rule(accelerated)
         attempt = self._through(linear, by, fine, accelerated=accelerated)
-        bounds = (GOOD, BAD, INCREASE) if accelerated else (self.good, self.bad, self.increase)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, CutState]:
             """Take one of the coarse steps instead, if it lowers the cost much more."""
@@ -223,8 +236,8 @@ class RankCutoff(AbstractWay):
             fraction = jnp.where(better, further, fraction)
             whole, beyond, radius = self._beyond(linear, by, coarse, state.radius.astype(linear.cost.dtype))
             lowers = whole.finite & (whole.cost <= linear.cost)
-            good, bad = fraction >= bounds[0], fraction <= bounds[1]
-            factor = jnp.where(bad, bounds[2], jnp.where(good, 1 / self.decrease, 1))
+            good, bad = fraction >= rule.good, fraction <= rule.bad
+            factor = jnp.where(bad, rule.increase, jnp.where(good, 1 / self.decrease, 1))
             coarse_factor = jnp.where(lowers, 1 / self.coarse_decrease, self.coarse_increase)
             lowest, dtype = min(by.round_off, self.maximum), state.fine.dtype
             following = state._replace(
@@ -244,6 +257,12 @@ class RankCutoff(AbstractWay):
 
         still = jnp.zeros((), linear.outputs.dtype)
         return Proposal(attempt, self.halvings, still, learn, searched=False)
+
+    def _rule(self, accelerated: bool) -> FineRule:
+        """What was asked for, and the defaults for the rest."""
+        default = ACCELERATED if accelerated else PLAIN
+        asked = {name: value for name in FineRule._fields if (value := getattr(self, name)) is not None}
+        return default._replace(**asked)
 
     def _beyond(
         self, linear: Linearisation, svd: SingularValues, coarse: Bool[Array, " r"], radius: Float[Array, ""]
@@ -279,7 +298,7 @@ class RankCutoff(AbstractWay):
         step = svd.lift(-linear.residual.reshape(-1), kept)
         whole = linear.jacobian.unravel(step if rest is None else step + rest)
         through = _Through(linear.trainable, svd, kept)
-        most = CORRECTIONS if accelerated else self.corrections
+        most = self._rule(accelerated).corrections
         return Attempt(linear, whole, through.lift, most, size=through.size, accelerated=accelerated)
 
 

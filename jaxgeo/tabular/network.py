@@ -58,8 +58,7 @@ class Shape:
 
     def split(self, theta: Vector) -> list[np.ndarray]:
         """The arrays."""
-        ends = self.ends.tolist()
-        return [theta[a:b].reshape(shape) for a, b, shape in zip(ends, ends[1:], self.shapes, strict=False)]
+        return [part.reshape(shape) for part, shape in zip(np.split(theta, self.ends[1:-1]), self.shapes, strict=True)]
 
     def start(self, random: np.random.RandomState) -> Vector:
         """Weights of deviation 1/√(inputs of the layer), and zeros for biases and the linear path."""
