@@ -251,8 +251,7 @@ def test_nothing_is_traced_again():
 
     def run(scale, tol):
         problem = jg.Problem(apply, scale * block.inputs, jg.L2(case.problem.loss.targets))
-        # Whether a lift is traced again is for the tests of lifts.
-        jg.solve_flow(problem, jg.StandardFlow(), case.params, s1=1.0, cost_tol=tol)
+        jg.solve_flow(problem, QUICK, case.params, cost_tol=tol)
 
     run(1.0, 1e-3)
     count = len(traces)

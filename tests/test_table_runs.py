@@ -3,12 +3,11 @@
 import dataclasses
 import itertools
 import re
-import shutil
 import warnings
 
 import numpy as np
 import pytest
-from commands import error_of
+from commands import copy_run, error_of
 
 from jaxgeo.app.cli.app import run
 from jaxgeo.app.data import Kind, read_table, table_task
@@ -23,7 +22,7 @@ from jaxgeo.tabular import plan
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-def write_table(folder):
+def write_mixed_table(folder):
     """Numbers with gaps, a category, weights from 0 to 3, a number and a class to predict."""
     rng = np.random.default_rng(0)
     a, b, city = rng.normal(size=120), rng.normal(size=120), rng.choice(["Bern", "Genève", "Zürich"], 120)
@@ -40,12 +39,12 @@ def write_table(folder):
 
 @pytest.fixture
 def table(home):
-    return write_table(home)
+    return write_mixed_table(home)
 
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory):
-    table = write_table(tmp_path_factory.mktemp("kept"))
+    table = write_mixed_table(tmp_path_factory.mktemp("kept"))
     train(table, settings(table), table.parent / "one")
     return table.parent / "one"
 
@@ -53,7 +52,7 @@ def trained_once(tmp_path_factory):
 @pytest.fixture
 def one(trained_once, table):
     """A copy of a run, beside the table."""
-    return shutil.copytree(trained_once, table.parent / "one")
+    return copy_run(trained_once, table.parent)
 
 
 def settings(table, **changes):
