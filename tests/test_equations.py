@@ -117,6 +117,14 @@ def test_a_network_meets_the_conditions_of_burgers_equation_exactly():
     np.testing.assert_allclose([u(jnp.array([0.7, side])) for side in (-1.0, 1.0)], 0, atol=1e-15)
 
 
+def test_a_larger_network_for_burgers_equation_gets_more_points():
+    assert jg.equations.burgers_1d().counts == (3000, 0)
+    assert jg.equations.burgers_1d((25, 25, 25, 25)).counts == (3 * 2051, 0)
+    assert jg.equations.burgers_1d((20, 20, 20, 20), periodic=True).counts == (3 * 1361, 0)
+    with pytest.raises(ValueError, match="`widths` must be positive integers"):
+        jg.equations.burgers_1d("wide")
+
+
 def test_a_periodic_network_meets_the_initial_condition_of_burgers_equation():
     equation = jg.equations.burgers_1d((5,), 0.01, periodic=True)
     u = jax.jit(equation.field(equation.init(jr.key(0))))

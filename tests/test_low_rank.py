@@ -92,12 +92,13 @@ def test_a_lift_has_the_derivative_of_a_d_without_further_directions(shape):
 
 def test_the_number_of_directions_follows_what_is_left_of_d():
     policy, matrix = RankCutoff(directions=(8, 30)), jnp.asarray(with_spectrum(120, 80, SPECTRUM))
-    assert policy.ladder(120, 80) == (8, 16, 30)
-    assert policy.ladder(120, 16) == (8, 16)
+    assert policy.ladder(120, 80) == (8, 11, 16, 23, 30)
+    assert policy.ladder(120, 16) == (8, 11, 16)
     assert policy.ladder(5, 80) == (5,)
     # All of them take hardly longer than the most.
-    assert policy.ladder(120, 37) == (8, 16, 37)
-    assert policy.ladder(120, 38) == (8, 16, 30)
+    assert policy.ladder(120, 37) == (8, 11, 16, 23, 37)
+    assert policy.ladder(120, 38) == (8, 11, 16, 23, 30)
+    assert RankCutoff(directions=(1, 4)).ladder(120, 80) == (1, 2, 3, 4)
     # There are no more than rows.
     assert policy.ladder(5, 37) == (5,)
 
@@ -110,12 +111,12 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
 
     # σ falls to 0.04 after 8 directions, 5e-3 after 16, 3e-5 after 30.
     assert following(0, 1e-2) == 1
-    assert following(1, 2e-2) == 1
-    assert following(1, 0.9) == 0
+    assert following(2, 2e-2) == 2
+    assert following(2, 0.9) == 1
     assert following(0, 0.9) == 0
     # As many as there may be, and too much is left.
-    assert following(2, 1e-3) == -1
-    assert following(2, 1e-6, RankCutoff(directions=(8, 30), slow=1e-3)) == 2
+    assert following(4, 1e-3) == -1
+    assert following(4, 1e-6, RankCutoff(directions=(8, 30), slow=1e-3)) == 4
 
 
 def low_rank(**options):

@@ -15,6 +15,7 @@ from jaxgeo._checks import check_number, check_positive
 from jaxgeo.equations.box import Box
 from jaxgeo.equations.derivatives import Field, gradient, laplacian
 from jaxgeo.equations.equation import Equation
+from jaxgeo.equations.network import check_sizes, count_params
 from jaxgeo.equations.points import Points, in_box, in_box_and_faces, in_cube, on_faces, on_grid
 
 
@@ -87,7 +88,7 @@ def helmholtz_2d(
     domain = Box(x=(-1, 1), y=(-1, 1))
     if periodic:
         return Equation(residual, solution, in_box(domain), 2, widths, (3500, 0), domain, features)
-    return Equation(residual, solution, in_box_and_faces(domain), 2, widths, (3500, 700), domain, edge=domain.faces())
+    return Equation(residual, solution, in_box_and_faces(domain), 2, widths, (2000, 400), domain, edge=domain.faces())
 
 
 def burgers_1d(
@@ -108,13 +109,14 @@ def burgers_1d(
 
     **Arguments:**
 
-    - `widths`: the widths of the hidden layers.
+    - `widths`: the widths of the hidden layers. There are 3 points for each parameter, and at least 3000.
     - `viscosity`: ν.
     - `periodic`: make u periodic in x.
 
     **Raises:** `ValueError` unless ν is at least 0.003, below which the quadrature loses digits.
     """
     check_number("viscosity", viscosity, least=0.003)
+    check_sizes("widths", widths)
     # NumPy refines eigenvalues of a tridiagonal matrix by Newton's method, which is accurate for this many nodes.
     nodes, weights = np.polynomial.hermite.hermgauss(240)
 
@@ -136,8 +138,11 @@ def burgers_1d(
         return x[0] * (1 if periodic else 1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
 
     domain = Box(t=(0, 1), x=(-1, 1))
-    seen = features if periodic else None
-    return Equation(residual, solution, in_box(domain), 2, widths, (3000, 0), domain, seen, output)
+    # With fewer points, a larger network interpolates them.
+    counts = max(3000, 3 * count_params((3 if periodic else 2, *widths, 1))), 0
+    return Equation(
+        residual, solution, in_box(domain), 2, widths, counts, domain, features if periodic else None, output
+    )
 
 
 def kovasznay_2d(widths: tuple[int, ...] = (20, 20, 20), reynolds: float = 20.0) -> Equation:

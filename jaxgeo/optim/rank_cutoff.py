@@ -82,7 +82,7 @@ class RankCutoff(AbstractWay):
     Corrections through the same singular values allow steps that are longer by orders of magnitude.
 
     If D has more than 1024 columns, only the leading singular values are computed, as many as the fine cut-off needs:
-    twice as many from the next step on if the rest of D exceeds the cut-off, half as many if half suffice. As this
+    more from the next step on if the rest of D exceeds the cut-off, fewer if fewer suffice. As this
     takes long, steps are damped at first, as long as they halve the cost in the time of a step through a cut-off. The
     corrections of the fine step are then combined by Anderson acceleration.
 
@@ -156,7 +156,7 @@ class RankCutoff(AbstractWay):
         return reciprocal_condition(scaled) <= max(self.deficient, round_off)
 
     def ladder(self, rows: int, columns: int) -> tuple[int, ...]:
-        """The possible numbers of directions for a D of this shape: the fewest, doubled up to the most.
+        """The possible numbers of directions for a D of this shape, from the fewest to the most, each √2 times the last.
 
         If D has hardly more columns, the last number is all of them, since that takes no longer.
         """
@@ -165,7 +165,7 @@ class RankCutoff(AbstractWay):
         counts = []
         while WHOLE * count < most:
             counts.append(count)
-            count *= 2
+            count = max(count + 1, round(math.sqrt(2) * count))
         return (*counts, most)
 
     def leading(
@@ -179,8 +179,9 @@ class RankCutoff(AbstractWay):
         rung = jnp.clip(rung, 0, len(ladder) - 1)
         svd, rest = leading_singular_values(matrix, ladder, rung, jax.random.fold_in(jax.random.key(0), count))
         rest, fine = rest / svd.unit, fine.astype(rest.dtype)
-        half = svd.relative()[jnp.asarray(ladder)[rung] // 2 - 1]
-        following = jnp.where(rest > fine, rung + 1, jnp.where(half < 0.1 * fine, jnp.maximum(rung - 1, 0), rung))
+        below = jnp.maximum(rung - 1, 0)
+        suffices = svd.relative()[jnp.asarray(ladder)[below] - 1] < 0.1 * fine
+        following = jnp.where(rest > fine, rung + 1, jnp.where(suffices, below, rung))
         slow = (rung == len(ladder) - 1) & (rest > self.slow)
         return svd, jnp.where(slow, -1, jnp.minimum(following, len(ladder) - 1)).astype(jnp.int32)
 
