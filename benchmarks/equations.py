@@ -165,15 +165,13 @@ def burgers_1d() -> Iterator[Result]:
 
 
 def burgers_1d_smooth() -> Iterator[Result]:
-    """1361 parameters, ν = 0.01, periodic, five seeds, five minutes each on two cores that nothing else uses."""
-    return by_fit(
-        jg.equations.burgers_1d, 5, 300.0, time.perf_counter, widths=(20, 20, 20, 20), viscosity=0.01, periodic=True
-    )
+    """1361 parameters, ν = 0.01, periodic, five seeds, five minutes of the processor each."""
+    return by_fit(jg.equations.burgers_1d, 5, 300.0, widths=(20, 20, 20, 20), viscosity=0.01, periodic=True)
 
 
 def burgers_1d_wide() -> Iterator[Result]:
-    """2051 parameters, ν = 0.01/π, five seeds, ten minutes each on two cores that nothing else uses."""
-    return by_fit(jg.equations.burgers_1d, 5, 600.0, time.perf_counter, widths=(25, 25, 25, 25))
+    """2051 parameters, ν = 0.01/π, five seeds, ten minutes of the processor each."""
+    return by_fit(jg.equations.burgers_1d, 5, 600.0, widths=(25, 25, 25, 25))
 
 
 def poisson_5d() -> dict[str, Any]:

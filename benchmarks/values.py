@@ -217,7 +217,13 @@ VALUES = {
     },
     **{
         f"{case}_{name}": Value("equations", functools.partial(OF_FITS[name], case=case))
-        for case, third in (("burgers_1d", "least"), ("helmholtz_2d", "median"))
+        for case, third in (
+            ("burgers_1d", "least"),
+            ("burgers_1d_smooth", "median"),
+            ("burgers_1d_wide", "median"),
+            ("helmholtz_2d", "median"),
+            ("helmholtz_2d_box", "median"),
+        )
         for name in ("starts", "worst", "seconds", third)
     },
     "mnist_seconds": Value("mnist", lambda r: f"{_reached(r, 'adapted_levenberg_marquardt', '1e-06'):.0f}"),

@@ -122,7 +122,7 @@ def test_a_larger_network_for_burgers_equation_gets_more_points():
     assert jg.equations.burgers_1d((25, 25, 25, 25)).counts == (3 * 2051, 0)
     assert jg.equations.burgers_1d((20, 20, 20, 20), periodic=True).counts == (3 * 1361, 0)
     with pytest.raises(ValueError, match="`widths` must be positive integers"):
-        jg.equations.burgers_1d("wide")
+        jg.equations.burgers_1d((20, 0))
 
 
 def test_a_periodic_network_meets_the_initial_condition_of_burgers_equation():

@@ -95,19 +95,21 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
     """x = θ + 1.5 θ⁸ from 0 to 1: the whole step leaves 1.5 of 1, half of it 0.494, and three quarters 0.0998."""
     problem, params = jg.Problem(lambda a, t: a + 1.5 * a**8 * t, jnp.ones(1), jg.L2(jnp.ones((1, 1)))), jnp.zeros(1)
 
-    @jax.jit
-    def step():
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(lengthens):
         linear = Linearisation(problem, params, jg.metrics.CostHessian())
         matrix = linear.jacobian.as_matrix()
         svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
         policy = jg.optim.RankCutoff(corrections=0)
         proposal = policy.propose(linear, svd, policy.init(jnp.dtype(jnp.float64)))
-        tried = shorten(proposal.attempt, is_worth_taking, proposal.halvings)
+        assert proposal.lengthens
+        tried = shorten(proposal.attempt, is_worth_taking, proposal.halvings, lengthens=lengthens)
         taken, *_ = proposal.learn(tried)
-        return (tried.fraction, taken.fraction), taken.trial.step, taken.trial.cost
+        return taken.fraction, taken.trial.step, taken.trial.cost
 
-    fractions, length, cost = step()
-    assert fractions == (0.5, 0.75)
+    assert step(False)[0] == 0.5
+    fraction, length, cost = step(True)
+    assert fraction == 0.75
     np.testing.assert_allclose(length, 0.75)
     np.testing.assert_allclose(cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
 

@@ -1,6 +1,7 @@
 """Try fractions of a step, corrected for the curvature of the network, before one is taken; differentiable."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,8 @@ from jaxgeo.optim.acceleration import Accelerated
 
 # Take a step only if the cost falls by at least this fraction of the predicted decrease.
 LEAST_GAIN = 1e-4
+# Try so many times the fraction of a step that halving found.
+LONGER = 1.5
 
 
 class Arrival(NamedTuple):
@@ -189,14 +192,17 @@ class Tried(NamedTuple):
     gain_ratio: Float[Array, ""]
 
 
-def shorten(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int = 30) -> Tried:
+def shorten(
+    attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int = 30, *, lengthens: bool = False
+) -> Tried:
     """Try the whole step, then half, a quarter, …: the first that is `good`, after at most `halvings` halvings.
 
     **Arguments:**
 
     - `good`: a function or a module; it is not differentiated.
+    - `lengthens`: then try `LONGER` times the fraction too, and take it if it is good and its cost is lower.
     """
-    fraction, trial, accepted = _shortened(attempt, good, halvings)
+    fraction, trial, accepted = _shortened(attempt, good, halvings, lengthens)
     taken, fraction = trial.taken_if(accepted, attempt.linear), jnp.where(accepted, fraction, 0)
     return Tried(attempt.step, taken, fraction, accepted, trial.gain_ratio)
 
@@ -204,29 +210,45 @@ def shorten(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings
 _Last = tuple[Float[Array, ""], Trial, Bool[Array, ""]]
 
 
+class _Search(NamedTuple):
+    """The fraction to try next; the fraction and trial that count so far, whether it is good; and whether to go on."""
+
+    following: Float[Array, ""]
+    fraction: Float[Array, ""]
+    trial: Trial
+    accepted: Bool[Array, ""]
+    goes_on: Bool[Array, ""]
+
+
 @eqx.filter_custom_jvp
-def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int) -> _Last:
-    def tried(fraction: Float[Array, ""]) -> _Last:
-        trial = attempt(fraction)
-        return fraction, trial, good(trial)
-
-    def go_on(last: _Last) -> Bool[Array, ""]:
-        fraction, _, accepted = last
-        return ~accepted & (fraction > 2.0**-halvings)
-
+def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int, lengthens: bool) -> _Last:
     one = jnp.ones((), attempt.linear.outputs.dtype)
     if halvings == 0:
-        return tried(one)
-    # The loop also tries the whole step, so that the trial is compiled only once.
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(tried, one))
-    return jax.lax.while_loop(go_on, lambda last: tried(last[0] / 2), (2 * one, blank[1], jnp.zeros((), bool)))
+        trial = attempt(one)
+        return one, trial, good(trial)
+
+    # One loop for all trials, so that the trial is compiled only once.
+    def advance(search: _Search) -> _Search:
+        fraction, trial = search.following, attempt(search.following)
+        fits, first = good(trial), ~search.accepted
+        counts = first | (fits & (trial.cost < search.trial.cost))
+        tried, best = (fraction, trial), (search.fraction, search.trial)
+        fraction_kept, trial_kept = jax.tree.map(partial(jnp.where, counts), tried, best)
+        goes_on = first & jnp.where(fits, lengthens & (fraction < 1), fraction > 2.0**-halvings)
+        following = jnp.where(fits, jnp.minimum(LONGER * fraction, 1), fraction / 2)
+        return _Search(following, fraction_kept, trial_kept, search.accepted | fits, goes_on)
+
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(attempt, one))
+    start = _Search(one, one, blank, jnp.zeros((), bool), jnp.ones((), bool))
+    end = jax.lax.while_loop(lambda search: search.goes_on, advance, start)
+    return end.fraction, end.trial, end.accepted
 
 
 @_shortened.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[_Last, tuple]:
     attempt = primals[0]
     fraction, trial, accepted = _shortened(*primals)
-    # The number of halvings is a decision without derivative, so only the last trial has a tangent.
+    # The fraction is a decision without derivative, so only the trial has a tangent.
     moved = tangent_of(lambda attempt: attempt(fraction), attempt, tangents[0])
     return (fraction, trial, accepted), (None, moved, None)
 

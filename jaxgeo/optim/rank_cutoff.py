@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxgeo._checks import check_count, check_positive
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.low_rank import leading_singular_values
-from jaxgeo.linalg.precision import cond_any
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
@@ -31,8 +30,6 @@ WHOLE = 1.25
 LAST = 0.3
 # The mean before the first damped step, and after D has turned out not to be of low rank.
 UNKNOWN, SLOW = -1.0, -100.0
-# Try so many times the fraction of a step that halving found.
-LONGER = 1.5
 
 
 class FineRule(NamedTuple):
@@ -156,7 +153,7 @@ class RankCutoff(AbstractWay):
         return reciprocal_condition(scaled) <= max(self.deficient, round_off)
 
     def ladder(self, rows: int, columns: int) -> tuple[int, ...]:
-        """The possible numbers of directions for a D of this shape, from the fewest to the most, each √2 times the last.
+        """The possible numbers of directions for a D of this shape: from the fewest to the most by factors of √2.
 
         If D has hardly more columns, the last number is all of them, since that takes no longer.
         """
@@ -230,11 +227,6 @@ class RankCutoff(AbstractWay):
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, CutState]:
             """Take one of the coarse steps instead, if it lowers the cost much more."""
             step, trial, fraction, accepted, _ = tried
-            further = jnp.minimum(LONGER * fraction, 1)
-            longer = cond_any(further > fraction, _attempted, _kept, attempt, further, trial)
-            better = is_worth_taking(longer) & (longer.cost < trial.cost)
-            trial = jax.tree.map(functools.partial(jnp.where, better), longer, trial)
-            fraction = jnp.where(better, further, fraction)
             whole, beyond, radius = self._beyond(linear, by, coarse, state.radius.astype(linear.cost.dtype))
             lowers = whole.finite & (whole.cost <= linear.cost)
             good, bad = fraction >= rule.good, fraction <= rule.bad
@@ -257,7 +249,7 @@ class RankCutoff(AbstractWay):
             return Tried(step, trial, fraction, accepted, trial.gain_ratio), report, following
 
         still = jnp.zeros((), linear.outputs.dtype)
-        return Proposal(attempt, self.halvings, still, learn, searched=False)
+        return Proposal(attempt, self.halvings, still, learn, searched=False, lengthens=True)
 
     def _rule(self, accelerated: bool) -> FineRule:
         """What was asked for, and the defaults for the rest."""
@@ -301,16 +293,6 @@ class RankCutoff(AbstractWay):
         through = _Through(linear.trainable, svd, kept)
         most = self._rule(accelerated).corrections
         return Attempt(linear, whole, through.lift, most, size=through.size, accelerated=accelerated)
-
-
-def _attempted(attempt: Attempt, fraction: Float[Array, ""], trial: Trial) -> Trial:
-    del trial
-    return attempt(fraction)
-
-
-def _kept(attempt: Attempt, fraction: Float[Array, ""], trial: Trial) -> Trial:
-    del attempt, fraction
-    return trial
 
 
 class _Through(eqx.Module):

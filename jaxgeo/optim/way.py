@@ -23,6 +23,7 @@ class Proposal(NamedTuple):
         next state.
     - `lift`: lifts rows, for a geodesic acceleration. None if the step takes no acceleration or has its own.
     - `searched`: whether a line search may change the step.
+    - `lengthens`: whether to try a longer step once halving has found one that lowers the cost.
     """
 
     attempt: Attempt
@@ -31,6 +32,7 @@ class Proposal(NamedTuple):
     learn: Callable[[Tried], tuple[Tried, LiftInfo, Any]]
     lift: Callable[[Float[Array, "rows R"]], PyTree] | None = None
     searched: bool = True
+    lengthens: bool = False
 
 
 class AbstractWay(eqx.Module):
