@@ -220,7 +220,6 @@ VALUES = {
         for case, third in (
             ("burgers_1d", "least"),
             ("burgers_1d_smooth", "median"),
-            ("burgers_1d_wide", "median"),
             ("helmholtz_2d", "median"),
             ("helmholtz_2d_box", "median"),
         )
