@@ -17,6 +17,8 @@ PUBLISHED_DEEP = {
     "ENGD-W, line search": (*PUBLISHED["poisson_5d_deep"], (5509, 4.3e-7)),
     "SPRING": ((491, 6e-4), (790, 6e-6), (1272, 6e-7), (4726, 1.7e-7)),
 }
+# Problems side by side in a figure.
+ACROSS = 4
 SWEPT = {"N": "N", "Q": "Q", "width": "width", "depth": "hidden layers"}
 
 
@@ -56,12 +58,14 @@ def lift_sweep(results: dict[str, Any]) -> Figure:
 
 def equation_errors(results: dict[str, Any]) -> Figure:
     """Relative L2 error against updates and seconds: each start, jaxgeo's median in bold, and the others."""
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    axes = figure.subplots(2, len(results), sharey="col", squeeze=False)
-    for column, (case, result) in enumerate(results.items()):
-        rows = result["rows"]
-        for number, (axis, label) in enumerate(zip(axes[:, column], ("updates", "seconds"), strict=True)):
-            for color, (name, row) in enumerate(rows.items()):
+    bands = -(-len(results) // ACROSS)
+    figure = Figure(figsize=(11, 5.6 * bands), layout="constrained")
+    axes = figure.subplots(2 * bands, ACROSS, squeeze=False)
+    for index, (case, result) in enumerate(results.items()):
+        band, column = divmod(index, ACROSS)
+        pair = axes[2 * band : 2 * band + 2, column]
+        for number, (axis, label) in enumerate(zip(pair, ("updates", "seconds"), strict=True)):
+            for color, (name, row) in enumerate(result["rows"].items()):
                 curves = [[(point[number], point[2]) for point in run["errors"][1:]] for run in row["runs"]]
                 _curves(axis, curves, f"C{color}", name)
             if number == 0 and case in PUBLISHED:
@@ -69,9 +73,13 @@ def equation_errors(results: dict[str, Any]) -> Figure:
             axis.set(xscale="log", yscale="log", xlabel=label)
             # Over a decade or less, matplotlib would label every tick between powers of ten, with overlaps.
             axis.xaxis.set_minor_formatter(NullFormatter())
-        axes[0, column].set_title(case)
+        pair[0].set_title(case)
     for axis in axes[:, 0]:
         axis.set_ylabel("relative error")
+    for index in range(len(results), bands * ACROSS):
+        band, column = divmod(index, ACROSS)
+        for axis in axes[2 * band : 2 * band + 2, column]:
+            axis.set_axis_off()
     _legend(figure)
     return figure
 
