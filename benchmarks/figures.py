@@ -61,9 +61,10 @@ def equation_errors(results: dict[str, Any]) -> Figure:
     bands = -(-len(results) // ACROSS)
     figure = Figure(figsize=(11, 5.6 * bands), layout="constrained")
     axes = figure.subplots(2 * bands, ACROSS, squeeze=False)
-    for index, (case, result) in enumerate(results.items()):
-        band, column = divmod(index, ACROSS)
-        pair = axes[2 * band : 2 * band + 2, column]
+    # Each problem has one axis above the other.
+    pairs = axes.reshape(bands, 2, ACROSS).swapaxes(1, 2).reshape(-1, 2)
+    for pair, (case, result) in zip(pairs, results.items(), strict=False):
+        pair[1].sharey(pair[0])
         for number, (axis, label) in enumerate(zip(pair, ("updates", "seconds"), strict=True)):
             for color, (name, row) in enumerate(result["rows"].items()):
                 curves = [[(point[number], point[2]) for point in run["errors"][1:]] for run in row["runs"]]
@@ -76,10 +77,8 @@ def equation_errors(results: dict[str, Any]) -> Figure:
         pair[0].set_title(case)
     for axis in axes[:, 0]:
         axis.set_ylabel("relative error")
-    for index in range(len(results), bands * ACROSS):
-        band, column = divmod(index, ACROSS)
-        for axis in axes[2 * band : 2 * band + 2, column]:
-            axis.set_axis_off()
+    for axis in pairs[len(results) :].flat:
+        axis.set_axis_off()
     _legend(figure)
     return figure
 

@@ -14,6 +14,9 @@ Draw = Callable[[Array, int], Float[Array, "count d"]]
 # Points of the interior, and of the boundary.
 Points = tuple[Float[Array, "interior d"], Float[Array, "boundary d"]]
 
+# By default so many points for each parameter, so that the network cannot interpolate them.
+POINTS_PER_PARAMETER = 3
+
 
 def choose_by_residual(key: Array, sizes: Float[Array, " m"], count: int) -> Int[Array, " count"]:
     """The indices of distinct candidates out of m, drawn with density |r|/mean |r| + 1.

@@ -16,7 +16,7 @@ from jaxgeo.equations.box import Box
 from jaxgeo.equations.derivatives import Field, gradient, laplacian
 from jaxgeo.equations.equation import Equation
 from jaxgeo.equations.network import check_sizes, count_params
-from jaxgeo.equations.points import Points, in_box, in_box_and_faces, in_cube, on_faces, on_grid
+from jaxgeo.equations.points import POINTS_PER_PARAMETER, Points, in_box, in_box_and_faces, in_cube, on_faces, on_grid
 
 
 def poisson_2d(widths: tuple[int, ...] = (64,)) -> Equation:
@@ -138,8 +138,7 @@ def burgers_1d(
         return x[0] * (1 if periodic else 1 - x[1] ** 2) * value - jnp.sin(jnp.pi * x[1])
 
     domain = Box(t=(0, 1), x=(-1, 1))
-    # With fewer points, a larger network interpolates them.
-    counts = max(3000, 3 * count_params((3 if periodic else 2, *widths, 1))), 0
+    counts = max(3000, POINTS_PER_PARAMETER * count_params((3 if periodic else 2, *widths, 1))), 0
     return Equation(
         residual, solution, in_box(domain), 2, widths, counts, domain, features if periodic else None, output
     )

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.equations.condition import Condition
-from jaxgeo.equations.points import choose_by_residual
+from jaxgeo.equations.points import POINTS_PER_PARAMETER, choose_by_residual
 from jaxgeo.outputs import Params
 from jaxgeo.problem import Problem, residual_problem
 
-# Default number of points: so many for each parameter that the network cannot interpolate them, within these bounds.
-POINTS_PER_PARAMETER, FEWEST, MOST = 3, 500, 6000
+# Bounds of the default number of points.
+FEWEST, MOST = 500, 6000
 # A face gets a fifth of that number, and an update of the warm-up uses a sixth of the drawn points.
 FACES, BATCH = 5, 6
 # With at least `ENOUGH` measurements, one in `SHARE` is held out.
