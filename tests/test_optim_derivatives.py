@@ -129,8 +129,9 @@ OPTIMIZERS = {
 }
 
 
-# These need targets that can nearly be reached: undamped steps with fewer parameters run away from others.
-UNDAMPED = ("interpolation", "descent", "metric")
+# These need targets that can nearly be reached: with others and fewer parameters, undamped steps run away, and five steps
+# through a solver bend too sharply with the knob for finite differences.
+NEARBY = ("interpolation", "descent", "metric", "marquardt, by a solver")
 # These differ from others only where there are few parameters.
 FEW = ("marquardt, bounded", "marquardt, cut off", "marquardt, beyond the cut-off")
 
@@ -138,7 +139,7 @@ FEW = ("marquardt, bounded", "marquardt, cut off", "marquardt, beyond the cut-of
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sum_of_parameters_after_1_2_and_5_updates_with_fewer_of_them_than_outputs(name):
-    check(OPTIMIZERS[name], Knobs(20, 2, seed=6, away=0.03) if name in UNDAMPED else FEWER())
+    check(OPTIMIZERS[name], Knobs(20, 2, seed=6, away=0.03) if name in NEARBY else FEWER())
 
 
 @pytest.mark.slow
