@@ -2,13 +2,11 @@
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
 import jaxgeo as jg
 from cases.fitting import scanned
@@ -46,7 +44,7 @@ def test_a_cut_off_takes_over_and_the_cost_never_rises():
 def test_corrections_for_curvature_go_further():
     problem, params = small()
     costs = [
-        solve(problem, params, 80, cutoff=jg.optim.RankCutoff(corrections=count))[1].new_cost[-1] for count in (0, 8)
+        solve(problem, params, 80, cutoff=jg.optim.RankCutoff(corrections=count))[1].new_cost[-1] for count in (0, 20)
     ]
     assert costs[1] < 1e-3 * costs[0]
 
@@ -63,32 +61,26 @@ def test_it_is_the_rank_of_the_scaled_jacobian_that_decides(smallest, outcome):
     assert infos.outcome[0] == outcome
 
 
-def test_the_second_step_goes_beyond_its_cut_off_by_a_bounded_length():
-    """On straight outputs, where the gain is what was predicted, so that the next length is twice this one."""
-    problem, params = linear_problem(with_spectrum(8, 3, [1.0, 0.5, 1e-5]))
-    problem = jg.Problem(problem.blocks[0].apply, problem.blocks[0].inputs, jg.L2(jnp.ones((8, 1))))
+def proposed(matrix, **options):
+    """A step for D at θ = 0 and targets of 1: the policy, its first state, the singular values, and the proposal."""
+    problem = jg.Problem(lambda a, t: matrix @ a * t, jnp.ones(1), jg.L2(jnp.ones((1, len(matrix)))))
+    linear = Linearisation(problem, jnp.zeros(matrix.shape[1]), jg.metrics.CostHessian())
+    svd = svd_of_triangle(linear.jacobian.as_matrix(), *jnp.linalg.qr(linear.jacobian.as_matrix()))
+    policy = jg.optim.RankCutoff(**options)
+    state = policy.init(jnp.dtype(jnp.float64))
+    return policy, state, svd, policy.propose(linear, svd, state)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def step(enough):
-        linear = Linearisation(problem, params, jg.metrics.CostHessian())
-        matrix = linear.jacobian.as_matrix()
-        svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
-        state = jg.optim.RankCutoff().init(jnp.dtype(jnp.float64))._replace(radius=jnp.array(0.7))
-        proposal = jg.optim.RankCutoff(enough=enough).propose(linear, svd, state)
-        taken, report, after = proposal.learn(shorten(proposal.attempt, is_worth_taking, proposal.halvings))
-        kept = svd.coefficients(-linear.residual.reshape(-1)) / svd.values
-        parts = svd.right @ ravel_pytree(taken.trial.step)[0]
-        return (taken.fraction, taken.accepted, report.rank), parts, kept, after[:3]
 
-    found, parts, kept, after = step(1.0)
-    assert found == (1, True, 2)
-    np.testing.assert_allclose(parts[:2], kept[:2], rtol=1e-10)
-    np.testing.assert_allclose(abs(parts[2]), 0.7, rtol=1e-6)
-    np.testing.assert_allclose(after, (1e-3 / 3, 1e-3 / 1.25, 1.4), rtol=1e-6)
-
-    # Where the first step takes off enough, the second is not taken.
-    _, parts, *_ = step(1e-3)
-    np.testing.assert_allclose(parts[2], 0, atol=1e-9)
+def test_corrections_leave_out_the_smallest_singular_values_of_the_step():
+    matrix = jnp.asarray(with_spectrum(8, 4, [1.0, 0.1, 1e-4, 1e-6]))
+    rows = jnp.ones((1, 8))
+    for relative, margin, step, correction in ((1e-5, 100.0, 3, 2), (1e-5, 1.0, 3, 3), (1e-3, 1e6, 2, 2)):
+        *_, svd, proposal = proposed(matrix, initial=relative, margin=margin)
+        wanted = svd.coefficients(rows.reshape(-1)) / svd.values
+        for lifted, count in ((proposal.attempt.step, step), (proposal.attempt.correct(rows), correction)):
+            parts = svd.right @ lifted
+            np.testing.assert_allclose(parts[:count], wanted[:count], rtol=1e-8)
+            np.testing.assert_allclose(parts[count:], 0, atol=1e-8 * float(abs(wanted[count - 1])))
 
 
 def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
@@ -114,30 +106,23 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
     np.testing.assert_allclose(cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
 
 
-def test_what_is_asked_for_holds_in_accelerated_steps_too():
-    problem = jg.Problem(lambda a, t: a @ t, jnp.eye(3, 2), jg.L2(jnp.ones((3, 1))))
-    linear = Linearisation(problem, jnp.zeros(2), jg.metrics.CostHessian())
-    matrix = linear.jacobian.as_matrix()
-    svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
+def test_the_cut_off_follows_how_much_of_the_step_was_taken():
+    matrix = jnp.eye(3, 2)
 
-    def proposed(most, fraction, **options):
-        """Corrections, whether they are accelerated, and the factor of the cut-off once this fraction was taken."""
-        policy = jg.optim.RankCutoff(directions=(1, most), **options)
-        state = policy.init(jnp.dtype(jnp.float64))
-        proposal = policy.propose(linear, svd, state)
+    def factor(fraction, **options):
+        """The factor of the cut-off once this fraction was taken."""
+        policy, state, svd, proposal = proposed(matrix, **options)
         tried = shorten(proposal.attempt, is_worth_taking, 0)
-        # No other step is lower.
-        lowest = eqx.tree_at(lambda trial: trial.cost, tried.trial, jnp.zeros(()))
-        *_, following = proposal.learn(tried._replace(trial=lowest, fraction=jnp.array(fraction)))
-        return proposal.attempt.most, proposal.attempt.accelerated, round(float(following.fine / state.fine), 3)
+        taken, report, following = proposal.learn(tried._replace(fraction=jnp.array(fraction)))
+        assert (taken.fraction, report.rank) == (fraction, 2)
+        assert following.pace == state.pace
+        return round(float(following.relative / state.relative), 3)
 
-    assert proposed(2, 0.3) == (8, False, 0.333)
-    assert proposed(1, 0.3) == (20, True, 1.0)
-    assert proposed(1, 0.3, good=0.25, corrections=5) == (5, True, 0.333)
-    assert proposed(1, 0.1) == (20, True, 3.0)
-    assert proposed(1, 0.1, increase=2.0) == (20, True, 2.0)
-    assert proposed(1, 0.1, bad=0.05) == (20, True, 1.0)
-    assert proposed(1, 0.3, corrections=0) == (0, False, 0.333)
+    assert [factor(fraction) for fraction in (0.0, 0.125, 0.13, 0.49, 0.5, 1.0)] == [3, 3, 1, 1, 0.1, 0.1]
+    assert factor(0.3, good=0.25, decrease=4.0) == 0.25
+    assert factor(0.3, bad=0.3, increase=2.0) == 2
+    assert factor(0.0, maximum=2e-3) == 2
+    assert factor(1.0, initial=1e-15) == pytest.approx(3 * np.finfo(float).eps / 1e-15, abs=1e-3)
 
 
 def test_steps_are_damped_while_they_halve_the_cost_in_less_time():
@@ -159,10 +144,10 @@ def test_steps_are_damped_while_they_halve_the_cost_in_less_time():
     needed = np.exp((np.log(enough) + 0.7 * 0.1) / 0.3)
     top = len(policy.ladder(200, 18)) - 1
     state, rung = after(0.99 * needed)
-    assert (rung, state.fine) == (-1, start.fine)
+    assert (rung, state.relative) == (-1, start.relative)
     state, rung = after(1.01 * needed)
     assert rung == top
-    np.testing.assert_allclose(state.fine, 1e-6)
+    np.testing.assert_allclose(state.relative, 1e-6)
     assert after(needed / 10, accepted=False)[1] == top
     # Below, DᵀD could not be factorised. Once D has turned out not to be of low rank, that does not matter.
     least = policy.least_damping(200, 18)
@@ -173,17 +158,18 @@ def test_steps_are_damped_while_they_halve_the_cost_in_less_time():
 
 
 @pytest.mark.slow
-def test_the_second_step_goes_further_along_flat_valleys():
+def test_steps_are_longer_where_corrections_leave_out_the_smallest_singular_values():
     """In the mean over starts: which of two ways leads lower from any one of them is chance."""
-    equation = jg.equations.poisson_2d((16,))
-    problem = equation.problem(equation.points(jr.key(0), (100, 40)))
+    equation = jg.equations.poisson_2d((32,))
+    problem = equation.problem(equation.points(jr.key(0)))
 
-    def final(seed, part):
-        return solve(problem, equation.init(jr.key(seed)), 40, cutoff=jg.optim.RankCutoff(enough=part))[1].new_cost[-1]
+    def final(seed, margin):
+        cutoff = jg.optim.RankCutoff(margin=margin)
+        return solve(problem, equation.init(jr.key(seed)), 40, cutoff=cutoff)[1].new_cost[-1]
 
-    costs = [[final(seed, part) for part in (1e-30, 0.03)] for seed in range(5)]
+    costs = [[final(seed, margin) for margin in (1.0, 100.0)] for seed in range(5)]
     before, after = np.mean(np.log(np.array(costs)), axis=0)
-    assert after < before - np.log(2)
+    assert after < before - np.log(10)
 
 
 @pytest.mark.slow
@@ -201,7 +187,7 @@ def test_after_a_step_that_failed_a_bounded_one_is_tried():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_poisson_to_an_error_of_1e_9_by_default(seed):
     equation = jg.equations.poisson_2d()
-    params, _ = solve(equation.problem(equation.points(jr.key(0))), equation.init(jr.key(seed)), 200)
+    params, _ = solve(equation.problem(equation.points(jr.key(0))), equation.init(jr.key(seed)), 100)
     assert equation.error(params, jr.uniform(jr.key(1), (4000, 2))) < 1e-9
 
 

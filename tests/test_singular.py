@@ -42,18 +42,6 @@ def test_damping_for_a_length_gives_that_length(part):
     assert svd.damping_for_length(velocity, 2 * longest) < 1e-31
 
 
-def test_a_damped_lift_of_a_length_among_some_directions_leaves_the_others_alone():
-    matrix, svd, velocity = decomposed()
-    among = ~svd.kept(jnp.array(1e-4))
-    longest = jnp.linalg.norm(svd.damped_lift(velocity, jnp.array(1e-31), among))
-    shift = svd.damping_for_length(velocity, 1e-2 * longest, among)
-    lift = svd.damped_lift(velocity, shift, among)
-    np.testing.assert_allclose(jnp.linalg.norm(lift), 1e-2 * longest, rtol=1e-8)
-    left, values, right = np.linalg.svd(matrix / 1e200, full_matrices=False)
-    expected = right[3:].T @ (values[3:] * (left.T @ velocity)[3:] / (values[3:] ** 2 + shift * values[0] ** 2)) / 1e200
-    np.testing.assert_allclose(lift, expected, rtol=1e-6, atol=1e-9 * np.linalg.norm(expected))
-
-
 def test_a_matrix_of_zeros_lifts_to_zero():
     matrix = jnp.zeros((4, 2))
     svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
@@ -64,13 +52,11 @@ def test_a_matrix_of_zeros_lifts_to_zero():
 LIFTS = {
     "cut off": lambda svd, v, knob: svd.lift(v, svd.kept(jnp.array(0.3))),
     "damped": lambda svd, v, knob: svd.damped_lift(v, 0.1 * (1 + knob)),
-    "damped among the small": lambda svd, v, knob: svd.damped_lift(v, 0.1 * (1 + knob), ~svd.kept(jnp.array(0.3))),
     "length": lambda svd, v, knob: svd.damped_lift(v, svd.damping_for_length(v, 0.3 * (1 + knob))),
-    "length among the small": lambda svd, v, knob: svd.damping_for_length(v, 0.3 + knob, ~svd.kept(jnp.array(0.3))),
     "longer than the lift": lambda svd, v, knob: svd.damped_lift(v, svd.damping_for_length(v, 100 + knob)),
     "trace": lambda svd, v, knob: svd.mean_square(),
 }
-SLOW = ("damped", "damped among the small", "length among the small", "longer than the lift", "trace", "length")
+SLOW = ("damped", "longer than the lift", "trace", "length")
 
 
 @pytest.mark.parametrize(

@@ -65,30 +65,18 @@ class SingularValues(eqx.Module):
         """
         return _lift(self, velocity, jnp.zeros((), self.values.dtype), kept)
 
-    def damped_lift(
-        self,
-        velocity: Float[Array, " rows"],
-        relative_damping: Float[Array, ""],
-        among: Bool[Array, " r"] | None = None,
-    ) -> Float[Array, " K"]:
-        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `relative_damping` · σ₁², through all directions or those of `among`.
+    def damped_lift(self, velocity: Float[Array, " rows"], relative_damping: Float[Array, ""]) -> Float[Array, " K"]:
+        """Dᵀ(DDᵀ + λ)⁻¹v for λ = `relative_damping` · σ₁²."""
+        return _lift(self, velocity, relative_damping, jnp.ones(self.values.shape, bool))
 
-        The singular values of `among` must be all above or all below the others.
-        """
-        return _lift(self, velocity, relative_damping, jnp.ones(self.values.shape, bool) if among is None else among)
-
-    def damping_for_length(
-        self, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " r"] | None = None
-    ) -> Float[Array, ""]:
-        """The λ/σ₁² for which the damped lift of v, through all directions or those of `among`, has this length.
+    def damping_for_length(self, velocity: Float[Array, " rows"], length: Float[Array, ""]) -> Float[Array, ""]:
+        """The λ/σ₁² for which the damped lift of v has this length.
 
         If the lift is never that long, this is the least damping, which keeps out singular values below eps. The length
         falls monotonically with λ, and 1/length is nearly linear in λ, so Newton's method on 1/length from below needs
         few steps of K multiplications each.
         """
-        return _damping_for_length(
-            self, velocity, length, jnp.ones(self.values.shape, bool) if among is None else among
-        )
+        return _damping_for_length(self, velocity, length)
 
     def mean_square(self) -> Float[Array, ""]:
         """trace(DᵀD)/K in units of σ₁²."""
@@ -183,9 +171,9 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 @eqx.filter_custom_jvp
 def _damping_for_length(
-    svd: SingularValues, velocity: Float[Array, " rows"], length: Float[Array, ""], among: Bool[Array, " r"]
+    svd: SingularValues, velocity: Float[Array, " rows"], length: Float[Array, ""]
 ) -> Float[Array, ""]:
-    coefficients, relative = jnp.where(among, svd.coefficients(velocity), 0), svd.relative()
+    coefficients, relative = svd.coefficients(velocity), svd.relative()
     wanted = length * svd.unit
 
     def measure(damping: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -210,15 +198,15 @@ def _least_damping(svd: SingularValues) -> Float[Array, ""]:
 @_damping_for_length.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """While the lift has the wanted length, it keeps it: x·(dx + ∂x/∂s ds) = |x| d|x|."""
-    svd, velocity, length, among = primals
-    t_svd, t_velocity, t_length, _ = tangents
+    svd, velocity, length = primals
+    t_svd, t_velocity, t_length = tangents
     damping = _damping_for_length(*primals)
     held = damping > _least_damping(svd)
 
     def lift(parts: tuple) -> Array:
         svd, velocity, damping = parts
         # In these units no square overflows.
-        return _lift(svd, velocity, damping, among) * jax.lax.stop_gradient(svd.unit)
+        return svd.damped_lift(velocity, damping) * jax.lax.stop_gradient(svd.unit)
 
     parts, unit = (svd, velocity, damping), svd.unit
     value = lift(parts)

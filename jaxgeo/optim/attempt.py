@@ -53,7 +53,6 @@ class Attempt(eqx.Module):
 
     - `line`: the intended change of the rows, by default D times the step; None without corrections.
     - `correct`: a module that lifts rows; it is differentiated as a whole. None for no corrections.
-    - `size`: the norm of the part of the rows that `correct` can lift.
     - `allowed`: whether corrections are permitted at all.
     - `accelerated`: whether corrections are combined.
     """
@@ -62,7 +61,6 @@ class Attempt(eqx.Module):
     step: PyTree
     line: Float[Array, "rows R"] | None
     correct: Callable[[Float[Array, "rows R"]], PyTree] | None
-    size: Callable[[Float[Array, "rows R"]], Float[Array, ""]]
     most: int = eqx.field(static=True)
     allowed: bool | Bool[Array, ""]
     accelerated: bool = eqx.field(static=True)
@@ -75,15 +73,13 @@ class Attempt(eqx.Module):
         most: int = 0,
         *,
         line: Float[Array, "rows R"] | None = None,
-        size: Callable[[Float[Array, "rows R"]], Float[Array, ""]] | None = None,
         allowed: bool | Bool[Array, ""] = True,
         accelerated: bool = False,
     ):
-        if size is None and not accelerated and linear.jacobian.in_size() < linear.jacobian.out_size():
+        if not accelerated and linear.jacobian.in_size() < linear.jacobian.out_size():
             # Most of what is missing cannot be reached, so corrections would not halve it.
             correct = None
         self.linear, self.step, self.correct = linear, step, correct
-        self.size = jnp.linalg.norm if size is None else size
         self.line = linear.jacobian.mv(step) if line is None and correct is not None else line
         self.most, self.allowed, self.accelerated = most, allowed, accelerated
 
@@ -104,7 +100,7 @@ class Attempt(eqx.Module):
 
         def measure(part: PyTree) -> tuple[Arrival, Float[Array, ""], None]:
             arrival = arrive(part)
-            return arrival, self.size(arrival.missing), None
+            return arrival, jnp.linalg.norm(arrival.missing), None
 
         def judge(part: PyTree) -> tuple[Array, Float[Array, "rows R"], Float[Array, ""]]:
             arrival = arrive(part)

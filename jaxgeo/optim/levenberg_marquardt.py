@@ -50,7 +50,7 @@ class LevenbergMarquardtState(NamedTuple):
     - `count`: number of updates so far.
     - `damping`: damping of the next step by a solver, relative to trace(DDᵀ)/QN.
     - `radius`: trust-region bound on the next step, in scaled parameters; 0 before the first step.
-    - `cutoff`: cut-offs of the next step through singular values, and how far it may go below the coarse one.
+    - `cutoff`: cut-off of the next step through singular values, and what damped steps have gained.
     - `largest`: the largest norm that each column of D has had; empty if parameters are not scaled.
     - `rung`: index into `RankCutoff.ladder`, the numbers of leading singular values to compute; −1 for a damped step.
     - `linesearch`: state of the line search; () without one.
@@ -193,7 +193,7 @@ class LevenbergMarquardt(AbstractTransformation):
 
     def _through_leading(self, linear: Linearisation, state: LevenbergMarquardtState) -> Stepped:
         """Step by the leading singular values of D, as many as the cut-off needs."""
-        svd, rung = self.cutoff.leading(linear.jacobian.as_matrix(), state.cutoff.fine, state.rung, state.count)
+        svd, rung = self.cutoff.leading(linear.jacobian.as_matrix(), state.cutoff.relative, state.rung, state.count)
         step, cutoff, state = self._try(self.cutoff, linear, svd, state.cutoff, state)
         pace = jnp.where(rung < 0, SLOW, cutoff.pace).astype(cutoff.pace.dtype)
         return step, state._replace(cutoff=cutoff._replace(pace=pace), rung=rung)
@@ -258,11 +258,6 @@ def adapted_levenberg_marquardt(
       differential equation: a step through the singular values above a cut-off, with corrections. With more than 1024
       parameters, only the singular values that the cut-off needs are computed. If D is not of low rank, or takes more
       than 1 GiB, `damping` is used instead.
-
-    With more than 1024 parameters and still more outputs, corrections are combined by Anderson acceleration.
-
-    Reference: H. F. Walker, P. Ni, Anderson acceleration for fixed-point iterations, SIAM Journal on Numerical Analysis
-        49, 2011, for these corrections
 
     The incoming gradients only determine the structure of the updates. You can pass zeros to avoid computing them.
     Place transformations that change gradients after this one in a chain.
