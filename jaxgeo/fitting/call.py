@@ -48,7 +48,7 @@ from jaxgeo.optim.problem_maker import CostOfTargets
 from jaxgeo.problem import Problem
 
 # Defaults for conditions: updates in a part, patience in parts, the relative decrease that counts, warm-up updates.
-EVERY, PATIENCE, LEAST_GAIN, WARMUP = 20, 10, 1e-3, 2000
+EVERY, PATIENCE, LEAST_GAIN, WARMUP = 5, 40, 1e-3, 2000
 
 
 def fit(
@@ -142,12 +142,12 @@ def fit(
         the time of a short run; if it takes longer than allowed, the run ends after its first part.
     - `batch_size`: number of samples for each update of an optimizer; by default all.
     - `record_every`: number of updates from one row to the next, which make a part; by default an epoch, and for
-        conditions `renew_every` or 20.
+        conditions `renew_every` or 5.
     - `seed`: seed for the order of the batches, or for the points.
     - `validation`: held-out inputs and targets, or another problem if you train on a problem. Their cost is in the last
         row of each part. For conditions, `fit` creates the held-out points itself.
     - `patience`: stop after this number of parts without a new minimum of the validation cost, and return the network
-        at the minimum. A part is up to 6 steps of a flow, or `record_every` updates. For conditions the default is 10,
+        at the minimum. A part is up to 6 steps of a flow, or `record_every` updates. For conditions the default is 40,
         and only a decrease by at least a thousandth counts.
     - `points`: how to redraw the points of conditions: "residual" (the default), more of them where the residual is
         large; "uniform"; or "fixed" to keep them. Along a flow they are fixed.
