@@ -305,7 +305,7 @@ VALUES = {
     "page_cost": Value("differential", lambda r: short(r["burgers"]["cost"])),
     "page_held_out": Value("differential", lambda r: short(r["burgers"]["validation_cost"])),
     "page_residual": Value("differential", lambda r: short(r["burgers"]["residual_rms"])),
-    "page_drawn": Value("differential", lambda r: WORDS[r["burgers"]["drawn"]]),
+    "page_drawn": Value("differential", lambda r: str(r["burgers"]["drawn"])),
     "page_viscosity": Value("differential", lambda r: f"{r['viscosity']['found']:.8f}"),
     "page_viscosity_error": Value("differential", lambda r: short(r["viscosity"]["relative_error"], 0)),
     "page_viscosity_solution": Value("differential", lambda r: short(r["viscosity"]["error"])),
