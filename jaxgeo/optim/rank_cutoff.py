@@ -52,9 +52,9 @@ class RankCutoff(AbstractWay):
 
     The cost then falls along the floor of a flat, curved valley: the small singular values ask for long steps, along
     which the network bends, and this changes the outputs that belong to the large ones most. Corrections by forward
-    passes bring these back. They leave out the smallest singular values of the step, through which an error of D along
-    the step would be amplified most. They are combined by Anderson acceleration. This makes steps possible that are
-    longer by orders of magnitude.
+    passes bring these back. They leave out the smallest singular values of the step, which would amplify most how D
+    changes along it, and they are combined by Anderson acceleration. This makes steps possible that are longer by
+    orders of magnitude.
 
     If D has more than 1024 columns, only the leading singular values are computed, as many as the cut-off needs: more
     from the next step on if the rest of D exceeds the cut-off, fewer if fewer suffice. As this takes long, steps are
