@@ -40,6 +40,9 @@ class GainRatioDamping(AbstractWay):
     it is raised instead, as the whole step was far too long. Far from round-off only the curvature of the network
     limits a step. The last steps are undamped Newton steps, which converge quadratically.
 
+    Reference: H. F. Walker, P. Ni, Anderson acceleration for fixed-point iterations, SIAM Journal on Numerical Analysis
+        49, 2011, for `tall_corrections`
+
     **Arguments:**
 
     - `initial`: damping of the first step.

@@ -62,6 +62,9 @@ class RankCutoff(AbstractWay):
 
     Paper: (4.5)
 
+    Reference: H. F. Walker, P. Ni, Anderson acceleration for fixed-point iterations, SIAM Journal on Numerical Analysis
+        49, 2011, for the corrections
+
     **Arguments:**
 
     - `least`: with fewer parameters than this, use the trust region even if D has lost rank. The trust region copes
