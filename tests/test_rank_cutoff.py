@@ -65,7 +65,8 @@ def proposed(matrix, **options):
     """A step for D at θ = 0 and targets of 1: the policy, its first state, the singular values, and the proposal."""
     problem = jg.Problem(lambda a, t: matrix @ a * t, jnp.ones(1), jg.L2(jnp.ones((1, len(matrix)))))
     linear = Linearisation(problem, jnp.zeros(matrix.shape[1]), jg.metrics.CostHessian())
-    svd = svd_of_triangle(linear.jacobian.as_matrix(), *jnp.linalg.qr(linear.jacobian.as_matrix()))
+    found = linear.jacobian.as_matrix()
+    svd = svd_of_triangle(found, *jnp.linalg.qr(found))
     policy = jg.optim.RankCutoff(**options)
     state = policy.init(jnp.dtype(jnp.float64))
     return policy, state, svd, policy.propose(linear, svd, state)
@@ -104,6 +105,12 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
     assert fraction == 0.75
     np.testing.assert_allclose(length, 0.75)
     np.testing.assert_allclose(cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
+
+
+def test_there_are_as_many_accelerated_corrections_as_are_asked_for():
+    attempts = [proposed(jnp.eye(3, 2), **options)[3].attempt for options in ({}, {"corrections": 5})]
+    assert [(attempt.most, attempt.accelerated) for attempt in attempts] == [(20, True), (5, True)]
+    assert proposed(jnp.eye(3, 2), corrections=0)[3].attempt.correct is None
 
 
 def test_the_cut_off_follows_how_much_of_the_step_was_taken():

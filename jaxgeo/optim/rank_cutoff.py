@@ -6,10 +6,10 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import check_count, check_positive
+from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.linalg.low_rank import leading_singular_values
 from jaxgeo.linalg.refinement import accumulated_eps
@@ -190,10 +190,9 @@ class RankCutoff(AbstractWay):
         The singular values are those of D without column scaling, which would give small columns as much weight as
         large ones.
         """
-        kept = by.kept(state.relative)
-        through = _Through(linear.trainable, by, by.kept(jnp.minimum(self.margin * state.relative, self.maximum)))
-        step = linear.jacobian.unravel(by.lift(-linear.residual.reshape(-1), kept))
-        correct = through.lift if self.corrections > 0 else None
+        kept, firm = by.kept(state.relative), by.kept(jnp.minimum(self.margin * state.relative, self.maximum))
+        step = _Through(linear.jacobian, by, kept).lift(-linear.residual)
+        correct = _Through(linear.jacobian, by, firm).lift if self.corrections > 0 else None
         attempt = Attempt(linear, step, correct, self.corrections, accelerated=True)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, CutState]:
@@ -214,9 +213,9 @@ class RankCutoff(AbstractWay):
 class _Through(eqx.Module):
     """Lifts rows through the singular values that are kept."""
 
-    trainable: PyTree
+    jacobian: Jacobian
     svd: SingularValues
     kept: Bool[Array, " r"]
 
     def lift(self, rows: Float[Array, "rows R"]) -> PyTree:
-        return ravel_pytree(self.trainable)[1](self.svd.lift(rows.reshape(-1), self.kept))
+        return self.jacobian.unravel(self.svd.lift(rows.reshape(-1), self.kept))
