@@ -96,7 +96,7 @@ class RankCutoff(AbstractWay):
     margin: float = 100.0
     halvings: int = eqx.field(static=True, default=10)
     corrections: int = eqx.field(static=True, default=20)
-    directions: tuple[int, int] = eqx.field(static=True, default=(128, 1024))
+    directions: tuple[int, int] = eqx.field(static=True, default=(128, 1448))
     slow: float = 1e-5
 
     def __check_init__(self):
@@ -149,8 +149,11 @@ class RankCutoff(AbstractWay):
         svd, rest = leading_singular_values(matrix, ladder, rung, jax.random.fold_in(jax.random.key(0), count))
         rest, cutoff = rest / svd.unit, cutoff.astype(rest.dtype)
         below = jnp.maximum(rung - 1, 0)
-        suffices = svd.relative()[jnp.asarray(ladder)[below] - 1] < 0.1 * cutoff
-        following = jnp.where(rest > cutoff, rung + 1, jnp.where(suffices, below, rung))
+        # A remainder changes a singular value σ by |remainder|²/σ at most, in a norm far below that of Frobenius.
+        more = rest > 3 * cutoff
+        beyond = jnp.where(jnp.arange(ladder[-1]) >= jnp.asarray(ladder)[below], svd.relative(), 0)
+        suffices = jnp.linalg.norm(beyond) < cutoff
+        following = jnp.where(more, rung + 1, jnp.where(suffices, below, rung))
         slow = (rung == len(ladder) - 1) & (rest > self.slow)
         return svd, jnp.where(slow, -1, jnp.minimum(following, len(ladder) - 1)).astype(jnp.int32)
 
