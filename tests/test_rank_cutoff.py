@@ -1,7 +1,5 @@
 """Levenberg–Marquardt with numerical loss of rank: networks on the residuals of a differential equation."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -88,23 +86,24 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
     """x = θ + 1.5 θ⁸ from 0 to 1: the whole step leaves 1.5 of 1, half of it 0.494, and three quarters 0.0998."""
     problem, params = jg.Problem(lambda a, t: a + 1.5 * a**8 * t, jnp.ones(1), jg.L2(jnp.ones((1, 1)))), jnp.zeros(1)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def step(lengthens):
+    @jax.jit
+    def step(first):
         linear = Linearisation(problem, params, jg.metrics.CostHessian())
         matrix = linear.jacobian.as_matrix()
         svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
         policy = jg.optim.RankCutoff(corrections=0)
         proposal = policy.propose(linear, svd, policy.init(jnp.dtype(jnp.float64)))
-        assert proposal.lengthens
-        tried = shorten(proposal.attempt, is_worth_taking, proposal.halvings, lengthens=lengthens)
-        taken, *_ = proposal.learn(tried)
-        return taken.fraction, taken.trial.step, taken.trial.cost
+        taken, _, following = proposal.learn(shorten(proposal.attempt, is_worth_taking, proposal.halvings, first))
+        return taken.fraction, taken.trial.step, taken.trial.cost, proposal.first, following.first
 
-    assert step(False)[0] == 0.5
-    fraction, length, cost = step(True)
-    assert fraction == 0.75
+    assert step(None)[0] == 0.5
+    fraction, length, cost, first, following = step(jnp.ones(()))
+    assert (fraction, first, following) == (0.75, 1, 1)
     np.testing.assert_allclose(length, 0.75)
     np.testing.assert_allclose(cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
+    # The next step begins at four times the fraction that was taken, and the fraction at which a step begins may grow.
+    fraction, *_, following = step(jnp.array(0.125))
+    assert (fraction, following) == (0.1875, 0.75)
 
 
 def test_there_are_as_many_accelerated_corrections_as_are_asked_for():
@@ -123,6 +122,7 @@ def test_the_cut_off_follows_how_much_of_the_step_was_taken():
         taken, report, following = proposal.learn(tried._replace(fraction=jnp.array(fraction)))
         assert (taken.fraction, report.rank) == (fraction, 2)
         assert following.pace == state.pace
+        assert following.first == (min(4 * fraction, 1) if fraction else 1)
         return round(float(following.relative / state.relative), 3)
 
     assert [factor(fraction) for fraction in (0.0, 0.125, 0.13, 0.49, 0.5, 1.0)] == [3, 3, 1, 1, 0.1, 0.1]

@@ -189,16 +189,20 @@ class Tried(NamedTuple):
 
 
 def shorten(
-    attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int = 30, *, lengthens: bool = False
+    attempt: Attempt,
+    good: Callable[[Trial], Bool[Array, ""]],
+    halvings: int = 30,
+    first: Float[Array, ""] | None = None,
 ) -> Tried:
-    """Try the whole step, then half, a quarter, …: the first that is `good`, after at most `halvings` halvings.
+    """Try the whole step, then half, a quarter, …: the first that is `good`, down to 2 to the power of −`halvings`.
 
     **Arguments:**
 
     - `good`: a function or a module; it is not differentiated.
-    - `lengthens`: then try `LONGER` times the fraction too, and take it if it is good and its cost is lower.
+    - `first`: try this fraction first, then half of it, …; and finally `LONGER` times the fraction that is good, up to
+        the whole step, which is taken if it is good and its cost is lower. None for the whole step.
     """
-    fraction, trial, accepted = _shortened(attempt, good, halvings, lengthens)
+    fraction, trial, accepted = _shortened(attempt, good, halvings, first)
     taken, fraction = trial.taken_if(accepted, attempt.linear), jnp.where(accepted, fraction, 0)
     return Tried(attempt.step, taken, fraction, accepted, trial.gain_ratio)
 
@@ -217,7 +221,9 @@ class _Search(NamedTuple):
 
 
 @eqx.filter_custom_jvp
-def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int, lengthens: bool) -> _Last:
+def _shortened(
+    attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvings: int, first: Float[Array, ""] | None
+) -> _Last:
     one = jnp.ones((), attempt.linear.outputs.dtype)
     if halvings == 0:
         trial = attempt(one)
@@ -226,16 +232,18 @@ def _shortened(attempt: Attempt, good: Callable[[Trial], Bool[Array, ""]], halvi
     # One loop for all trials, so that the trial is compiled only once.
     def advance(search: _Search) -> _Search:
         fraction, trial = search.following, attempt(search.following)
-        fits, first = good(trial), ~search.accepted
-        counts = first | (fits & (trial.cost < search.trial.cost))
+        fits, earliest = good(trial), ~search.accepted
+        counts = earliest | (fits & (trial.cost < search.trial.cost))
         tried, best = (fraction, trial), (search.fraction, search.trial)
         fraction_kept, trial_kept = jax.tree.map(partial(jnp.where, counts), tried, best)
-        goes_on = first & jnp.where(fits, lengthens & (fraction < 1), fraction > 2.0**-halvings)
+        goes_on = earliest & jnp.where(fits, (first is not None) & (fraction < 1), fraction > 2.0**-halvings)
         following = jnp.where(fits, jnp.minimum(LONGER * fraction, 1), fraction / 2)
         return _Search(following, fraction_kept, trial_kept, search.accepted | fits, goes_on)
 
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(attempt, one))
-    start = _Search(one, one, blank, jnp.zeros((), bool), jnp.ones((), bool))
+    start = _Search(
+        one if first is None else first.astype(one.dtype), one, blank, jnp.zeros((), bool), jnp.ones((), bool)
+    )
     end = jax.lax.while_loop(lambda search: search.goes_on, advance, start)
     return end.fraction, end.trial, end.accepted
 

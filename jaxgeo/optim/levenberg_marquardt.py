@@ -149,7 +149,7 @@ class LevenbergMarquardt(AbstractTransformation):
         """
         proposal = way.propose(linear, by, before)
         attempt, search = self.adjustment(proposal, state.linesearch)
-        tried = shorten(attempt, is_worth_taking, proposal.halvings, lengthens=proposal.lengthens)
+        tried = shorten(attempt, is_worth_taking, proposal.halvings, proposal.first)
         taken, lift, after = proposal.learn(tried)
         info = step_info(state.info, linear, taken, proposal.damping, lift)
         return taken.trial.step, after, state._replace(linesearch=search, info=info)

@@ -28,6 +28,8 @@ WHOLE = 1.25
 LAST = 0.3
 # The mean before the first damped step, and after D has turned out not to be of low rank.
 UNKNOWN, SLOW = -1.0, -100.0
+# Try a step at first at so many times the fraction that was taken of the last one.
+GROWTH = 4.0
 
 
 class CutState(NamedTuple):
@@ -35,10 +37,12 @@ class CutState(NamedTuple):
 
     - `relative`: the cut-off of the next step, relative to the largest singular value.
     - `pace`: recent mean of log(new cost / cost) of damped steps.
+    - `first`: the fraction of the next step to try first.
     """
 
     relative: Float[Array, ""]
     pace: Float[Array, ""]
+    first: Float[Array, ""]
 
 
 class RankCutoff(AbstractWay):
@@ -111,7 +115,7 @@ class RankCutoff(AbstractWay):
                 check_positive(name, value)
 
     def init(self, dtype: jnp.dtype) -> CutState:
-        return CutState(jnp.array(self.initial, dtype), jnp.array(UNKNOWN, dtype))
+        return CutState(jnp.array(self.initial, dtype), jnp.array(UNKNOWN, dtype), jnp.ones((), dtype))
 
     def is_deficient(self, triangle: Float[Array, "K K"], rows: int) -> Bool[Array, ""]:
         """Whether D has lost rank, judged by its triangular factor with columns scaled to the same length.
@@ -207,10 +211,12 @@ class RankCutoff(AbstractWay):
             )
             count = jnp.sum(kept, dtype=jnp.int32)
             _, report = conclude(linear.jacobian, tried.trial.step, -linear.residual, jnp.asarray(DECOMPOSED), count)
-            return tried, report, state._replace(relative=following)
+            # Each halving takes many forward passes, so begin near the fraction that was taken.
+            first = jnp.where(fraction > 0, jnp.minimum(GROWTH * fraction, 1), 1).astype(state.first.dtype)
+            return tried, report, state._replace(relative=following, first=first)
 
         still = jnp.zeros((), linear.outputs.dtype)
-        return Proposal(attempt, self.halvings, still, learn, searched=False, lengthens=True)
+        return Proposal(attempt, self.halvings, still, learn, searched=False, first=state.first)
 
 
 class _Through(eqx.Module):

@@ -23,7 +23,8 @@ class Proposal(NamedTuple):
         next state.
     - `lift`: lifts rows, for a geodesic acceleration. None if the step takes no acceleration or has its own.
     - `searched`: whether a line search may change the step.
-    - `lengthens`: whether to try a longer step once halving has found one that lowers the cost.
+    - `first`: the fraction of the step to try first; then a longer one than the first that lowers the cost is tried
+        too. None for the whole step.
     """
 
     attempt: Attempt
@@ -32,7 +33,7 @@ class Proposal(NamedTuple):
     learn: Callable[[Tried], tuple[Tried, LiftInfo, Any]]
     lift: Callable[[Float[Array, "rows R"]], PyTree] | None = None
     searched: bool = True
-    lengthens: bool = False
+    first: Float[Array, ""] | None = None
 
 
 class AbstractWay(eqx.Module):
