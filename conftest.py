@@ -13,6 +13,7 @@ import tempfile
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import jaxlib.version
 import pytest
 
 # Imports and tracing make many objects that live long, and each search for garbage among them goes through all of them.
@@ -61,7 +62,11 @@ SLOW_EXAMPLES = {
 def pytest_configure(config: pytest.Config) -> None:
     # A third of the time of the fast tests is XLA's optimisation of programs that run once. The slow ones compile as
     # users do.
-    jax.config.update("jax_disable_most_optimizations", config.option.markexpr == "not slow")
+    fast = config.option.markexpr == "not slow"
+    jax.config.update("jax_disable_most_optimizations", fast)
+    if fast and jaxlib.version.__version_info__ < (0, 11):
+        # Its older generator of code takes half of the time; newer versions of jaxlib do not know the option.
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     share_compiled_programs(config)
 
 

@@ -61,6 +61,7 @@ def test_a_step_along_a_curve_that_plain_corrections_cannot_follow():
     problem, params = jg.Problem(lambda a, t: a + 1.5 * a**8 * t, jnp.ones(1), jg.L2(jnp.ones((1, 1)))), jnp.zeros(1)
     linear = Linearisation(problem, params, jg.metrics.CostHessian())
 
+    @eqx.filter_jit
     def trial(**options):
         return Attempt(linear, jnp.ones(1), Lift(jnp.ones((1, 1))), 12, **options)(jnp.ones(()))
 
@@ -84,54 +85,84 @@ def bent(scale):
     return Attempt(linear, step, Lift(jnp.linalg.pinv(inputs[:, 0]), linear.jacobian.unravel), 6, accelerated=True)
 
 
+@jax.jit
+def end(scale, count):
+    return jnp.sum(ravel_pytree(bent(scale).repeat(jnp.ones(()), count).step)[0][:3])
+
+
+@jax.jit
+def slopes(scale, count):
+    """The derivative of `end`, backwards and forwards."""
+    return jax.grad(end)(scale, count), jax.jvp(lambda scale: end(scale, count), (scale,), (1.0,))[1]
+
+
 @pytest.mark.parametrize("count", [1, 4])
 def test_its_derivative_is_that_of_the_corrections_made(count):
-    def end(scale):
-        return jnp.sum(ravel_pytree(bent(scale).repeat(jnp.ones(()), jnp.array(count)).step)[0][:3])
-
-    found = jax.jit(jax.grad(end))(0.5)
-    np.testing.assert_allclose(found, (end(0.5 + 1e-5) - end(0.5 - 1e-5)) / 2e-5, rtol=1e-5)
-    np.testing.assert_allclose(jax.jvp(end, (0.5,), (1.0,))[1], found, rtol=1e-9)
+    found, forwards = slopes(0.5, count)
+    np.testing.assert_allclose(found, (end(0.5 + 1e-5, count) - end(0.5 - 1e-5, count)) / 2e-5, rtol=1e-5)
+    np.testing.assert_allclose(forwards, found, rtol=1e-9)
 
 
 def test_its_derivative_through_a_whole_attempt():
-    def end(scale):
-        return jnp.sum(ravel_pytree(bent(scale)(jnp.ones(())).step)[0][:3])
+    whole = jnp.ones(())
 
-    assert bent(0.5).with_corrections(jnp.ones(()))[1] >= 3
-    expected = (end(0.5 + 1e-5) - end(0.5 - 1e-5)) / 2e-5
-    np.testing.assert_allclose(jax.jit(jax.grad(end))(0.5), expected, rtol=1e-5)
+    def end(scale):
+        return jnp.sum(ravel_pytree(bent(scale)(whole).step)[0][:3])
+
+    @jax.jit
+    def counted(scale):
+        trial, corrections = bent(scale).with_corrections(whole)
+        return jnp.sum(ravel_pytree(trial.step)[0][:3]), corrections
+
+    value, found = jax.jit(jax.value_and_grad(end))(0.5)
+    (middle, corrections), (right, _), (left, _) = map(counted, (0.5, 0.5 + 1e-5, 0.5 - 1e-5))
+    assert corrections >= 3
+    np.testing.assert_allclose(value, middle, rtol=1e-12)
+    np.testing.assert_allclose(found, (right - left) / 2e-5, rtol=1e-5)
 
 
 def test_a_tall_matrix_corrects_by_its_damped_lift():
-    matrix = with_spectrum(8, 3, [1.0, 0.5, 0.1])
+    matrix, rows = with_spectrum(8, 3, [1.0, 0.5, 0.1]), np.arange(8.0)[:, None]
     problem, params = linear_problem(matrix)
-    linear = Linearisation(problem, params, jg.metrics.CostHessian())
-    factorised = DenseCholesky().factorise(linear.jacobian, jnp.array(0.1))
-    rows = jnp.arange(8.0)[:, None]
-    damping = 0.1 * jnp.sum(matrix**2) / 8
-    expected = jnp.linalg.solve(matrix.T @ matrix + damping * jnp.eye(3), matrix.T @ rows[:, 0])
-    found = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(factorised.correct(rows))])
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    attempts = []
+
+    @jax.jit
+    def corrected(rows):
+        linear = Linearisation(problem, params, jg.metrics.CostHessian())
+        factorised = DenseCholesky().factorise(linear.jacobian, jnp.array(0.1))
+        for accelerated in (False, True):
+            attempts.append(Attempt(linear, linear.trainable, factorised.correct, 8, accelerated=accelerated))
+        return factorised.correct(rows)
+
+    damping = 0.1 * np.sum(matrix**2) / 8
+    expected = np.linalg.solve(matrix.T @ matrix + damping * np.eye(3), matrix.T @ rows[:, 0])
+    np.testing.assert_allclose(ravel_pytree(corrected(rows))[0], expected, rtol=1e-10)
     # Without acceleration, rows that no step can reach would only stop the corrections.
-    assert Attempt(linear, linear.trainable, factorised.correct, 8).correct is None
-    assert Attempt(linear, linear.trainable, factorised.correct, 8, accelerated=True).correct is not None
+    assert attempts[0].correct is None
+    assert attempts[1].correct is not None
 
 
 def test_a_matrix_that_is_held_makes_the_same_products():
     # As large as this, D is not held from the beginning.
     equation = jg.equations.poisson_2d((40,))
-    params, problem = equation.init(jax.random.key(0)), equation.problem(equation.points(jax.random.key(1)))
-    linear = Linearisation(problem, params, jg.metrics.CostHessian())
-    held, step = linear.holding(), jax.tree.map(jnp.sin, linear.trainable)
-    assert linear.jacobian.held is None
-    assert held.jacobian.held is not None
-    assert held.jacobian.held.shape == (1020, 161)
-    assert held.holding() is held
-    np.testing.assert_allclose(held.jacobian.mv(step), linear.jacobian.mv(step), atol=1e-12)
-    pairs = zip(*(jax.tree.leaves(each.jacobian.T.mv(linear.residual)) for each in (held, linear)), strict=True)
-    for found, expected in pairs:
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+    @jax.jit
+    def products(key):
+        params, problem = equation.init(key), equation.problem(equation.points(key))
+        linear = Linearisation(problem, params, jg.metrics.CostHessian())
+        held, step = linear.holding(), jax.tree.map(jnp.sin, linear.trainable)
+        assert linear.jacobian.held is None
+        assert held.jacobian.held is not None
+        assert held.jacobian.held.shape == (1020, 161)
+        assert held.holding() is held
+        return [
+            (each.jacobian.mv(step), jax.tree.leaves(each.jacobian.T.mv(linear.residual))) for each in (held, linear)
+        ]
+
+    found, expected = products(jax.random.key(0))
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-12)
+    for one, other in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

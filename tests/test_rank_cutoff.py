@@ -59,22 +59,26 @@ def test_it_is_the_rank_of_the_scaled_jacobian_that_decides(smallest, outcome):
     assert infos.outcome[0] == outcome
 
 
-def proposed(matrix, **options):
-    """A step for D at θ = 0 and targets of 1: the policy, its first state, the singular values, and the proposal."""
+def linearised(matrix):
+    """D at θ = 0 for targets of 1, and its singular values."""
     problem = jg.Problem(lambda a, t: matrix @ a * t, jnp.ones(1), jg.L2(jnp.ones((1, len(matrix)))))
     linear = Linearisation(problem, jnp.zeros(matrix.shape[1]), jg.metrics.CostHessian())
     found = linear.jacobian.as_matrix()
-    svd = svd_of_triangle(found, *jnp.linalg.qr(found))
+    return linear, svd_of_triangle(found, *jnp.linalg.qr(found))
+
+
+def proposed(linear, svd, **options):
+    """A step: the policy, its first state, and the proposal."""
     policy = jg.optim.RankCutoff(**options)
     state = policy.init(jnp.dtype(jnp.float64))
-    return policy, state, svd, policy.propose(linear, svd, state)
+    return policy, state, policy.propose(linear, svd, state)
 
 
 def test_corrections_leave_out_the_smallest_singular_values_of_the_step():
-    matrix = jnp.asarray(with_spectrum(8, 4, [1.0, 0.1, 1e-4, 1e-6]))
+    linear, svd = linearised(jnp.asarray(with_spectrum(8, 4, [1.0, 0.1, 1e-4, 1e-6])))
     rows = jnp.ones((1, 8))
     for relative, margin, step, correction in ((1e-5, 100.0, 3, 2), (1e-5, 1.0, 3, 3), (1e-3, 1e6, 2, 2)):
-        *_, svd, proposal = proposed(matrix, initial=relative, margin=margin)
+        *_, proposal = proposed(linear, svd, initial=relative, margin=margin)
         wanted = svd.coefficients(rows.reshape(-1)) / svd.values
         for lifted, count in ((proposal.attempt.step, step), (proposal.attempt.correct(rows), correction)):
             parts = svd.right @ lifted
@@ -107,29 +111,32 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
 
 
 def test_there_are_as_many_accelerated_corrections_as_are_asked_for():
-    attempts = [proposed(jnp.eye(3, 2), **options)[3].attempt for options in ({}, {"corrections": 5})]
+    found = linearised(jnp.eye(3, 2))
+    attempts = [proposed(*found, **options)[2].attempt for options in ({}, {"corrections": 5})]
     assert [(attempt.most, attempt.accelerated) for attempt in attempts] == [(20, True), (5, True)]
-    assert proposed(jnp.eye(3, 2), corrections=0)[3].attempt.correct is None
+    assert proposed(*found, corrections=0)[2].attempt.correct is None
 
 
 def test_the_cut_off_follows_how_much_of_the_step_was_taken():
-    matrix = jnp.eye(3, 2)
+    found = linearised(jnp.eye(3, 2))
 
-    def factor(fraction, **options):
-        """The factor of the cut-off once this fraction was taken."""
-        policy, state, svd, proposal = proposed(matrix, **options)
-        tried = shorten(proposal.attempt, is_worth_taking, 0)
-        taken, report, following = proposal.learn(tried._replace(fraction=jnp.array(fraction)))
-        assert (taken.fraction, report.rank) == (fraction, 2)
-        assert following.pace == state.pace
-        assert following.first == (min(4 * fraction, 1) if fraction else 1)
-        return round(float(following.relative / state.relative), 3)
+    def factors(*fractions, **options):
+        """The factors of the cut-off once these fractions were taken."""
+        policy, state, proposal = proposed(*found, **options)
+        tried, ratios = shorten(proposal.attempt, is_worth_taking, 0), []
+        for fraction in fractions:
+            taken, report, following = proposal.learn(tried._replace(fraction=jnp.array(fraction)))
+            assert (taken.fraction, report.rank) == (fraction, 2)
+            assert following.pace == state.pace
+            assert following.first == (min(4 * fraction, 1) if fraction else 1)
+            ratios.append(round(float(following.relative / state.relative), 3))
+        return ratios
 
-    assert [factor(fraction) for fraction in (0.0, 0.125, 0.13, 0.49, 0.5, 1.0)] == [3, 3, 1, 1, 0.1, 0.1]
-    assert factor(0.3, good=0.25, decrease=4.0) == 0.25
-    assert factor(0.3, bad=0.3, increase=2.0) == 2
-    assert factor(0.0, maximum=2e-3) == 2
-    assert factor(1.0, initial=1e-15) == pytest.approx(3 * np.finfo(float).eps / 1e-15, abs=1e-3)
+    assert factors(0.0, 0.125, 0.13, 0.49, 0.5, 1.0) == [3, 3, 1, 1, 0.1, 0.1]
+    assert factors(0.3, good=0.25, decrease=4.0) == [0.25]
+    assert factors(0.3, bad=0.3, increase=2.0) == [2]
+    assert factors(0.0, maximum=2e-3) == [2]
+    assert factors(1.0, initial=1e-15) == [pytest.approx(3 * np.finfo(float).eps / 1e-15, abs=1e-3)]
 
 
 def test_steps_are_damped_while_they_halve_the_cost_in_less_time():
