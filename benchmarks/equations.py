@@ -160,8 +160,8 @@ def helmholtz_2d_box() -> Iterator[Result]:
 
 
 def burgers_1d() -> Iterator[Result]:
-    """921 parameters, ν = 0.01/π, ten seeds, five minutes of the processor each."""
-    return by_fit(jg.equations.burgers_1d, 10, 300.0)
+    """921 parameters, ν = 0.01/π, ten seeds, 200 seconds of the processor each."""
+    return by_fit(jg.equations.burgers_1d, 10, 200.0)
 
 
 def burgers_1d_smooth() -> Iterator[Result]:
@@ -170,8 +170,8 @@ def burgers_1d_smooth() -> Iterator[Result]:
 
 
 def burgers_1d_wide() -> Iterator[Result]:
-    """2051 parameters, ν = 0.01/π, five seeds, ten minutes of the processor each."""
-    return by_fit(jg.equations.burgers_1d, 5, 600.0, widths=(25, 25, 25, 25))
+    """2051 parameters, ν = 0.01/π, five seeds, 400 seconds of the processor each."""
+    return by_fit(jg.equations.burgers_1d, 5, 400.0, widths=(25, 25, 25, 25))
 
 
 def poisson_5d() -> dict[str, Any]:
