@@ -306,6 +306,8 @@ VALUES = {
     "page_held_out": Value("differential", lambda r: short(r["burgers"]["validation_cost"])),
     "page_residual": Value("differential", lambda r: short(r["burgers"]["residual_rms"])),
     "page_drawn": Value("differential", lambda r: str(r["burgers"]["drawn"])),
+    "page_minutes": Value("differential", lambda r: f"{r['burgers']['case_s'] / 60:.1f}"),
+    "page_viscosity_minutes": Value("differential", lambda r: f"{r['viscosity']['case_s'] / 60:.1f}"),
     "page_viscosity": Value("differential", lambda r: f"{r['viscosity']['found']:.8f}"),
     "page_viscosity_error": Value("differential", lambda r: short(r["viscosity"]["relative_error"], 0)),
     "page_viscosity_solution": Value("differential", lambda r: short(r["viscosity"]["error"])),
