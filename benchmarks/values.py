@@ -220,6 +220,7 @@ VALUES = {
         for case, third in (
             ("burgers_1d", "least"),
             ("burgers_1d_smooth", "median"),
+            ("burgers_1d_wide", "median"),
             ("helmholtz_2d", "median"),
             ("helmholtz_2d_box", "median"),
         )
