@@ -114,6 +114,12 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
     assert following(2, 2e-2) == 2
     assert following(2, 0.9) == 1
     assert following(0, 0.9) == 0
+    # More where the remainder exceeds three cut-offs; fewer where 11 directions would leave less than one.
+    svd, rest = leading_singular_values(matrix, policy.ladder(120, 80), jnp.asarray(2), jr.fold_in(jr.key(0), 0))
+    rest, beyond = float(rest / svd.unit), float(jnp.linalg.norm(svd.relative()[11:]))
+    assert rest < beyond
+    assert [following(2, rest / factor) for factor in (2.9, 3.1)] == [2, 3]
+    assert [following(2, factor * beyond) for factor in (0.99, 1.01)] == [2, 1]
     # As many as there may be, and too much is left.
     assert following(4, 1e-3) == -1
     assert following(4, 1e-6, RankCutoff(directions=(8, 30), slow=1e-3)) == 4
