@@ -196,6 +196,7 @@ OF_FITS: dict[str, Callable[..., str]] = {
     "median": lambda r, case: short(r[case]["rows"]["jaxgeo.fit"]["median_error"]),
     "worst": lambda r, case: short(r[case]["rows"]["jaxgeo.fit"]["worst_error"]),
     "seconds": lambda r, case: _seconds(r, case, "jaxgeo.fit"),
+    "rank": lambda r, case: str(max(run["rank"] for run in _runs(r, case, "jaxgeo.fit"))),
 }
 
 VALUES = {
@@ -226,6 +227,7 @@ VALUES = {
         )
         for name in ("starts", "worst", "seconds", third)
     },
+    "burgers_1d_wide_rank": Value("equations", functools.partial(OF_FITS["rank"], case="burgers_1d_wide")),
     "mnist_seconds": Value("mnist", lambda r: f"{_reached(r, 'adapted_levenberg_marquardt', '1e-06'):.0f}"),
     "mnist_seconds_to_the_end": Value("mnist", lambda r: f"{_reached(r, 'adapted_levenberg_marquardt', '1e-20'):.0f}"),
     "mnist_lbfgs_seconds": Value("mnist", lambda r: f"{_reached(r, 'optax.lbfgs()', '1e-06'):.0f}"),

@@ -99,6 +99,7 @@ def test_the_number_of_directions_follows_what_is_left_of_d():
     assert policy.ladder(120, 37) == (8, 11, 16, 23, 37)
     assert policy.ladder(120, 38) == (8, 11, 16, 23, 30)
     assert RankCutoff(directions=(1, 4)).ladder(120, 80) == (1, 2, 3, 4)
+    assert [RankCutoff().ladder(6000, columns)[-1] for columns in (1810, 1811)] == [1810, 1448]
     # There are no more than rows.
     assert policy.ladder(5, 37) == (5,)
 

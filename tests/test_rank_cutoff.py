@@ -59,12 +59,17 @@ def test_it_is_the_rank_of_the_scaled_jacobian_that_decides(smallest, outcome):
     assert infos.outcome[0] == outcome
 
 
-def linearised(matrix):
-    """D at θ = 0 for targets of 1, and its singular values."""
+def linearised(problem, params):
+    """The linearisation, and the singular values of D."""
+    linear = Linearisation(problem, params, jg.metrics.CostHessian())
+    matrix = linear.jacobian.as_matrix()
+    return linear, svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
+
+
+def linear_outputs(matrix):
+    """The same for D at θ = 0 and targets of 1."""
     problem = jg.Problem(lambda a, t: matrix @ a * t, jnp.ones(1), jg.L2(jnp.ones((1, len(matrix)))))
-    linear = Linearisation(problem, jnp.zeros(matrix.shape[1]), jg.metrics.CostHessian())
-    found = linear.jacobian.as_matrix()
-    return linear, svd_of_triangle(found, *jnp.linalg.qr(found))
+    return linearised(problem, jnp.zeros(matrix.shape[1]))
 
 
 def proposed(linear, svd, **options):
@@ -75,7 +80,7 @@ def proposed(linear, svd, **options):
 
 
 def test_corrections_leave_out_the_smallest_singular_values_of_the_step():
-    linear, svd = linearised(jnp.asarray(with_spectrum(8, 4, [1.0, 0.1, 1e-4, 1e-6])))
+    linear, svd = linear_outputs(jnp.asarray(with_spectrum(8, 4, [1.0, 0.1, 1e-4, 1e-6])))
     rows = jnp.ones((1, 8))
     for relative, margin, step, correction in ((1e-5, 100.0, 3, 2), (1e-5, 1.0, 3, 3), (1e-3, 1e6, 2, 2)):
         *_, proposal = proposed(linear, svd, initial=relative, margin=margin)
@@ -92,11 +97,7 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
 
     @jax.jit
     def step(first):
-        linear = Linearisation(problem, params, jg.metrics.CostHessian())
-        matrix = linear.jacobian.as_matrix()
-        svd = svd_of_triangle(matrix, *jnp.linalg.qr(matrix))
-        policy = jg.optim.RankCutoff(corrections=0)
-        proposal = policy.propose(linear, svd, policy.init(jnp.dtype(jnp.float64)))
+        *_, proposal = proposed(*linearised(problem, params), corrections=0)
         taken, _, following = proposal.learn(shorten(proposal.attempt, is_worth_taking, proposal.halvings, first))
         return taken.fraction, taken.trial.step, taken.trial.cost, proposal.first, following.first
 
@@ -105,20 +106,20 @@ def test_a_halved_step_is_made_longer_again_if_that_lowers_the_cost():
     assert (fraction, first, following) == (0.75, 1, 1)
     np.testing.assert_allclose(length, 0.75)
     np.testing.assert_allclose(cost, (0.25 - 1.5 * 0.75**8) ** 2 / 2)
-    # The next step begins at four times the fraction that was taken, and the fraction at which a step begins may grow.
+    # An eighth is made half as long again, and the next step begins at four times the fraction that was taken.
     fraction, *_, following = step(jnp.array(0.125))
     assert (fraction, following) == (0.1875, 0.75)
 
 
 def test_there_are_as_many_accelerated_corrections_as_are_asked_for():
-    found = linearised(jnp.eye(3, 2))
+    found = linear_outputs(jnp.eye(3, 2))
     attempts = [proposed(*found, **options)[2].attempt for options in ({}, {"corrections": 5})]
     assert [(attempt.most, attempt.accelerated) for attempt in attempts] == [(20, True), (5, True)]
     assert proposed(*found, corrections=0)[2].attempt.correct is None
 
 
 def test_the_cut_off_follows_how_much_of_the_step_was_taken():
-    found = linearised(jnp.eye(3, 2))
+    found = linear_outputs(jnp.eye(3, 2))
 
     def factors(*fractions, **options):
         """The factors of the cut-off once these fractions were taken."""

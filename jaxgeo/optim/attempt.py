@@ -199,8 +199,9 @@ def shorten(
     **Arguments:**
 
     - `good`: a function or a module; it is not differentiated.
-    - `first`: try this fraction first, then half of it, …; and finally `LONGER` times the fraction that is good, up to
-        the whole step, which is taken if it is good and its cost is lower. None for the whole step.
+    - `first`: try this fraction first, then half of it, …. Once one is good, try `LONGER` times it too, at most the
+        whole step, and take that if it is good and its cost is lower. None to begin with the whole step, and to take
+        the first that is good.
     """
     fraction, trial, accepted = _shortened(attempt, good, halvings, first)
     taken, fraction = trial.taken_if(accepted, attempt.linear), jnp.where(accepted, fraction, 0)
@@ -241,9 +242,8 @@ def _shortened(
         return _Search(following, fraction_kept, trial_kept, search.accepted | fits, goes_on)
 
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.filter_eval_shape(attempt, one))
-    start = _Search(
-        one if first is None else first.astype(one.dtype), one, blank, jnp.zeros((), bool), jnp.ones((), bool)
-    )
+    begin = one if first is None else first.astype(one.dtype)
+    start = _Search(begin, one, blank, jnp.zeros((), bool), jnp.ones((), bool))
     end = jax.lax.while_loop(lambda search: search.goes_on, advance, start)
     return end.fraction, end.trial, end.accepted
 

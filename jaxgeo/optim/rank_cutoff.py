@@ -61,8 +61,8 @@ class RankCutoff(AbstractWay):
     orders of magnitude.
 
     If D has more than 1024 columns, only the leading singular values are computed, as many as the cut-off needs: more
-    from the next step on if the rest of D exceeds the cut-off, fewer if fewer suffice. As this takes long, steps are
-    damped at first, as long as they halve the cost in the time of a step through a cut-off.
+    from the next step on if the rest of D exceeds three times the cut-off, fewer if fewer suffice. As this takes long,
+    steps are damped at first, as long as they halve the cost in the time of a step through a cut-off.
 
     Paper: (4.5)
 

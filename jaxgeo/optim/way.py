@@ -23,8 +23,8 @@ class Proposal(NamedTuple):
         next state.
     - `lift`: lifts rows, for a geodesic acceleration. None if the step takes no acceleration or has its own.
     - `searched`: whether a line search may change the step.
-    - `first`: the fraction of the step to try first; then a longer one than the first that lowers the cost is tried
-        too. None for the whole step.
+    - `first`: the fraction to try first, and whether to try a longer one than the first that lowers the cost; see
+        `jaxgeo.optim.attempt.shorten`.
     """
 
     attempt: Attempt
