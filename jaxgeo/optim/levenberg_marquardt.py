@@ -133,7 +133,7 @@ class LevenbergMarquardt(AbstractTransformation):
             )
         if self.solver is None and columns <= rows:
             if state.largest.size == columns:
-                return self._by_rank(linear, state)
+                return self._by_rank(linear.holding(), state)
             if rows * columns * linear.outputs.dtype.itemsize <= MOST_BYTES and columns < rows:
                 held = linear.holding()
                 return *cond_any(state.rung < 0, self._while_fast, self._through_leading, held, state), None
