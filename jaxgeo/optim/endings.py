@@ -123,16 +123,19 @@ class EndState(NamedTuple):
     - `ending`: an `Ending`; 0 while the optimizer can make progress.
     - `small`: number of updates in a row that hardly lowered the cost.
     - `rejected`: number of updates in a row that were rejected.
+    - `scale`: the largest norm so far of the outputs plus that of the targets.
     """
 
     ending: Int[Array, ""]
     small: Int[Array, ""]
     rejected: Int[Array, ""]
+    scale: Float[Array, ""]
 
     def unless(self, goes_on: Bool[Array, ""]) -> "EndState":
         """Clear every ending except failure while the objective itself still changes."""
         ending = jnp.where(goes_on & (self.ending != Ending.FAILED), 0, self.ending)
-        return EndState(ending, jnp.where(goes_on, 0, self.small), jnp.where(goes_on, 0, self.rejected))
+        small, rejected = (jnp.where(goes_on, 0, count) for count in (self.small, self.rejected))
+        return self._replace(ending=ending, small=small, rejected=rejected)
 
 
 class Ends(Checked):
@@ -158,10 +161,10 @@ class Ends(Checked):
     small: int = eqx.field(static=True, default=4, metadata=COUNT)
     rejected: int = eqx.field(static=True, default=12, metadata=COUNT)
 
-    def init(self) -> EndState:
+    def init(self, dtype: jnp.dtype) -> EndState:
         """Before the first update."""
         zero = jnp.zeros((), jnp.int32)
-        return EndState(zero, zero, zero)
+        return EndState(zero, zero, zero, jnp.zeros((), dtype))
 
     def __call__(
         self, state: EndState, linear: Linearisation, info: StepInfo, matrix: Float[Array, "rows K"] | None = None
@@ -175,7 +178,9 @@ class Ends(Checked):
         outputs = linear.measure(linear.outputs)
         sizes = jax.vmap(norm)(jnp.stack([outputs, outputs - residual, jacobian.mv(params)]))
         noise = 0.5 * eps**2 * jnp.sum(sizes**2) / linear.total_weight
-        unresolved = eps * sizes[2] > NEAR * (sizes[0] + sizes[1])
+        # The outputs at the minimum alone are no scale: those of residuals vanish there.
+        scale = jnp.maximum(state.scale, (sizes[0] + sizes[1]).astype(state.scale.dtype))
+        coarse = (eps * sizes[2] > scale) & (info.cost > 0)
         # Far from the solution the outputs are larger, and `noise` would be too large a bound.
         exact = (info.new_cost <= noise) & (info.cost <= (NEAR / eps) ** 2 * noise)
         least = jnp.asarray(max(self.ftol, 4 * eps), info.cost.dtype) * info.cost
@@ -184,20 +189,20 @@ class Ends(Checked):
         little &= info.accepted | (cosine <= self.ftol**0.5)
         small = jnp.where(little, state.small + 1, 0)
         rejected = jnp.where(info.accepted, 0, state.rejected + 1)
-        fraction = info.norm / jnp.where(norm(params) > 0, norm(params), 1)
+        still = info.norm <= max(self.xtol, 2 * eps) * jnp.where(norm(params) > 0, norm(params), 1)
         ends = (
             (~jnp.isfinite(info.new_cost) | (info.outcome == FAILED), Ending.FAILED),
-            (unresolved, Ending.UNRESOLVED),
+            (coarse & (~info.accepted | still), Ending.UNRESOLVED),
             (cosine <= max(self.gtol, 4 * eps), Ending.GRADIENT),
-            ((jnp.abs(info.predicted) <= noise) | exact, Ending.PRECISION),
-            (info.accepted & (fraction <= max(self.xtol, 2 * eps)), Ending.STEP),
+            (((jnp.abs(info.predicted) <= noise) | exact) & ~coarse, Ending.PRECISION),
+            (info.accepted & still, Ending.STEP),
             (small >= self.small, Ending.DECREASE),
             (rejected >= self.rejected, Ending.STALLED),
         )
         ending = jnp.zeros((), jnp.int32)
         for met, kind in reversed(ends):
             ending = jnp.where(met, jnp.int32(kind), ending)
-        return EndState(ending, small.astype(jnp.int32), rejected.astype(jnp.int32))
+        return EndState(ending, small.astype(jnp.int32), rejected.astype(jnp.int32), scale)
 
 
 @without_tf32

@@ -102,7 +102,7 @@ class LevenbergMarquardt(AbstractTransformation):
             linesearch=self.adjustment.init(trainable),
             prior=() if self.prior is None else self.prior.init(trainable, dtype),
             unfixed=self.scaling.init(size, dtype),
-            ends=self.ends.init(),
+            ends=self.ends.init(dtype),
             info=empty_step(dtype),
         )
 
