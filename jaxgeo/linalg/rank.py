@@ -123,7 +123,7 @@ def _small_gram(problem: AbstractProblem, params: Params) -> Float[Array, "n n"]
     """DDᵀ or DᵀD, whichever is smaller, in float64."""
     jacobian = Jacobian(problem, params)
     if jacobian.out_size() <= jacobian.in_size():
-        # Not certified, which takes as long to compile again: the lifts of the flow are, and a refusal goes by D itself.
+        # Not certified, which takes as long to compile again: the lifts of the flow are, and a refusal goes by D.
         return Gram(jacobian).as_matrix(jnp.dtype(jnp.float64), certify=False)
     with jax.enable_x64(True):
         matrix = jacobian.as_matrix().astype(jnp.float64)
