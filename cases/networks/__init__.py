@@ -84,15 +84,19 @@ def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool
     flat, unravel = ravel_pytree(params)
     routes: dict[str, str] = {}
 
+    def outputs(flat: jax.Array) -> jax.Array:
+        return jnp.ravel(problem.outputs(unravel(flat)))
+
     @jax.jit
     def compute(flat: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         gram = problem.gram(unravel(flat))
         for leaf in gram.plan().leaves:
             routes.update(dict.fromkeys(re.findall(r"[a-z]\w*", leaf.name), leaf.route))
-        dense = jax.jacfwd(lambda flat: jnp.ravel(problem.outputs(unravel(flat))))(flat)
+        # A column at a time: with all together in `jax.vmap`, jaxlib 0.10 aborts at convolutions such as network 126's.
+        columns = jax.lax.map(lambda column: jax.jvp(outputs, (flat,), (column,))[1], jnp.eye(flat.size))
         matrix = gram.as_matrix()
         # The diagonal that is computed without the rest takes a third of the time of a comparison.
-        return matrix, jnp.ravel(gram.diagonal()) if diagonal else jnp.diag(matrix), dense
+        return matrix, jnp.ravel(gram.diagonal()) if diagonal else jnp.diag(matrix), columns.T
 
     matrix, squares, dense = (np.asarray(array) for array in compute(flat))
     ends = np.cumsum([leaf.size for leaf in jax.tree.leaves(params)])
