@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxgeo as jg
-from cases.networks import Comparison, compare, numbered, programs
+from cases.networks import Comparison, compare, numbered, programs, reverse_mode_is_right
 from jaxgeo.linalg.gram.gram import Gram
 
 TOLERANCE = 1e-10
@@ -35,6 +35,16 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+def error_of(problem, params):
+    try:
+        return compare(problem, params).error
+    except jax.errors.JaxRuntimeError:
+        # G is refused, as it must be, where JAX's own derivatives by reverse mode are wrong.
+        if reverse_mode_is_right(problem, params):
+            raise
+        return 0.0
+
+
 @drawn(4)
 @hypothesis.given(programs())
 def test_gram_of_a_random_network(program):
@@ -51,7 +61,7 @@ def test_gram_of_a_thousand_random_networks(quickly_compiled, program):
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 2000, 100))
 def test_gram_of_numbered_networks(quickly_compiled, start):
-    errors = {number: compare(*numbered(number).run()).error for number in range(start, start + 100)}
+    errors = {number: error_of(*numbered(number).run()) for number in range(start, start + 100)}
     jax.clear_caches()
     assert {number: error for number, error in errors.items() if not error <= TOLERANCE} == {}
 

@@ -79,6 +79,20 @@ class Comparison(NamedTuple):
         return float(np.maximum(self.matrix, self.diagonal))
 
 
+def reverse_mode_is_right(problem: jg.Problem, params: dict[str, jax.Array]) -> bool:
+    """Whether JAX's derivatives of each sample agree in both modes; by jaxlib 0.10 some of convolutions do not."""
+
+    def derivatives(mode: Callable) -> list[jax.Array]:
+        return [
+            jax.vmap(mode(each.apply), (None, 0))(params, each.inputs)[name]
+            for each in problem.blocks
+            for name in params
+        ]
+
+    pairs = zip(derivatives(jax.jacfwd), derivatives(jax.jacrev), strict=True)
+    return all(np.allclose(forward, reverse) for forward, reverse in pairs)
+
+
 def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool = True) -> Comparison:
     """Compare G, and its diagonal too, with a D by forward mode that shares no code with `jaxgeo.linalg`."""
     flat, unravel = ravel_pytree(params)
