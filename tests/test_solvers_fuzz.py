@@ -53,13 +53,10 @@ def check(solver, shape, dtype, count, damped, seed):
     assert set(outcomes.tolist()) <= ({0, 1, 2} if damped else {0, 2})
     moved = np.einsum("bnk,bk->bn", matrices.astype(np.float64), values)
     residuals = np.linalg.norm(moved - rows, axis=1) / np.linalg.norm(rows, axis=1)
-    # What rounding θ̇ alone changes: in float32 more than v itself, where damping and singular values are very small.
-    sizes = np.linalg.norm(matrices.astype(np.float64), axis=(1, 2)) * np.linalg.norm(values, axis=1)
-    rounding = np.finfo(dtype).eps * sizes / np.linalg.norm(rows, axis=1)
     # A least-squares velocity is never worse than none, but for round-off.
-    assert (residuals < 1 + 1e-2 + rounding).all()
+    assert (residuals < 1 + 1e-2).all()
     noise = 1e-2 if dtype == np.float32 else 1e-3
-    assert (np.abs(residuals - np.asarray(info.residual)) < noise + rounding).all()
+    assert np.abs(residuals - np.asarray(info.residual)).max() < noise
 
 
 @pytest.mark.slow
