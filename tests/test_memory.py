@@ -40,7 +40,7 @@ def fit(method, seed, listener, **options):
     inputs = jax.random.normal(jax.random.key(seed), (6, 1))
     model = eqx.nn.MLP(1, 1, 4, 1, activation=jnp.tanh, key=jax.random.key(seed))
     # Optax's L-BFGS adds numbers of different types.
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard" if method == "lbfgs" else "strict"):
         return jg.fit(model, inputs, jnp.sin(3 * inputs), method=method, progress=listener, rank_check=False, **options)
 
 

@@ -38,9 +38,9 @@ def quickly_compiled():
 def error_of(problem, params):
     try:
         return compare(problem, params).error
-    except jax.errors.JaxRuntimeError:
+    except jax.errors.JaxRuntimeError as error:
         # G is refused, as it must be, where JAX's own derivatives by reverse mode are wrong.
-        if reverse_mode_is_right(problem, params):
+        if "contradicts products with D" not in str(error) or reverse_mode_is_right(problem, params):
             raise
         return 0.0
 
