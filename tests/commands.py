@@ -1,5 +1,6 @@
 """A small table, a short run on it, and the one-line error of a command with wrong arguments."""
 
+import os
 import shutil
 
 import numpy as np
@@ -34,3 +35,9 @@ def error_of(capsys, arguments, code=2):
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def own_environment(**more):
+    """The variables for a `jaxgeo` in a process of its own, without those that importing JAX has set here."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TF_CPP_"))}
+    return inherited | more

@@ -6,7 +6,7 @@ import sys
 
 import jax
 import pytest
-from commands import TRAIN, write_table
+from commands import TRAIN, own_environment, write_table
 
 from jaxgeo.app.cli import cache
 from jaxgeo.app.cli.app import run
@@ -68,9 +68,7 @@ def test_the_oldest_programs_are_removed(undecided, monkeypatch):
 @pytest.mark.slow
 def test_a_second_command_compiles_nothing_anew(tmp_path):
     table = write_table(tmp_path)
-    # Importing JAX here has set a level for its messages, which a command would keep.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TF_CPP_"))}
-    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    environment = own_environment(XDG_CACHE_HOME=str(tmp_path / "cache"))
 
     def programs(name):
         command = [sys.executable, "-m", "jaxgeo", "train", str(table), *TRAIN, "--out", str(tmp_path / name)]

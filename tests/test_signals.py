@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import own_environment
 
 from jaxgeo._signals import Signals
 from jaxgeo.app.runs import load
@@ -25,7 +26,7 @@ def home(tmp_path):
 
 
 def start(home, *arguments, **options):
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": own_environment(), **options}
     return subprocess.Popen([*JAXGEO, *arguments], cwd=home, text=True, **options)
 
 
@@ -128,7 +129,7 @@ def test_a_full_disk_behind_the_output_is_one_line(home, arguments):
 
 @pytest.mark.slow
 def test_a_terminal_of_ascii_gets_all_lines(home):
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C", "COLUMNS": "30"}
+    environment = own_environment(PYTHONIOENCODING="ascii", LANG="C", LC_ALL="C", COLUMNS="30")
     process = start(home, *TRAIN, "--max-steps", "4", "--out", "run[final]", env=environment)
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")

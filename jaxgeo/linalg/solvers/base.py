@@ -31,7 +31,7 @@ def check_damping(damping: Any) -> None:
 class LiftInfo(NamedTuple):
     """How a lift went. It holds arrays only, always the same ones, so a scan can carry it.
 
-    - `outcome`: 0 solved; 1 solved again with damping; 2 solved by an eigendecomposition or singular values after a
+    - `outcome`: 0 solved; 1 solved with more damping than asked for; 2 solved by an eigendecomposition or singular values after a
         factorisation failed; 3 not solved, because D or the velocity is not finite: the lift is then 0; 4 solved with
         rows of D instead of the Kronecker factors of each leaf, because DDᵀ from the factors contradicted products
         with D.
@@ -101,14 +101,30 @@ def conclude(
     finite = is_finite((solution, velocity))
     # Use `where` on both sides: a NaN that is only selected away would return in the gradient.
     solution = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), solution)
-    if missed is None:
-        residual = relative_norm(jacobian.mv(solution) - velocity, velocity)
-    else:
-        residual = jax.lax.stop_gradient(relative_norm(missed, velocity))
+    missed = velocity - jacobian.mv(solution) if missed is None else jax.lax.stop_gradient(missed)
+    length = _best_length(velocity, missed)
+    solution = jax.tree.map(lambda leaf: length.astype(leaf.dtype) * leaf, solution)
+    residual = relative_norm(length * missed + (1 - length) * velocity, velocity)
     outcome = jnp.where(finite, outcome, FAILED).astype(jnp.int32)
     residual = jnp.where(finite & jnp.isfinite(residual), residual, jnp.ones_like(residual))
     mismatch = jnp.zeros_like(residual) if mismatch is None else jax.lax.stop_gradient(mismatch.astype(residual.dtype))
     return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual, mismatch)
+
+
+def _best_length(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> Float[Array, ""]:
+    """1, or c < 1 such that cθ̇ leaves as little of v as it can, if θ̇ leaves more than v itself.
+
+    Only round-off makes a lift worse than none, as in float32 if squares of a tiny D underflow in DDᵀ.
+    """
+    velocity, missed = jax.lax.stop_gradient((velocity, missed))
+    longer = relative_norm(missed, velocity) > 1
+    moved = velocity - missed
+    largest = jnp.max(jnp.abs(moved))
+    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    moved, velocity = moved / unit, velocity / unit
+    ratio = jnp.sum(moved * velocity) / jnp.maximum(jnp.sum(moved**2), 1)
+    best = jnp.where(jnp.isfinite(ratio), jnp.clip(ratio, 0, 1), 0)
+    return jnp.where(longer, best, 1)
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:

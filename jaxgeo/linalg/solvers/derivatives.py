@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.solvers.base import Damping, LiftInfo, conclude
+from jaxgeo.linalg.solvers.base import DAMPED, SOLVED, Damping, LiftInfo, conclude
 from jaxgeo.linalg.solvers.factorisation import AbstractInverse, Factorisation
-from jaxgeo.linalg.solvers.sides import AbstractSide, Rows, over, relative_damping
+from jaxgeo.linalg.solvers.sides import AbstractSide, Rows, is_raised, over, relative_damping
 from jaxgeo.linalg.tangents import attach, filled, tangent_of
 
 
@@ -24,15 +24,18 @@ class FactorisedSide(eqx.Module):
     The result has the derivatives of the lift in D, λ and v, although no factorisation is differentiated.
 
     - `relative_damping`: μ, with the derivatives of λ and of the mean eigenvalue that it is relative to.
+    - `raised`: whether μ is more than was asked for.
     """
 
     side: AbstractSide
     factorisation: Factorisation
     relative_damping: Float[Array, ""] | None
+    raised: Bool[Array, ""]
 
     def __init__(self, kind: type[AbstractSide], jacobian: Jacobian, factorisation: Factorisation, damping: Damping):
         self.side, self.factorisation = kind(jacobian, factorisation.sqrt_mean), factorisation
         self.relative_damping = relative_damping(kind, jacobian, damping)
+        self.raised = is_raised(kind, jacobian, damping)
         if self.relative_damping is not None:
             ratio = trace_ratio(jacobian, factorisation.sqrt_mean * kind.size(jacobian) ** 0.5)
             self.relative_damping = self.relative_damping * ratio
@@ -50,7 +53,8 @@ class FactorisedSide(eqx.Module):
     ) -> tuple[PyTree, LiftInfo]:
         """The more precise lift `value`, with the derivative of this one, and its report."""
         found, solution = self.factorisation, attach(value, self(velocity))
-        return conclude(self.side.jacobian, solution, velocity, found.outcome, found.rank, mismatch, missed)
+        outcome = jnp.where(self.raised & (found.outcome == SOLVED), DAMPED, found.outcome)
+        return conclude(self.side.jacobian, solution, velocity, outcome, found.rank, mismatch, missed)
 
 
 @eqx.filter_custom_jvp

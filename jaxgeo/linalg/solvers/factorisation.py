@@ -307,8 +307,9 @@ def from_triangle(
     if damping is None:
         trusted = is_well_conditioned(upper, least)
     else:
-        # λ_min ≥ μ, and for a smaller μ the least pivot estimates it; λ_max ≤ trace(A/t) + μ. A failure leaves NaN.
-        smallest = jnp.maximum(damping, jnp.min(diagonal_of(upper)) ** 2)
+        # λ_min ≥ μ, and for a smaller μ a quarter of the least pivot estimates it, since pivots exceed λ_min and carry
+        # round-off; λ_max ≤ trace(A/t) + μ. A failure leaves NaN.
+        smallest = jnp.maximum(damping, jnp.min(diagonal_of(upper)) ** 2 / 4)
         trusted = smallest > least * (n + damping)
     ones = jnp.ones(n, upper.dtype)
     rank = jnp.asarray(n if damping is None else -1, jnp.int32)

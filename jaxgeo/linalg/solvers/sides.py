@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import Damping
@@ -83,9 +83,23 @@ def smaller_side(jacobian: Jacobian) -> type[Rows] | type[Columns]:
 
 
 def relative_damping(side: type[AbstractSide], jacobian: Jacobian, damping: Damping) -> Float[Array, ""] | None:
-    """μ = λ/t for the mean eigenvalue t on that side; λ = damping · trace(DDᵀ)/QN."""
+    """μ = λ/t for the mean eigenvalue t on that side; λ = damping · trace(DDᵀ)/QN, or more, see `least_damping`."""
     if damping is None:
         return None
+    return jnp.maximum(_given(side, jacobian, damping), least_damping(jacobian))
+
+
+def is_raised(side: type[AbstractSide], jacobian: Jacobian, damping: Damping) -> Bool[Array, ""]:
+    """Whether `relative_damping` is more than was asked for."""
+    return jnp.asarray(False) if damping is None else _given(side, jacobian, damping) < least_damping(jacobian)
+
+
+def least_damping(jacobian: Jacobian) -> float:
+    """(100·eps)²: with a smaller μ, rounding θ̇, as long as |v|/(2√λ), would change Dθ̇ by a percent of v or more."""
+    return (100 * float(jnp.finfo(jacobian.outputs.dtype).eps)) ** 2
+
+
+def _given(side: type[AbstractSide], jacobian: Jacobian, damping: float | Float[Array, ""]) -> Float[Array, ""]:
     return jnp.asarray(damping, jacobian.outputs.dtype) * (side.size(jacobian) / jacobian.out_size())
 
 
