@@ -31,10 +31,10 @@ def check_damping(damping: Any) -> None:
 class LiftInfo(NamedTuple):
     """How a lift went. It holds arrays only, always the same ones, so a scan can carry it.
 
-    - `outcome`: 0 solved; 1 solved with more damping than asked for; 2 solved by an eigendecomposition or singular values after a
-        factorisation failed; 3 not solved, because D or the velocity is not finite: the lift is then 0; 4 solved with
-        rows of D instead of the Kronecker factors of each leaf, because DDᵀ from the factors contradicted products
-        with D.
+    - `outcome`: 0 solved; 1 solved with more damping than asked for; 2 solved by an eigendecomposition or singular
+        values after a factorisation failed; 3 not solved, because D or the velocity is not finite: the lift is then 0;
+        4 solved with rows of D instead of the Kronecker factors of each leaf, because DDᵀ from the factors
+        contradicted products with D.
     - `rank`: the numerical rank of D if the solver knows it, otherwise −1.
     - `residual`: |Dθ̇ − v| / |v|, 0 for v = 0, in the parameters' dtype.
     - `mismatch`: how much the assembled DDᵀ and products with D differ: |Gψ − D(Dᵀψ)| / |ψ| for the ψ of this lift, in
