@@ -4,6 +4,7 @@ The package is not called `fit`, so that `jaxgeo.fit` is the function and nothin
 """
 
 from jaxgeo._names import show_public_names as _show_public_names
+from jaxgeo.fitting.blas import one_blas_thread as one_blas_thread
 from jaxgeo.fitting.call import fit as fit
 from jaxgeo.fitting.interrupt import Interruptible as Interruptible
 from jaxgeo.fitting.loop import Fit as Fit, Progress as Progress

@@ -18,7 +18,15 @@ def one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread for the whole process, until the last of several uses at once ends.
 
     JAX's LAPACK on a CPU is SciPy's OpenBLAS, whose threads wait for each other in a busy loop: if another program uses
-    a core, a step takes ten times as long. One thread is about as fast, and avoids this.
+    a core, a step takes ten times as long. One thread is about as fast, and avoids this. `jaxgeo.fit` does so itself.
+
+    ```python
+    >>> import jax.numpy as jnp, jaxgeo as jg
+    >>> with jg.fitting.one_blas_thread():
+    ...     print(jnp.linalg.qr(jnp.eye(2), mode="r").shape)
+    (2, 2)
+
+    ```
     """
     global _users
     with _lock:
