@@ -268,6 +268,17 @@ def test_damping_below_the_precision_of_the_products_is_raised(velocity):
     assert np.linalg.norm(matrix @ np.asarray(value) - rows) < np.linalg.norm(rows)
 
 
+@pytest.mark.parametrize("solver", [GramCholesky(), GramEigh(), DenseCholesky(), QR()], ids=name)
+@pytest.mark.parametrize("size", [1, 3e-17])
+def test_no_lift_leaves_more_than_none_where_round_off_decides(solver, size, velocity):
+    """With 3e-17, squares of D underflow in float32."""
+    matrix, rows = with_spectrum(3, 8, [1, 6e-9, 4e-9], np.float32) * np.float32(size), velocity(3, np.float32)
+    value, info = solve(solver, jnp.asarray(matrix), jnp.asarray(rows), jnp.asarray(1e-15, jnp.float32))
+    left = np.linalg.norm(matrix.astype(float) @ np.asarray(value, float) - rows) / np.linalg.norm(rows)
+    assert left < 1 + 1e-6
+    assert abs(left - float(info.residual)) < 1e-2
+
+
 def test_a_failed_factorisation_is_answered_by_damping_where_eigenvalues_take_too_long(velocity):
     matrix, rows = with_spectrum(8, 20, np.ones(5)), velocity(8)
     value, info = solve(GramCholesky(max_decomposition=4), jnp.asarray(matrix), jnp.asarray(rows))

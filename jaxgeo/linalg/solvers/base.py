@@ -116,15 +116,12 @@ def _best_length(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> 
 
     Only round-off makes a lift worse than none, as in float32 if squares of a tiny D underflow in DDᵀ.
     """
-    velocity, missed = jax.lax.stop_gradient((velocity, missed))
-    longer = relative_norm(missed, velocity) > 1
     moved = velocity - missed
-    largest = jnp.max(jnp.abs(moved))
-    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    moved, velocity = moved / unit, velocity / unit
-    ratio = jnp.sum(moved * velocity) / jnp.maximum(jnp.sum(moved**2), 1)
-    best = jnp.where(jnp.isfinite(ratio), jnp.clip(ratio, 0, 1), 0)
-    return jnp.where(longer, best, 1)
+    unit = jnp.maximum(jnp.max(jnp.abs(moved)), float(jnp.finfo(moved.dtype).tiny))
+    moved = moved / unit
+    length = jnp.sum(moved * velocity) / unit / jnp.maximum(jnp.sum(moved**2), 1)
+    # |v − Dθ̇| > |v| if and only if c < 1/2.
+    return jax.lax.stop_gradient(jnp.where(length < 0.5, jnp.maximum(length, 0), 1))
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:
