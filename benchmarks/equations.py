@@ -3,6 +3,7 @@
 `python -m benchmarks.equations` writes `results/equations.json`. Times exclude compilation.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -184,6 +185,15 @@ def poisson_5d_deep() -> dict[str, Any]:
     return case(jg.equations.poisson_5d, 1, 70, 3600.0, 5, fresh=True, widths=(64, 64, 48, 48))
 
 
+def harmonic_10d() -> dict[str, Any]:
+    """118 145 parameters, 3500 + 500 fresh points at every update, one seed, 50 updates."""
+
+    def with_more_points(widths: tuple[int, ...]) -> jg.equations.Equation:
+        return dataclasses.replace(jg.equations.harmonic_10d(widths), counts=(3500, 500))
+
+    return case(with_more_points, 1, 50, 3600.0, 5, fresh=True, widths=(256, 256, 128, 128))
+
+
 def poisson_quickly() -> dict[str, Any]:
     return case(jg.equations.poisson_2d, 2, 100, 10.0, 20, rivals=("optax.lbfgs()",))
 
@@ -203,6 +213,7 @@ if __name__ == "__main__":
                 burgers_1d_wide,
                 poisson_5d,
                 poisson_5d_deep,
+                harmonic_10d,
             )
         },
         quick={"poisson_2d": Case(poisson_quickly, 120.0)},

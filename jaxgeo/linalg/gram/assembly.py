@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.gram.kronecker import Stack, diagonal, product, rows, stacks
-from jaxgeo.linalg.gram.layout import Layout
+from jaxgeo.linalg.gram.layout import LEAST_APART, Layout
 from jaxgeo.linalg.jacobian import Jacobian
 
 
@@ -16,7 +16,7 @@ class KroneckerFactors(NamedTuple):
     """The factors of some samples of one block: stacks for each factored group, and rows for all other leaves."""
 
     groups: list[list[Stack]]
-    rows: Array | None
+    rows: list[Array]
 
 
 class BlockData(NamedTuple):
@@ -61,7 +61,9 @@ def kronecker_factors(layout: Layout, block: int, data: BlockData) -> KroneckerF
             else:
                 num_samples = jax.tree.leaves(data.inputs)[0].shape[0]
                 columns.append(jnp.zeros((num_samples, trace.num_rows, group.num_numbers), trace.dtype))
-    return KroneckerFactors(found, jnp.concatenate(columns, axis=-1) if columns else None)
+    small = [column for column in columns if column.shape[-1] < LEAST_APART]
+    apart = [column for column in columns if column.shape[-1] >= LEAST_APART]
+    return KroneckerFactors(found, [*([jnp.concatenate(small, axis=-1)] if small else []), *apart])
 
 
 def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
@@ -76,8 +78,7 @@ def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[
         for mine in my_stacks
         for its in its_stacks
     ]
-    if left.rows is not None and right.rows is not None:
-        terms.append(jnp.einsum("nqk,mpk->nqmp", left.rows, right.rows))
+    terms += [jnp.einsum("nqk,mpk->nqmp", mine, its) for mine, its in zip(left.rows, right.rows, strict=True)]
     return _total(terms, shape, dtype)
 
 
@@ -144,8 +145,7 @@ class Squares(eqx.Module):
     def __call__(self, start: Array) -> Array:
         factors = self.samples(start)
         terms = [diagonal(left, right) for members in factors.groups for left in members for right in members]
-        if factors.rows is not None:
-            terms.append(jnp.sum(factors.rows**2, axis=-1))
+        terms += [jnp.sum(rows**2, axis=-1) for rows in factors.rows]
         trace = self.samples.layout.traces[self.samples.block]
         return _total(terms, (self.samples.size, trace.num_rows), trace.dtype)
 

@@ -147,8 +147,9 @@ def rows(stack: Stack) -> Array:
     """The rows of D from a stack, for its group: (samples, outputs, size of the group)."""
     dtype = jnp.result_type(*(leg.array for leg in stack if leg.lookup is None))
     first, second = stack.first.dense(dtype), stack.second.dense(dtype)
+    # Not by `einsum`, which may exchange the two, and would then copy all rows to put them in order.
     if first.shape[1] == 1:
-        found = jnp.einsum("ntbc,nqtbd->nqbcd", first[:, 0], second)
+        found = jax.lax.dot_general(first[:, 0], second, (([1], [2]), ([0, 2], [0, 3]))).transpose(0, 3, 1, 2, 4)
     else:
-        found = jnp.einsum("nqtbc,ntbd->nqbcd", first, second[:, 0])
+        found = jax.lax.dot_general(first, second[:, 0], (([2], [1]), ([0, 3], [0, 2]))).transpose(0, 2, 1, 3, 4)
     return found.reshape(*found.shape[:2], -1)

@@ -17,6 +17,8 @@ from jaxgeo.outputs import Block
 
 # Machine balance: flops of a matrix product in the time of moving one byte.
 FLOPS_PER_BYTE = 4.0
+# Rows of at least so many parameters stay apart from others, since putting them together would hold them twice.
+LEAST_APART = 2**14
 
 
 class BlockFunction(eqx.Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jaxgeo.linalg.gram.layout import Layout, kronecker_cost, materialised_cost
+from jaxgeo.linalg.gram.layout import LEAST_APART, Layout, kronecker_cost, materialised_cost
 from jaxgeo.linalg.memory import free_memory
 
 # Enough blocks of G that skipping those above the diagonal saves work, each large enough for matrix products.
@@ -81,8 +81,8 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     budget = free_memory() // 2 if memory is None else memory
     height = [trace.num_rows for trace in layout.traces]
     entries, products = [], [0.0] * len(height)
-    # For one sample of each block: factors that are held, factors that rows are made of, and rows.
-    factors, sources, rows = [0.0] * len(height), [0.0] * len(height), [0.0] * len(height)
+    # For one sample of each block: factors that are held, factors that rows are made of, rows, and those put together.
+    factors, sources, rows, joined = ([0.0] * len(height) for _ in range(4))
     itemsize = layout.traces[0].dtype.itemsize
     for group, profile, by_factors in zip(layout.groups, layout.profiles, layout.kronecker, strict=True):
         held = 0.0
@@ -98,6 +98,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
                 size = group.num_numbers * height[b] * itemsize
                 held += layout.num_samples[b] * size
                 rows[b] += size
+                joined[b] += size if group.num_numbers < LEAST_APART else 0.0
         cost = kronecker_cost if by_factors else materialised_cost
         name = layout.names[group.leaf] + ("" if group.bias is None else f" + {layout.names[group.bias]}")
         if any(size != full for (_, size), full in zip(group.part, group.shape, strict=True)):
@@ -109,6 +110,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
         size = math.prod(layout.traces[0].leaves[index].shape)
         for b, q in enumerate(height):
             rows[b] += q * size * itemsize
+            joined[b] += q * size * itemsize if size < LEAST_APART else 0.0
         flops = layout.num_rows**2 * size
         route = "held" if layout.from_held else "vjp"
         held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
@@ -127,8 +129,8 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
         peak = max(
             # The network runs once more for its factors, …
             layout.activations + _total(made, layout.num_samples),
-            # … their rows are put together, …
-            _total(made, layout.num_samples) + 2 * _total(rows, layout.num_samples),
+            # … their rows are made, and small ones put together, …
+            _total(made, layout.num_samples) + _total(rows, layout.num_samples) + _total(joined, layout.num_samples),
             # … and multiplied, while XLA keeps what the linearisation holds in the layout of Dᵀ too.
             layout.activations + square + _total(held, layout.num_samples) + cast,
         )
