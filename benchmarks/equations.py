@@ -15,7 +15,7 @@ import jax.random as jr
 import optax
 
 import jaxgeo as jg
-from benchmarks.harness import Case, Result, environment, run_cases
+from benchmarks.harness import Case, Result, environment, peak_memory_mib, run_cases
 from benchmarks.rivals import RIVALS, Make, run, thinned
 
 FIRST_ORDER = ("optax.adam(1e-03)", "optax.lbfgs()")
@@ -191,7 +191,8 @@ def harmonic_10d() -> dict[str, Any]:
     def with_more_points(widths: tuple[int, ...]) -> jg.equations.Equation:
         return dataclasses.replace(jg.equations.harmonic_10d(widths), counts=(3500, 500))
 
-    return case(with_more_points, 1, 50, 3600.0, 5, fresh=True, widths=(256, 256, 128, 128))
+    found = case(with_more_points, 1, 50, 3600.0, 5, fresh=True, widths=(256, 256, 128, 128))
+    return found | {"peak_memory_mib": peak_memory_mib()}
 
 
 def poisson_quickly() -> dict[str, Any]:

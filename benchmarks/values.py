@@ -182,6 +182,11 @@ def _in_adamw(result: Result) -> str:
     return listed(f"{row['adapted_momentum'] / row['optax.adamw']:.1f}" for row in result["memory"]["mib"].values())
 
 
+def _seconds_an_update(result: Result, case: str) -> str:
+    (run,) = _runs(result, case)
+    return f"{run['seconds'] / run['updates']:.0f}"
+
+
 class Value(NamedTuple):
     """A number from the results of a module."""
 
@@ -227,6 +232,8 @@ VALUES = {
         )
         for name in ("starts", "worst", "seconds", third)
     },
+    "harmonic_10d_step": Value("equations", lambda r: _seconds_an_update(r, "harmonic_10d")),
+    "harmonic_10d_memory": Value("equations", lambda r: f"{r['harmonic_10d']['peak_memory_mib'] / 1024:.1f}"),
     "burgers_1d_wide_rank": Value("equations", functools.partial(OF_FITS["rank"], case="burgers_1d_wide")),
     "mnist_seconds": Value("mnist", lambda r: f"{_reached(r, 'adapted_levenberg_marquardt', '1e-06'):.0f}"),
     "mnist_seconds_to_the_end": Value("mnist", lambda r: f"{_reached(r, 'adapted_levenberg_marquardt', '1e-20'):.0f}"),

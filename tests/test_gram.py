@@ -11,6 +11,7 @@ from architectures import ARCHITECTURES
 from compiled import gram_matrix, jacobian_matrix, matrices
 
 import jaxgeo as jg
+from jaxgeo.linalg.gram import layout
 from jaxgeo.linalg.gram.gram import Gram
 
 # One for each way in which a product is read that no other test goes; all that are made of them are slow.
@@ -60,6 +61,23 @@ def test_many_blocks_of_a_residual_problem(key):
     assert not gram.plan().stored
     assert max(gram.plan().block_samples) == 1
     np.testing.assert_allclose(gram_matrix(gram), dense @ dense.T, rtol=0, atol=1e-12 * np.abs(dense @ dense.T).max())
+
+
+def test_rows_made_for_each_block(key, monkeypatch):
+    """Rows that would be large are not held; the boundary conditions use no Laplacian, so have fewer positions."""
+    equation = jg.equations.poisson_2d((8, 8))
+    params = equation.init(key)
+    problem = equation.problem(equation.points(jr.key(1), (35**2, 200)))
+    held = problem.gram(params).plan()
+    monkeypatch.setattr(layout, "LEAST_LATE_BYTES", 0)
+    found = matrices(problem, params)
+    plan = problem.gram(params).plan()
+    assert max(leaf.bytes for leaf in plan.leaves) < max(leaf.bytes for leaf in held.leaves)
+    assert len(plan.block_samples) == 2
+    assert plan.block_samples[0] < 35**2 / 3
+    expected = np.asarray(found.jacobian @ found.jacobian.T)
+    np.testing.assert_allclose(found.gram, expected, rtol=0, atol=1e-13 * expected.max())
+    np.testing.assert_allclose(found.diagonal.reshape(-1), np.diag(expected), rtol=0, atol=1e-13 * expected.max())
 
 
 def test_what_cannot_fit_is_refused(key):

@@ -13,9 +13,14 @@ from jaxgeo.linalg.jacobian import Jacobian
 
 
 class KroneckerFactors(NamedTuple):
-    """The factors of some samples of one block: stacks for each factored group, and rows for all other leaves."""
+    """The factors of some samples of one block.
+
+    - `groups`: stacks for each factored group; `late`: stacks of those whose rows are made for each block of G.
+    - `rows`: rows of D for all other leaves.
+    """
 
     groups: list[list[Stack]]
+    late: list[list[Stack]]
     rows: list[Array]
 
 
@@ -51,19 +56,23 @@ def kronecker_factors(layout: Layout, block: int, data: BlockData) -> KroneckerF
 
     with jax.default_matmul_precision("highest"):
         deltas, plain_rows, operands = jax.vmap(one)(data.inputs)
-        found, columns = [], [leaf.reshape(*leaf.shape[:2], -1) for leaf in plain_rows]
-        for group, by_factors in zip(layout.groups, layout.kronecker, strict=True):
+        found, late, columns = [], [], [leaf.reshape(*leaf.shape[:2], -1) for leaf in plain_rows]
+        for group, by_factors, is_late in zip(layout.groups, layout.kronecker, layout.late, strict=True):
             members = stacks(group, block, deltas, operands)
-            if by_factors:
-                found.append(members)
+            if by_factors or is_late:
+                (found if by_factors else late).append(members)
             elif members:
-                columns.append(sum(map(rows, members[1:]), start=rows(members[0])))
+                columns.append(_rows_of(members))
             else:
                 num_samples = jax.tree.leaves(data.inputs)[0].shape[0]
                 columns.append(jnp.zeros((num_samples, trace.num_rows, group.num_numbers), trace.dtype))
     small = [column for column in columns if column.shape[-1] < LEAST_APART]
     apart = [column for column in columns if column.shape[-1] >= LEAST_APART]
-    return KroneckerFactors(found, [*([jnp.concatenate(small, axis=-1)] if small else []), *apart])
+    return KroneckerFactors(found, late, [*([jnp.concatenate(small, axis=-1)] if small else []), *apart])
+
+
+def _rows_of(members: list[Stack]) -> Float[Array, "samples Q numbers"]:
+    return sum(map(rows, members[1:]), start=rows(members[0]))
 
 
 def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
@@ -78,7 +87,9 @@ def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[
         for mine in my_stacks
         for its in its_stacks
     ]
-    terms += [jnp.einsum("nqk,mpk->nqmp", mine, its) for mine, its in zip(left.rows, right.rows, strict=True)]
+    made = [(_rows_of(mine), _rows_of(its)) for mine, its in zip(left.late, right.late, strict=True) if mine and its]
+    pairs = [*made, *zip(left.rows, right.rows, strict=True)]
+    terms += [jnp.einsum("nqk,mpk->nqmp", mine, its) for mine, its in pairs]
     return _total(terms, shape, dtype)
 
 
@@ -145,7 +156,8 @@ class Squares(eqx.Module):
     def __call__(self, start: Array) -> Array:
         factors = self.samples(start)
         terms = [diagonal(left, right) for members in factors.groups for left in members for right in members]
-        terms += [jnp.sum(rows**2, axis=-1) for rows in factors.rows]
+        of_rows = [*map(_rows_of, filter(None, factors.late)), *factors.rows]
+        terms += [jnp.sum(rows**2, axis=-1) for rows in of_rows]
         trace = self.samples.layout.traces[self.samples.block]
         return _total(terms, (self.samples.size, trace.num_rows), trace.dtype)
 

@@ -19,6 +19,10 @@ from jaxgeo.outputs import Block
 FLOPS_PER_BYTE = 4.0
 # Rows of at least so many parameters stay apart from others, since putting them together would hold them twice.
 LEAST_APART = 2**14
+# Rows of a group of at least so many bytes are made for each block of G, from factors, if that adds at most an eighth
+# to the work. A matrix of many samples has up to `MOST_BLOCKS` blocks on its diagonal.
+LEAST_LATE_BYTES = 2**28
+MOST_BLOCKS = 8
 
 
 class BlockFunction(eqx.Module):
@@ -47,6 +51,7 @@ class Layout:
     - `num_rows`: QN.
     - `activations`: bytes that a linearisation of the network keeps, on each device; 0 if D is held instead.
     - `held`: bytes of D if it is held because a network has derivatives in one mode only, as `derivatives` says.
+    - `late`: for each group whether its rows are made for each block of G, and not held.
     - `profiles`: for each group and block, (positions, whether δ is on the first leg, whether a lookup) of its stacks.
     """
 
@@ -55,6 +60,7 @@ class Layout:
     groups: tuple[Group, ...]
     profiles: tuple[tuple[tuple[tuple[int, bool, bool], ...], ...], ...]
     kronecker: tuple[bool, ...]
+    late: tuple[bool, ...]
     plain: tuple[int, ...]
     names: tuple[str, ...]
     num_rows: int
@@ -92,18 +98,24 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
         kronecker_cost(group, profile, num_samples, height) < materialised_cost(group, profile, num_samples, height)
         for group, profile in zip(groups, profiles, strict=True)
     )
+    itemsize, alone = jacobian.outputs.dtype.itemsize, blocks[0].num_shards == 1
+    late = tuple(
+        alone and not by_factors and _is_late(group, profile, num_samples, height, itemsize)
+        for group, profile, by_factors in zip(groups, profiles, kronecker, strict=True)
+    )
     in_groups = {leaf for group in groups for leaf in (group.leaf, group.bias)}
     names = tuple(path_name(path) or "params" for path, _ in jax.tree_util.tree_leaves_with_path(jacobian.trainable))
     plain = tuple(i for i in range(len(leaves)) if i not in in_groups)
     num_rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
     shares = tuple((block.num_samples + block.padding) // block.num_shards for block in blocks)
-    held, itemsize = jacobian.held, jacobian.outputs.dtype.itemsize
+    held = jacobian.held
     return Layout(
         tuple(traces),
         shares,
         tuple(groups),
         profiles,
         kronecker,
+        late,
         plain,
         names,
         num_rows,
@@ -156,3 +168,13 @@ def materialised_cost(group: Group, profile: Sequence, num_samples: Sequence[int
         2 * n * q * t * size for n, q, block in zip(num_samples, height, profile, strict=True) for t, _, _ in block
     )
     return num_rows**2 * size + build + FLOPS_PER_BYTE * 8 * num_rows * size
+
+
+def _is_late(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int], itemsize: int) -> bool:
+    num_rows = [n * q for n, q in zip(num_samples, height, strict=True)]
+    # For a block of G with s rows and columns, rows of D take 4·t·s flops for each parameter, and their product 2·s².
+    cheap = all(
+        16 * MOST_BLOCKS * group.batch * sum(t for t, _, _ in block) <= count
+        for count, block in zip(num_rows, profile, strict=True)
+    )
+    return cheap and sum(num_rows) * group.num_numbers * itemsize >= LEAST_LATE_BYTES

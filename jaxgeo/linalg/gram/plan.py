@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jaxgeo.linalg.gram.layout import LEAST_APART, Layout, kronecker_cost, materialised_cost
+from jaxgeo.linalg.gram.layout import LEAST_APART, MOST_BLOCKS, Layout, kronecker_cost, materialised_cost
 from jaxgeo.linalg.memory import free_memory
 
 # Enough blocks of G that skipping those above the diagonal saves work, each large enough for matrix products.
-MOST_BLOCKS = 8
 LEAST_BLOCK_ROWS = 256
 # Bytes of products of factors at a time, before they are multiplied and summed over positions.
 PRODUCT_BYTES = 32 * 2**20
@@ -81,21 +80,25 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     budget = free_memory() // 2 if memory is None else memory
     height = [trace.num_rows for trace in layout.traces]
     entries, products = [], [0.0] * len(height)
-    # For one sample of each block: factors that are held, factors that rows are made of, rows, and those put together.
-    factors, sources, rows, joined = ([0.0] * len(height) for _ in range(4))
+    # For one sample of each block: factors that are held, factors that rows are made of, rows, those put together, and
+    # the most that are made at a time for a block of G.
+    factors, sources, rows, joined, late = ([0.0] * len(height) for _ in range(5))
     itemsize = layout.traces[0].dtype.itemsize
-    for group, profile, by_factors in zip(layout.groups, layout.profiles, layout.kronecker, strict=True):
+    kinds = zip(layout.groups, layout.profiles, layout.kronecker, layout.late, strict=True)
+    for group, profile, by_factors, is_late in kinds:
         held = 0.0
         for b, block in enumerate(profile):
             for t, delta_first, lookup in block:
                 delta, operand = (group.first, group.second) if delta_first else (group.second, group.first)
                 numbers = t * group.batch * (height[b] * delta + (1 if lookup else operand))
                 held += layout.num_samples[b] * numbers * itemsize
-                (factors if by_factors else sources)[b] += numbers * itemsize
+                (factors if by_factors or is_late else sources)[b] += numbers * itemsize
                 if by_factors:
                     products[b] = max(products[b], group.batch * (height[b] * t) ** 2 * dtype.itemsize)
-            if not by_factors:
-                size = group.num_numbers * height[b] * itemsize
+            size = group.num_numbers * height[b] * itemsize
+            if is_late:
+                late[b] = max(late[b], size)
+            elif not by_factors:
                 held += layout.num_samples[b] * size
                 rows[b] += size
                 joined[b] += size if group.num_numbers < LEAST_APART else 0.0
@@ -118,7 +121,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
 
     copies = WORKING_COPIES if layout.num_shards == 1 else TRAVELLING_COPIES
     square = square_bytes(layout.num_rows, layout.num_shards, dtype) if matrix else 0
-    per_sample = [sum(each) for each in zip(factors, sources, rows, strict=True)]
+    per_sample = [sum(each) for each in zip(factors, sources, rows, late, strict=True)]
     largest = [_block_size(*each) for each in zip(layout.num_samples, height, products, strict=True)]
     peak = square + copies * _total(per_sample, layout.num_samples)
     if layout.num_shards == 1:
@@ -126,6 +129,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
         # Two blocks of rows are copied, in `dtype` and in the layout of a product; factors only if their dtype changes.
         copied = rows if dtype == layout.traces[0].dtype else held
         cast = 2 * max(map(operator.mul, copied, largest)) * dtype.itemsize / itemsize
+        cast += 4 * max(map(operator.mul, late, largest)) * dtype.itemsize / itemsize
         peak = max(
             # The network runs once more for its factors, …
             layout.activations + _total(made, layout.num_samples),
