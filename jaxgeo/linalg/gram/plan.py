@@ -80,9 +80,9 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     budget = free_memory() // 2 if memory is None else memory
     height = [trace.num_rows for trace in layout.traces]
     entries, products = [], [0.0] * len(height)
-    # For one sample of each block: factors that are held, factors that rows are made of, rows, those put together, and
-    # the most that are made at a time for a block of G.
-    factors, sources, rows, joined, late = ([0.0] * len(height) for _ in range(5))
+    # For one sample of each block: factors that are held, factors that rows are made of, rows, those put together, the
+    # largest of those apart, and the largest that are made for a block of G.
+    factors, sources, rows, joined, apart, late = ([0.0] * len(height) for _ in range(6))
     itemsize = layout.traces[0].dtype.itemsize
     kinds = zip(layout.groups, layout.profiles, layout.kronecker, layout.late, strict=True)
     for group, profile, by_factors, is_late in kinds:
@@ -101,7 +101,10 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
             elif not by_factors:
                 held += layout.num_samples[b] * size
                 rows[b] += size
-                joined[b] += size if group.num_numbers < LEAST_APART else 0.0
+                if group.num_numbers < LEAST_APART:
+                    joined[b] += size
+                else:
+                    apart[b] = max(apart[b], size)
         cost = kronecker_cost if by_factors else materialised_cost
         name = layout.names[group.leaf] + ("" if group.bias is None else f" + {layout.names[group.bias]}")
         if any(size != full for (_, size), full in zip(group.part, group.shape, strict=True)):
@@ -113,7 +116,10 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
         size = math.prod(layout.traces[0].leaves[index].shape)
         for b, q in enumerate(height):
             rows[b] += q * size * itemsize
-            joined[b] += q * size * itemsize if size < LEAST_APART else 0.0
+            if size < LEAST_APART:
+                joined[b] += q * size * itemsize
+            else:
+                apart[b] = max(apart[b], q * size * itemsize)
         flops = layout.num_rows**2 * size
         route = "held" if layout.from_held else "vjp"
         held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
@@ -127,7 +133,9 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     if layout.num_shards == 1:
         made, held = ([f + other for f, other in zip(factors, each, strict=True)] for each in (sources, rows))
         # Two blocks of rows are copied, in `dtype` and in the layout of a product; factors only if their dtype changes.
-        copied = rows if dtype == layout.traces[0].dtype else held
+        copied = list(map(max, joined, apart))
+        if dtype != layout.traces[0].dtype:
+            copied = list(map(operator.add, copied, factors))
         cast = 2 * max(map(operator.mul, copied, largest)) * dtype.itemsize / itemsize
         cast += 4 * max(map(operator.mul, late, largest)) * dtype.itemsize / itemsize
         peak = max(
