@@ -210,7 +210,9 @@ class RankCutoff(AbstractWay):
                 relative * factor.astype(relative.dtype), min(by.round_off, self.maximum), self.maximum
             )
             count = jnp.sum(kept, dtype=jnp.int32)
-            _, report = conclude(linear.jacobian, tried.trial.step, -linear.residual, jnp.asarray(DECOMPOSED), count)
+            _, report = conclude(
+                linear.jacobian, tried.trial.step, -linear.residual, jnp.asarray(DECOMPOSED), count, is_lift=False
+            )
             # Each halving takes many forward passes, so begin near the fraction that was taken.
             first = jnp.where(fraction > 0, jnp.minimum(GROWTH * fraction, 1), 1).astype(state.first.dtype)
             return tried, report, state._replace(relative=following, first=first)

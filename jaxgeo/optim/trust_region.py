@@ -71,7 +71,7 @@ class TrustRegion(Checked, AbstractWay):
         aim = -linear.residual
         relative = by.damping_for_length(aim.reshape(-1), radius)
         outcome, rank = jnp.asarray(SOLVED), jnp.asarray(by.values.size)
-        velocity, report = conclude(jacobian, bounded.velocity(aim, relative), aim, outcome, rank)
+        velocity, report = conclude(jacobian, bounded.velocity(aim, relative), aim, outcome, rank, is_lift=False)
         step = jax.lax.cond(bends, lambda v, by: bounded.accelerated(v, by), lambda v, _: v, velocity, relative)
 
         def learn(tried: Tried) -> tuple[Tried, LiftInfo, Float[Array, ""]]:

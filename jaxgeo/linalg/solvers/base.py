@@ -91,20 +91,25 @@ def conclude(
     rank: Int[Array, ""],
     mismatch: Float[Array, ""] | None = None,
     missed: Float[Array, "N Q"] | None = None,
+    *,
+    is_lift: bool = True,
 ) -> tuple[PyTree, LiftInfo]:
     """The solution with its report; 0 with the outcome 3 if the solution is not finite.
 
     **Arguments:**
 
     - `missed`: v − Dθ̇ if it is already known; the reported residual then has no derivative.
+    - `is_lift`: pass False if the solution serves more than v, such as a prior, and so may leave more than v.
     """
     finite = is_finite((solution, velocity))
     # Use `where` on both sides: a NaN that is only selected away would return in the gradient.
     solution = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), solution)
     missed = velocity - jacobian.mv(solution) if missed is None else jax.lax.stop_gradient(missed)
-    length = _best_length(velocity, missed)
-    solution = jax.tree.map(lambda leaf: length.astype(leaf.dtype) * leaf, solution)
-    residual = relative_norm(length * missed + (1 - length) * velocity, velocity)
+    if is_lift:
+        length = _best_length(velocity, missed)
+        solution = jax.tree.map(lambda leaf: length.astype(leaf.dtype) * leaf, solution)
+        missed = length * missed + (1 - length) * velocity
+    residual = relative_norm(missed, velocity)
     outcome = jnp.where(finite, outcome, FAILED).astype(jnp.int32)
     residual = jnp.where(finite & jnp.isfinite(residual), residual, jnp.ones_like(residual))
     mismatch = jnp.zeros_like(residual) if mismatch is None else jax.lax.stop_gradient(mismatch.astype(residual.dtype))
@@ -119,9 +124,10 @@ def _best_length(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> 
     moved = velocity - missed
     unit = jnp.maximum(jnp.max(jnp.abs(moved)), float(jnp.finfo(moved.dtype).tiny))
     moved = moved / unit
-    length = jnp.sum(moved * velocity) / unit / jnp.maximum(jnp.sum(moved**2), 1)
-    # |v − Dθ̇| > |v| if and only if c < 1/2.
-    return jax.lax.stop_gradient(jnp.where(length < 0.5, jnp.maximum(length, 0), 1))
+    along, size = jnp.sum(moved * velocity) / unit, jnp.sum(moved**2)
+    # Not for v = 0, where the derivative counts.
+    longer = size > 2 * along
+    return jax.lax.stop_gradient(jnp.where(longer, jnp.maximum(along, 0) / jnp.maximum(size, 1), 1))
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:

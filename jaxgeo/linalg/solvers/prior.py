@@ -90,7 +90,7 @@ class FactorisedPrior(AbstractFactorised):
         start, missing = self._split(velocity)
         rest, report = self.inner.lift(missing)
         step = self._join(start, rest)
-        return conclude(self.jacobian, step, velocity, report.outcome, report.rank, report.mismatch)
+        return conclude(self.jacobian, step, velocity, report.outcome, report.rank, report.mismatch, is_lift=False)
 
     @property
     def correct(self) -> "_CorrectPrior":
