@@ -92,13 +92,9 @@ def _evaluations(result: Result, solver: str) -> str:
 
 
 def _beside(result: Result, kind: str) -> str:
-    """The largest ratio of one kind of row: "many", "LAPACK", "few" or "few, as in jg.fit"."""
-    ratios = {"many": [], "LAPACK": [], "few": [], "few, as in jg.fit": []}
-    for size in result["default"]["rows"].values():
-        for name, row in size.items():
-            few = "few, as in jg.fit" if name.endswith("as in jg.fit") else "few"
-            ratios[few if "few parameters" in name else "LAPACK" if "LAPACK" in name else "many"].append(row["ratio"])
-    return f"{max(ratios[kind]):.1f}"
+    """The largest ratio of the rows whose names have `kind` after the first comma."""
+    rows = [row for size in result["default"]["rows"].values() for row in size.items()]
+    return f"{max(row['ratio'] for name, row in rows if name.partition(', ')[2] == kind):.1f}"
 
 
 class Spirals(NamedTuple):
@@ -260,10 +256,10 @@ VALUES = {
     "mgh09_updates": Value(
         "fits", lambda r: listed(str(r["curves"]["fits"]["mgh09"][name]["far"]["updates"]) for name in ("jaxgeo", "lm"))
     ),
-    "beside_ratio": Value("beside", lambda r: _beside(r, "many")),
+    "beside_ratio": Value("beside", lambda r: _beside(r, "")),
     "beside_lapack_ratio": Value("beside", lambda r: _beside(r, "LAPACK")),
-    "beside_few_ratio": Value("beside", lambda r: _beside(r, "few")),
-    "beside_fit_ratio": Value("beside", lambda r: _beside(r, "few, as in jg.fit")),
+    "beside_few_ratio": Value("beside", lambda r: _beside(r, "few parameters")),
+    "beside_fit_ratio": Value("beside", lambda r: _beside(r, "few parameters, as in jg.fit")),
     "estimator_rows": Value("estimators", lambda r: grouped(r["numbers"]["tables"]["diabetes"]["trained_rows"])),
     "estimator_seconds": Value(
         "estimators", lambda r: f"{r['numbers']['tables']['diabetes']['JaxgeoRegressor']['cpu_s']:.1f}"
