@@ -18,12 +18,9 @@ NUM_BLOCKS = 8
 # call takes up to hundreds of times as long. It uses one thread to factorise a matrix whose rows have less than 1 KiB,
 # and for triangular solves below 1024 entries of the right-hand side.
 LEAST_BYTES = 1024
-BLOCK = 64
 MOST_ENTRIES = 1023
-# So many blocks of a column of blocks are updated by one product.
-BLOCKS_A_PRODUCT = 4
-# Up to this |L|·|L⁻¹| of a pivot, a product with L⁻¹ is about as accurate as LAPACK's whole factorisation.
-MOST_CONDITION = 600.0
+# Up to this |L|·|L⁻¹| of a pivot, over its size, a product with L⁻¹ is about as accurate as LAPACK's factorisation.
+MOST_CONDITION = 9.0
 # So many power iterations overestimate λ_min by no more than this factor, unless the start is almost orthogonal to its
 # eigenvector: a share of 4⁻⁵ along it is enough.
 ITERATIONS = 5
@@ -31,6 +28,25 @@ OVERESTIMATE = 4.0
 
 # L and L⁻¹ of a block on the diagonal, and whether products with L⁻¹ have to be corrected.
 Pivot = tuple[Array, Array, Array]
+
+
+class Blocks(NamedTuple):
+    """How a matrix is divided.
+
+    - `size`: of a block on the diagonal.
+    - `a_product`: so many blocks of a column of blocks are updated by one product.
+    - `inner`: how blocks on the diagonal are divided in turn, or None if LAPACK factorises them.
+    """
+
+    size: int
+    a_product: int
+    inner: "Blocks | None" = None
+
+
+BLOCKS = Blocks(64, 4)
+# Products of larger blocks take half of the time, but those on the diagonal more.
+LARGE_BLOCKS = Blocks(256, 2, BLOCKS)
+LEAST_LARGE = 1536
 
 
 @jax.custom_jvp
@@ -70,19 +86,27 @@ def _whole(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 @without_tf32
 def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The same by columns of blocks of L = Uᵀ, each from those before it.
+    """The same, with blocks of a size that suits the matrix."""
+    lower = _by_columns(matrix.T, LARGE_BLOCKS if len(matrix) >= LEAST_LARGE else BLOCKS)
+    # As from LAPACK: a pivot that is not positive leaves NaN in the whole triangle.
+    return jnp.triu(jnp.where(jnp.isfinite(lower[-1, -1]), lower.T, jnp.nan))
+
+
+def _by_columns(matrix: Float[Array, "n n"], blocks: Blocks) -> Float[Array, "n n"]:
+    """L of a matrix by columns of blocks, each from those before it; what is above both diagonals has no meaning.
 
     Loops over blocks of one size keep the program short. In L, unlike in U, the product with a transposed matrix has
     the order that XLA's products are fastest in.
     """
     n, dtype = len(matrix), matrix.dtype
-    count = -(-n // BLOCK)
+    count = -(-n // blocks.size)
     size = -(-n // count)
-    rows, chunk = count * size, min(BLOCKS_A_PRODUCT, count) * size
+    rows, chunk = count * size, min(blocks.a_product, count) * size
     # More pivots, of 1, fill the last block; rows of zeros, the last chunk.
-    padding = jnp.arange(rows) >= n
-    whole = jnp.pad(matrix, (0, rows - n)) + jnp.diag(padding.astype(dtype))
-    columns = jnp.pad(whole.reshape(count, size, rows).transpose(0, 2, 1), ((0, 0), (0, chunk - size), (0, 0)))
+    whole = jnp.pad(matrix, (0, rows - n))
+    if rows > n:
+        whole = jax.lax.dynamic_update_slice(whole, jnp.eye(rows - n, dtype=dtype), (n, n))
+    columns = jnp.pad(whole.reshape(rows, count, size).transpose(1, 0, 2), ((0, 0), (0, chunk - size), (0, 0)))
 
     def part(columns: Array, block: Array, start: Array, length: int) -> Array:
         where = (block, start, jnp.zeros_like(block))
@@ -93,9 +117,12 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         return jax.lax.dynamic_update_slice(columns, found[None], where, allow_negative_indices=False)
 
     def pivot(found: Pivot, rest: Array) -> Pivot:
-        lower = jax.lax.linalg.cholesky(rest[:size], symmetrize_input=False)
+        if blocks.inner is None:
+            lower = jax.lax.linalg.cholesky(rest[:size], symmetrize_input=False)
+        else:
+            lower = jnp.tril(_by_columns(rest[:size], blocks.inner))
         inverse = _inverse(lower)
-        return lower, inverse, jnp.sum(lower**2) * jnp.sum(inverse**2) > MOST_CONDITION**2
+        return lower, inverse, jnp.sum(lower**2) * jnp.sum(inverse**2) > (MOST_CONDITION * size) ** 2
 
     def corrected(solved: Array, rest: Array, lower: Array, inverse: Array) -> Array:
         return solved + (rest - solved @ lower.T) @ inverse.T
@@ -124,20 +151,21 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         return put(columns, block, at, lower)
 
     columns = jax.lax.fori_loop(0, count, column, columns)
-    upper = columns[:, :rows].transpose(0, 2, 1).reshape(rows, rows)[:n, :n]
-    # As from LAPACK: a pivot that is not positive leaves NaN everywhere.
-    return jnp.triu(jnp.where(jnp.isfinite(upper[-1, -1]), upper, jnp.nan))
+    return columns[:, :rows].transpose(1, 0, 2).reshape(rows, rows)[:n, :n]
 
 
 def _inverse(lower: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """L⁻¹, by solves for a few columns at a time."""
+    """L⁻¹ by the inverses of its halves, down to those for which one triangular solve stays on one thread.
+
+    No two solves are one call for a batch: in jaxlib 0.10 two such calls at once wait for each other without end.
+    """
     size = len(lower)
-    width = MOST_ENTRIES // size
-    count = -(-size // width)
-    identity = jnp.eye(size, count * width, dtype=lower.dtype).reshape(size, count, width).transpose(1, 0, 2)
-    repeated = jnp.broadcast_to(lower, (count, size, size))
-    solved = jax.lax.linalg.triangular_solve(repeated, identity, left_side=True, lower=True)
-    return solved.transpose(1, 0, 2).reshape(size, count * width)[:, :size]
+    if size**2 <= MOST_ENTRIES:
+        return jax.lax.linalg.triangular_solve(lower, jnp.eye(size, dtype=lower.dtype), left_side=True, lower=True)
+    half = size // 2
+    first, second = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
+    below = -(second @ lower[half:, :half]) @ first
+    return jnp.block([[first, jnp.zeros((half, size - half), lower.dtype)], [below, second]])
 
 
 @without_tf32

@@ -127,7 +127,7 @@ def _by_kind(
 
 
 class _Scaled(NamedTuple):
-    """A/t and μ. A and t are kept apart, so the division fuses into the next read of A; 0 unless A is finite."""
+    """A/t and μ. A and t are kept apart, so the division fuses into the only read of A; 0 unless A is finite."""
 
     gram: Float[Array, "n n"]
     scale: Float[Array, ""]
@@ -137,6 +137,9 @@ class _Scaled(NamedTuple):
 
     def matrix(self) -> Float[Array, "n n"]:
         return jnp.where(self.finite, self.gram / self.scale, 0)
+
+    def diagonal(self) -> Float[Array, " n"]:
+        return jnp.where(self.finite, diagonal_of(self.gram) / self.scale, 0)
 
 
 class _Tried(NamedTuple):
@@ -216,12 +219,12 @@ class Factorise(eqx.Module):
     def _triangle(
         self, scaled: _Scaled, damping: Float[Array, ""], outcome: int | Int[Array, ""], damped: bool
     ) -> Factorisation:
-        matrix = scaled.matrix()
-        n, dtype = len(matrix), matrix.dtype
+        n, dtype = len(scaled.gram), scaled.gram.dtype
+        diagonal = scaled.diagonal() + damping
         # If an entry of A's diagonal is 0, so are its row and column, as for a sample of weight 0: use any pivot.
-        vanished = diagonal_of(matrix) + damping == 0
-        diagonal = jnp.where(vanished[None], 1, matrix + damping)
-        upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), diagonal, matrix))
+        vanished = diagonal == 0
+        diagonal = jnp.where(vanished, 1, diagonal)
+        upper = upper_cholesky(jnp.where(jnp.eye(n, dtype=bool), diagonal, scaled.matrix()))
         # With damping, the bound n·eps would reject factorisations that refinement can use. Without damping, the
         # estimate of the smallest eigenvalue is too large, hence the factor 4.
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
@@ -245,11 +248,14 @@ class Factorise(eqx.Module):
 
         def attempt(tried: _Tried) -> _Tried:
             count, _, _ = tried
+            # Otherwise XLA would store what does not depend on the attempt before the loop, matrix after matrix.
+            here = scaled._replace(gram=jax.lax.optimization_barrier((scaled.gram, count))[0])
             share = jnp.asarray(shares, dtype)[count]
-            more = scaled.relative_damping + share * jnp.linalg.norm(scaled.matrix())
+            size = rescue_if(count > 0, _size, jnp.zeros((), dtype), here)
+            more = scaled.relative_damping + share * size
             more = jnp.where((count > 0) & ~(more > 0), 1, more)
             outcome = jnp.where(count > 0, DAMPED, SOLVED)
-            found = self._triangle(scaled, more, outcome, True)
+            found = self._triangle(here, more, outcome, True)
             done = jnp.where(count > 0, jnp.isfinite(found.matrix[-1, -1]), found.trusted)
             # XLA would carry a matrix in another order than LAPACK's, and transpose it before and after the loop.
             return _Tried(count + 1, done, _with_matrix(found, found.matrix.reshape(-1)))
@@ -265,7 +271,7 @@ class Factorise(eqx.Module):
         n, eps = len(scaled.gram), float(jnp.finfo(scaled.gram.dtype).eps)
         if n <= self.max_decomposition:
             return self._decomposed(scaled, DECOMPOSED)
-        more = scaled.relative_damping + 100 * n**0.5 * eps * jnp.linalg.norm(scaled.matrix())
+        more = scaled.relative_damping + 100 * n**0.5 * eps * _size(None, scaled)
         return self._triangle(scaled, jnp.where(more > 0, more, 1), DAMPED, True)
 
     def _decomposed(self, scaled: _Scaled, outcome: int) -> Factorisation:
@@ -280,6 +286,10 @@ class Factorise(eqx.Module):
         vectors = jnp.where(sound, vectors, 0)
         damping, sqrt_mean = scaled.relative_damping, scaled.sqrt_mean
         return from_spectrum(vectors, jnp.sqrt(values), sqrt_mean, damping, self.cutoff, self.floor, outcome)
+
+
+def _size(_: Array | None, scaled: _Scaled) -> Float[Array, ""]:
+    return jnp.linalg.norm(scaled.matrix())
 
 
 def _with_matrix(found: Factorisation, matrix: Array) -> Factorisation:

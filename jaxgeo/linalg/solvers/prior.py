@@ -16,6 +16,7 @@ from jaxgeo.linalg.solvers.cutoff import AbstractCutoff, SmoothCutoff
 from jaxgeo.linalg.solvers.derivatives import trace_ratio
 from jaxgeo.linalg.solvers.factorisation import Factorise
 from jaxgeo.linalg.solvers.gram_cholesky import FactorisedGram, GramCholesky
+from jaxgeo.linalg.solvers.sides import Rows, relative_damping
 from jaxgeo.linalg.tangents import freeze
 from jaxgeo.prior import has_prior, masks_of, prior_of, scaled_problem, with_trainable, without_prior
 
@@ -70,7 +71,7 @@ class PriorLift(AbstractLiftSolver):
         # The damping is 1 for any trace that it is relative to, so the trace must not enter the derivative.
         relative = 1 / unit
         factorise = Factorise(freeze(inner), self.cutoff, DOUBLE, 0)
-        found = factorise.cholesky(weighted, relative)
+        found = factorise.cholesky(weighted, relative_damping(Rows, inner, relative))
         relative = relative / trace_ratio(inner, found.sqrt_mean * rows**0.5)
         return FactorisedPrior(jacobian, tuple(factors), FactorisedGram(solver, False, inner, relative, found))
 
