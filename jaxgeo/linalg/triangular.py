@@ -155,16 +155,17 @@ def _by_columns(matrix: Float[Array, "n n"], blocks: Blocks) -> Float[Array, "n 
 
 
 def _inverse(lower: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """L⁻¹ by the inverses of its halves, down to those for which one triangular solve stays on one thread.
-
-    No two solves are one call for a batch: in jaxlib 0.10 two such calls at once wait for each other without end.
-    """
+    """L⁻¹ by the inverses of its halves, down to those for which a triangular solve stays on one thread."""
     size = len(lower)
     if size**2 <= MOST_ENTRIES:
         return jax.lax.linalg.triangular_solve(lower, jnp.eye(size, dtype=lower.dtype), left_side=True, lower=True)
     half = size // 2
-    first, second = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
-    below = -(second @ lower[half:, :half]) @ first
+    first = _inverse(lower[:half, :half])
+    # In jaxlib 0.10 two calls of LAPACK for a batch, as from `vmap`, wait for each other without end if they run at
+    # once. So the second half depends on the first.
+    rest = lower[half:] + 0 * first[-1, -1]
+    second = _inverse(rest[:, half:])
+    below = -(second @ rest[:, :half]) @ first
     return jnp.block([[first, jnp.zeros((half, size - half), lower.dtype)], [below, second]])
 
 
