@@ -93,7 +93,9 @@ def _blocked(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def _by_columns(matrix: Float[Array, "n n"], blocks: Blocks) -> Float[Array, "n n"]:
-    """L of a matrix by columns of blocks, each from those before it; what is above both diagonals has no meaning.
+    """L by columns of blocks, each from those before it.
+
+    Entries of the matrix above the diagonal are not read, and those of the result have no meaning.
 
     Loops over blocks of one size keep the program short. In L, unlike in U, the product with a transposed matrix has
     the order that XLA's products are fastest in.
