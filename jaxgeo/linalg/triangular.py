@@ -205,7 +205,7 @@ def extreme_eigenvalues(upper: Float[Array, "n n"]) -> tuple[Float[Array, ""], F
     return end.smallest, end.largest
 
 
-def is_well_conditioned(upper: Float[Array, "n n"], least: float) -> Bool[Array, ""]:
+def is_well_conditioned(upper: Float[Array, "n n"], least: float | Float[Array, ""]) -> Bool[Array, ""]:
     """Whether λ_min > `least` λ_max by these estimates for UᵀU; False if U is not finite.
 
     A wide margin takes fewer iterations: after k of them λ_min is overestimated by a factor of c^{-1/k} at most, where
