@@ -141,6 +141,9 @@ class _Scaled(NamedTuple):
     def diagonal(self) -> Float[Array, " n"]:
         return jnp.where(self.finite, diagonal_of(self.gram) / self.scale, 0)
 
+    def size(self) -> Float[Array, ""]:
+        return jnp.linalg.norm(self.matrix())
+
 
 class _Tried(NamedTuple):
     """How many factorisations were tried, whether the last one is sound, and the last one, None before the first."""
@@ -251,7 +254,7 @@ class Factorise(eqx.Module):
             # Otherwise XLA would store what does not depend on the attempt before the loop, matrix after matrix.
             here = scaled._replace(gram=jax.lax.optimization_barrier((scaled.gram, count))[0])
             share = jnp.asarray(shares, dtype)[count]
-            size = rescue_if(count > 0, _size, jnp.zeros((), dtype), here)
+            size = rescue_if(count > 0, lambda _, here: here.size(), jnp.zeros((), dtype), here)
             more = scaled.relative_damping + share * size
             more = jnp.where((count > 0) & ~(more > 0), 1, more)
             outcome = jnp.where(count > 0, DAMPED, SOLVED)
@@ -271,7 +274,7 @@ class Factorise(eqx.Module):
         n, eps = len(scaled.gram), float(jnp.finfo(scaled.gram.dtype).eps)
         if n <= self.max_decomposition:
             return self._decomposed(scaled, DECOMPOSED)
-        more = scaled.relative_damping + 100 * n**0.5 * eps * _size(None, scaled)
+        more = scaled.relative_damping + 100 * n**0.5 * eps * scaled.size()
         return self._triangle(scaled, jnp.where(more > 0, more, 1), DAMPED, True)
 
     def _decomposed(self, scaled: _Scaled, outcome: int) -> Factorisation:
@@ -286,10 +289,6 @@ class Factorise(eqx.Module):
         vectors = jnp.where(sound, vectors, 0)
         damping, sqrt_mean = scaled.relative_damping, scaled.sqrt_mean
         return from_spectrum(vectors, jnp.sqrt(values), sqrt_mean, damping, self.cutoff, self.floor, outcome)
-
-
-def _size(_: Array | None, scaled: _Scaled) -> Float[Array, ""]:
-    return jnp.linalg.norm(scaled.matrix())
 
 
 def _with_matrix(found: Factorisation, matrix: Array) -> Factorisation:
