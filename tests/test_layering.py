@@ -13,7 +13,8 @@ PACKAGE = ROOT / "jaxgeo"
 
 # A room imports from the lines above its own and from itself. Between the modules of a room there is no circle either.
 ARROWS = """
-    _checks _names _dependence _signals _compiled linalg.tangents
+    _checks _names _dependence _signals _compiled _sums
+    linalg.tangents
     theory _fields _trainable
     costs
     _training_mode metrics

@@ -3,10 +3,10 @@
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgeo._sums import total
 from jaxgeo.costs.roots import AbstractRoot
 
 
@@ -78,7 +78,7 @@ class AbstractCost(eqx.Module):
 
     def decrease(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
         """C(x) − C(x′), summed sample by sample."""
-        return jnp.sum(self.decreases(outputs, new_outputs)) / self.total_weight
+        return total(self.decreases(outputs, new_outputs)) / self.total_weight
 
 
 def check_cost(cost: AbstractCost) -> None:

@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo._checks import as_real, is_concrete
+from jaxgeo._sums import total
 from jaxgeo.costs.base import AbstractCost, check_cost
 from jaxgeo.costs.roots import AbstractRoot, DiagonalRoot, WeightedRoot
 
@@ -49,7 +50,7 @@ class SampleWeighted(AbstractCost):
         self.weights = weights
 
     def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return jnp.sum(self.values(outputs)) / self.total_weight.astype(outputs.dtype)
+        return total(self.values(outputs)) / self.total_weight.astype(outputs.dtype)
 
     def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         share = (self.weights / self.total_weight).astype(outputs.dtype)[:, None]

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from jaxgeo._checks import as_array, check_finite, leading_size
 from jaxgeo._fields import COUNT, Checked
+from jaxgeo._sums import total
 from jaxgeo.costs.base import AbstractCost
 from jaxgeo.costs.labels import class_targets
 from jaxgeo.costs.samples import SampleWeighted
@@ -19,7 +20,7 @@ class AbstractSquares(AbstractCost):
     """C = |deviation|² / 2N."""
 
     def __call__(self, outputs: Float[Array, "N Q"]) -> Float[Array, ""]:
-        return 0.5 * jnp.sum(self.deviation(outputs) ** 2) / self.num_samples
+        return 0.5 * total(self.deviation(outputs) ** 2) / self.num_samples
 
     def gradient(self, outputs: Float[Array, "N Q"]) -> Float[Array, "N Q"]:
         return self.deviation(outputs) / self.num_samples

@@ -10,6 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._fields import NOT_NEGATIVE, POSITIVE, Checked
+from jaxgeo._sums import largest
 from jaxgeo.integrate.field import trainable_of
 from jaxgeo.problem import Problem
 
@@ -76,7 +77,7 @@ class OutputController(Checked, dfx.AbstractAdaptiveStepSizeController):
         before = self.norm(problem.loss.deviation(problem.outputs(trainable_of(y0))))
         outputs, error = jax.jvp(problem.outputs, (trainable_of(y1_candidate),), (trainable_of(y_error),))
         after = self.norm(problem.loss.deviation(outputs))
-        size = jnp.max(jnp.abs(error))
+        size = largest(error)
         # A failed lift arrives as a velocity of NaN or infinity; an infinite error makes the solver retry the step.
         size = jnp.where(jnp.isfinite(size) & jnp.isfinite(after), size, jnp.inf)
         return self.pid.adapt_step_size(t0, t1, before, after, args, size, error_order, controller_state)

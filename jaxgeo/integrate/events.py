@@ -10,6 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo._fields import COUNT, POSITIVE, Checked
+from jaxgeo._sums import total
 from jaxgeo.flows import AbstractFlow
 from jaxgeo.integrate.field import trainable_of
 from jaxgeo.linalg.rank import rank_record
@@ -143,7 +144,7 @@ class Stalled(eqx.Module):
     def __call__(self, s: Float[Array, ""], params: Params, problem: Problem) -> Bool[Array, ""]:
         jacobian = problem.jacobian(params)
         outputs = jacobian.outputs
-        speed = jnp.sum(problem.loss.gradient(outputs) * jacobian.mv(self.flow.velocity(s, jacobian)))
+        speed = total(problem.loss.gradient(outputs) * jacobian.mv(self.flow.velocity(s, jacobian)))
         return -speed * problem.num_samples <= 2 * self.rate * problem.loss(outputs)
 
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._checks import is_concrete
+from jaxgeo._sums import total
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.integrate.corrector import OrbitCorrector, Start
 from jaxgeo.integrate.field import Field, Measured, PathLengths, trainable_of
@@ -164,7 +165,7 @@ def _in_precision(result: RESULTS, problem: Problem, params: Params, cost_tol: F
     eps = float(jnp.finfo(outputs.dtype).eps)
     deviation = problem.loss.deviation(outputs)
     # The cost if each output were off by its round-off; the network's own sums add to that.
-    squares = jnp.sum(deviation**2)
+    squares = total(deviation**2)
     floor = problem.loss(outputs) * outputs.size * (eps * largest_output(problem, params)) ** 2
     floor = floor / jnp.where(squares > 0, squares, 1)
     down = (cost_tol < floor) & (problem.loss(outputs) < 1e6 * floor)

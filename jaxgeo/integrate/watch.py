@@ -10,6 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo import theory
+from jaxgeo._sums import totals
 from jaxgeo.integrate.corrector import Start
 from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.integrate.solution import RESULTS
@@ -200,7 +201,8 @@ class Watch(AbstractSolverAround):
         # Ten times the shortest step of the controller; flow time must also be able to resolve it.
         shortest = max(1e-9, 300 * eps) * count
         short = (taken <= shortest) | (taken <= 8 * eps * jnp.abs(jnp.asarray(t1, outputs.dtype)))
-        turned = (jnp.sum(advance**2) > 2 * jnp.sum(advance * change)) & (_norm(advance - change) > NOISE * noise)
+        square, along, rest = totals(advance**2, advance * change, (advance - change) ** 2)
+        turned = (square > 2 * along) & (jnp.sqrt(rest) > NOISE * noise)
 
         elapsed = jnp.asarray(t1, outputs.dtype) - before.start.s
         if velocity is None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._sums import total
 from jaxgeo.linalg.jacobian import Jacobian
 
 
@@ -29,7 +30,7 @@ def cauchy_step(
     image = jacobian.mv(steepest)
     # W times the steepest direction is Dᵀv, so one product serves the slope and the damping.
     slope = _dot(pulled, steepest)
-    energy = jnp.sum(image**2) + damping * slope
+    energy = total(image**2) + damping * slope
     length = slope / jnp.where(energy > 0, energy, 1)
     return jax.tree.map(lambda leaf: length.astype(leaf.dtype) * leaf, steepest), length * image
 
@@ -45,7 +46,7 @@ def sampled_trace(jacobian: Jacobian, weights: PyTree, signs: Float[Array, "rows
 
 
 def _dot(first: PyTree, second: PyTree) -> Float[Array, ""]:
-    products = jax.tree.map(lambda one, other: jnp.sum(one * other), first, second)
+    products = jax.tree.map(lambda one, other: total(one * other), first, second)
     return jnp.sum(jnp.stack(jax.tree.leaves(products)))
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxgeo._sums import total
 from jaxgeo.costs import AbstractRoot, WeightedRoot
 from jaxgeo.costs.regularised import Regularised
 from jaxgeo.linalg.jacobian import Jacobian, embed, rows_and_outputs
@@ -202,7 +203,7 @@ class Linearisation(eqx.Module):
 
     def predicted_decrease(self, moved: Float[Array, "rows R"]) -> Float[Array, ""]:
         """How much C would fall if the rows moved by `moved` and the metric stayed the same."""
-        return -jnp.sum(moved * (self.residual + 0.5 * moved)) / self.total_weight
+        return -total(moved * (self.residual + 0.5 * moved)) / self.total_weight
 
     def move(
         self, step: PyTree, aim: Float[Array, "rows R"] | None = None, outputs: Float[Array, "N Q"] | None = None
@@ -221,7 +222,7 @@ class Linearisation(eqx.Module):
         loss = self.problem.loss
         outputs = self.outputs_at(step) if outputs is None else outputs
         before, decrease = loss.gradient(self.outputs), loss.decrease(self.outputs, outputs)
-        noise = 8 * jnp.finfo(outputs.dtype).eps * jnp.sum(jnp.abs(before) * (jnp.abs(self.outputs) + jnp.abs(outputs)))
+        noise = 8 * jnp.finfo(outputs.dtype).eps * total(jnp.abs(before * self.outputs) + jnp.abs(before * outputs))
         finite = jnp.isfinite(decrease)
         judged = (jnp.abs(decrease) > noise) | (noise > 1e-3 * loss(self.outputs)) | ~finite
         decrease = rescue_if(~judged, _by_slopes, decrease, self, step, outputs)
@@ -262,12 +263,12 @@ def _by_slopes(
         rows = problem.loss.gradient(outputs)
         if one_way:
             point = jax.tree.map(jnp.add, linear.trainable, start)
-            products = jax.tree.map(lambda a, b: jnp.sum(a * b), pulled(problem, point, linear.frozen, rows), step)
+            products = jax.tree.map(lambda a, b: total(a * b), pulled(problem, point, linear.frozen, rows), step)
             return functools.reduce(jnp.add, jax.tree.leaves(products))
-        return jnp.sum(rows * jax.jvp(linear.outputs_at, (start,), (step,))[1])
+        return total(rows * jax.jvp(linear.outputs_at, (start,), (step,))[1])
 
     if linear.root is None:
-        first = jnp.sum(linear.residual * linear.jacobian.mv(step)) / linear.total_weight
+        first = total(linear.residual * linear.jacobian.mv(step)) / linear.total_weight
     else:
         first = slope(jax.tree.map(jnp.zeros_like, step), linear.outputs)
     return -0.5 * (first + slope(step, outputs))

@@ -10,6 +10,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, PyTree
 
+from jaxgeo._sums import total
+
 
 def tangent_of(function: Callable[[PyTree], PyTree], primal: PyTree, tangent: PyTree) -> PyTree:
     """The derivative of `function` at `primal` along `tangent`, which is None at leaves that do not move.
@@ -53,10 +55,15 @@ def freeze(tree: PyTree) -> PyTree:
 
 def norm(tree: PyTree) -> Float[Array, ""]:
     """The length of a pytree, with derivative 0 rather than NaN where the length is 0."""
-    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
-    total = sum(squares[1:], start=squares[0])
-    positive = total > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, total, jnp.ones_like(total))), total)
+    squares = [total(leaf**2) for leaf in jax.tree.leaves(tree)]
+    square = sum(squares[1:], start=squares[0])
+    return root(square)
+
+
+def root(square: Float[Array, ""]) -> Float[Array, ""]:
+    """√square, with derivative 0 rather than NaN at 0."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, jnp.ones_like(square))), square)
 
 
 def forward_only(tree: PyTree, message: str) -> PyTree:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgeo._sums import total, totals
 from jaxgeo.linalg.precision import without_tf32
 
 # Up to this size XLA's own solve is as fast, and its program is shorter.
@@ -124,7 +125,8 @@ def _by_columns(matrix: Float[Array, "n n"], blocks: Blocks) -> Float[Array, "n 
         else:
             lower = jnp.tril(_by_columns(rest[:size], blocks.inner))
         inverse = _inverse(lower)
-        return lower, inverse, jnp.sum(lower**2) * jnp.sum(inverse**2) > (MOST_CONDITION * size) ** 2
+        square, inverse_square = totals(lower**2, inverse**2)
+        return lower, inverse, square * inverse_square > (MOST_CONDITION * size) ** 2
 
     def corrected(solved: Array, rest: Array, lower: Array, inverse: Array) -> Array:
         return solved + (rest - solved @ lower.T) @ inverse.T
@@ -211,7 +213,7 @@ def is_well_conditioned(upper: Float[Array, "n n"], least: float | Float[Array, 
     A wide margin takes fewer iterations: after k of them λ_min is overestimated by a factor of c^{-1/k} at most, where
     c is the share of the start along its eigenvector, and λ_max is below the trace.
     """
-    trace = jnp.sum(upper**2)
+    trace = total(upper**2)
 
     def is_clear(now: _Powers) -> Bool[Array, ""]:
         margin = OVERESTIMATE ** (ITERATIONS / jnp.maximum(now.count, 1).astype(upper.dtype) - 1)
@@ -238,7 +240,7 @@ def _power_iterations(upper: Float[Array, "n n"], is_enough: Callable[[_Powers],
     def step(now: _Powers) -> _Powers:
         low = cholesky_solve(upper, now.low)
         high = (upper @ now.high) @ upper
-        shrink, grow = jnp.linalg.norm(low), jnp.linalg.norm(high)
+        shrink, grow = map(jnp.sqrt, totals(low**2, high**2))
         return _Powers(now.count + 1, low / shrink, high / grow, 1 / shrink, grow)
 
     # Any fixed vector that favours no direction works.

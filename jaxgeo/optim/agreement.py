@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgeo._checks import check_number, check_positive
+from jaxgeo._sums import total
 from jaxgeo.linalg.linearisation import Linearisation
 from jaxgeo.optim.attempt import LEAST_GAIN, Tried
 from jaxgeo.optim.damping import GainRatioDamping, Value, value_at
@@ -125,7 +126,7 @@ class NextBatchDamping(AbstractBatchDamping):
         return self.least, self.most
 
     def damping(self, kept, linear, moving, count):
-        found = kept.rate * (jnp.sum(linear.residual * moving) / linear.total_weight).astype(kept.rate.dtype)
+        found = kept.rate * (total(linear.residual * moving) / linear.total_weight).astype(kept.rate.dtype)
         return self.learn(kept, found).astype(linear.outputs.dtype), False
 
     def learn(self, kept: Agreement, found: Float[Array, ""]) -> Float[Array, ""]:
@@ -186,6 +187,6 @@ def _or_initial(damping: Float[Array, ""], initial: float | Float[Array, ""]) ->
 def _is_same_batch(linear: Linearisation, last: Float[Array, ""]) -> Bool[Array, ""]:
     """Whether the cost is that at the end of the last update, up to round-off in the outputs."""
     cost = linear.cost
-    size = cost + jnp.sum(linear.outputs**2) / linear.total_weight
+    size = cost + total(linear.outputs**2) / linear.total_weight
     round_off = ROUND_OFF * jnp.finfo(last.dtype).eps * jnp.sqrt(cost * size)
     return jnp.abs(cost - last.astype(cost.dtype)) <= round_off.astype(cost.dtype)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.refinement import refined
-from jaxgeo.linalg.tangents import freeze, tangent_of
+from jaxgeo.linalg.tangents import freeze, norm, tangent_of
 from jaxgeo.optim.acceleration import Accelerated
 
 # Take a step only if the cost falls by at least this fraction of the predicted decrease.
@@ -100,14 +100,14 @@ class Attempt(eqx.Module):
 
         def measure(part: PyTree) -> tuple[Arrival, Float[Array, ""], None]:
             arrival = arrive(part)
-            return arrival, jnp.linalg.norm(arrival.missing), None
+            return arrival, norm(arrival.missing), None
 
         def judge(part: PyTree) -> tuple[Array, Float[Array, "rows R"], Float[Array, ""]]:
             arrival = arrive(part)
             return arrival.outputs, arrival.missing, self.linear.problem.loss(arrival.outputs)
 
         most = self.most if self.allowed is True else jnp.where(self.allowed, self.most, 0)
-        enough = 0.1 * jnp.linalg.norm(self.linear.residual + aim)
+        enough = 0.1 * norm(self.linear.residual + aim)
         if self.accelerated and self.most > 0:
             way = Accelerated(self.correct, self.linear.jacobian.mv)
             found = way.run(start, judge, most, self.most, enough)

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxgeo._checks import check_number, is_trainable_leaf
+from jaxgeo._sums import totals
 from jaxgeo.costs import SampleWeighted
 from jaxgeo.costs.squares import AbstractSquares
 from jaxgeo.linalg.lifting import check_solver
@@ -139,8 +140,8 @@ class AdaptedMomentum(AbstractTransformation):
             lambda leaf: jnp.where(tried.accepted, leaf, jnp.zeros_like(leaf)), scaled(fraction, velocity)
         )
         taken = rate * fraction * moved
-        slope = jnp.sum(linear.residual * taken) / linear.total_weight
-        promised = slope + jnp.sum(taken**2) / linear.total_weight
+        slope, square = (each / linear.total_weight for each in totals(linear.residual * taken, taken**2))
+        promised = slope + square
         allowed = jnp.where(tried.accepted, rate, 0)
         agreement = damping, chosen.after(damping, tried), slope, promised, allowed, tried.trial.cost
         return tried.trial.step, MomentumState(

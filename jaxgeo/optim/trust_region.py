@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._fields import COUNT, NOT_NEGATIVE, POSITIVE, Checked, count, kind
+from jaxgeo._sums import total
 from jaxgeo.linalg.linearisation import Linearisation, Trial
 from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
@@ -123,7 +124,7 @@ class _Bounded(eqx.Module):
 
     def shrink(self, trial: Trial, velocity: PyTree) -> Float[Array, ""]:
         """The factor that shrinks the bound after a step that gained too little."""
-        slope = jnp.sum(self.linear.residual * self.linear.jacobian.mv(velocity)) / self.linear.total_weight
+        slope = total(self.linear.residual * self.linear.jacobian.mv(velocity)) / self.linear.total_weight
         parabola = 0.5 * slope / jnp.where(trial.finite, slope + trial.decrease, 1)
         rejected = jnp.where(trial.finite, jnp.clip(parabola, 0.1, 0.5), 0.1)
         return jnp.where(trial.decrease >= 0, 0.5, rejected)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._checks import MOST, check_number
+from jaxgeo._sums import largest, totals
 from jaxgeo.linalg.jacobian import Jacobian
-from jaxgeo.linalg.tangents import norm
+from jaxgeo.linalg.tangents import root
 
 Damping = float | Float[Array, ""] | None
 
@@ -106,40 +107,51 @@ def conclude(
     solution = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), solution)
     missed = velocity - jacobian.mv(solution) if missed is None else jax.lax.stop_gradient(missed)
     if is_lift:
-        length = _best_length(velocity, missed)
+        length, residual = _shortened(velocity, missed)
         solution = jax.tree.map(lambda leaf: length.astype(leaf.dtype) * leaf, solution)
-        missed = length * missed + (1 - length) * velocity
-    residual = relative_norm(missed, velocity)
+    else:
+        residual = relative_norm(missed, velocity)
     outcome = jnp.where(finite, outcome, FAILED).astype(jnp.int32)
     residual = jnp.where(finite & jnp.isfinite(residual), residual, jnp.ones_like(residual))
     mismatch = jnp.zeros_like(residual) if mismatch is None else jax.lax.stop_gradient(mismatch.astype(residual.dtype))
     return solution, LiftInfo(outcome, jnp.where(finite, rank, -1).astype(jnp.int32), residual, mismatch)
 
 
-def _best_length(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> Float[Array, ""]:
-    """1, or c < 1 such that cθ̇ leaves as little of v as it can, if θ̇ leaves more than v itself.
+def _shortened(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """1 and |v − Dθ̇|/|v|; or, if θ̇ leaves more than v itself, c < 1 such that cθ̇ leaves as little as it can.
 
     Only round-off makes a lift worse than none, as in float32 if squares of a tiny D underflow in DDᵀ.
     """
-    moved = velocity - missed
-    unit = jnp.maximum(jnp.max(jnp.abs(moved)), float(jnp.finfo(moved.dtype).tiny))
-    moved = moved / unit
-    along, size = jnp.sum(moved * velocity) / unit, jnp.sum(moved**2)
-    # Not for v = 0, where the derivative counts.
+    most, unit = _unit(velocity)
+    aim, rest = velocity / unit, missed / unit
+    moved = aim - rest
+    whole, left, along, size = totals(aim**2, rest**2, moved * aim, moved**2)
+    # Not for v = 0, where the derivative counts. If squares overflow, c is 0.
     longer = size > 2 * along
-    return jax.lax.stop_gradient(jnp.where(longer, jnp.maximum(along, 0) / jnp.maximum(size, 1), 1))
+    best = jnp.where(jnp.isfinite(size), jnp.maximum(along, 0) / jnp.where(longer, size, 1), 0)
+    length = jax.lax.stop_gradient(jnp.where(longer, best, 1))
+    shortened = jnp.where(length > 0, jnp.maximum(whole - length * (2 * along - length * size), 0), whole)
+    return length, _ratio(root(jnp.where(longer, shortened, left)), root(whole), most)
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:
     """|error| / |scale|, or 0 if the scale is 0, without overflow or underflow on the way."""
-    largest = jnp.max(jnp.abs(scale))
-    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    size = norm(scale / unit)
-    ratio = norm(error / unit) / jnp.where(largest == 0, jnp.ones_like(size), size)
-    return jnp.where(largest == 0, jnp.zeros_like(ratio), ratio)
+    most, unit = _unit(scale)
+    missed, whole = totals((error / unit) ** 2, (scale / unit) ** 2)
+    return _ratio(root(missed), root(whole), most)
+
+
+def _unit(array: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The largest magnitude, and the same or 1 to divide by."""
+    most = largest(array)
+    return most, jnp.where(most > 0, most, jnp.ones_like(most))
+
+
+def _ratio(size: Float[Array, ""], scale: Float[Array, ""], most: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.where(most == 0, 0, size / jnp.where(most == 0, 1, scale))
 
 
 def is_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether every number in `tree` is finite."""
     # The largest of some numbers is NaN if one of them is.
-    return jnp.all(jnp.stack([jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0)) for leaf in jax.tree.leaves(tree)]))
+    return jnp.all(jnp.stack([jnp.isfinite(largest(leaf)) for leaf in jax.tree.leaves(tree)]))

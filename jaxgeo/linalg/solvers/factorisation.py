@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgeo._sums import largest, total
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype, rescue_if, without_tf32
 from jaxgeo.linalg.refinement import accumulated_eps
 from jaxgeo.linalg.solvers.base import DAMPED, DECOMPOSED, SOLVED
 from jaxgeo.linalg.solvers.cutoff import AbstractCutoff
 from jaxgeo.linalg.spectra import gram_floor
+from jaxgeo.linalg.tangents import norm
 from jaxgeo.linalg.triangular import cholesky_solve, is_well_conditioned, upper_cholesky
 
 
@@ -142,7 +144,7 @@ class _Scaled(NamedTuple):
         return jnp.where(self.finite, diagonal_of(self.gram) / self.scale, 0)
 
     def size(self) -> Float[Array, ""]:
-        return jnp.linalg.norm(self.matrix())
+        return norm(self.matrix())
 
 
 class _Tried(NamedTuple):
@@ -213,7 +215,7 @@ class Factorise(eqx.Module):
 
     def _scaled(self, gram: Float[Array, "n n"], relative_damping: Float[Array, ""] | None) -> _Scaled:
         # No entry of a positive semidefinite matrix exceeds its trace.
-        mean = jnp.mean(diagonal_of(gram))
+        mean = total(diagonal_of(gram)) / len(gram)
         finite = jnp.isfinite(mean)
         scale = jnp.where((mean > 0) & finite, mean, 1)
         damping = jnp.zeros((), gram.dtype) if relative_damping is None else relative_damping.astype(gram.dtype)
@@ -233,7 +235,7 @@ class Factorise(eqx.Module):
         least = accumulated_eps(n, dtype) if damped else 4 * self.cutoff.full(self.floor) ** 2
         found = from_triangle(upper, least, scaled.sqrt_mean, damping if damped else None, outcome)
         share = jnp.where(vanished, 0, found.share)
-        kept = jnp.sum(share).astype(jnp.int32)
+        kept = total(share).astype(jnp.int32)
         # D has lost rank all the same.
         told = jnp.where((kept < n) & (outcome == SOLVED), DECOMPOSED, found.outcome)
         return dataclasses.replace(found, outcome=told, rank=found.rank if damped else kept, share=share)
@@ -318,7 +320,7 @@ def from_triangle(
     else:
         # λ_min ≥ μ, and for a smaller μ a quarter of the least pivot estimates it, since pivots exceed λ_min and carry
         # round-off; λ_max ≤ trace(A/t) + μ. A failure leaves NaN.
-        smallest = jnp.maximum(damping, jnp.min(diagonal_of(upper)) ** 2 / 4)
+        smallest = jnp.maximum(damping, (1 / largest(1 / diagonal_of(upper))) ** 2 / 4)
         trusted = smallest > least * (n + damping)
     ones = jnp.ones(n, upper.dtype)
     rank = jnp.asarray(n if damping is None else -1, jnp.int32)
