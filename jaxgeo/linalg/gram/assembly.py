@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.gram.kronecker import Stack, diagonal, product, rows, stacks
-from jaxgeo.linalg.gram.layout import LEAST_APART, Layout
+from jaxgeo.linalg.gram.layout import LEAST_APART, Layout, Route
 from jaxgeo.linalg.jacobian import Jacobian
 
 
@@ -57,10 +57,10 @@ def kronecker_factors(layout: Layout, block: int, data: BlockData) -> KroneckerF
     with jax.default_matmul_precision("highest"):
         deltas, plain_rows, operands = jax.vmap(one)(data.inputs)
         found, late, columns = [], [], [leaf.reshape(*leaf.shape[:2], -1) for leaf in plain_rows]
-        for group, by_factors, is_late in zip(layout.groups, layout.kronecker, layout.late, strict=True):
+        for group, route in zip(layout.groups, layout.routes, strict=True):
             members = stacks(group, block, deltas, operands)
-            if by_factors or is_late:
-                (found if by_factors else late).append(members)
+            if route is not Route.MATERIALISED:
+                (found if route is Route.FACTORED else late).append(members)
             elif members:
                 columns.append(_rows_of(members))
             else:

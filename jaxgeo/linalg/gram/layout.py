@@ -1,5 +1,6 @@
 """How D is structured and how each leaf's part of G is computed, decided from shapes alone."""
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,19 @@ LEAST_LATE_BYTES = 2**28
 MOST_BLOCKS = 8
 
 
+class Route(enum.Enum):
+    """How a group's part of G is computed.
+
+    - `FACTORED`: from products of Kronecker factors.
+    - `MATERIALISED`: from rows of D, which are held.
+    - `LATE`: from rows of D that are made of their factors for each block of G, and not held.
+    """
+
+    FACTORED = enum.auto()
+    MATERIALISED = enum.auto()
+    LATE = enum.auto()
+
+
 class BlockFunction(eqx.Module):
     """(leaves, (arrays of the block and frozen leaves, sample)) → rows of the sample; holds no array."""
 
@@ -43,7 +57,7 @@ def _without_inputs(block: Block) -> Block:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The structure of D, known from shapes: traces of the blocks, groups, and which groups use Kronecker factors.
+    """The structure of D, known from shapes: traces of the blocks, groups, and the route of each.
 
     - `plain`: leaves in no group, whose rows come from a VJP.
     - `names`: the names of all leaves.
@@ -51,7 +65,6 @@ class Layout:
     - `num_rows`: QN.
     - `activations`: bytes that a linearisation of the network keeps, on each device; 0 if D is held instead.
     - `held`: bytes of D if it is held because a network has derivatives in one mode only, as `derivatives` says.
-    - `late`: for each group whether its rows are made for each block of G, and not held.
     - `profiles`: for each group and block, (positions, whether δ is on the first leg, whether a lookup) of its stacks.
     """
 
@@ -59,8 +72,7 @@ class Layout:
     num_samples: tuple[int, ...]
     groups: tuple[Group, ...]
     profiles: tuple[tuple[tuple[tuple[int, bool, bool], ...], ...], ...]
-    kronecker: tuple[bool, ...]
-    late: tuple[bool, ...]
+    routes: tuple[Route, ...]
     plain: tuple[int, ...]
     names: tuple[str, ...]
     num_rows: int
@@ -94,15 +106,14 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
     num_samples = tuple(block.num_samples for block in blocks)
     profiles = tuple(tuple(_profile(group, i, trace) for i, trace in enumerate(traces)) for group in groups)
     height = [trace.num_rows for trace in traces]
-    kronecker = tuple(
-        kronecker_cost(group, profile, num_samples, height) < materialised_cost(group, profile, num_samples, height)
-        for group, profile in zip(groups, profiles, strict=True)
-    )
     itemsize, alone = jacobian.outputs.dtype.itemsize, blocks[0].num_shards == 1
-    late = tuple(
-        alone and not by_factors and _is_late(group, profile, num_samples, height, itemsize)
-        for group, profile, by_factors in zip(groups, profiles, kronecker, strict=True)
-    )
+
+    def route(group: Group, profile: Sequence) -> Route:
+        sizes = group, profile, num_samples, height
+        if kronecker_cost(*sizes) < materialised_cost(*sizes):
+            return Route.FACTORED
+        return Route.LATE if alone and _is_late(*sizes, itemsize) else Route.MATERIALISED
+
     in_groups = {leaf for group in groups for leaf in (group.leaf, group.bias)}
     names = tuple(path_name(path) or "params" for path, _ in jax.tree_util.tree_leaves_with_path(jacobian.trainable))
     plain = tuple(i for i in range(len(leaves)) if i not in in_groups)
@@ -114,8 +125,7 @@ def make_layout(jacobian: Jacobian, structured: bool = True) -> Layout:
         shares,
         tuple(groups),
         profiles,
-        kronecker,
-        late,
+        tuple(map(route, groups, profiles)),
         plain,
         names,
         num_rows,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jaxgeo.linalg.gram.layout import LEAST_APART, MOST_BLOCKS, Layout, kronecker_cost, materialised_cost
+from jaxgeo.linalg.gram.layout import LEAST_APART, MOST_BLOCKS, Layout, Route, kronecker_cost, materialised_cost
 from jaxgeo.linalg.memory import free_memory
 
 # Enough blocks of G that skipping those above the diagonal saves work, each large enough for matrix products.
@@ -84,19 +84,18 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
     # largest of those apart, and the largest that are made for a block of G.
     factors, sources, rows, joined, apart, late = ([0.0] * len(height) for _ in range(6))
     itemsize = layout.traces[0].dtype.itemsize
-    kinds = zip(layout.groups, layout.profiles, layout.kronecker, layout.late, strict=True)
-    for group, profile, by_factors, is_late in kinds:
-        held = 0.0
+    for group, profile, route in zip(layout.groups, layout.profiles, layout.routes, strict=True):
+        by_factors, held = route is Route.FACTORED, 0.0
         for b, block in enumerate(profile):
             for t, delta_first, lookup in block:
                 delta, operand = (group.first, group.second) if delta_first else (group.second, group.first)
                 numbers = t * group.batch * (height[b] * delta + (1 if lookup else operand))
                 held += layout.num_samples[b] * numbers * itemsize
-                (factors if by_factors or is_late else sources)[b] += numbers * itemsize
+                (sources if route is Route.MATERIALISED else factors)[b] += numbers * itemsize
                 if by_factors:
                     products[b] = max(products[b], group.batch * (height[b] * t) ** 2 * dtype.itemsize)
             size = group.num_numbers * height[b] * itemsize
-            if is_late:
+            if route is Route.LATE:
                 late[b] = max(late[b], size)
             elif not by_factors:
                 held += layout.num_samples[b] * size
@@ -112,6 +111,7 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
         uses = sum(len(block) for block in group.uses)
         flops = cost(group, profile, [n * layout.num_shards for n in layout.num_samples], height)
         entries.append(LeafPlan(name, uses, "factored" if by_factors else "materialised", flops, int(held)))
+    of_plain = "held" if layout.from_held else "vjp"
     for index in layout.plain:
         size = math.prod(layout.traces[0].leaves[index].shape)
         for b, q in enumerate(height):
@@ -121,9 +121,8 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
             else:
                 apart[b] = max(apart[b], q * size * itemsize)
         flops = layout.num_rows**2 * size
-        route = "held" if layout.from_held else "vjp"
         held = sum(n * q for n, q in zip(layout.num_samples, height, strict=True)) * size * itemsize
-        entries.append(LeafPlan(layout.names[index], 0, route, flops, held))
+        entries.append(LeafPlan(layout.names[index], 0, of_plain, flops, held))
 
     copies = WORKING_COPIES if layout.num_shards == 1 else TRAVELLING_COPIES
     square = square_bytes(layout.num_rows, layout.num_shards, dtype) if matrix else 0
