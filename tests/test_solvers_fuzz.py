@@ -7,6 +7,7 @@ import pytest
 
 from cases.matrices import jacobian_of
 from jaxgeo.linalg import QR, SVD, Auto, DenseCholesky, GramCholesky, GramEigh, NormalCholesky, SmoothCutoff
+from jaxgeo.linalg.solvers.base import _shortened
 
 SHAPES = [(1, 1), (3, 8), (8, 8), (12, 5)]
 DTYPES = [np.float32, np.float64]
@@ -81,3 +82,23 @@ def test_two_thousand_problems(dtype):
 def test_hundreds_of_problems_by_each_solver(solver, dtype):
     for index, shape in enumerate(SHAPES):
         check(solver, shape, dtype, 125, index % 2 == 1, index)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_lift_that_leaves_more_than_v_is_made_as_short_as_is_best(dtype):
+    random, most = np.random.default_rng(0), 15 if dtype == np.float32 else 150
+    judged = jax.jit(_shortened)
+    for _ in range(300):
+        velocity = (random.standard_normal((20, 1)) * 10.0 ** random.integers(-most, most)).astype(dtype)
+        size = float(np.max(np.abs(velocity))) * 10.0 ** random.integers(-6, 7)
+        moved = [-2 * velocity, 3 * velocity, velocity / 2, random.standard_normal((20, 1)) * size][random.integers(4)]
+        missed = (velocity - moved).astype(dtype)
+        length, residual = map(float, judged(jnp.asarray(velocity), jnp.asarray(missed)))
+        aim, rest = (each.astype(np.longdouble) / np.max(np.abs(velocity)) for each in (velocity, missed))
+        moved = aim - rest
+        along, square = np.sum(moved * aim), np.sum(moved**2)
+        best = max(along, 0) / square if square > 2 * along else 1
+        left = np.linalg.norm(aim - best * moved) / np.linalg.norm(aim)
+        eps = float(np.finfo(dtype).eps)
+        np.testing.assert_allclose(length, float(best), rtol=1e3 * eps, atol=eps)
+        np.testing.assert_allclose(residual, float(left), rtol=1e3 * eps, atol=1e2 * eps**0.5)

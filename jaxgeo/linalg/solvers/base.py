@@ -123,8 +123,8 @@ def _shortened(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> tu
     Only round-off makes a lift worse than none, as in float32 if squares of a tiny D underflow in DDᵀ.
     """
     most, unit = _unit(velocity)
-    aim, rest = velocity / unit, missed / unit
-    moved = aim - rest
+    # Subtracted before the division, whose round-off would count where θ̇ moves little.
+    aim, rest, moved = velocity / unit, missed / unit, (velocity - missed) / unit
     whole, left, along, size = totals(aim**2, rest**2, moved * aim, moved**2)
     # Not for v = 0, where the derivative counts. If squares overflow, c is 0.
     longer = size > 2 * along
