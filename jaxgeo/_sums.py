@@ -1,7 +1,7 @@
 """Sums of arrays and their largest magnitude, in the form that takes a CPU least time to compile.
 
 XLA's CPU compiler cuts a reduction of one array with more than 32 entries into windows. That takes three kernels where
-one would do, and a small program is compiled longer than it runs. A reduction of several arrays at once takes one.
+one would do, and a small program takes longer to compile than to run. A reduction of several arrays at once takes one.
 """
 
 from collections.abc import Callable
@@ -50,28 +50,27 @@ def largest(array: Float[Array, "..."]) -> Float[Array, ""]:
     array = jax.lax.stop_gradient(array)
     if array.size > MOST:
         return jnp.max(jnp.abs(array))
-    low, high = _reduce(
-        (array, array), lambda one, other: (jnp.minimum(one[0], other[0]), jnp.maximum(one[1], other[1]))
-    )
+    low, high = _reduce((array, array), _outer)
     return jnp.maximum(high, -low)
 
 
 def _reduce(arrays: _Arrays, combine: Callable[[_Arrays, _Arrays], _Arrays]) -> _Arrays:
-    """All entries of each array, and 0, combined."""
+    """0 and all entries of each array, combined."""
     starts = tuple(jnp.zeros((), array.dtype) for array in arrays)
     return tuple(jax.lax.reduce(arrays, starts, combine, tuple(range(arrays[0].ndim))))
 
 
 def _compensated(one: _Arrays, other: _Arrays) -> _Arrays:
-    """Two sums added, and the errors made so far, with that of this addition, which is exact."""
+    """Two tuples of sums, each followed by their errors so far, added; to the errors come those of these additions."""
     count = len(one) // 2
-    values = tuple(map(jnp.add, one[:count], other[:count]))
-    parts = tuple(map(jnp.subtract, values, one[:count]))
-    return values + tuple(
-        (one[count + index] + other[count + index])
-        + ((one[index] - (values[index] - parts[index])) + (other[index] - parts[index]))
-        for index in range(count)
-    )
+    sums, errors = [], []
+    for first, second, *before in zip(one[:count], other[:count], one[count:], other[count:], strict=True):
+        value = first + second
+        part = value - first
+        sums.append(value)
+        # The error of the addition, without an error of its own.
+        errors.append(before[0] + before[1] + ((first - (value - part)) + (second - part)))
+    return (*sums, *errors)
 
 
 def _outer(one: _Arrays, other: _Arrays) -> _Arrays:
