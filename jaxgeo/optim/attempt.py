@@ -234,10 +234,12 @@ def _shortened(
     def advance(search: _Search) -> _Search:
         fraction, trial = search.following, attempt(search.following)
         fits, earliest = good(trial), ~search.accepted
+        if first is None:
+            return _Search(fraction / 2, fraction, trial, fits, ~fits & (fraction > 2.0**-halvings))
         counts = earliest | (fits & (trial.cost < search.trial.cost))
         tried, best = (fraction, trial), (search.fraction, search.trial)
         fraction_kept, trial_kept = jax.tree.map(partial(jnp.where, counts), tried, best)
-        goes_on = earliest & jnp.where(fits, (first is not None) & (fraction < 1), fraction > 2.0**-halvings)
+        goes_on = earliest & jnp.where(fits, fraction < 1, fraction > 2.0**-halvings)
         following = jnp.where(fits, jnp.minimum(LONGER * fraction, 1), fraction / 2)
         return _Search(following, fraction_kept, trial_kept, search.accepted | fits, goes_on)
 
