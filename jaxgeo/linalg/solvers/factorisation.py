@@ -320,7 +320,8 @@ def from_triangle(
     else:
         # λ_min ≥ μ, and for a smaller μ a quarter of the least pivot estimates it, since pivots exceed λ_min and carry
         # round-off; λ_max ≤ trace(A/t) + μ. A failure leaves NaN.
-        smallest = jnp.maximum(damping, (1 / largest(1 / diagonal_of(upper))) ** 2 / 4)
+        least_pivot = 1 / largest(1 / diagonal_of(upper))
+        smallest = jnp.maximum(damping, least_pivot**2 / 4)
         trusted = smallest > least * (n + damping)
     ones = jnp.ones(n, upper.dtype)
     rank = jnp.asarray(n if damping is None else -1, jnp.int32)
