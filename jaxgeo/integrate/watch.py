@@ -15,7 +15,7 @@ from jaxgeo.integrate.corrector import Start
 from jaxgeo.integrate.field import Measured, trainable_of
 from jaxgeo.integrate.solution import RESULTS
 from jaxgeo.integrate.wrapped import AbstractSolverAround
-from jaxgeo.linalg.tangents import freeze
+from jaxgeo.linalg.tangents import freeze, norm
 from jaxgeo.problem import Problem
 
 Time = Any
@@ -196,7 +196,7 @@ class Watch(AbstractSolverAround):
         change, deviation = outputs - before.outputs, problem.loss.deviation(outputs)
         count = problem.num_samples
         eps = float(jnp.finfo(outputs.dtype).eps)
-        noise = eps * (_norm(outputs) + _norm(outputs - deviation) + noise)
+        noise = eps * (norm(outputs) + norm(outputs - deviation) + noise)
         taken = jnp.asarray(t1 - t0, outputs.dtype)
         # Ten times the shortest step of the controller; flow time must also be able to resolve it.
         shortest = max(1e-9, 300 * eps) * count
@@ -219,8 +219,8 @@ class Watch(AbstractSolverAround):
             way = problem.loss.deviation(before.outputs + moved) - aim
             ideal, fade = aim, 1.0
         missing = deviation - aim - way
-        miss = _norm(missing)
-        missed = (miss > (share if self.adaptive else GIVEN) * _norm(way)) & (miss > NOISE * noise)
+        miss = norm(missing)
+        missed = (miss > (share if self.adaptive else GIVEN) * norm(way)) & (miss > NOISE * noise)
         misses = jnp.where(missed, before.misses + 1, 0)
         astray = fade * before.astray + jnp.where(missed, missing, 0)
 
@@ -231,21 +231,21 @@ class Watch(AbstractSolverAround):
         else:
             rtol, atol = (jnp.asarray(tolerance, outputs.dtype) for tolerance in self.tolerances)
             floor = atol * outputs.size**0.5 + 4 * NOISE * noise
-            far = (missed | (velocity is None)) & (miss > STEP * (rtol * _norm(aim) + floor))
+            far = (missed | (velocity is None)) & (miss > STEP * (rtol * norm(aim) + floor))
             # Each step adds round-off, but no tolerance: a controller that cannot keep the law may take any number of
             # steps.
-            unit = jnp.maximum(_norm(ideal), jnp.finfo(outputs.dtype).tiny)
+            unit = jnp.maximum(norm(ideal), jnp.finfo(outputs.dtype).tiny)
             round_off = round_off + floor / unit
             allowed = TOTAL * rtol * (1 + elapsed / count) + round_off
             most = STEP * rtol + round_off
-            little, lost = _norm(before.astray) / unit < most / 4, _norm(astray) / unit > most
+            little, lost = norm(before.astray) / unit < most / 4, norm(astray) / unit > most
             if velocity is None:
-                left_law_at = _first(left_law_at, _norm(deviation - ideal) / unit > allowed, t0)
+                left_law_at = _first(left_law_at, norm(deviation - ideal) / unit > allowed, t0)
         since = jnp.where(little, t0, before.astray_since).astype(before.astray_since.dtype)
 
         again = far & ~short
         # A step of fixed size is not repeated; if it is too coarse, that is not loss of rank.
-        gone = far & short if self.adaptive else turned & (miss > _norm(way))
+        gone = far & short if self.adaptive else turned & (miss > norm(way))
         turned_at, way_on = before.turned_at, before.way_on
         if not self.strict:
             turned_at = jnp.where(turned, t0, turned_at).astype(turned_at.dtype)
@@ -278,17 +278,13 @@ class Watch(AbstractSolverAround):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tangents)
         move = jax.vmap(lambda tangent: jax.jvp(problem.outputs, (trainable,), (tangent,)), out_axes=(None, 0))
         value, moves = move(stacked)
-        return value, moves[0], _norm(moves[1]), None if velocity is None else moves[2]
+        return value, moves[0], norm(moves[1]), None if velocity is None else moves[2]
 
 
 def _random(leaf: Array) -> Array:
     """Random numbers of variance 1, always the same ones."""
     place = (jnp.arange(leaf.size, dtype=jnp.uint32) + 1) * jnp.uint32(2654435761)
     return ((place >> 16).astype(leaf.dtype) * (12**0.5 / 2**16) - 3**0.5).reshape(leaf.shape)
-
-
-def _norm(array: Array) -> Float[Array, ""]:
-    return jnp.linalg.norm(jnp.ravel(array))
 
 
 def _first(time: Float[Array, ""], happened: Bool[Array, ""], now: Time) -> Float[Array, ""]:

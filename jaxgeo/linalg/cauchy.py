@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo._sums import total
 from jaxgeo.linalg.jacobian import Jacobian
+from jaxgeo.linalg.tangents import dot
 
 
 def cauchy_step(
@@ -29,7 +30,7 @@ def cauchy_step(
     steepest = _divide(pulled, weights)
     image = jacobian.mv(steepest)
     # W times the steepest direction is Dᵀv, so one product serves the slope and the damping.
-    slope = _dot(pulled, steepest)
+    slope = dot(pulled, steepest)
     energy = total(image**2) + damping * slope
     length = slope / jnp.where(energy > 0, energy, 1)
     return jax.tree.map(lambda leaf: length.astype(leaf.dtype) * leaf, steepest), length * image
@@ -42,12 +43,7 @@ def sampled_trace(jacobian: Jacobian, weights: PyTree, signs: Float[Array, "rows
     splines, 1989, Communications in Statistics 18
     """
     rows = jacobian.T.mv(signs)
-    return _dot(rows, _divide(rows, weights))
-
-
-def _dot(first: PyTree, second: PyTree) -> Float[Array, ""]:
-    products = jax.tree.map(lambda one, other: total(one * other), first, second)
-    return jnp.sum(jnp.stack(jax.tree.leaves(products)))
+    return dot(rows, _divide(rows, weights))
 
 
 def _divide(tree: PyTree, weights: PyTree) -> PyTree:

@@ -1,6 +1,5 @@
 """The outputs at a point, linearised in a metric, and the effect of steps from there."""
 
-import functools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -17,6 +16,7 @@ from jaxgeo.linalg.measured import counted_root, measured
 from jaxgeo.linalg.one_way import both_ways, one_ways, pulled
 from jaxgeo.linalg.precision import rescue_if, without_tf32
 from jaxgeo.linalg.solvers.base import DECOMPOSED, SOLVED, LiftInfo, is_finite
+from jaxgeo.linalg.tangents import dot
 from jaxgeo.linalg.trials import for_trials
 from jaxgeo.linalg.vectors import OfVector, is_small, of_vector
 from jaxgeo.metrics import AbstractMetric, Euclidean
@@ -263,8 +263,7 @@ def _by_slopes(
         rows = problem.loss.gradient(outputs)
         if one_way:
             point = jax.tree.map(jnp.add, linear.trainable, start)
-            products = jax.tree.map(lambda a, b: total(a * b), pulled(problem, point, linear.frozen, rows), step)
-            return functools.reduce(jnp.add, jax.tree.leaves(products))
+            return dot(pulled(problem, point, linear.frozen, rows), step)
         return total(rows * jax.jvp(linear.outputs_at, (start,), (step,))[1])
 
     if linear.root is None:

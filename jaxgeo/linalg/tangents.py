@@ -55,9 +55,12 @@ def freeze(tree: PyTree) -> PyTree:
 
 def norm(tree: PyTree) -> Float[Array, ""]:
     """The length of a pytree, with derivative 0 rather than NaN where the length is 0."""
-    squares = [total(leaf**2) for leaf in jax.tree.leaves(tree)]
-    square = sum(squares[1:], start=squares[0])
-    return root(square)
+    return root(dot(tree, tree))
+
+
+def dot(first: PyTree, second: PyTree) -> Float[Array, ""]:
+    """The sum of the products of all numbers of two pytrees."""
+    return jax.tree.reduce(jnp.add, jax.tree.map(lambda one, other: total(one * other), first, second))
 
 
 def root(square: Float[Array, ""]) -> Float[Array, ""]:

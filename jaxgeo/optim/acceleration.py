@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxgeo.linalg.tangents import norm
+
 # Give up unless so many corrections halve what remains to be corrected. Sequences that converge do so from the start.
 PATIENCE = 4
 # Added to products of changes of length 1, times eps, so that almost equal changes do not amplify round-off.
@@ -96,7 +98,7 @@ class Accelerated(eqx.Module):
         following = end - jnp.matmul(weights, jnp.where(known[:, None], end[None] - memory.ends, 0), precision=highest)
         place = jnp.minimum(memory.count, len(memory.ends) - 1)
         memory = Memory(memory.count + 1, memory.ends.at[place].set(end), memory.moves.at[place].set(move))
-        return unravel(following), memory, jnp.linalg.norm(move)
+        return unravel(following), memory, norm(move)
 
     def run(
         self,

@@ -17,6 +17,7 @@ from jaxgeo.linalg.singular import SingularValues
 from jaxgeo.linalg.solvers import LiftInfo
 from jaxgeo.linalg.solvers.base import DECOMPOSED, conclude
 from jaxgeo.linalg.spectra import reciprocal_condition
+from jaxgeo.linalg.tangents import norm
 from jaxgeo.optim.attempt import Attempt, Tried
 from jaxgeo.optim.info import StepInfo
 from jaxgeo.optim.scaling import column_norms
@@ -156,7 +157,7 @@ class RankCutoff(AbstractWay):
         # A remainder changes a singular value σ by |remainder|²/σ at most, in a norm far below that of Frobenius.
         more = rest > 3 * cutoff
         beyond = jnp.where(jnp.arange(ladder[-1]) >= jnp.asarray(ladder)[below], svd.relative(), 0)
-        suffices = jnp.linalg.norm(beyond) < cutoff
+        suffices = norm(beyond) < cutoff
         following = jnp.where(more, rung + 1, jnp.where(suffices, below, rung))
         slow = (rung == len(ladder) - 1) & (rest > self.slow)
         return svd, jnp.where(slow, -1, jnp.minimum(following, len(ladder) - 1)).astype(jnp.int32)
