@@ -21,6 +21,7 @@ def total(array: Float[Array, "..."]) -> Float[Array, ""]:
     return totals(array)[0]
 
 
+# Compiled by itself, so that it is traced once for each shape.
 @jax.custom_jvp
 @jax.jit
 def totals(*arrays: Float[Array, "..."]) -> tuple[Float[Array, ""], ...]:

@@ -29,8 +29,8 @@ class AbstractSquares(AbstractCost):
         return 0.5 * jnp.sum(self.deviation(outputs) ** 2, axis=1)
 
     def decreases(self, outputs: Float[Array, "N Q"], new_outputs: Float[Array, "N Q"]) -> Float[Array, " N"]:
-        total = self.deviation(outputs) + self.deviation(new_outputs)
-        return 0.5 * jnp.sum((outputs - new_outputs) * total, axis=1)
+        both = self.deviation(outputs) + self.deviation(new_outputs)
+        return 0.5 * jnp.sum((outputs - new_outputs) * both, axis=1)
 
     def curvature(self, outputs: Float[Array, "N Q"]) -> None:
         return None

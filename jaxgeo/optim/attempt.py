@@ -233,9 +233,10 @@ def _shortened(
     # One loop for all trials, so that the trial is compiled only once.
     def advance(search: _Search) -> _Search:
         fraction, trial = search.following, attempt(search.following)
-        fits, earliest = good(trial), ~search.accepted
+        fits = good(trial)
         if first is None:
             return _Search(fraction / 2, fraction, trial, fits, ~fits & (fraction > 2.0**-halvings))
+        earliest = ~search.accepted
         counts = earliest | (fits & (trial.cost < search.trial.cost))
         tried, best = (fraction, trial), (search.fraction, search.trial)
         fraction_kept, trial_kept = jax.tree.map(partial(jnp.where, counts), tried, best)

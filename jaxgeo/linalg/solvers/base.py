@@ -122,7 +122,7 @@ def _shortened(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> tu
 
     Only round-off makes a lift worse than none, as in float32 if squares of a tiny D underflow in DDᵀ.
     """
-    most, unit = _unit(velocity)
+    unit = _unit(velocity)
     # Subtracted before the division, whose round-off would count where θ̇ moves little.
     aim, rest, moved = velocity / unit, missed / unit, (velocity - missed) / unit
     whole, left, along, size = totals(aim**2, rest**2, moved * aim, moved**2)
@@ -131,24 +131,25 @@ def _shortened(velocity: Float[Array, "N Q"], missed: Float[Array, "N Q"]) -> tu
     best = jnp.where(jnp.isfinite(size), jnp.maximum(along, 0) / jnp.where(longer, size, 1), 0)
     length = jax.lax.stop_gradient(jnp.where(longer, best, 1))
     shortened = jnp.where(length > 0, jnp.maximum(whole - length * (2 * along - length * size), 0), whole)
-    return length, _ratio(root(jnp.where(longer, shortened, left)), root(whole), most)
+    return length, _ratio(jnp.where(longer, shortened, left), whole)
 
 
 def relative_norm(error: Float[Array, "..."], scale: Float[Array, "..."]) -> Float[Array, ""]:
     """|error| / |scale|, or 0 if the scale is 0, without overflow or underflow on the way."""
-    most, unit = _unit(scale)
+    unit = _unit(scale)
     missed, whole = totals((error / unit) ** 2, (scale / unit) ** 2)
-    return _ratio(root(missed), root(whole), most)
+    return _ratio(missed, whole)
 
 
-def _unit(array: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The largest magnitude, and the same or 1 to divide by."""
+def _unit(array: Float[Array, "..."]) -> Float[Array, ""]:
+    """The largest magnitude to divide by, or 1 for an array of zeros."""
     most = largest(array)
-    return most, jnp.where(most > 0, most, jnp.ones_like(most))
+    return jnp.where(most > 0, most, jnp.ones_like(most))
 
 
-def _ratio(size: Float[Array, ""], scale: Float[Array, ""], most: Float[Array, ""]) -> Float[Array, ""]:
-    return jnp.where(most == 0, 0, size / jnp.where(most == 0, 1, scale))
+def _ratio(square: Float[Array, ""], whole: Float[Array, ""]) -> Float[Array, ""]:
+    """√(`square` / `whole`), or 0 for `whole` = 0."""
+    return jnp.where(whole == 0, 0, root(square) / jnp.where(whole == 0, 1, root(whole)))
 
 
 def is_finite(tree: PyTree) -> Bool[Array, ""]:
