@@ -81,6 +81,33 @@ assert not jax.config.jax_enable_x64
 assert jnp.ones(2).dtype == jnp.float32
 """
 
+# Here a lift holds the factors of D, and multiplies by them in float64.
+WIDE = """
+inputs = jnp.asarray(rng.standard_normal((40, 8)), jnp.float32)
+wide = jg.Problem(lambda p, x: p[1] @ jnp.tanh(p[0] @ x), inputs, jg.L2(jnp.ones((40, 1))))
+params = tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((64, 8), (1, 64)))
+rows = jnp.asarray(rng.standard_normal((40, 1)), jnp.float32)
+assert wide.gram(params).plan(jnp.dtype("float64")).kept > 0
+
+def lift(scale):
+    scaled = jax.tree.map(lambda leaf: scale * leaf, params)
+    return jnp.concatenate([leaf.reshape(-1) for leaf in GramCholesky().solve(wide.jacobian(scaled), rows)[0]])
+
+def exact(scale):
+    first, second = (scale * np.asarray(leaf, np.float64) for leaf in params)
+    hidden = np.tanh(np.asarray(inputs, np.float64) @ first.T)
+    inner = (second * (1 - hidden**2))[:, :, None] * np.asarray(inputs, np.float64)[:, None]
+    return np.linalg.pinv(np.concatenate([inner.reshape(40, -1), hidden], axis=1)) @ np.asarray(rows, np.float64)[:, 0]
+
+scales = jnp.asarray([0.5, 1.0, 2.0], jnp.float32)
+for scale, value in zip(scales, jax.vmap(jax.jit(lift))(scales)):
+    close(value, exact(float(scale)), 1e-5)
+slope = (exact(1 + 1e-5) - exact(1 - 1e-5)) / 2e-5
+close(jax.jvp(jax.jit(lift), (jnp.float32(1),), (jnp.float32(1),))[1], slope, 1e-4)
+total = jax.jit(jax.grad(lambda scale: jnp.dot(lift(scale), jnp.asarray(slope, jnp.float32))))(jnp.float32(1))
+close(total, np.asarray(slope @ slope), 1e-4)
+"""
+
 FLOW = """
 for case, flow in ((problem, jg.AdaptedFlow()), (lost, jg.RankAdaptiveFlow())):
     case = eqx.tree_at(lambda p: p.loss.targets, case, jnp.full((4, 5), 0.3))
@@ -99,6 +126,11 @@ def run(script):
 
 
 OTHERS = ["GramCholesky()", "QR()", "NormalCholesky(chunk_size=3)", "GramEigh()"]
+
+
+@pytest.mark.slow
+def test_a_lift_that_holds_factors():
+    run(SETUP + WIDE)
 
 
 @pytest.mark.slow

@@ -18,7 +18,9 @@ SLOW = ("residual", "concatenated", *OTHERS)
 )
 def test_structured_equals_dense(name, key):
     problem, params = (FORMS | OTHERS)[name].problem(key)
-    dense, gram, diagonal = matrices(problem, params)
+    found = matrices(problem, params)
+    found.check_product()
+    dense, gram, diagonal = found[:3]
     expected = np.asarray(dense) @ np.asarray(dense).T
     np.testing.assert_allclose(gram, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
     np.testing.assert_allclose(diagonal.reshape(-1), np.diag(expected), rtol=0, atol=1e-13 * expected.max())
@@ -43,7 +45,9 @@ def test_blocks_without_a_leaf_in_common(key):
     second = (lambda p, x: jnp.tanh(p["v"] @ x), jr.normal(keys[3], (2, 8)), 2.0)
     constant = (lambda p, x: jnp.sin(x[:1]), jnp.ones((2, 8)), 1.0)
     problem = jg.residual_problem([first, second, constant])
-    dense, gram, diagonal = matrices(problem, params)
+    found = matrices(problem, params)
+    found.check_product()
+    dense, gram, diagonal = found[:3]
     np.testing.assert_allclose(gram, dense @ dense.T, rtol=0, atol=1e-13)
     np.testing.assert_allclose(diagonal.reshape(-1), (np.asarray(dense) ** 2).sum(1), rtol=0, atol=1e-13)
 

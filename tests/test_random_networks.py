@@ -1,4 +1,4 @@
-"""G and its diagonal, without D, against the dense D Dᵀ for random networks: see `networks`.
+"""G, its diagonal and Dᵀv, without D, against the dense D Dᵀ and Dᵀv for random networks: see `networks`.
 
 For a failure hypothesis prints the network as code, which can be pasted and run. `numbered(17)` is the network
 with that number in `benchmarks/random_networks.py`, and prints as one too.
@@ -94,7 +94,7 @@ class Line:
 def test_the_comparison_sees_an_error_of_a_billionth(monkeypatch, method):
     inputs = jnp.array([[3.0, 4.0], [0.0, 1.0]])
     problem, params = jg.Problem(Line(), inputs, jg.L2(jnp.zeros(2))), {"w": jnp.ones(2)}
-    assert compare(problem, params) == Comparison(0.0, 0.0, 25.0, {"w": "factored"})
+    assert compare(problem, params) == Comparison(0.0, 0.0, 0.0, 25.0, {"w": "factored"})
     right = getattr(Gram, method)
     monkeypatch.setattr(Gram, method, lambda gram: right(gram) * (1 + 1e-9))
     assert compare(problem, params).error == pytest.approx(1e-9, rel=1e-6)

@@ -18,6 +18,8 @@ from jax.flatten_util import ravel_pytree
 import jaxgeo as jg
 from cases.networks import bodies, elementwise, products
 from cases.networks.scope import Choose, Pool, Scope, Value, indented
+from jaxgeo.linalg.gram.held import held_factors
+from jaxgeo.linalg.gram.layout import make_layout
 
 SIMPLE: Sequence[Callable[[Scope], None]] = (
     *[products.multiply] * 6,
@@ -61,22 +63,24 @@ class Program:
 
 
 class Comparison(NamedTuple):
-    """G against the dense D Dᵀ.
+    """G against the dense D Dᵀ, and a product with Dᵀ by factors against that with the dense Dᵀ.
 
     - `matrix`, `diagonal`: the largest deviations, relative to the largest entry of D Dᵀ (or 1e-12, if that is less).
+    - `product`: the largest deviation of Dᵀv, relative to the largest entry of |D|ᵀ|v| (or 1e-6, if that is less).
     - `scale`: that entry.
     - `routes`: of each leaf that the outputs depend on, how its part of G is computed.
     """
 
     matrix: float
     diagonal: float
+    product: float
     scale: float
     routes: dict[str, str]
 
     @property
     def error(self) -> float:
-        """The larger deviation; NaN if either is."""
-        return float(np.maximum(self.matrix, self.diagonal))
+        """The largest deviation; NaN if any is."""
+        return float(np.max([self.matrix, self.diagonal, self.product]))
 
 
 def reverse_mode_is_right(problem: jg.Problem, params: dict[str, jax.Array]) -> bool:
@@ -89,7 +93,7 @@ def reverse_mode_is_right(problem: jg.Problem, params: dict[str, jax.Array]) -> 
 
 
 def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool = True) -> Comparison:
-    """Compare G, and its diagonal too, with a D by forward mode that shares no code with `jaxgeo.linalg`."""
+    """Compare G, its diagonal and Dᵀv with a D by forward mode that shares no code with `jaxgeo.linalg`."""
     flat, unravel = ravel_pytree(params)
     routes: dict[str, str] = {}
 
@@ -97,7 +101,7 @@ def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool
         return jnp.ravel(problem.outputs(unravel(flat)))
 
     @jax.jit
-    def compute(flat: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def compute(flat: jax.Array) -> tuple[jax.Array, ...]:
         gram = problem.gram(unravel(flat))
         for leaf in gram.plan().leaves:
             routes.update(dict.fromkeys(re.findall(r"[a-z]\w*", leaf.name), leaf.route))
@@ -105,9 +109,13 @@ def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool
         columns = jax.lax.map(lambda column: jax.jvp(outputs, (flat,), (column,))[1], jnp.eye(flat.size))
         matrix = gram.as_matrix()
         # The diagonal that is computed without the rest takes a third of the time of a comparison.
-        return matrix, jnp.ravel(gram.diagonal()) if diagonal else jnp.diag(matrix), columns.T
+        squares = jnp.ravel(gram.diagonal()) if diagonal else jnp.diag(matrix)
+        velocity = jnp.cos(jnp.arange(len(matrix), dtype=matrix.dtype))
+        factors = held_factors(gram.jacobian, make_layout(gram.jacobian))
+        pulled = jnp.concatenate([jnp.ravel(leaf) for leaf in factors.pull(velocity)])
+        return matrix, squares, pulled, velocity, columns.T
 
-    matrix, squares, dense = (np.asarray(array) for array in compute(flat))
+    matrix, squares, pulled, velocity, dense = (np.asarray(array) for array in compute(flat))
     ends = np.cumsum([leaf.size for leaf in jax.tree.leaves(params)])
     columns = np.split(np.abs(dense).max(0), ends[:-1])
     reached = {name for name, column in zip(sorted(params), columns, strict=True) if column.any()}
@@ -116,9 +124,11 @@ def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool
     scale = float(np.abs(expected).max())
     # Where D is 0 but for round-off, G has to be so too.
     unit = max(scale, 1e-12)
+    largest_product = max(float((np.abs(dense.T) @ np.abs(velocity)).max()), 1e-6)
     return Comparison(
         float(np.abs(matrix - expected).max() / unit),
         float(np.abs(squares - np.diag(expected)).max() / unit),
+        float(np.abs(pulled - dense.T @ velocity).max() / largest_product),
         scale,
         routes,
     )

@@ -66,9 +66,14 @@ def kronecker_factors(layout: Layout, block: int, data: BlockData) -> KroneckerF
             else:
                 num_samples = jax.tree.leaves(data.inputs)[0].shape[0]
                 columns.append(jnp.zeros((num_samples, trace.num_rows, group.num_numbers), trace.dtype))
+    return KroneckerFactors(found, late, joined(columns))
+
+
+def joined(columns: list[Array]) -> list[Array]:
+    """Arrays put together along the last axis where they are short, so that they make one product."""
     small = [column for column in columns if column.shape[-1] < LEAST_APART]
     apart = [column for column in columns if column.shape[-1] >= LEAST_APART]
-    return KroneckerFactors(found, late, [*([jnp.concatenate(small, axis=-1)] if small else []), *apart])
+    return [*([jnp.concatenate(small, axis=-1)] if small else []), *apart]
 
 
 def _rows_of(members: list[Stack]) -> Float[Array, "samples Q numbers"]:
@@ -90,10 +95,10 @@ def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[
     made = [(_rows_of(mine), _rows_of(its)) for mine, its in zip(left.late, right.late, strict=True) if mine and its]
     pairs = [*made, *zip(left.rows, right.rows, strict=True)]
     terms += [jnp.einsum("nqk,mpk->nqmp", mine, its) for mine, its in pairs]
-    return _total(terms, shape, dtype)
+    return summed(terms, shape, dtype)
 
 
-def _total(terms: list[Array], shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+def summed(terms: list[Array], shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     return sum(terms[1:], start=terms[0]).reshape(shape) if terms else jnp.zeros(shape, dtype)
 
 
@@ -159,7 +164,7 @@ class Squares(eqx.Module):
         of_rows = [*map(_rows_of, filter(None, factors.late)), *factors.rows]
         terms += [jnp.sum(rows**2, axis=-1) for rows in of_rows]
         trace = self.samples.layout.traces[self.samples.block]
-        return _total(terms, (self.samples.size, trace.num_rows), trace.dtype)
+        return summed(terms, (self.samples.size, trace.num_rows), trace.dtype)
 
 
 def blocks_of_gram(left: list[Samples], right: list[Samples], dtype: jnp.dtype) -> Float[Array, "rows columns"]:

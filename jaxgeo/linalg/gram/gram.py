@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from jaxgeo.linalg.gram.assembly import Assemble, Samples, data_of, kronecker_factors
+from jaxgeo.linalg.gram.assembly import Assemble, Samples, data_of
 from jaxgeo.linalg.gram.certificate import certified
+from jaxgeo.linalg.gram.held import HeldFactors, held_factors
 from jaxgeo.linalg.gram.layout import make_layout
 from jaxgeo.linalg.gram.plan import GramPlan, plan_assembly
 from jaxgeo.linalg.gram.ring import block_rows, squares
@@ -66,8 +67,12 @@ class Gram(lx.AbstractLinearOperator):
         **Raises:** `MemoryError`, before anything is allocated, if G does not fit in `memory`; a runtime error if
         `certify` finds that the two differ by more than half of their digits.
         """
-        matrix = _matrix(self, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype))
+        matrix, _ = _assembled(self, jnp.dtype(self.jacobian.outputs.dtype if dtype is None else dtype), False)
         return certified(self.jacobian, matrix) if certify and self.structured else matrix
+
+    def with_factors(self, dtype: jnp.dtype) -> tuple[Float[Array, "QN QN"], HeldFactors | None]:
+        """G, not certified, and the factors that it was assembled from; None where they are not worth holding."""
+        return _assembled(self, dtype, True)
 
     def diagonal(self) -> Float[Array, "N Q"]:
         """The diagonal of G, which holds the squared norm of each row of D, without the rest of G."""
@@ -93,25 +98,26 @@ class Gram(lx.AbstractLinearOperator):
 
 
 @eqx.filter_jit
-def _matrix(gram: Gram, dtype: jnp.dtype) -> Float[Array, "QN QN"]:
+def _assembled(gram: Gram, dtype: jnp.dtype, keep: bool) -> tuple[Float[Array, "QN QN"], HeldFactors | None]:
     square = in_dtype(functools.partial(_square, dtype), dtype)
     if gram.jacobian.is_matrix:
-        return square(gram.jacobian.held)
+        return square(gram.jacobian.held), None
     layout = make_layout(gram.jacobian, gram.structured)
     plan = plan_assembly(layout, dtype, gram.memory)
     if layout.from_held:
-        return square(gram.jacobian.held)
+        return square(gram.jacobian.held), None
+    factors = held_factors(gram.jacobian, layout) if plan.stored else None
     samples = []
     for block, size in enumerate(plan.block_samples):
-        data = data_of(gram.jacobian, layout, block)
-        held = kronecker_factors(layout, block, data) if plan.stored else data
+        held = data_of(gram.jacobian, layout, block) if factors is None else factors.blocks[block]
         samples.append(Samples(held, layout, block, size))
     blocks = gram.jacobian.problem.blocks
     with jax.default_matmul_precision("highest"):
         if layout.num_shards > 1:
-            return block_rows(samples, blocks, dtype)
+            return block_rows(samples, blocks, dtype), None
         arrays, static = eqx.partition(samples, eqx.is_array)
-        return in_dtype(lambda arrays: Assemble(dtype)(eqx.combine(arrays, static)), dtype)(arrays)
+        matrix = in_dtype(lambda arrays: Assemble(dtype)(eqx.combine(arrays, static)), dtype)(arrays)
+    return matrix, factors if keep and plan.kept > 0 else None
 
 
 def _square(dtype: jnp.dtype, rows: Float[Array, "QN K"]) -> Float[Array, "QN QN"]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxgeo.linalg.gram.tracing import SampleTrace
-from jaxgeo.linalg.gram.uses import Label, Use
+from jaxgeo.linalg.gram.uses import Use
 
 
 class Axes(NamedTuple):
@@ -24,7 +24,8 @@ class Axes(NamedTuple):
 class Group(NamedTuple):
     """A leaf, or a part of one, whose uses all split its axes in the same way, and the bias of its products, if any.
 
-    The bias is one more column of `second`, in which the factor from the operands holds 1 where the bias is added.
+    The bias is one more column of `second`, in which the factor from the operands holds 1 where the bias is added. Its
+    axes are the axes `bias_axes` of the leaf, in this order.
     """
 
     leaf: int
@@ -33,6 +34,7 @@ class Group(NamedTuple):
     axes: Axes
     uses: tuple[tuple[Use, ...], ...]  # for each block of the problem
     bias: int | None = None
+    bias_axes: tuple[int, ...] = ()
     bias_sites: tuple[frozenset[int], ...] = ()
 
     def size(self, axes: Sequence[int]) -> int:
@@ -101,7 +103,7 @@ def _attach(bias: Group, groups: list[Group]) -> bool:
     for index, group in enumerate(groups):
         if group.bias is not None or bias.batch * bias.first != group.batch * group.first:
             continue
-        beside: set[tuple[Label, ...] | None] = set()
+        beside: set[tuple[int, ...] | None] = set()
         for mine, its in zip(bias.uses, group.uses, strict=True):
             straight = [use for use in its if split_axes(use) == group.axes]
             for use in mine:
@@ -109,19 +111,21 @@ def _attach(bias: Group, groups: list[Group]) -> bool:
                 once = sum(other.site == use.site for other in mine) == 1
                 fits = once and len(products) == 1 and products[0].operand is not None and not products[0].lookup
                 beside.add(_axes_beside(use, products[0]) if fits else None)
-        if len(beside) == 1 and None not in beside:
+        axes = beside.pop() if len(beside) == 1 else None
+        if axes is not None:
             sites = tuple(frozenset(use.site for use in block) for block in bias.uses)
-            groups[index] = group._replace(bias=bias.leaf, bias_sites=sites)
+            groups[index] = group._replace(bias=bias.leaf, bias_axes=axes, bias_sites=sites)
             return True
     return False
 
 
-def _axes_beside(bias: Use, product: Use) -> tuple[Label, ...] | None:
+def _axes_beside(bias: Use, product: Use) -> tuple[int, ...] | None:
     """For each axis of a bias, the kernel axis that gives the same axis of the site; None if one has no such axis."""
     axes = split_axes(product)
     kept = (*axes.batch, *axes.delta)
     found = tuple(product.delta[bias.delta.index(axis)] for axis in split_axes(bias).delta)
-    return found if sorted(found, key=str) == sorted(kept) else None
+    of_kernel = tuple(label for label in found if isinstance(label, int))
+    return of_kernel if len(of_kernel) == len(found) and sorted(of_kernel) == sorted(kept) else None
 
 
 def find_groups(traces: Sequence[SampleTrace]) -> list[Group]:

@@ -153,3 +153,39 @@ def rows(stack: Stack) -> Array:
     else:
         found = jax.lax.dot_general(first, second[:, 0], (([2], [1]), ([0, 3], [0, 2]))).transpose(0, 2, 1, 3, 4)
     return found.reshape(*found.shape[:2], -1)
+
+
+def kernel(group: Group, leaves: Sequence[Array]) -> Array:
+    """The numbers of a group, (batch, first, second), with its bias as the last column; linear in the leaves."""
+    axes = group.axes
+    order = (*axes.batch, *axes.delta, *axes.operand)
+    starts, ends = [start for start, _ in group.part], [start + size for start, size in group.part]
+    numbers = jax.lax.slice(leaves[group.leaf].reshape(group.shape), starts, ends)
+    numbers = numbers.reshape([group.part[axis][1] for axis in sorted(order)])
+    numbers = numbers.transpose([sorted(order).index(axis) for axis in order])
+    numbers = numbers.reshape(group.batch, group.first, group.size(axes.operand))
+    if group.bias is None:
+        return numbers
+    column = leaves[group.bias].reshape([group.part[axis][1] for axis in group.bias_axes])
+    column = column.transpose([group.bias_axes.index(axis) for axis in (*axes.batch, *axes.delta)])
+    return jnp.concatenate([numbers, column.reshape(*numbers.shape[:2], 1)], axis=-1)
+
+
+def pulled(stack: Stack, velocity: Array) -> Array:
+    """A velocity, (samples, outputs), times the rows of D from a stack, for its group: (batch, first, second).
+
+    Computed in the dtype of the velocity, without these rows: δ is summed over outputs first.
+    """
+    straight = stack.second.array.shape[1] == 1 and stack.first.lookup is None
+    delta, other = stack if straight else stack[::-1]
+    moved = jnp.sum(delta.array.astype(velocity.dtype) * velocity[:, :, None, None, None], axis=1)
+    if other.lookup is not None:
+        found = jnp.zeros((other.lookup, moved.shape[-1]), moved.dtype)
+        found = found.at[other.array[:, 0, :, 0]].add(moved[:, :, 0], mode="drop").T[None]
+    elif moved.shape[2] == 1:
+        # Not by `einsum`, for which XLA would first transpose `moved` in memory.
+        left, right = (array.reshape(-1, array.shape[-1]) for array in (moved, other.array))
+        found = jax.lax.dot_general(left, right.astype(left.dtype), (((0,), (0,)), ((), ())))[None]
+    else:
+        found = jnp.einsum("ntbf,ntbs->bfs", moved, other.array[:, 0].astype(moved.dtype))
+    return found if straight else found.swapaxes(1, 2)

@@ -1,11 +1,13 @@
 """How D is structured and how each leaf's part of G is computed, decided from shapes alone."""
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxgeo._trainable import path_name
@@ -85,6 +87,19 @@ class Layout:
     def from_held(self) -> bool:
         """Whether DDᵀ is computed from a held D, because for no leaf are products of factors cheaper."""
         return self.held is not None and not self.groups
+
+    def factors_pull(self, dtype: jnp.dtype) -> bool:
+        """Whether products with Dᵀ from held factors, in `dtype`, are worth more than VJPs."""
+        if self.num_shards > 1 or self.held is not None:
+            return False
+        height, own = [trace.num_rows for trace in self.traces], self.traces[0].dtype
+        each = zip(self.groups, self.profiles, self.routes, strict=True)
+        costs = [pull_costs(*group, self.num_samples, height, dtype.itemsize) for group in each]
+        plain = sum(math.prod(self.traces[0].leaves[index].shape) for index in self.plain)
+        by_factors = sum(cost for cost, _ in costs) + FLOPS_PER_BYTE * dtype.itemsize * self.num_rows * plain
+        by_vjp = sum(cost for _, cost in costs) + 4 * sum(self.num_samples) * plain
+        # In a higher precision they also save a refinement, which takes a JVP and a VJP.
+        return by_factors < by_vjp * (1 if dtype == own else 3)
 
     def constants(self, jacobian: Jacobian, block: int) -> PyTree:
         parts = (_without_inputs(in_reverse(jacobian.problem.blocks[block])), jacobian.frozen)
@@ -178,6 +193,31 @@ def materialised_cost(group: Group, profile: Sequence, num_samples: Sequence[int
         2 * n * q * t * size for n, q, block in zip(num_samples, height, profile, strict=True) for t, _, _ in block
     )
     return num_rows**2 * size + build + FLOPS_PER_BYTE * 8 * num_rows * size
+
+
+def pull_costs(
+    group: Group,
+    profile: Sequence,
+    route: Route,
+    num_samples: Sequence[int],
+    height: Sequence[int],
+    itemsize: int,
+) -> tuple[float, float]:
+    """Flops for a group's part of a product with Dᵀ, by its factors and by a VJP, with bytes moved counted as flops.
+
+    Both multiply δ with operands; a VJP first multiplies the δ of the next layer with the kernel.
+    """
+    by_factors = by_vjp = 0.0
+    for n, q, block in zip(num_samples, height, profile, strict=True):
+        for t, delta_first, _ in block:
+            delta, operand = (group.first, group.second) if delta_first else (group.second, group.first)
+            product = 2 * n * t * group.num_numbers
+            by_vjp += 2 * product
+            by_factors += product + FLOPS_PER_BYTE * itemsize * n * t * group.batch * (q * delta + operand)
+    if route is Route.MATERIALISED:
+        rows = sum(n * q for n, q in zip(num_samples, height, strict=True))
+        by_factors = FLOPS_PER_BYTE * itemsize * rows * group.num_numbers
+    return by_factors, by_vjp
 
 
 def _is_late(group: Group, profile: Sequence, num_samples: Sequence[int], height: Sequence[int], itemsize: int) -> bool:

@@ -14,6 +14,8 @@ from jaxgeo.linalg.memory import free_memory
 LEAST_BLOCK_ROWS = 256
 # Bytes of products of factors at a time, before they are multiplied and summed over positions.
 PRODUCT_BYTES = 32 * 2**20
+# Factors are held for products with Dᵀ if they take at most so many times what G takes; its factorisation takes five.
+MOST_KEPT = 8
 # Copies of the factors if they are computed again for each block and, with several devices, while they travel.
 WORKING_COPIES = 2
 TRAVELLING_COPIES = 3
@@ -45,6 +47,7 @@ class GramPlan:
     - `stored`: whether the factors of all samples are held, rather than computed again for each block of G.
     - `block_samples`: samples per block of G, for each block of the problem.
     - `bytes`: what the assembly holds at its peak, on each device; `budget`: what it may hold.
+    - `kept`: what products with Dᵀ hold of the factors in a lift; 0 if VJPs are cheaper, or the factors take too much.
     - `derivatives`: which mode of derivatives a network lacks, and what this costs; empty if it lacks none.
     """
 
@@ -54,6 +57,7 @@ class GramPlan:
     block_samples: tuple[int, ...]
     bytes: int
     budget: int
+    kept: int = 0
     derivatives: str = ""
 
     def __str__(self) -> str:
@@ -162,7 +166,14 @@ def plan_assembly(layout: Layout, dtype: jnp.dtype, memory: int | None, *, matri
         sizes.append(max(size, 1))
     if not stored:
         peak = square + 2 * copies * _total(per_sample, sizes)
-    return GramPlan(layout.num_rows, tuple(entries), stored, tuple(sizes), int(peak), int(budget), layout.derivatives)
+    kept = sum(entry.bytes for entry in entries)
+    if dtype != layout.traces[0].dtype:
+        kept += kept * dtype.itemsize // itemsize
+    if not stored or kept > MOST_KEPT * square or not layout.factors_pull(dtype):
+        kept = 0
+    return GramPlan(
+        layout.num_rows, tuple(entries), stored, tuple(sizes), int(peak), int(budget), kept, layout.derivatives
+    )
 
 
 def _block_size(num_samples: int, num_rows: int, product_bytes: float) -> int:

@@ -30,7 +30,7 @@ class RoutePlan:
     """What one route holds on each device at its peak, in bytes.
 
     - `solver`: the route; `label`: its name in the table.
-    - `matrices`: Gram matrices or D, and their factorisation.
+    - `matrices`: Gram matrices or D, their factorisation, and the factors of D that the lift keeps.
     - `assembly`: Kronecker factors of D, the activations that give them, and blocks of DDᵀ, before DDᵀ is factorised.
     - `linearisation`: parameters, samples, and what products with D keep; `lifts`: θ̇ while it is computed.
     """
@@ -120,7 +120,8 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
 
     dense = dense_matrices(sizes, double)
     for dtype in dtypes:
-        matrices, assembly = gram_matrices(sizes, dtype, damped), _assembly(gram, dtype)
+        assembly, kept = _assembly(gram, dtype)
+        matrices = gram_matrices(sizes, dtype, damped) + kept
         add(gram_cholesky(dtype, damped, cutoff), f"GramCholesky, {dtype}", matrices, assembly)
         if not damped:
             fallback = gram_cholesky(dtype, damped, cutoff, dense_fallback=True)
@@ -134,7 +135,7 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
     nystrom = CG().preconditioner
     assert nystrom is not None
     basis = sketch(sizes, nystrom.rank)
-    add(CG(hold_gram=True), "CG, DDᵀ held", held_gram(sizes) + basis, _assembly(gram, sizes.dtype))
+    add(CG(hold_gram=True), "CG, DDᵀ held", held_gram(sizes) + basis, _assembly(gram, sizes.dtype)[0])
     add(CG(), "CG", basis + products(sizes, min(nystrom.batch_size, nystrom.rank, sizes.rows)))
     add(LSMR(), "LSMR", products(sizes, 1))
     memory = default_memory() if memory is None else memory
@@ -143,9 +144,11 @@ def _plan(jacobian: Jacobian, damping: Damping, memory: int | None) -> LiftPlan:
     return LiftPlan(sizes.rows, sizes.columns, sizes.shards, memory, tuple(routes), choice, said)
 
 
-def _assembly(gram: Gram, dtype: jnp.dtype) -> int:
+def _assembly(gram: Gram, dtype: jnp.dtype) -> tuple[int, int]:
+    """Bytes for the assembly of G, and for the factors that a lift keeps of it."""
     try:
-        return gram.plan(dtype).bytes
+        plan = gram.plan(dtype)
     except MemoryError:
         # Not even G and one sample fit; the matrices of this route already say so.
-        return 0
+        return 0, 0
+    return plan.bytes, plan.kept

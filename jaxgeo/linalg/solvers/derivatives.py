@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxgeo.linalg.gram.held import HeldFactors
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.solvers.base import DAMPED, SOLVED, Damping, LiftInfo, conclude
 from jaxgeo.linalg.solvers.factorisation import AbstractInverse, Factorisation
@@ -25,23 +26,32 @@ class FactorisedSide(eqx.Module):
 
     - `relative_damping`: μ, with the derivatives of λ and of the mean eigenvalue that it is relative to.
     - `raised`: whether μ is more than was asked for.
+    - `factors`: those that G was assembled from, for products with Dᵀ; only with rows.
     """
 
     side: AbstractSide
     factorisation: Factorisation
     relative_damping: Float[Array, ""] | None
     raised: Bool[Array, ""]
+    factors: HeldFactors | None
 
-    def __init__(self, kind: type[AbstractSide], jacobian: Jacobian, factorisation: Factorisation, damping: Damping):
+    def __init__(
+        self,
+        kind: type[AbstractSide],
+        jacobian: Jacobian,
+        factorisation: Factorisation,
+        damping: Damping,
+        factors: HeldFactors | None = None,
+    ):
         self.side, self.factorisation = kind(jacobian, factorisation.sqrt_mean), factorisation
         self.relative_damping = relative_damping(kind, jacobian, damping)
-        self.raised = is_raised(kind, jacobian, damping)
+        self.raised, self.factors = is_raised(kind, jacobian, damping), factors
         if self.relative_damping is not None:
             ratio = trace_ratio(jacobian, factorisation.sqrt_mean * kind.size(jacobian) ** 0.5)
             self.relative_damping = self.relative_damping * ratio
 
     def __call__(self, rows: Float[Array, "N Q"]) -> PyTree:
-        value = lift_through(self.side, self.factorisation, self.relative_damping, rows)
+        value = lift_through(self.side, self.factorisation, self.relative_damping, rows, self.factors)
         return over(value, self.side.sqrt_mean)
 
     def finish(
@@ -98,7 +108,11 @@ def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
 
 @eqx.filter_custom_jvp
 def lift_through(
-    side: AbstractSide, found: Factorisation, relative_damping: Float[Array, ""] | None, rows: Float[Array, "N Q"]
+    side: AbstractSide,
+    found: Factorisation,
+    relative_damping: Float[Array, ""] | None,
+    rows: Float[Array, "N Q"],
+    factors: HeldFactors | None = None,
 ) -> PyTree:
     """√t D⁺v, damped with μ, once through a factorisation of A/t + μ: x = pull(z), z = (A + μ)⁻¹push(v).
 
@@ -109,13 +123,15 @@ def lift_through(
         on the rows:     dx = L(dv − dB x − B dBᵀz + H B dBᵀ C v − dμ z) + dBᵀz
         on the columns:  dx = L(dv − dB x) + H(dBᵀ(v − Bx) − dμ x) + C dBᵀ B H x
     """
+    if factors is not None:
+        return found.pulled(rows, side.jacobian, factors)[1]
     return side.pull(_linear(found.apply, side.push(rows)))
 
 
 @lift_through.def_jvp
 def _(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    side, found, damping, rows = primals
-    t_side, _, t_damping, t_rows = tangents
+    side, found, damping, rows, _ = primals
+    t_side, _, t_damping, t_rows, _ = tangents
     refined = jnp.ones((), bool) if damping is not None else found.is_sharp()
 
     def invert(vector: PyTree) -> PyTree:

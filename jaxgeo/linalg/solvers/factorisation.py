@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo._sums import largest, total
+from jaxgeo.linalg.gram.held import HeldFactors
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import in_dtype, rescue_if, without_tf32
 from jaxgeo.linalg.refinement import accumulated_eps
@@ -69,6 +70,28 @@ class Factorisation(AbstractInverse):
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_apply, self.matrix.dtype)(self, flat))
 
+    def pulled(
+        self, rows: Float[Array, "N Q"], jacobian: Jacobian, factors: HeldFactors | None
+    ) -> tuple[Float[Array, "N Q"], PyTree]:
+        """For A = DDᵀ: z = (A/t + μ)⁻¹rows, and Dᵀz/√t.
+
+        With the factors of D, z is not rounded to the dtype of the rows before the product. That would cost an error of
+        cond(A)·eps, since z is so much larger than what is left of it.
+        """
+        if factors is None:
+            z = self.apply(rows)
+            return z, jacobian.T.mv(z / self.sqrt_mean)
+        arrays, static = eqx.partition(factors, eqx.is_array)
+
+        def run(found: Factorisation, arrays: PyTree, flat: Float[Array, " n"]) -> tuple[Array, list[Array]]:
+            z = _solved(found, flat)
+            return z.astype(flat.dtype), eqx.combine(arrays, static).pull(z / found.sqrt_mean.astype(z.dtype))
+
+        z, leaves = in_dtype(run, self.matrix.dtype)(self, arrays, rows.reshape(-1))
+        own, treedef = jax.tree.flatten(jacobian.trainable)
+        leaves = [leaf.astype(its.dtype) for leaf, its in zip(leaves, own, strict=True)]
+        return z.reshape(rows.shape), jax.tree.unflatten(treedef, leaves)
+
     def complement(self, rhs: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(rhs)
         return unravel(in_dtype(_complement, self.matrix.dtype)(self, flat))
@@ -90,16 +113,21 @@ def _is_sharp(found: Factorisation) -> Bool[Array, ""]:
     return jnp.all((found.share == 0) | (found.share == 1))
 
 
-@without_tf32
 def _apply(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    return _solved(found, rhs).astype(rhs.dtype)
+
+
+@without_tf32
+def _solved(found: Factorisation, rhs: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The inverse times `rhs`, in the dtype of the factorisation."""
+
     def spectral(found: Factorisation, rhs: Array) -> Array:
         return found.matrix @ (found.weights * (found.matrix.T @ rhs))
 
     def triangular(found: Factorisation, rhs: Array) -> Array:
         return found.share * cholesky_solve(found.matrix, found.share * rhs)
 
-    vector = rhs.astype(found.matrix.dtype)
-    return _by_kind(found, spectral, triangular, vector).astype(rhs.dtype)
+    return _by_kind(found, spectral, triangular, rhs.astype(found.matrix.dtype))
 
 
 @without_tf32

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxgeo._checks import check_count
 from jaxgeo.linalg.gram.certificate import is_noise
 from jaxgeo.linalg.gram.gram import Gram
+from jaxgeo.linalg.gram.held import HeldFactors
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.precision import rescue_if
 from jaxgeo.linalg.solvers.base import (
@@ -36,10 +37,10 @@ class GramCholesky(AbstractLiftSolver):
     Paper: (1.23), (2.2)
 
     cond(G) = cond(D)², so three measures protect the accuracy. Without damping, G is formed and factorised in float64,
-    where products of float32 numbers are exact; x64 need not be on. The solution is refined by products with D until
-    v − Dθ̇ is round-off or no longer halves, so the error falls from cond(D)²·eps towards cond(D)·eps. And the
-    condition number is measured from the factorisation: if D has lost rank, or cond(D) exceeds what G resolves (about
-    1e6), eigenvalues of G and a smooth cut-off take over.
+    where products of float32 numbers are exact; x64 need not be on. So is Dᵀψ, from the factors that G is made of, if
+    they are worth holding. The solution is refined by products with D until v − Dθ̇ is round-off or no longer halves, so
+    the error falls from cond(D)²·eps towards cond(D)·eps. And the condition number is measured from the factorisation:
+    if D has lost rank, or cond(D) exceeds what G resolves (about 1e6), eigenvalues of G and a smooth cut-off take over.
 
     Each lift also certifies G, by comparing it with products with D, which the first refinement computes anyway. If
     round-off cannot explain the difference (`LiftInfo.mismatch`), the lift is repeated with a G from rows of D instead
@@ -47,7 +48,7 @@ class GramCholesky(AbstractLiftSolver):
 
     **Arguments:**
 
-    - `refinements`: the largest number of refinements; each takes one JVP, one VJP and two triangular solves.
+    - `refinements`: the largest number of refinements; each takes a product with D and Dᵀ and two triangular solves.
     - `dtype`: the dtype to form and factorise G in; by default float64, and with damping the parameters' dtype.
     - `cutoff`: the cut-off of eigenvalues, if they are needed.
     - `dense_fallback`: answer a failure by QR and singular values of the dense D instead of eigenvalues of G.
@@ -72,8 +73,9 @@ class GramCholesky(AbstractLiftSolver):
         still, damped = freeze((jacobian, relative_damping(Rows, jacobian, damping)))
         # A failure is handled here, or by each lift.
         dense = self.dense_fallback and damping is None and jacobian.in_size() >= jacobian.out_size()
-        matrix = Gram(still).as_matrix(dtype, certify=False)
-        return FactorisedGram(self, dense, jacobian, damping, self._factorise(still, matrix, damped, not dense))
+        matrix, factors = Gram(still).with_factors(dtype)
+        found = self._factorise(still, matrix, damped, not dense)
+        return FactorisedGram(self, dense, jacobian, damping, found, factors)
 
     def _factorise(
         self, jacobian: Jacobian, matrix: Float[Array, "QN QN"], damped: Float[Array, ""] | None, rescue: bool = True
@@ -131,6 +133,7 @@ class FactorisedGram(AbstractFactorised):
     """A Cholesky factorisation of G, or its fallback after a failure. Each lift is refined, and certifies G.
 
     - `dense`: whether each lift answers a failure by singular values of D.
+    - `factors`: those that G was assembled from, if they are worth holding.
     """
 
     solver: GramCholesky
@@ -138,17 +141,18 @@ class FactorisedGram(AbstractFactorised):
     jacobian: Jacobian
     damping: Damping
     factorisation: Factorisation
+    factors: HeldFactors | None = None
 
     @property
     def correct(self) -> FactorisedSide:
-        return FactorisedSide(Rows, self.jacobian, self.factorisation, self.damping)
+        return FactorisedSide(Rows, self.jacobian, self.factorisation, self.damping, self.factors)
 
     def lift(self, velocity: Float[Array, "N Q"]) -> tuple[PyTree, LiftInfo]:
         solver, jacobian, found = self.solver, self.jacobian, self.factorisation
         still, aim, damped = freeze((jacobian, velocity, relative_damping(Rows, jacobian, self.damping)))
         # A product of D with itself needs no check.
         certify = solver.certify and not jacobian.is_matrix
-        lifted = refined_lift(still, found, damped, aim, solver.refinements, check=certify)
+        lifted = refined_lift(still, found, damped, aim, solver.refinements, self.factors, check=certify)
         dtype, contradicted = found.matrix.dtype, jnp.zeros((), bool)
         if lifted.mismatch is not None:
             contradicted = contradicts(lifted.mismatch, jacobian, dtype) & ~is_noise(found.sqrt_mean)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxgeo.linalg.gram.certificate import half_the_digits, product_dtypes
+from jaxgeo.linalg.gram.held import HeldFactors
 from jaxgeo.linalg.jacobian import Jacobian
 from jaxgeo.linalg.refinement import accumulated_eps, refined
 from jaxgeo.linalg.solvers.base import relative_norm
@@ -33,20 +34,23 @@ def refined_lift(
     relative_damping: Float[Array, ""] | None,
     velocity: Float[Array, "N Q"],
     refinements: int,
+    factors: HeldFactors | None = None,
     *,
     check: bool = True,
 ) -> Lifted:
     """Dᵀψ, refined while v − Dθ̇ − λψ is more than round-off and halves each time; and the mismatch of G to `check`.
 
     Corrections are added to θ̇, not only to ψ: Dᵀψ alone has an error of cond(D)²·eps, because ψ is so much larger.
+
+    - `factors`: for products with Dᵀ. The defect is always measured by the network's own derivative.
     """
     # What the solution leaves of v on purpose: directions cut off, and damping that was added after a failure.
     left = found.complement(velocity) if relative_damping is None else jnp.zeros_like(velocity)
     added = found.relative_damping.astype(velocity.dtype) - (0 if relative_damping is None else relative_damping)
 
     def correct(rows: Array) -> tuple[Array, PyTree]:
-        psi = found.apply(rows)
-        return psi, over(jacobian.T.mv(psi / found.sqrt_mean), found.sqrt_mean)
+        psi, solution = found.pulled(rows, jacobian, factors)
+        return psi, over(solution, found.sqrt_mean)
 
     def measure(value: tuple[Array, PyTree]) -> tuple[Array, Array, Array | None]:
         psi, solution = value
