@@ -112,7 +112,7 @@ def compare(problem: jg.Problem, params: dict[str, jax.Array], *, diagonal: bool
         squares = jnp.ravel(gram.diagonal()) if diagonal else jnp.diag(matrix)
         velocity = jnp.cos(jnp.arange(len(matrix), dtype=matrix.dtype))
         factors = held_factors(gram.jacobian, make_layout(gram.jacobian))
-        pulled = jnp.concatenate([jnp.ravel(leaf) for leaf in factors.pull(velocity)])
+        pulled = ravel_pytree(factors.pull(velocity))[0]
         return matrix, squares, pulled, velocity, columns.T
 
     matrix, squares, pulled, velocity, dense = (np.asarray(array) for array in compute(flat))

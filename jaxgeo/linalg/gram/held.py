@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.linalg.gram.assembly import KroneckerFactors, data_of, joined, kronecker_factors
 from jaxgeo.linalg.gram.kronecker import Stack, kernel, pulled
@@ -22,21 +22,23 @@ class HeldFactors(eqx.Module):
     The factors are both, already propagated, so half of its work remains. And their products can be summed in float64,
     where those of float32 factors are exact.
 
-    - `shapes`: those of the trainable leaves.
+    - `leaves`, `treedef`: shapes and dtypes of the trainable parameters, and their structure.
     """
 
     blocks: list[KroneckerFactors]
     layout: Layout = eqx.field(static=True)
-    shapes: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
+    leaves: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
+    treedef: jax.tree_util.PyTreeDef = eqx.field(static=True)
 
-    def pull(self, velocity: Float[Array, " QN"]) -> list[Array]:
-        """Dᵀ times an output velocity, computed in its dtype, for each leaf. It has no derivative in D."""
-        dtype = velocity.dtype
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, dtype) for leaf in self.shapes]
+    def pull(self, velocity: Float[Array, " QN"]) -> PyTree:
+        """Dᵀ times an output velocity, computed in the dtype of the velocity. It has no derivative in D."""
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, velocity.dtype) for leaf in self.leaves]
         with jax.default_matmul_precision("highest"):
             # The numbers of each group, and all others, are linear in the leaves.
             (found,) = jax.linear_transpose(self._numbers, shapes)(self._pulled(velocity))
-        return found
+        return self.treedef.unflatten(
+            [array.astype(leaf.dtype) for array, leaf in zip(found, self.leaves, strict=True)]
+        )
 
     def _numbers(self, leaves: Sequence[Array]) -> tuple[list[Array], ...]:
         """What the factors multiply: numbers of factored groups, of those whose rows are made late, and all others."""
@@ -77,5 +79,5 @@ def held_factors(jacobian: Jacobian, layout: Layout) -> HeldFactors:
     """The factors of all samples of all blocks of the problem."""
     data = [data_of(jacobian, layout, block) for block in range(len(layout.traces))]
     blocks = [kronecker_factors(layout, block, its) for block, its in enumerate(data)]
-    leaves = jax.tree.leaves(jacobian.trainable)
-    return HeldFactors(blocks, layout, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves))
+    leaves, treedef = jax.tree.flatten(jacobian.in_structure())
+    return HeldFactors(blocks, layout, tuple(leaves), treedef)

@@ -123,9 +123,8 @@ def lift_through(
         on the rows:     dx = L(dv − dB x − B dBᵀz + H B dBᵀ C v − dμ z) + dBᵀz
         on the columns:  dx = L(dv − dB x) + H(dBᵀ(v − Bx) − dμ x) + C dBᵀ B H x
     """
-    if factors is not None:
-        return found.pulled(rows, side.jacobian, factors)[1]
-    return side.pull(_linear(found.apply, side.push(rows)))
+    z = _linear(found.apply, side.push(rows))
+    return side.pull(z) if factors is None else factors.pull((z / side.sqrt_mean).reshape(-1))
 
 
 @lift_through.def_jvp

@@ -83,14 +83,12 @@ class Factorisation(AbstractInverse):
             return z, jacobian.T.mv(z / self.sqrt_mean)
         arrays, static = eqx.partition(factors, eqx.is_array)
 
-        def run(found: Factorisation, arrays: PyTree, flat: Float[Array, " n"]) -> tuple[Array, list[Array]]:
+        def run(found: Factorisation, arrays: PyTree, flat: Float[Array, " n"]) -> tuple[Array, PyTree]:
             z = _solved(found, flat)
             return z.astype(flat.dtype), eqx.combine(arrays, static).pull(z / found.sqrt_mean.astype(z.dtype))
 
-        z, leaves = in_dtype(run, self.matrix.dtype)(self, arrays, rows.reshape(-1))
-        own, treedef = jax.tree.flatten(jacobian.trainable)
-        leaves = [leaf.astype(its.dtype) for leaf, its in zip(leaves, own, strict=True)]
-        return z.reshape(rows.shape), jax.tree.unflatten(treedef, leaves)
+        z, solution = in_dtype(run, self.matrix.dtype)(self, arrays, rows.reshape(-1))
+        return z.reshape(rows.shape), solution
 
     def complement(self, rhs: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(rhs)
