@@ -116,10 +116,10 @@ def lifted(problem: jg.Problem, params: Any) -> tuple[Result, float, Work, dict[
         "DDᵀ": compiled(formed, problem, params),
         "Cholesky": compiled(upper_cholesky, gram),
     }
-    # A forward pass, the factors of D by as many backward passes as a sample has outputs, Dᵀψ and D times that. DDᵀ is
-    # written, scaled, factorised and read for two solves.
-    network = once * (1 + outputs) + 4 * once
-    work = Work(float32=network, float64=gram_flops + rows**3 / 3, bytes=8.0 * rows**2 * 6)
+    # A forward pass, the factors of D by as many backward passes as a sample has outputs, Dᵀψ by the factors, and D
+    # times that. DDᵀ is written, scaled, factorised and read for two solves.
+    network = once * (1 + outputs) + 2 * once
+    work = Work(float32=network, float64=gram_flops + rows**3 / 3 + once, bytes=8.0 * rows**2 * 6)
     return sizes, once, work, parts
 
 
