@@ -95,10 +95,10 @@ def block_product(left: KroneckerFactors, right: KroneckerFactors, shape: tuple[
     made = [(_rows_of(mine), _rows_of(its)) for mine, its in zip(left.late, right.late, strict=True) if mine and its]
     pairs = [*made, *zip(left.rows, right.rows, strict=True)]
     terms += [jnp.einsum("nqk,mpk->nqmp", mine, its) for mine, its in pairs]
-    return summed(terms, shape, dtype)
+    return _total(terms, shape, dtype)
 
 
-def summed(terms: list[Array], shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+def _total(terms: list[Array], shape: tuple[int, int], dtype: jnp.dtype) -> Array:
     return sum(terms[1:], start=terms[0]).reshape(shape) if terms else jnp.zeros(shape, dtype)
 
 
@@ -164,7 +164,7 @@ class Squares(eqx.Module):
         of_rows = [*map(_rows_of, filter(None, factors.late)), *factors.rows]
         terms += [jnp.sum(rows**2, axis=-1) for rows in of_rows]
         trace = self.samples.layout.traces[self.samples.block]
-        return summed(terms, (self.samples.size, trace.num_rows), trace.dtype)
+        return _total(terms, (self.samples.size, trace.num_rows), trace.dtype)
 
 
 def blocks_of_gram(left: list[Samples], right: list[Samples], dtype: jnp.dtype) -> Float[Array, "rows columns"]:
