@@ -128,6 +128,14 @@ def test_a_lift_in_float32_is_not_rounded_before_it_is_multiplied(key):
     assert by_vjp > 20 * by_factors
 
 
+def test_factors_are_not_multiplied_in_a_lower_precision(key):
+    model = eqx.nn.MLP(8, 1, 128, 2, activation=jnp.tanh, key=key)
+    problem, params = jg.supervised(model, jr.normal(key, (100, 8)), jnp.zeros((100, 1)))
+    gram = problem.gram(params)
+    assert gram.plan(jnp.dtype("float64")).kept > 0
+    assert gram.plan(jnp.dtype("float32")).kept == 0
+
+
 @pytest.mark.slow
 def test_a_convolution_traced_at_a_precision_of_the_users(key):
     problem, params = ARCHITECTURES["convolution"](key)

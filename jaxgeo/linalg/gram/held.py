@@ -77,7 +77,7 @@ def _sum(terms: Iterable[Array]) -> Array:
 
 def held_factors(jacobian: Jacobian, layout: Layout) -> HeldFactors:
     """The factors of all samples of all blocks of the problem."""
-    data = [data_of(jacobian, layout, block) for block in range(len(layout.traces))]
-    blocks = [kronecker_factors(layout, block, its) for block, its in enumerate(data)]
+    indices = range(len(layout.traces))
+    blocks = [kronecker_factors(layout, block, data_of(jacobian, layout, block)) for block in indices]
     leaves, treedef = jax.tree.flatten(jacobian.in_structure())
     return HeldFactors(blocks, layout, tuple(leaves), treedef)

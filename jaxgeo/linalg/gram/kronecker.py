@@ -182,10 +182,6 @@ def pulled(stack: Stack, velocity: Array) -> Array:
     if other.lookup is not None:
         found = jnp.zeros((other.lookup, moved.shape[-1]), moved.dtype)
         found = found.at[other.array[:, 0, :, 0]].add(moved[:, :, 0], mode="drop").T[None]
-    elif moved.shape[2] == 1:
-        # Not by `einsum`, for which XLA would first transpose `moved` in memory.
-        left, right = (array.reshape(-1, array.shape[-1]) for array in (moved, other.array))
-        found = jax.lax.dot_general(left, right.astype(left.dtype), (((0,), (0,)), ((), ())))[None]
     else:
         found = jnp.einsum("ntbf,ntbs->bfs", moved, other.array[:, 0].astype(moved.dtype))
     return found if straight else found.swapaxes(1, 2)

@@ -90,9 +90,10 @@ class Layout:
 
     def factors_pull(self, dtype: jnp.dtype) -> bool:
         """Whether products with Dᵀ from held factors, in `dtype`, are worth more than VJPs."""
-        if self.num_shards > 1 or self.held is not None:
-            return False
         height, own = [trace.num_rows for trace in self.traces], self.traces[0].dtype
+        # In a lower precision they would be worse than VJPs.
+        if self.num_shards > 1 or self.held is not None or dtype.itemsize < own.itemsize:
+            return False
         each = zip(self.groups, self.profiles, self.routes, strict=True)
         costs = [pull_costs(*group, self.num_samples, height, dtype.itemsize) for group in each]
         plain = sum(math.prod(self.traces[0].leaves[index].shape) for index in self.plain)
